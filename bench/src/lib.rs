@@ -1,0 +1,8 @@
+//! Everything that stands above the gateway to prove it: the simulator of its
+//! upstreams, and the harness that loads it.
+//!
+//! Invariant: no other crate of the workspace depends on this one, except as a
+//! dev-dependency of tests.
+#![forbid(unsafe_code)]
+
+pub mod sim;

@@ -1,0 +1,68 @@
+//! The control surface for tests, under `/_sim/`.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET state` | every side effect by user (`?user=NAME` for one), totals, requests by endpoint, duplicates |
+//! | `POST faults` | sets a fault: `{service, kind, count, user, path_contains, method, status, retry_after_s, ms, after_effect}` |
+//! | `DELETE faults` | clears all faults and ends hanging requests |
+//! | `POST revoke` | `{user}`: refresh and access tokens of that user stop working |
+//! | `POST reset` | forgets users, effects, counts and faults |
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use super::fault::Fault;
+use super::serve::State;
+use super::wire::{Call, Reply};
+
+/// Answers `METHOD /_sim/ACTION`.
+pub(crate) fn serve(state: &State, action: &str, call: &Call) -> Reply {
+    match (call.method.as_str(), action) {
+        ("GET", "state") => Reply::json(200, &snapshot(state, call.query.get("user"))),
+        ("POST", "faults") => match serde_json::from_slice::<Fault>(&call.body) {
+            Ok(fault) => match state.faults.add(fault) {
+                Ok(count) => Reply::json(200, &json!({"faults": count})),
+                Err(reason) => Reply::json(400, &json!({"error": reason})),
+            },
+            Err(error) => Reply::json(400, &json!({"error": error.to_string()})),
+        },
+        ("DELETE", "faults") => {
+            state.faults.clear();
+            Reply::json(200, &json!({"faults": 0}))
+        }
+        ("POST", "revoke") => match call.json().ok().as_ref().and_then(|body| body["user"].as_str()) {
+            Some(user) => {
+                state.world.revoke(user);
+                Reply::json(200, &json!({"revoked": user}))
+            }
+            None => Reply::json(400, &json!({"error": "a body {\"user\": NAME} is needed"})),
+        },
+        ("POST", "reset") => {
+            state.faults.clear();
+            state.faults.forget_fired();
+            state.counts.reset();
+            state.world.reset();
+            Reply::json(200, &json!({"reset": true}))
+        }
+        _ => Reply::json(404, &json!({"error": format!("no {} /_sim/{action}", call.method)})),
+    }
+}
+
+fn snapshot(state: &State, only: Option<&str>) -> Value {
+    let effects = state.world.effects(only);
+    json!({
+        "users": effects.users,
+        "totals": effects.totals,
+        "duplicates": {"messages": effects.duplicate_messages, "events": effects.duplicate_events},
+        "requests": state.counts.endpoints(),
+        "statuses": state.counts.statuses().into_iter().map(|(code, n)| (code.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
+        "faults_fired": state.faults.fired(),
+        "errors_injected": {
+            "before_effect": state.counts.mishaps_before.load(Ordering::Relaxed),
+            "after_effect": state.counts.mishaps_after.load(Ordering::Relaxed),
+        },
+        "connections_cut": state.counts.connections_cut.load(Ordering::Relaxed),
+        "plans_unfit": state.counts.plans_unfit.load(Ordering::Relaxed),
+    })
+}

@@ -1,0 +1,282 @@
+//! OpenAI's Responses API, with a parser of rules in place of a model.
+//! <https://platform.openai.com/docs/api-reference/responses/create>
+//!
+//! Requests are checked as strictly as the real service does. The user's words
+//! `!refuse`, `!nonsense` and `!incomplete` ask for those outcomes.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::chance::mix;
+use super::parse::{self, Context};
+use super::schema;
+use super::serve::State;
+use super::wire::{Call, Reply, openai_error};
+use std::sync::atomic::Ordering;
+
+/// Parameters that the real endpoint takes; others are refused by name.
+const PARAMETERS: [&str; 28] = [
+    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
+    "metadata", "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
+    "prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "store", "stream",
+    "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation", "user",
+];
+/// `safety_identifier` and `prompt_cache_key` may have this many characters.
+const IDENTIFIER_CHARS_MAX: usize = 64;
+/// What the user's messages begin with when they carry the session.
+const CONTEXT_PREFIX: &str = "Context: ";
+
+/// Answers a request below `/v1/` and names the endpoint.
+pub(crate) fn serve(state: &State, call: &Call) -> (&'static str, Reply) {
+    let draw = state.luck.next();
+    let (endpoint, reply) = match (&call.method, call.path.as_str()) {
+        (&Method::POST, "/v1/responses") => ("openai.responses", respond(state, call, draw)),
+        _ => {
+            let message = format!("Invalid URL ({} {})", call.method, call.path);
+            ("unknown", Err(openai_error(404, "invalid_request_error", None, None, &message)))
+        }
+    };
+    let reply = reply.unwrap_or_else(|refusal| refusal);
+    let reply = reply
+        .with("x-request-id", format!("req_{:016x}{:016x}", draw, mix(draw)))
+        .with("openai-version", "2020-10-01")
+        .with("openai-processing-ms", state.config.latencies.openai.as_millis().to_string())
+        .with("x-ratelimit-limit-requests", "30000")
+        .with("x-ratelimit-remaining-requests", "29999")
+        .with("x-ratelimit-reset-requests", "2ms")
+        .with("x-ratelimit-limit-tokens", "150000000")
+        .with("x-ratelimit-remaining-tokens", "149998000")
+        .with("x-ratelimit-reset-tokens", "0s");
+    (endpoint, reply)
+}
+
+fn respond(state: &State, call: &Call, draw: u64) -> Result<Reply, Reply> {
+    check_key(call)?;
+    let body: Value = serde_json::from_slice(&call.body)
+        .map_err(|_| invalid(None, "We could not parse the JSON body of your request."))?;
+    let request = Request::read(&body)?;
+    let (status, content) = outcome(state, &request)?;
+    Ok(Reply::json(200, &response(&body, status, content, state.clock.now().as_second(), draw)))
+}
+
+fn check_key(call: &Call) -> Result<(), Reply> {
+    match call.bearer.as_deref() {
+        Some(key) if key.starts_with("sk-") && key.len() > 3 => Ok(()),
+        Some(_) => Err(openai_error(401, "invalid_request_error", Some("invalid_api_key"), None, "Incorrect API key provided.")),
+        None => {
+            let message = "You didn't provide an API key. You need to provide your API key in an Authorization header \
+                           using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
+            Err(openai_error(401, "invalid_request_error", None, None, message))
+        }
+    }
+}
+
+fn invalid(param: Option<&str>, message: &str) -> Reply {
+    openai_error(400, "invalid_request_error", None, param, message)
+}
+
+/// What of the request matters here.
+struct Request<'a> {
+    /// The last message of the user.
+    text: String,
+    /// The session, from the last message that carries it.
+    context: Option<Value>,
+    /// The schema of `text.format`.
+    schema: Option<&'a Value>,
+}
+
+impl<'a> Request<'a> {
+    fn read(body: &'a Value) -> Result<Self, Reply> {
+        let map = body.as_object().ok_or_else(|| invalid(None, "The body must be a JSON object."))?;
+        if let Some(name) = map.keys().find(|name| !PARAMETERS.contains(&name.as_str())) {
+            let message = format!("Unknown parameter: '{name}'.");
+            return Err(openai_error(400, "invalid_request_error", Some("unknown_parameter"), Some(name), &message));
+        }
+        match body["model"].as_str() {
+            Some(model) if !model.is_empty() => {}
+            _ => return Err(missing("model")),
+        }
+        check_scalars(body)?;
+        let messages = read_input(&body["input"])?;
+        let of = |roles: &[&str]| messages.iter().rev().find(|(role, _)| roles.contains(&role.as_str()));
+        let text = of(&["user"]).map(|(_, text)| text.clone()).ok_or_else(|| invalid(Some("input"), "No user message."))?;
+        let context = messages
+            .iter()
+            .rev()
+            .filter(|(role, _)| role == "developer" || role == "system")
+            .find_map(|(_, text)| serde_json::from_str(text.strip_prefix(CONTEXT_PREFIX)?).ok());
+        Ok(Self { text, context, schema: read_format(&body["text"])? })
+    }
+}
+
+fn missing(name: &str) -> Reply {
+    let message = format!("Missing required parameter: '{name}'.");
+    openai_error(400, "invalid_request_error", Some("missing_required_parameter"), Some(name), &message)
+}
+
+fn wrong_type(name: &str, wanted: &str) -> Reply {
+    let message = format!("Invalid type for '{name}': expected {wanted}.");
+    openai_error(400, "invalid_request_error", Some("invalid_type"), Some(name), &message)
+}
+
+fn check_scalars(body: &Value) -> Result<(), Reply> {
+    for name in ["store", "stream", "background", "parallel_tool_calls"] {
+        if !(body[name].is_null() || body[name].is_boolean()) {
+            return Err(wrong_type(name, "a boolean"));
+        }
+    }
+    for name in ["instructions", "prompt_cache_key", "safety_identifier", "user", "previous_response_id"] {
+        if !(body[name].is_null() || body[name].is_string()) {
+            return Err(wrong_type(name, "a string"));
+        }
+    }
+    for name in ["prompt_cache_key", "safety_identifier"] {
+        if body[name].as_str().is_some_and(|text| text.chars().count() > IDENTIFIER_CHARS_MAX) {
+            let message = format!("Invalid '{name}': string too long. Expected a string with maximum length 64.");
+            return Err(openai_error(400, "invalid_request_error", Some("string_above_max_length"), Some(name), &message));
+        }
+    }
+    if body["stream"] == true || body["background"] == true {
+        return Err(invalid(Some("stream"), "The simulator answers only at once."));
+    }
+    if !(body["max_output_tokens"].is_null() || body["max_output_tokens"].as_u64().is_some_and(|n| n >= 16)) {
+        return Err(wrong_type("max_output_tokens", "an integer of at least 16"));
+    }
+    if !(body["temperature"].is_null() || body["temperature"].as_f64().is_some_and(|t| (0.0..=2.0).contains(&t))) {
+        return Err(wrong_type("temperature", "a decimal from 0 to 2"));
+    }
+    Ok(())
+}
+
+/// The messages of `input` as role and text.
+fn read_input(input: &Value) -> Result<Vec<(String, String)>, Reply> {
+    let list = match input {
+        Value::Null => return Err(missing("input")),
+        Value::String(text) => return Ok(vec![("user".to_owned(), text.clone())]),
+        Value::Array(list) if !list.is_empty() => list,
+        _ => return Err(wrong_type("input", "a string or a list of input items")),
+    };
+    let mut messages = Vec::with_capacity(list.len());
+    for (index, item) in list.iter().enumerate() {
+        let place = format!("input[{index}]");
+        if !(item["type"].is_null() || item["type"] == "message") {
+            return Err(wrong_type(&format!("{place}.type"), "'message'"));
+        }
+        let role = match item["role"].as_str() {
+            Some(role) if matches!(role, "user" | "assistant" | "system" | "developer") => role,
+            _ => {
+                let message = format!("Invalid value for '{place}.role'. Supported values are: 'assistant', 'system', 'developer', and 'user'.");
+                let param = format!("{place}.role");
+                return Err(openai_error(400, "invalid_request_error", Some("invalid_value"), Some(&param), &message));
+            }
+        };
+        let text = match &item["content"] {
+            Value::String(text) => text.clone(),
+            Value::Array(parts) => read_parts(parts, role, &place)?,
+            _ => return Err(missing(&format!("{place}.content"))),
+        };
+        messages.push((role.to_owned(), text));
+    }
+    Ok(messages)
+}
+
+fn read_parts(parts: &[Value], role: &str, place: &str) -> Result<String, Reply> {
+    let wanted = if role == "assistant" { "output_text" } else { "input_text" };
+    let mut text = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        match part["text"].as_str() {
+            Some(piece) if part["type"] == wanted => text.push_str(piece),
+            _ => return Err(wrong_type(&format!("{place}.content[{index}]"), wanted)),
+        }
+    }
+    Ok(text)
+}
+
+/// The schema of a strict `json_schema` format; `None` for plain text.
+fn read_format(text: &Value) -> Result<Option<&Value>, Reply> {
+    let Some(format) = text.get("format") else { return Ok(None) };
+    match format["type"].as_str() {
+        Some("text") => return Ok(None),
+        Some("json_schema") => {}
+        _ => return Err(wrong_type("text.format.type", "'text' or 'json_schema'")),
+    }
+    let name = format["name"].as_str().unwrap_or_default();
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() {
+        return Err(missing("text.format.name"));
+    }
+    if name.len() > 64 || !name.chars().all(is_name_char) {
+        return Err(invalid(Some("text.format.name"), "Invalid 'text.format.name': expected ^[a-zA-Z0-9_-]+$, at most 64."));
+    }
+    let schema = format.get("schema").ok_or_else(|| missing("text.format.schema"))?;
+    if format["strict"] != true {
+        // The real service would answer without a promise; nothing here can use that.
+        return Err(invalid(Some("text.format.strict"), "Only strict schemas are simulated: set 'strict' to true."));
+    }
+    schema::check_strict(schema).map_err(|reason| {
+        let message = format!("Invalid schema for response_format '{name}': {reason}");
+        openai_error(400, "invalid_request_error", Some("invalid_json_schema"), Some("text.format.schema"), &message)
+    })?;
+    Ok(Some(schema))
+}
+
+/// The state of the response and its content.
+fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Option<Value>), Reply> {
+    let text = |text: String| Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}));
+    if request.text.contains("!refuse") {
+        let refusal = json!({"type": "refusal", "refusal": "I'm sorry, but I can't help with that."});
+        return Ok(("completed", Some(refusal)));
+    }
+    if request.text.contains("!nonsense") {
+        return Ok(("completed", text("{\"decision\":\"act\",\"steps\":[{\"id\":\"s1\",\"call\":{".to_owned())));
+    }
+    if request.text.contains("!incomplete") {
+        return Ok(("incomplete", text("{\"decision\":\"act\",\"reason\":null,\"st".to_owned())));
+    }
+    let Some(schema) = request.schema else {
+        return Ok(("completed", text(format!("You said: {}", request.text))));
+    };
+    let context = match &request.context {
+        Some(context) => Context::from_json(context),
+        None => Context::at(state.clock.now_civil().datetime()),
+    };
+    let plan = state.annotations.plan(&request.text, &context).unwrap_or_else(|| parse::plan(&request.text, &context));
+    let plan = plan.to_json();
+    // A real model is held to the schema while it writes; here a plan that does not
+    // fit shows that the two sides disagree about plans, and must not pass unseen.
+    let fits = parse::check(&plan).and_then(|()| schema::check_value(schema, &plan));
+    fits.map_err(|reason| {
+        state.counts.plans_unfit.fetch_add(1, Ordering::Relaxed);
+        openai_error(500, "server_error", None, None, &format!("The simulated plan does not fit: {reason}"))
+    })?;
+    Ok(("completed", text(plan.to_string())))
+}
+
+fn response(request: &Value, status: &str, content: Option<Value>, created_at: i64, draw: u64) -> Value {
+    let tokens = |value: &Value| value.to_string().len().div_ceil(4);
+    let id = |prefix: &str, salt: u64| format!("{prefix}_{:016x}{:016x}", mix(draw ^ salt), mix(draw ^ salt ^ 0xffff));
+    let input_tokens = tokens(&request["input"]) + tokens(&request["instructions"]);
+    let output_tokens = content.as_ref().map_or(0, tokens);
+    let or = |name: &str, usual: Value| request.get(name).cloned().unwrap_or(usual);
+    let incomplete = if status == "incomplete" { json!({"reason": "max_output_tokens"}) } else { Value::Null };
+    let message = content.map(|content| {
+        json!({"id": id("msg", 1), "type": "message", "status": status, "role": "assistant", "content": [content]})
+    });
+    json!({
+        "id": id("resp", 0), "object": "response", "created_at": created_at, "status": status, "background": false,
+        "error": null, "incomplete_details": incomplete, "instructions": or("instructions", Value::Null),
+        "max_output_tokens": or("max_output_tokens", Value::Null), "model": request["model"],
+        "output": message.into_iter().collect::<Vec<_>>(), "parallel_tool_calls": or("parallel_tool_calls", json!(true)),
+        "previous_response_id": or("previous_response_id", Value::Null),
+        "prompt_cache_key": or("prompt_cache_key", Value::Null),
+        "reasoning": or("reasoning", json!({"effort": null, "summary": null})),
+        "safety_identifier": or("safety_identifier", Value::Null), "service_tier": "default",
+        "store": or("store", json!(true)), "temperature": or("temperature", json!(1.0)),
+        "text": or("text", json!({"format": {"type": "text"}})), "tool_choice": or("tool_choice", json!("auto")),
+        "tools": or("tools", json!([])), "top_p": or("top_p", json!(1.0)), "truncation": or("truncation", json!("disabled")),
+        "usage": {"input_tokens": input_tokens, "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": output_tokens, "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": input_tokens + output_tokens},
+        "user": or("user", Value::Null), "metadata": or("metadata", json!({})),
+    })
+}

@@ -1,0 +1,454 @@
+//! What runs on the pool's threads: the dispatcher that empties the mailboxes, and one task for each call.
+//!
+//! Invariants:
+//! - A call holds one place from admission to answer, so waiting, sending and backing off together never
+//!   exceed `concurrency_max + queue_max` for an upstream.
+//! - A permit is held only while an attempt is under way, not while backing off.
+//! - The dispatcher sleeps only after it announced so and then found every mailbox empty.
+
+use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, Url};
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+
+use super::retry::{RetryBudget, is_retryable_answer, retry_after};
+use super::stats::Stats;
+use super::{
+    EgressConfig, EgressError, EgressRequest, EgressResponse, EgressStartError, Job, Retry, Shared, Upstream,
+    UpstreamConfig,
+};
+
+/// Jobs taken from one mailbox before the next has its turn.
+const BATCH_JOBS_MAX: usize = 64;
+/// HTTP/2 connections are probed this often while calls are open, so that a dead one is found in time.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One upstream: its client, its limits and its counters.
+pub(super) struct UpstreamState {
+    upstream: Upstream,
+    client: Client,
+    base: Url,
+    base_text: String,
+    attempt_timeout: Duration,
+    permits: Semaphore,
+    places: AtomicUsize,
+    places_max: usize,
+    budget: Mutex<RetryBudget>,
+    pub(super) stats: Stats,
+}
+
+impl UpstreamState {
+    pub(super) fn new(
+        upstream: Upstream,
+        settings: &UpstreamConfig,
+        config: &EgressConfig,
+    ) -> Result<Self, EgressStartError> {
+        let base = parse_base(upstream, &settings.base_url)?;
+        let client = Client::builder()
+            .user_agent(&config.user_agent)
+            .connect_timeout(settings.connect_timeout)
+            .pool_idle_timeout(settings.idle_timeout)
+            .pool_max_idle_per_host(settings.concurrency_max)
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            // Every attempt is ours to count and to judge.
+            .retry(reqwest::retry::never())
+            .build()
+            .map_err(|error| EgressStartError::Client {
+                upstream: upstream.name(),
+                problem: describe(error),
+            })?;
+        Ok(Self {
+            upstream,
+            client,
+            base,
+            base_text: settings.base_url.trim_end_matches('/').to_owned(),
+            attempt_timeout: settings.attempt_timeout,
+            permits: Semaphore::new(settings.concurrency_max),
+            places: AtomicUsize::new(0),
+            places_max: settings.concurrency_max + config.queue_max,
+            budget: Mutex::new(RetryBudget::new(&config.retry, Instant::now())),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Takes a place for a whole call, or refuses.
+    fn admit(&self) -> Result<Place<'_>, EgressError> {
+        let place = Place(&self.places);
+        if self.places.fetch_add(1, SeqCst) >= self.places_max {
+            drop(place);
+            return Err(EgressError::Overloaded);
+        }
+        Ok(place)
+    }
+
+    /// Resolves a request's target; nothing but the configured origin passes.
+    fn target(&self, url: &str) -> Result<Url, EgressError> {
+        let invalid = |problem: &str| EgressError::Invalid(problem.to_owned());
+        if url.is_empty() {
+            return Ok(self.base.clone());
+        }
+        let absolute = if url.starts_with('/') { format!("{}{url}", self.base_text) } else { url.to_owned() };
+        let target = Url::parse(&absolute).map_err(|error| invalid(&format!("URL: {error}")))?;
+        if target.origin() != self.base.origin() {
+            return Err(invalid("URL: not of this upstream's origin"));
+        }
+        Ok(target)
+    }
+
+    fn may_retry(&self) -> bool {
+        let allowed = self.budget.lock().unwrap_or_else(PoisonError::into_inner).withdraw(Instant::now());
+        let counter = if allowed { &self.stats.retries } else { &self.stats.retries_over_budget };
+        counter.fetch_add(1, Relaxed);
+        allowed
+    }
+}
+
+fn parse_base(upstream: Upstream, text: &str) -> Result<Url, EgressStartError> {
+    let refuse = |problem: String| EgressStartError::BaseUrl {
+        upstream: upstream.name(),
+        found: text.to_owned(),
+        problem,
+    };
+    let base = Url::parse(text).map_err(|error| refuse(error.to_string()))?;
+    if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
+        return Err(refuse("allowed is http:// or https:// and a host".to_owned()));
+    }
+    if base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
+        return Err(refuse("it must have no user name, query or fragment".to_owned()));
+    }
+    Ok(base)
+}
+
+/// A call's place; given back on drop.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Counts one more in a gauge for as long as it lives.
+struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    fn enter(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A task of the pool; the last one to end tells a waiting shutdown.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, SeqCst) == 1 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+/// Empties the mailboxes until the pool closes. The caller has counted it in `running`.
+pub(super) async fn dispatch(shared: Arc<Shared>) {
+    let me = Running(shared);
+    let shared = &me.0;
+    while !shared.closing.load(SeqCst) {
+        if take_batch(shared) {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        shared.parked.store(true, SeqCst);
+        let idle = shared.mailboxes.iter().all(crossbeam_queue::ArrayQueue::is_empty);
+        if idle && !shared.closing.load(SeqCst) {
+            shared.bell.notified().await;
+        }
+        shared.parked.store(false, SeqCst);
+    }
+    shared.refuse_waiting();
+}
+
+/// Starts a bounded number of jobs; whether there were any.
+fn take_batch(shared: &Arc<Shared>) -> bool {
+    let mut any = false;
+    for mailbox in &shared.mailboxes {
+        for _ in 0..BATCH_JOBS_MAX {
+            let Some(job) = mailbox.pop() else { break };
+            any = true;
+            shared.running.fetch_add(1, SeqCst);
+            tokio::spawn(run(Running(Arc::clone(shared)), job));
+        }
+    }
+    any
+}
+
+/// One call from admission to answer, broken off when its caller goes away or the pool must stop.
+async fn run(me: Running, job: Job) {
+    let shared = &*me.0;
+    let Job { request, called_at, mut reply } = job;
+    let state = shared.upstreams.get(request.upstream);
+    let sent = AtomicBool::new(false);
+    let mut abort = shared.abort.subscribe();
+    let answer = tokio::select! {
+        biased;
+        () = reply.closed() => {
+            state.stats.cancelled.fetch_add(1, Relaxed);
+            return;
+        }
+        _ = abort.wait_for(|abort| *abort) => Err(aborted(sent.load(Relaxed))),
+        answer = perform(shared, state, &request, called_at, &sent) => answer,
+    };
+    match &answer {
+        Ok(response) => state.stats.respond(response.status, response.elapsed),
+        Err(error) => state.stats.fail(error.reason()),
+    }
+    let _gone = reply.send(answer);
+}
+
+fn aborted(sent: bool) -> EgressError {
+    if sent {
+        EgressError::Broken("the gateway is shutting down".to_owned())
+    } else {
+        EgressError::ShuttingDown
+    }
+}
+
+/// What one attempt came to.
+enum Outcome {
+    Answer(Reply),
+    /// Nothing was sent.
+    NoConnection(String),
+    /// Something may have been sent.
+    Broken(String),
+    TimedOut,
+    BodyTooLarge,
+}
+
+impl Outcome {
+    /// This outcome of a call of which an earlier attempt may have been `sent`: then "nothing was sent" is not true.
+    fn after(self, sent: bool) -> Self {
+        match self {
+            Self::NoConnection(problem) if sent => Self::Broken(problem),
+            other => other,
+        }
+    }
+}
+
+struct Reply {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+async fn perform(
+    shared: &Shared,
+    state: &UpstreamState,
+    request: &EgressRequest,
+    called_at: Instant,
+    sent: &AtomicBool,
+) -> Result<EgressResponse, EgressError> {
+    let prepared = Prepared::new(state, request)?;
+    let _place = state.admit()?;
+    state.budget.lock().unwrap_or_else(PoisonError::into_inner).deposit();
+    let mut attempts = 0;
+    let mut last = None;
+    loop {
+        let Some(outcome) = attempt(shared, state, &prepared, sent).await else { break };
+        attempts += 1;
+        let outcome = outcome.after(sent.load(Relaxed));
+        let wait = retry_wait(shared, state, request, &outcome, attempts);
+        last = Some(outcome);
+        let Some(wait) = wait else { break };
+        tracing::debug!(upstream = state.upstream.name(), attempts, ?wait, "upstream call is repeated");
+        tokio::time::sleep(wait).await;
+    }
+    conclude(shared, last, attempts, called_at)
+}
+
+/// How long to wait before the next attempt, or `None` when this outcome stands.
+fn retry_wait(
+    shared: &Shared,
+    state: &UpstreamState,
+    request: &EgressRequest,
+    outcome: &Outcome,
+    attempts: u32,
+) -> Option<Duration> {
+    let config = &shared.config.retry;
+    if attempts >= config.attempts_max || !is_repeatable(request, outcome) {
+        return None;
+    }
+    let asked = match outcome {
+        Outcome::Answer(reply) => reply.retry_after,
+        _ => None,
+    };
+    // Without randomness there is no jitter, which is no reason to fail a call.
+    let random = getrandom::u64().unwrap_or(u64::MAX);
+    let wait = config.wait(attempts - 1, random, asked);
+    let fits = Instant::now().checked_add(wait).is_some_and(|then| then < request.deadline);
+    (fits && state.may_retry()).then_some(wait)
+}
+
+fn is_repeatable(request: &EgressRequest, outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::NoConnection(_) => true,
+        Outcome::BodyTooLarge => false,
+        Outcome::Broken(_) | Outcome::TimedOut => request.retry == Retry::Safe,
+        Outcome::Answer(reply) => {
+            request.retry == Retry::Safe && is_retryable_answer(request.upstream, reply.status, &reply.body)
+        }
+    }
+}
+
+fn conclude(
+    shared: &Shared,
+    last: Option<Outcome>,
+    attempts: u32,
+    called_at: Instant,
+) -> Result<EgressResponse, EgressError> {
+    match last {
+        Some(Outcome::Answer(Reply { status, retry_after, body })) => {
+            Ok(EgressResponse { status, retry_after, body, attempts, elapsed: called_at.elapsed() })
+        }
+        Some(Outcome::NoConnection(problem)) => Err(EgressError::Connect(problem)),
+        Some(Outcome::Broken(problem)) => Err(EgressError::Broken(problem)),
+        Some(Outcome::TimedOut) => Err(EgressError::DeadlineExceeded { sent: true }),
+        Some(Outcome::BodyTooLarge) => {
+            Err(EgressError::BodyTooLarge { bytes_max: shared.config.response_bytes_max })
+        }
+        None => Err(EgressError::DeadlineExceeded { sent: false }),
+    }
+}
+
+/// A request in the client's terms, made once for all attempts.
+struct Prepared {
+    method: Method,
+    target: Url,
+    authorization: Option<HeaderValue>,
+    content_type: Option<HeaderValue>,
+    body: Bytes,
+    deadline: Instant,
+    /// Longest single attempt; a call that is not repeated has the whole deadline for its one attempt.
+    attempt_max: Option<Duration>,
+}
+
+impl Prepared {
+    fn new(state: &UpstreamState, request: &EgressRequest) -> Result<Self, EgressError> {
+        let invalid = |problem: &str| EgressError::Invalid(problem.to_owned());
+        let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| invalid("method"))?;
+        let authorization = match &request.bearer {
+            Some(token) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|_| invalid("bearer token: not visible ASCII"))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        Ok(Self {
+            method,
+            target: state.target(&request.url)?,
+            authorization,
+            content_type: request.content_type.map(HeaderValue::from_static),
+            body: request.body.clone(),
+            deadline: request.deadline,
+            attempt_max: (request.retry == Retry::Safe).then_some(state.attempt_timeout),
+        })
+    }
+
+    fn build(&self, client: &Client) -> reqwest::RequestBuilder {
+        let mut builder = client.request(self.method.clone(), self.target.clone());
+        if let Some(value) = &self.authorization {
+            builder = builder.header(AUTHORIZATION, value.clone());
+        }
+        if let Some(value) = &self.content_type {
+            builder = builder.header(CONTENT_TYPE, value.clone());
+        }
+        if self.body.is_empty() { builder } else { builder.body(self.body.clone()) }
+    }
+
+    fn attempt_deadline(&self) -> Instant {
+        let own = self.attempt_max.and_then(|max| Instant::now().checked_add(max));
+        own.map_or(self.deadline, |own| own.min(self.deadline))
+    }
+}
+
+/// One attempt, or `None` when the deadline passed before a permit was free.
+async fn attempt(
+    shared: &Shared,
+    state: &UpstreamState,
+    prepared: &Prepared,
+    sent: &AtomicBool,
+) -> Option<Outcome> {
+    // An expired deadline sends nothing, even when a permit is free.
+    if Instant::now() >= prepared.deadline {
+        return None;
+    }
+    let queued = Gauge::enter(&state.stats.queued);
+    let permit = timeout_at(prepared.deadline.into(), state.permits.acquire()).await.ok()?;
+    drop(queued);
+    let _in_flight = Gauge::enter(&state.stats.in_flight);
+    state.stats.attempts.fetch_add(1, Relaxed);
+    let sent_before = sent.swap(true, Relaxed);
+    let exchange = exchange(state, prepared, shared.config.response_bytes_max);
+    let outcome = timeout_at(prepared.attempt_deadline().into(), exchange).await.unwrap_or(Outcome::TimedOut);
+    drop(permit);
+    if matches!(outcome, Outcome::NoConnection(_)) {
+        sent.store(sent_before, Relaxed);
+    }
+    Some(outcome)
+}
+
+async fn exchange(state: &UpstreamState, prepared: &Prepared, bytes_max: usize) -> Outcome {
+    let mut response = match prepared.build(&state.client).send().await {
+        Ok(response) => response,
+        Err(error) if error.is_connect() => return Outcome::NoConnection(describe(error)),
+        Err(error) => return Outcome::Broken(describe(error)),
+    };
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let length = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if length > bytes_max {
+        return Outcome::BodyTooLarge;
+    }
+    let mut body = BytesMut::with_capacity(length);
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > bytes_max => return Outcome::BodyTooLarge,
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Outcome::Answer(Reply { status, retry_after, body: body.freeze() }),
+            Err(error) => return Outcome::Broken(describe(error)),
+        }
+    }
+}
+
+/// The error with its causes, without the URL: that holds what a user searched for.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

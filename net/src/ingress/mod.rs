@@ -1,0 +1,388 @@
+//! HTTP/3 ingress of one core: sockets, connections and requests.
+//!
+//! One task a core. Each turn it takes in what arrived, hands whole requests to
+//! the [`Service`], waits for the end of the turn, writes the answers that are
+//! ready, and only then sends, so that answers and acknowledgements share
+//! packets.
+
+mod connection;
+mod stats;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn_proto as qp;
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use sluice_core::mailbox::{MailboxStats, Mesh, MeshEnd};
+use sluice_core::timer::Sleep;
+use sluice_core::udp::{ReceiveMeta, UdpSocket};
+use sluice_core::{CoreId, JoinHandle, now, quiesce, sleep_until, spawn};
+use sluice_protocols::h3::ErrorCode;
+
+use self::connection::{Context, H3Connection, code};
+pub use self::stats::IngressStats;
+use crate::quic::driver::{AdmissionLimits, Driver};
+use crate::quic::listen::{CoreListeners, ListenerId};
+use crate::quic::steering::{self, CoreCount, Port, SteeredIds};
+use crate::quic::transport;
+use crate::service::{Outbox, Responder, Service, StreamRef};
+use crate::tls::SharedKeys;
+
+/// Arrivals (each up to 64 KiB of datagrams) taken from one socket in a turn.
+const ARRIVALS_MAX: usize = 256;
+/// When a train could not leave for want of send slots, or a connection used up
+/// its share of a turn: come back after a tick, when completions are reaped.
+const RETRY_DELAY: Duration = Duration::from_micros(100);
+/// How long a forwarded datagram is worth delivering.
+const FORWARD_DEADLINE: Duration = Duration::from_millis(250);
+
+/// Bounds of one core's ingress.
+#[derive(Debug, Clone)]
+pub struct IngressConfig {
+    /// Connections a core holds; further ones are refused.
+    pub connections_max: usize,
+    /// Unfinished handshakes above which clients must prove their address.
+    pub handshakes_max: usize,
+    /// Requests a client may have open on a connection.
+    pub streams_max: u32,
+    /// Silence after which a connection is closed.
+    pub idle_timeout: Duration,
+}
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            handshakes_max: 4096,
+            streams_max: 128,
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A datagram on its way to the core that owns its connection.
+pub struct Forwarded {
+    listener: ListenerId,
+    meta: ReceiveMeta,
+    datagram: Box<[u8]>,
+}
+
+/// The lanes that carry datagrams between cores.
+pub type ForwardEnd = MeshEnd<Forwarded, ()>;
+
+/// What all cores share.
+#[derive(Clone)]
+pub struct ServerIdentity {
+    /// TLS settings, from [`crate::tls::server_crypto`].
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Reset and token keys.
+    pub keys: SharedKeys,
+}
+
+/// Ingress could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    /// The kernel refused a socket option.
+    #[error("cannot set up a UDP socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The TLS settings do not fit QUIC.
+    #[error("TLS settings lack the cipher that QUIC's first packets need (TLS_AES_128_GCM_SHA256)")]
+    Cipher,
+}
+
+/// What the task and its handle share.
+struct Shared {
+    drain_until: Cell<Option<Instant>>,
+    outbox: Rc<Outbox>,
+}
+
+/// Ends a core's ingress.
+pub struct IngressHandle {
+    shared: Rc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl IngressHandle {
+    /// Takes no new connections or requests, lets those in flight finish until
+    /// `deadline`, then closes every connection. Resolves when all is sent.
+    pub async fn drain(self, deadline: Instant) {
+        self.shared.drain_until.set(Some(deadline));
+        if let Some(waker) = self.shared.outbox.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        self.task.await;
+    }
+}
+
+/// Starts ingress on the current reactor.
+///
+/// # Errors
+/// When sockets or TLS settings cannot be used.
+pub fn start(
+    listeners: CoreListeners,
+    identity: &ServerIdentity,
+    config: &IngressConfig,
+    forward: ForwardEnd,
+    service: Rc<dyn Service>,
+    stats: Arc<IngressStats>,
+    forward_stats: Arc<MailboxStats>,
+) -> Result<IngressHandle, IngressError> {
+    let (core, cores) = (listeners.core, listeners.cores);
+    let endpoint = endpoint(core, cores, identity, config)?;
+    let limits =
+        AdmissionLimits { connections_max: config.connections_max, handshakes_max: config.handshakes_max };
+    let mut sockets = Vec::new();
+    for (address, shared) in listeners.shared.iter().enumerate() {
+        let id = ListenerId { address, port: Port::Shared };
+        sockets.push((id, UdpSocket::new(Arc::clone(shared))?));
+        let id = ListenerId { address, port: Port::Own(core) };
+        sockets.push((id, UdpSocket::new(Arc::clone(&listeners.own[address][core.index()]))?));
+    }
+    let shared = Rc::new(Shared { drain_until: Cell::new(None), outbox: Rc::default() });
+    let inbox: Rc<RefCell<VecDeque<Forwarded>>> = Rc::default();
+    let mesh = {
+        let (inbox, shared) = (Rc::clone(&inbox), Rc::clone(&shared));
+        forward.attach(forward_stats, move |delivery| {
+            inbox.borrow_mut().push_back(delivery.body);
+            if let Some(waker) = shared.outbox.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        })
+    };
+    let task = spawn(
+        Server {
+            core,
+            cores,
+            sockets,
+            shared_fds: listeners.shared,
+            own_fds: listeners.own,
+            driver: Driver::new(endpoint, limits, now()),
+            service,
+            shared: Rc::clone(&shared),
+            inbox,
+            mesh,
+            stats,
+            behind: false,
+            goaway_sent: false,
+            sleep: None,
+            in_flight: 0,
+        }
+        .run(),
+    );
+    Ok(IngressHandle { shared, task })
+}
+
+fn endpoint(
+    core: CoreId,
+    cores: CoreCount,
+    identity: &ServerIdentity,
+    config: &IngressConfig,
+) -> Result<qp::Endpoint, IngressError> {
+    let crypto = QuicServerConfig::try_from(Arc::clone(&identity.tls)).map_err(|_| IngressError::Cipher)?;
+    let mut server = qp::ServerConfig::new(Arc::new(crypto), identity.keys.token_key());
+    server.transport_config(Arc::new(transport(config.streams_max, config.idle_timeout)));
+    let mut endpoint = qp::EndpointConfig::new(identity.keys.reset_key());
+    endpoint.cid_generator(move || Box::new(SteeredIds::new(core, cores)));
+    Ok(qp::Endpoint::new(Arc::new(endpoint), Some(Arc::new(server)), true, None))
+}
+
+struct Server {
+    core: CoreId,
+    cores: CoreCount,
+    sockets: Vec<(ListenerId, UdpSocket)>,
+    shared_fds: Vec<Arc<OwnedFd>>,
+    own_fds: Arc<[Vec<Arc<OwnedFd>>]>,
+    driver: Driver<H3Connection>,
+    service: Rc<dyn Service>,
+    shared: Rc<Shared>,
+    inbox: Rc<RefCell<VecDeque<Forwarded>>>,
+    mesh: Rc<Mesh<Forwarded, ()>>,
+    stats: Arc<IngressStats>,
+    /// Something was left unsent in the last turn.
+    behind: bool,
+    goaway_sent: bool,
+    sleep: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Requests delivered and not yet answered.
+    in_flight: u64,
+}
+
+impl Server {
+    async fn run(mut self) {
+        loop {
+            std::future::poll_fn(|cx| self.poll_wake(cx)).await;
+            let now = now();
+            self.take_forwarded(now);
+            self.take_arrivals(now);
+            self.driver.expire(now);
+            self.take_events(now);
+            quiesce().await;
+            self.take_answers(now);
+            let is_drained = self.drain_step(now);
+            self.send(now);
+            self.note_counts();
+            if is_drained {
+                return;
+            }
+        }
+    }
+
+    fn poll_wake(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        *self.shared.outbox.waker.borrow_mut() = None;
+        let is_idle = self.inbox.borrow().is_empty() && self.shared.outbox.ready.borrow().is_empty();
+        let has_arrivals = self.sockets.iter().any(|(_, socket)| socket.poll_arrived(cx).is_ready());
+        let must_drain = self.shared.drain_until.get().is_some() && !self.goaway_sent;
+        if !is_idle || has_arrivals || must_drain || self.poll_timer(cx) {
+            return Poll::Ready(());
+        }
+        *self.shared.outbox.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_timer(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let mut next = self.driver.next_deadline();
+        if self.behind {
+            let soon = now() + RETRY_DELAY;
+            next = Some(next.map_or(soon, |at| at.min(soon)));
+        }
+        if let (Some(deadline), true) = (self.shared.drain_until.get(), self.goaway_sent) {
+            next = Some(next.map_or(deadline, |at| at.min(deadline)));
+        }
+        let Some(at) = next else {
+            self.sleep = None;
+            return false;
+        };
+        if self.sleep.as_ref().is_none_or(|(set, _)| *set != at) {
+            self.sleep = Some((at, Box::pin(sleep_until(at))));
+        }
+        let is_due = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+        if is_due {
+            self.sleep = None;
+        }
+        is_due
+    }
+
+    fn take_arrivals(&mut self, now: Instant) {
+        let Self { sockets, driver, stats, mesh, core, cores, .. } = self;
+        for (listener, socket) in sockets {
+            for _ in 0..ARRIVALS_MAX {
+                let arrived = socket.with_arrived(|meta, bytes| {
+                    for datagram in bytes.chunks(meta.segment.max(1)) {
+                        match steering::owner(datagram, listener.port, *cores) {
+                            Some(owner) if owner == *core => driver.receive(now, *listener, meta, datagram),
+                            Some(owner) => {
+                                let body = Forwarded { listener: *listener, meta: *meta, datagram: datagram.into() };
+                                match mesh.send(owner, now + FORWARD_DEADLINE, body) {
+                                    Ok(()) => stats.forwarded_out.add(1),
+                                    Err(_) => stats.forwarded_lost.add(1),
+                                }
+                            }
+                            None => stats.datagrams_unroutable.add(1),
+                        }
+                    }
+                });
+                if arrived.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn take_forwarded(&mut self, now: Instant) {
+        let forwarded = std::mem::take(&mut *self.inbox.borrow_mut());
+        self.stats.forwarded_in.add(forwarded.len() as u64);
+        for Forwarded { listener, meta, datagram } in forwarded {
+            self.driver.receive(now, listener, &meta, &datagram);
+        }
+    }
+
+    fn take_events(&mut self, now: Instant) {
+        let Self { driver, service, shared, stats, in_flight, .. } = self;
+        while let Some((index, event)) = driver.next_event() {
+            let Some(connection) = driver.get_mut(index) else { continue };
+            let generation = connection.generation;
+            let mut deliver = |stream, request| {
+                *in_flight += 1;
+                let to = StreamRef { connection: index, generation, stream };
+                service.call(request, Responder::stream(Rc::clone(&shared.outbox), to));
+            };
+            let mut cx = Context { now, service: &**service, stats, deliver: &mut deliver };
+            connection.state.handle(&mut connection.quic, event, &mut cx);
+        }
+    }
+
+    fn take_answers(&mut self, now: Instant) {
+        let Self { driver, service, shared, stats, in_flight, .. } = self;
+        loop {
+            let ready = std::mem::take(&mut *shared.outbox.ready.borrow_mut());
+            if ready.is_empty() {
+                break;
+            }
+            for (to, response) in ready {
+                *in_flight -= 1;
+                let Some(connection) = driver.get_generation(to.connection, to.generation) else {
+                    stats.responses_undeliverable.add(1);
+                    continue;
+                };
+                let mut deliver = |_, _| {};
+                let cx = Context { now, service: &**service, stats, deliver: &mut deliver };
+                connection.state.respond(&mut connection.quic, to.stream, response, &cx);
+                driver.mark(to.connection);
+            }
+        }
+    }
+
+    fn send(&mut self, now: Instant) {
+        let Self { driver, shared_fds, own_fds, .. } = self;
+        self.behind = driver.transmit(now, |listener| match listener.port {
+            Port::Shared => &shared_fds[listener.address],
+            Port::Own(core) => &own_fds[listener.address][core.index()],
+        });
+    }
+
+    /// Winds up when asked to; true when nothing is left.
+    fn drain_step(&mut self, now: Instant) -> bool {
+        let Some(deadline) = self.shared.drain_until.get() else { return false };
+        self.driver.accepting = false;
+        let first = !std::mem::replace(&mut self.goaway_sent, true);
+        let is_late = now >= deadline;
+        for index in self.driver.indices() {
+            let Some(connection) = self.driver.get_mut(index) else { continue };
+            if first {
+                connection.state.go_away(&mut connection.quic);
+                self.driver.mark(index);
+            } else if (is_late || connection.state.is_idle()) && !connection.quic.is_closed() {
+                connection.quic.close(now, code(ErrorCode::H3_NO_ERROR), Bytes::from_static(b"shutting down"));
+                self.driver.mark(index);
+            }
+        }
+        let mut open = self.driver.indices();
+        open.retain(|&index| self.driver.get_mut(index).is_some_and(|c| !c.quic.is_closed()));
+        if first && !open.is_empty() {
+            // GOAWAY goes out in a packet of its own turn; the next one closes
+            // what is idle.
+            self.behind = true;
+            return false;
+        }
+        open.is_empty()
+    }
+
+    fn note_counts(&mut self) {
+        let counts = std::mem::take(&mut self.driver.counts);
+        let stats = &self.stats;
+        stats.connections.set(self.driver.len() as u64);
+        stats.connections_accepted.add(counts.accepted);
+        stats.connections_refused.add(counts.refused);
+        stats.connections_retried.add(counts.retried);
+        stats.connections_rejected.add(counts.rejected);
+        stats.connections_closed.add(counts.closed);
+        stats.requests_in_flight.set(self.in_flight);
+    }
+}

@@ -1,0 +1,61 @@
+//! What one core's ingress counts.
+
+use sluice_core::Counter;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Counters and gauges of one core's ingress; its thread is the only writer.
+        #[derive(Debug, Default)]
+        pub struct IngressStats { $($(#[$doc])* pub $name: Counter,)+ }
+
+        impl IngressStats {
+            /// Every value with its name, in declaration order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+                [$((stringify!($name), self.$name.get()),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections open now (gauge).
+    connections,
+    /// Connections accepted.
+    connections_accepted,
+    /// Connections refused: at the bound, or shutting down.
+    connections_refused,
+    /// Connection attempts asked to prove their address first.
+    connections_retried,
+    /// Connection attempts that were malformed.
+    connections_rejected,
+    /// Connections closed, for whatever reason.
+    connections_closed,
+    /// Connections closed by us over an HTTP/3 error.
+    connections_failed,
+    /// Requests that arrived whole.
+    requests,
+    /// Requests being answered now (gauge).
+    requests_in_flight,
+    /// Answers written.
+    responses,
+    /// Answers whose client had gone.
+    responses_undeliverable,
+    /// Streams reset by us over a malformed request.
+    streams_failed,
+    /// Streams the client gave up.
+    streams_abandoned,
+    /// Requests refused for too large a header section.
+    requests_headers_too_large,
+    /// Requests refused for too large a body.
+    requests_body_too_large,
+    /// Requests refused since the connection winds up.
+    requests_refused_draining,
+    /// Datagrams passed on to the core that owns their connection.
+    forwarded_out,
+    /// Datagrams received from another core.
+    forwarded_in,
+    /// Datagrams lost since the owner's mailbox was full.
+    forwarded_lost,
+    /// Datagrams too short to belong to anyone.
+    datagrams_unroutable,
+}

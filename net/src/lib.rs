@@ -1,0 +1,16 @@
+//! What stands between Sluice and the network: ingress over QUIC and HTTP/3 with
+//! connection steering and TLS, a client on the same reactor, and the shared
+//! egress pool that calls upstreams.
+//!
+//! Ingress and the client run on a core's reactor and are `!Send`; egress runs on
+//! a small runtime of its own and is called from any core.
+
+pub mod egress;
+pub mod ingress;
+pub mod quic;
+pub mod service;
+pub mod tls;
+
+pub use quic::listen::{ListenConfig, ListenError, Listeners};
+pub use quic::steering::CoreCount;
+pub use service::{Admit, Request, Responder, Service};

@@ -1,0 +1,369 @@
+//! Connections of one endpoint, driven a turn at a time.
+//!
+//! A turn: [`Driver::receive`] each arrival, [`Driver::expire`] timers, take
+//! [`Driver::next_event`] until none is left, then [`Driver::transmit`] once, so
+//! that acknowledgements ride on replies and packets leave in trains.
+//!
+//! Invariants:
+//! - A connection with anything left to do is in `dirty`, once.
+//! - A place is emptied in the same step in which quinn-proto frees its handle,
+//!   so that a handle never names two connections.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quinn_proto as qp;
+use sluice_core::timer::{TimerKey, TimerWheel};
+use sluice_core::udp::{ReceiveMeta, SendBuffer, SendMeta};
+
+use super::listen::ListenerId;
+
+/// Datagrams in one train: at 1,452 bytes each within the 64 KiB of a UDP
+/// length, and small enough to leave a send slot's memory modest.
+const TRAIN_DATAGRAMS_MAX: usize = 16;
+/// Trains one connection may send in a turn, so that one bulk download does not
+/// hold up the rest; it goes on in the next turn.
+const TRAINS_MAX: usize = 8;
+
+/// What a server does with a new connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdmissionLimits {
+    /// Connections of this core, above which new ones are refused.
+    pub(crate) connections_max: usize,
+    /// Unfinished handshakes, above which a client must prove its address first
+    /// (RFC 9000 section 8.1.2).
+    pub(crate) handshakes_max: usize,
+}
+
+pub(crate) struct Connection<S> {
+    pub(crate) quic: qp::Connection,
+    pub(crate) generation: u32,
+    pub(crate) state: S,
+    timer: Option<(Instant, TimerKey)>,
+    listener: ListenerId,
+    dirty: bool,
+    drained: bool,
+    handshaking: bool,
+}
+
+/// What the driver counts; the owner copies it to its statistics.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct DriverCounts {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) retried: u64,
+    pub(crate) rejected: u64,
+    pub(crate) closed: u64,
+}
+
+pub(crate) struct Driver<S> {
+    endpoint: qp::Endpoint,
+    /// By quinn-proto's handle.
+    connections: Vec<Option<Box<Connection<S>>>>,
+    live: usize,
+    handshaking: usize,
+    timers: TimerWheel<usize>,
+    dirty: Vec<usize>,
+    /// How far `next_event` has come in `dirty`.
+    cursor: usize,
+    /// Packets that belong to no connection: refusals, retries, resets.
+    loose: Vec<(ListenerId, qp::Transmit, Vec<u8>)>,
+    scratch: Vec<u8>,
+    spare: Option<SendBuffer>,
+    generation: u32,
+    limits: AdmissionLimits,
+    pub(crate) accepting: bool,
+    pub(crate) counts: DriverCounts,
+}
+
+impl<S: Default> Driver<S> {
+    pub(crate) fn new(endpoint: qp::Endpoint, limits: AdmissionLimits, now: Instant) -> Self {
+        Self {
+            endpoint,
+            connections: Vec::new(),
+            live: 0,
+            handshaking: 0,
+            timers: TimerWheel::new(now),
+            dirty: Vec::new(),
+            cursor: 0,
+            loose: Vec::new(),
+            scratch: Vec::new(),
+            spare: None,
+            generation: 0,
+            limits,
+            accepting: true,
+            counts: DriverCounts::default(),
+        }
+    }
+
+    /// Connections there are, closing ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Connection<S>> {
+        self.connections.get_mut(index)?.as_deref_mut()
+    }
+
+    /// The connection, if the place has not passed to another.
+    pub(crate) fn get_generation(&mut self, index: usize, generation: u32) -> Option<&mut Connection<S>> {
+        self.get_mut(index).filter(|connection| connection.generation == generation)
+    }
+
+    pub(crate) fn indices(&self) -> Vec<usize> {
+        (0..self.connections.len()).filter(|&i| self.connections[i].is_some()).collect()
+    }
+
+    /// Sees to it that the connection is looked at before the turn ends.
+    pub(crate) fn mark(&mut self, index: usize) {
+        if let Some(connection) = self.connections.get_mut(index).and_then(Option::as_deref_mut)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Takes in one datagram. Does not touch the ring, so it may run within
+    /// [`sluice_core::udp::UdpSocket::with_arrived`].
+    pub(crate) fn receive(&mut self, now: Instant, listener: ListenerId, meta: &ReceiveMeta, datagram: &[u8]) {
+        self.scratch.clear();
+        let ecn = qp::EcnCodepoint::from_bits(meta.ecn);
+        let data = BytesMut::from(datagram);
+        let event =
+            self.endpoint.handle(now, meta.source, meta.destination, ecn, data, &mut self.scratch);
+        match event {
+            Some(qp::DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(connection) = self.get_mut(handle.0) {
+                    connection.quic.handle_event(event);
+                    // A client may move to another of our addresses.
+                    connection.listener = listener;
+                    self.mark(handle.0);
+                }
+            }
+            Some(qp::DatagramEvent::NewConnection(incoming)) => self.admit(now, listener, incoming),
+            Some(qp::DatagramEvent::Response(transmit)) => self.queue_loose(listener, transmit),
+            None => {}
+        }
+    }
+
+    fn admit(&mut self, now: Instant, listener: ListenerId, incoming: qp::Incoming) {
+        self.scratch.clear();
+        if !self.accepting || self.live >= self.limits.connections_max {
+            self.counts.refused += 1;
+            let transmit = self.endpoint.refuse(incoming, &mut self.scratch);
+            self.queue_loose(listener, transmit);
+            return;
+        }
+        if self.handshaking >= self.limits.handshakes_max && incoming.may_retry() {
+            self.counts.retried += 1;
+            if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.scratch) {
+                self.queue_loose(listener, transmit);
+            }
+            return;
+        }
+        match self.endpoint.accept(incoming, now, &mut self.scratch, None) {
+            Ok((handle, quic)) => {
+                self.counts.accepted += 1;
+                self.insert(handle, quic, listener);
+            }
+            Err(error) => {
+                self.counts.rejected += 1;
+                tracing::debug!(error = %error.cause, "connection attempt rejected");
+                if let Some(transmit) = error.response {
+                    self.queue_loose(listener, transmit);
+                }
+            }
+        }
+    }
+
+    /// Starts a connection as a client.
+    pub(crate) fn connect(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        config: qp::ClientConfig,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<(usize, u32), qp::ConnectError> {
+        let (handle, quic) = self.endpoint.connect(now, config, remote, server_name)?;
+        self.insert(handle, quic, listener);
+        Ok((handle.0, self.generation))
+    }
+
+    fn insert(&mut self, handle: qp::ConnectionHandle, quic: qp::Connection, listener: ListenerId) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.connections.len() <= handle.0 {
+            self.connections.resize_with(handle.0 + 1, || None);
+        }
+        self.connections[handle.0] = Some(Box::new(Connection {
+            quic,
+            generation: self.generation,
+            state: S::default(),
+            timer: None,
+            listener,
+            dirty: false,
+            drained: false,
+            handshaking: true,
+        }));
+        self.live += 1;
+        self.handshaking += 1;
+        self.mark(handle.0);
+    }
+
+    fn queue_loose(&mut self, listener: ListenerId, transmit: qp::Transmit) {
+        let bytes = self.scratch[..transmit.size].to_vec();
+        self.loose.push((listener, transmit, bytes));
+    }
+
+    /// Fires the timers that are due.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let Self { timers, connections, dirty, .. } = self;
+        timers.advance(now, |index| {
+            let Some(connection) = connections[index].as_deref_mut() else { return };
+            connection.timer = None;
+            connection.quic.handle_timeout(now);
+            if !connection.dirty {
+                connection.dirty = true;
+                dirty.push(index);
+            }
+        });
+    }
+
+    /// When [`expire`](Self::expire) is due next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// The next event of a connection that has any.
+    pub(crate) fn next_event(&mut self) -> Option<(usize, qp::Event)> {
+        while let Some(&index) = self.dirty.get(self.cursor) {
+            self.pass_endpoint_events(index);
+            if let Some(connection) = self.connections[index].as_deref_mut() {
+                if let Some(event) = connection.quic.poll() {
+                    if matches!(event, qp::Event::Connected) {
+                        self.handshake_over(index);
+                    }
+                    return Some((index, event));
+                }
+                if connection.drained {
+                    self.remove(index);
+                }
+            }
+            self.cursor += 1;
+        }
+        None
+    }
+
+    fn handshake_over(&mut self, index: usize) {
+        if let Some(connection) = self.connections[index].as_deref_mut()
+            && std::mem::take(&mut connection.handshaking)
+        {
+            self.handshaking -= 1;
+        }
+    }
+
+    fn pass_endpoint_events(&mut self, index: usize) {
+        let Some(connection) = self.connections[index].as_deref_mut() else { return };
+        while let Some(event) = connection.quic.poll_endpoint_events() {
+            connection.drained |= event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(qp::ConnectionHandle(index), event) {
+                connection.quic.handle_event(event);
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.handshake_over(index);
+        if let Some(connection) = self.connections[index].take() {
+            if let Some((_, key)) = connection.timer {
+                self.timers.cancel(key);
+            }
+            self.live -= 1;
+            self.counts.closed += 1;
+        }
+    }
+
+    /// Sends what every dirty connection has to send, and sets its timer anew.
+    /// Returns whether something had to stay behind, so that the caller comes
+    /// back soon.
+    pub(crate) fn transmit<'a>(
+        &mut self,
+        now: Instant,
+        fd: impl Fn(ListenerId) -> &'a Arc<OwnedFd>,
+    ) -> bool {
+        self.send_loose(&fd);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.cursor = 0;
+        dirty.retain(|&index| {
+            let unfinished = self.transmit_connection(now, index, &fd);
+            if !unfinished && let Some(connection) = self.connections[index].as_deref_mut() {
+                connection.dirty = false;
+            }
+            unfinished
+        });
+        let unfinished = !dirty.is_empty();
+        self.dirty.append(&mut dirty);
+        unfinished
+    }
+
+    fn transmit_connection<'a>(
+        &mut self,
+        now: Instant,
+        index: usize,
+        fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>,
+    ) -> bool {
+        let mut unfinished = true;
+        for _ in 0..TRAINS_MAX {
+            let Some(connection) = self.connections[index].as_deref_mut() else { return false };
+            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else { break };
+            let listener = connection.listener;
+            match connection.quic.poll_transmit(now, TRAIN_DATAGRAMS_MAX, buffer.bytes()) {
+                Some(transmit) => buffer.send(fd(listener), &send_meta(&transmit)),
+                None => {
+                    self.spare = Some(buffer);
+                    unfinished = false;
+                    break;
+                }
+            }
+        }
+        self.pass_endpoint_events(index);
+        self.set_timer(index);
+        unfinished
+    }
+
+    fn set_timer(&mut self, index: usize) {
+        let Some(connection) = self.connections[index].as_deref_mut() else { return };
+        let wanted = connection.quic.poll_timeout();
+        if wanted != connection.timer.map(|(at, _)| at) {
+            if let Some((_, key)) = connection.timer.take() {
+                self.timers.cancel(key);
+            }
+            connection.timer = wanted.map(|at| (at, self.timers.insert(at, index)));
+        }
+        if connection.drained {
+            self.remove(index);
+        }
+    }
+
+    fn send_loose<'a>(&mut self, fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>) {
+        for (listener, transmit, bytes) in self.loose.drain(..) {
+            // Without a slot the packet is lost, as it may be on the wire.
+            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else { continue };
+            buffer.bytes().extend_from_slice(&bytes);
+            buffer.send(fd(listener), &send_meta(&transmit));
+        }
+    }
+}
+
+fn send_meta(transmit: &qp::Transmit) -> SendMeta {
+    SendMeta {
+        destination: transmit.destination,
+        source: transmit.src_ip,
+        ecn: transmit.ecn.map_or(0, |ecn| ecn as u8),
+        segment: transmit.segment_size.and_then(|size| u16::try_from(size).ok()),
+    }
+}

@@ -1,0 +1,35 @@
+//! QUIC on one core: quinn-proto driven straight from the reactor's turn, with
+//! no task, lock or channel in between.
+
+pub(crate) mod driver;
+pub mod listen;
+pub mod steering;
+
+use std::time::Duration;
+
+use quinn_proto::{IdleTimeout, TransportConfig, VarInt};
+
+/// Bytes a peer may send on all streams of a connection before we read them.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes a peer may send on one stream before we read them.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes we hold for a connection that the peer has not acknowledged.
+const SEND_WINDOW_BYTES: u64 = 1 << 20;
+/// HTTP/3 needs three unidirectional streams (RFC 9114 section 6.2); a few more
+/// leave room for reserved types that come and go.
+const UNI_STREAMS_MAX: u32 = 8;
+
+/// Transport limits of both sides; `streams_max` bounds the peer's requests.
+pub(crate) fn transport(streams_max: u32, idle: Duration) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams_max))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .send_fairness(false)
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IdleTimeout::try_from(idle).ok());
+    config
+}

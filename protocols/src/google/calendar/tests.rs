@@ -1,0 +1,233 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const ZONE: &str = "Europe/Berlin";
+
+fn id() -> (TaskId, StepId) {
+    (TaskId::new(1_795_000_000_000, [255; 10]), StepId::new(2).expect("a step"))
+}
+
+fn local(text: &str) -> DateTimeLocal {
+    text.parse().expect("a time")
+}
+
+fn address(text: &str) -> EmailAddress {
+    text.parse().expect("an address")
+}
+
+fn body(call: &ApiCall) -> Value {
+    serde_json::from_slice(&call.body).expect("json")
+}
+
+fn event(extra: Value) -> Event {
+    let mut event = json!({
+        "kind": "calendar#event", "id": "e1", "status": "confirmed", "summary": "Review",
+        "start": {"dateTime": "2026-11-24T10:00:00+01:00", "timeZone": ZONE},
+        "end": {"dateTime": "2026-11-24T10:45:00+01:00", "timeZone": ZONE},
+    });
+    for (name, value) in extra.as_object().expect("an object") {
+        event[name] = value.clone();
+    }
+    serde_json::from_value(event).expect("an event")
+}
+
+#[test]
+fn event_ids_are_base32hex_of_task_and_step() {
+    let of = |bytes: [u8; 16]| event_id(TaskId::from_bytes(bytes), StepId::new(8).expect("a step"));
+    // The padding of the last group is at its low end (RFC 4648 section 6).
+    assert_eq!(of([0xFF; 16]), "vvvvvvvvvvvvvvvvvvvvvvvvvs8");
+    assert_eq!(of([0; 16]), "000000000000000000000000008");
+    assert_eq!(of(*b"foobarfoobarfoob"), "cpnmuoj1e9j6urr2c5p6crrfc88");
+    let other = event_id(id().0, StepId::new(3).expect("a step"));
+    assert_ne!(event_id(id().0, id().1), other);
+}
+
+#[test]
+fn lists_are_single_events_in_order() {
+    let call = list_events(&ListEvents {
+        from: Some("2026-11-23T00:00:00Z".parse().expect("a time")),
+        to: None,
+        query: Some("review & co"),
+        results_max: 5,
+        time_zone: ZONE,
+    });
+    assert_eq!(call.method, "GET");
+    assert_eq!(
+        call.path,
+        "/calendar/v3/calendars/primary/events?singleEvents=true&orderBy=startTime&maxResults=5\
+         &timeZone=Europe%2FBerlin&timeMin=2026-11-23T00%3A00%3A00Z&q=review%20%26%20co"
+    );
+}
+
+#[test]
+fn ids_cannot_reach_other_calendars() {
+    assert_eq!(
+        delete_event("../../other/events/x?y").path,
+        "/calendar/v3/calendars/primary/events/..%2F..%2Fother%2Fevents%2Fx%3Fy?sendUpdates=all"
+    );
+    assert_eq!(get_event("..", "UTC").path, "/calendar/v3/calendars/primary/events/_?timeZone=UTC");
+}
+
+#[test]
+fn an_event_without_an_end_lasts_an_hour_or_a_day() {
+    let timed = insert_event(&NewEvent::new(id(), "Meeting", local("2026-11-24T23:30"), None, ZONE));
+    assert_eq!(timed.path, "/calendar/v3/calendars/primary/events?sendUpdates=all");
+    let timed = body(&timed);
+    assert_eq!(timed["start"], json!({"dateTime": "2026-11-24T23:30:00", "timeZone": ZONE}));
+    assert_eq!(timed["end"], json!({"dateTime": "2026-11-25T00:30:00", "timeZone": ZONE}));
+    assert_eq!(timed["id"], event_id(id().0, id().1));
+    assert!(timed.get("attendees").is_none() && timed.get("location").is_none());
+    let day = body(&insert_event(&NewEvent::new(id(), "Holiday", local("2026-12-31"), None, ZONE)));
+    assert_eq!(
+        (&day["start"], &day["end"]),
+        (&json!({"date": "2026-12-31"}), &json!({"date": "2027-01-01"}))
+    );
+}
+
+#[test]
+fn the_last_day_of_whole_days_is_included() {
+    let event = NewEvent::new(id(), "Trip", local("2026-11-24"), Some(local("2026-11-26")), ZONE);
+    assert_eq!(body(&insert_event(&event))["end"], json!({"date": "2026-11-27"}));
+}
+
+#[test]
+fn everything_said_about_an_event_is_sent() {
+    let event =
+        NewEvent::new(id(), "Meeting", local("2026-11-24T10:00"), Some(local("2026-11-24T12:00")), ZONE)
+            .with_attendees(&[address("anna@example.com")])
+            .with_location(Some("Room 1"))
+            .with_description(Some("Bring numbers"));
+    assert_eq!(
+        body(&insert_event(&event)),
+        json!({
+            "id": event.id(), "summary": "Meeting", "location": "Room 1", "description": "Bring numbers",
+            "start": {"dateTime": "2026-11-24T10:00:00", "timeZone": ZONE},
+            "end": {"dateTime": "2026-11-24T12:00:00", "timeZone": ZONE},
+            "attendees": [{"email": "anna@example.com"}],
+        })
+    );
+}
+
+fn patch(existing: &Event, change: EventChange<'_>) -> Value {
+    body(&patch_event("e1", &EventPatch::new(existing, &change, ZONE).expect("a patch")))
+}
+
+#[test]
+fn a_new_start_keeps_the_duration() {
+    let moved = patch(
+        &event(json!({})),
+        EventChange { start: Some(local("2026-11-25T09:30")), ..EventChange::default() },
+    );
+    assert_eq!(
+        moved,
+        json!({
+            "start": {"dateTime": "2026-11-25T09:30:00", "timeZone": ZONE, "date": null},
+            "end": {"dateTime": "2026-11-25T10:15:00", "timeZone": ZONE, "date": null},
+        })
+    );
+    let days = event(json!({"start": {"date": "2026-11-24"}, "end": {"date": "2026-11-27"}}));
+    let moved = patch(&days, EventChange { start: Some(local("2026-12-01")), ..EventChange::default() });
+    assert_eq!(moved["end"], json!({"date": "2026-12-04", "dateTime": null, "timeZone": null}));
+}
+
+#[test]
+fn a_duration_of_another_kind_or_without_sense_is_not_kept() {
+    let days = event(json!({"start": {"date": "2026-11-24"}, "end": {"date": "2026-11-27"}}));
+    let timed =
+        patch(&days, EventChange { start: Some(local("2026-11-25T09:30")), ..EventChange::default() });
+    assert_eq!(timed["end"]["dateTime"], "2026-11-25T10:30:00");
+    let backwards = event(json!({"end": {"dateTime": "2026-11-24T09:00:00+01:00"}}));
+    let moved =
+        patch(&backwards, EventChange { start: Some(local("2026-11-25T09:30")), ..EventChange::default() });
+    assert_eq!(moved["end"]["dateTime"], "2026-11-25T10:30:00");
+}
+
+#[test]
+fn a_new_end_alone_must_be_of_the_same_kind() {
+    let longer = EventChange { end: Some(local("2026-11-24T11:30")), ..EventChange::default() };
+    assert_eq!(
+        patch(&event(json!({})), longer),
+        json!({"end": {"dateTime": "2026-11-24T11:30:00", "timeZone": ZONE, "date": null}})
+    );
+    let day = EventChange { end: Some(local("2026-11-24")), ..EventChange::default() };
+    assert_eq!(EventPatch::new(&event(json!({})), &day, ZONE), Err(ChangeError::EndKind));
+}
+
+#[test]
+fn adding_people_keeps_those_who_are_there_as_they_are() {
+    let there =
+        json!({"email": "Bob@example.com", "responseStatus": "accepted", "optional": true, "comment": "ok"});
+    let existing = event(json!({"attendees": [there]}));
+    let people = [address("anna@example.com"), address("bob@example.com")];
+    let change = EventChange { add_attendees: &people, ..EventChange::default() };
+    assert_eq!(patch(&existing, change), json!({"attendees": [there, {"email": "anna@example.com"}]}));
+    let known = EventChange { add_attendees: &people[1..], ..EventChange::default() };
+    assert!(EventPatch::new(&existing, &known, ZONE).expect("a patch").is_empty());
+}
+
+#[test]
+fn an_event_becomes_an_item() {
+    let item = event(json!({
+        "organizer": {"email": "anna@example.com", "displayName": "Anna Berg"}, "location": "Room 1",
+    }))
+    .to_item();
+    assert_eq!((item.kind, item.id.as_str(), item.title.as_str()), (ItemKind::Event, "e1", "Review"));
+    assert_eq!(item.person.expect("a person").to_string(), "Anna Berg <anna@example.com>");
+    assert_eq!(item.when.as_deref(), Some("2026-11-24T10:00:00+01:00"));
+    assert_eq!(item.snippet.as_deref(), Some("Room 1"));
+    let day = event(json!({"start": {"date": "2026-11-24"}, "summary": null})).to_item();
+    assert_eq!((day.when.as_deref(), day.title.as_str()), (Some("2026-11-24"), ""));
+}
+
+#[test]
+fn the_person_of_an_own_event_is_the_first_guest() {
+    let own = event(json!({
+        "organizer": {"email": "me@example.com", "self": true},
+        "attendees": [{"email": "me@example.com", "self": true}, {"email": "anna@example.com"}],
+    }));
+    assert_eq!(own.person().expect("a person").address, "anna@example.com");
+    assert_eq!(event(json!({"organizer": {"email": "me@example.com", "self": true}})).person(), None);
+}
+
+#[test]
+fn a_cancelled_event_has_little_but_is_read() {
+    let gone: Event = serde_json::from_str(r#"{"id": "e1", "status": "cancelled"}"#).expect("an event");
+    assert!(gone.is_cancelled());
+    assert_eq!(gone.to_item().when, None);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_times_never_panic(start in "\\PC{0,30}", end in "\\PC{0,30}", whole: bool) {
+        let time = |text: &str| if whole { json!({"date": text}) } else { json!({"dateTime": text}) };
+        let existing = event(json!({"start": time(&start), "end": time(&end)}));
+        for start in ["2026-11-25", "2199-12-31", "2199-12-31T23:59"] {
+            let change = EventChange { start: Some(local(start)), ..EventChange::default() };
+            let _ = EventPatch::new(&existing, &change, ZONE);
+        }
+        let _ = existing.to_item();
+    }
+
+    #[test]
+    fn extreme_but_valid_times_never_panic(a in -9999i16..=9999, b in -9999i16..=9999) {
+        let day = |year: i16| jiff::civil::date(year, 6, 15).to_string();
+        let existing = event(json!({"start": {"date": day(a)}, "end": {"date": day(b)}}));
+        let change = EventChange { start: Some(local("2199-12-31")), ..EventChange::default() };
+        prop_assert!(EventPatch::new(&existing, &change, ZONE).is_ok());
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+        let _ = serde_json::from_slice::<Event>(&body);
+        let _ = serde_json::from_slice::<EventList>(&body);
+    }
+
+    #[test]
+    fn event_ids_are_distinct_and_of_the_alphabet(a: [u8; 16], b: [u8; 16], step in 1u8..=8) {
+        let step = StepId::new(step).expect("a step");
+        let (first, second) = (event_id(TaskId::from_bytes(a), step), event_id(TaskId::from_bytes(b), step));
+        prop_assert!(first.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'v').contains(&byte)));
+        prop_assert_eq!(first == second, a == b);
+    }
+}

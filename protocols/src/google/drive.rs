@@ -1,0 +1,284 @@
+//! Drive v3: finding files and reading their text.
+
+use serde::{Deserialize, Deserializer};
+
+use super::{ApiCall, PathAndQuery, Segment};
+use crate::plan::{Item, ItemKind, Person, Service, clip};
+
+const FILES: &str = "/drive/v3/files";
+/// The fields asked for of each file.
+const FILE_FIELDS: &str =
+    "id,name,mimeType,description,modifiedTime,size,webViewLink,owners(displayName,emailAddress,me)";
+/// The largest file that is fetched to be read; an export has the same limit at Google's side.
+pub const READ_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// Finds files that hold all of these words, or have them in their names, best match first.
+#[must_use]
+pub fn search_files(text: &str, results_max: u8) -> ApiCall {
+    let query = format!("fullText contains '{}' and trashed = false", escape(text));
+    let path = PathAndQuery::new(FILES)
+        .with("q", query)
+        .with("pageSize", results_max)
+        .with("fields", format!("nextPageToken,files({FILE_FIELDS})"));
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Gets what is known of a file.
+#[must_use]
+pub fn get_file(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with("fields", FILE_FIELDS);
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Gets the bytes of a file.
+#[must_use]
+pub fn download_file(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with("alt", "media");
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Gets a Google document in another form.
+#[must_use]
+pub fn export_file(id: &str, mime_type: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/export", file_path(id))).with("mimeType", mime_type);
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+fn file_path(id: &str) -> String {
+    format!("{FILES}/{}", Segment(id))
+}
+
+/// A text as it stands between the quotes of a Drive query. Quotes of the other sort would ask for the exact
+/// phrase: plain words are meant, so they become spaces.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\\' | '\'' => escaped.extend(['\\', letter]),
+            '"' => escaped.push(' '),
+            _ => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+/// The reply to [`search_files`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileList {
+    /// The files.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// Where to go on.
+    pub next_page_token: Option<String>,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct File {
+    /// Its id.
+    pub id: String,
+    /// What it is called.
+    #[serde(default)]
+    pub name: String,
+    /// Its media type; Google's own documents have `application/vnd.google-apps.` ones.
+    #[serde(default)]
+    pub mime_type: String,
+    /// What its owner says about it.
+    pub description: Option<String>,
+    /// When it was last changed, RFC 3339.
+    pub modified_time: Option<String>,
+    /// Its size in bytes, which Google gives as text; none for Google's own documents.
+    #[serde(default, deserialize_with = "size")]
+    pub size: Option<u64>,
+    /// Where a browser shows it.
+    pub web_view_link: Option<String>,
+    /// Who owns it.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
+}
+
+/// Who owns a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// The name.
+    pub display_name: Option<String>,
+    /// The address.
+    pub email_address: Option<String>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
+/// Why the text of a file cannot be had; the user is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It is a folder, a picture or something else without text.
+    #[error("the file has no text that can be read")]
+    NoText,
+    /// It is larger than [`READ_BYTES_MAX`].
+    #[error("the file is too large to be read: {0} bytes")]
+    TooLarge(u64),
+}
+
+impl File {
+    /// The call that gets its text: an export for Google's own documents, else its bytes when they are text.
+    ///
+    /// # Errors
+    /// When there is no text in it, or too much.
+    pub fn read_call(&self) -> Result<ApiCall, Unreadable> {
+        if let Some(kind) = self.mime_type.strip_prefix("application/vnd.google-apps.") {
+            let mime_type = match kind {
+                "document" | "presentation" => "text/plain",
+                "spreadsheet" => "text/csv",
+                _ => return Err(Unreadable::NoText),
+            };
+            return Ok(export_file(&self.id, mime_type));
+        }
+        if !is_text(&self.mime_type) {
+            return Err(Unreadable::NoText);
+        }
+        match self.size {
+            Some(size) if size > READ_BYTES_MAX => Err(Unreadable::TooLarge(size)),
+            _ => Ok(download_file(&self.id)),
+        }
+    }
+
+    /// What later steps and turns need of it.
+    #[must_use]
+    pub fn to_item(&self) -> Item {
+        let owner = self.owners.first();
+        let person = owner.and_then(|owner| {
+            let address = owner.email_address.as_deref().map(clip)?;
+            Some(Person { name: owner.display_name.as_deref().map(clip), address })
+        });
+        Item {
+            kind: ItemKind::File,
+            id: self.id.clone(),
+            title: clip(&self.name),
+            person,
+            when: self.modified_time.as_deref().map(clip),
+            thread_id: None,
+            message_id_header: None,
+            snippet: self.description.as_deref().map(clip),
+        }
+    }
+}
+
+fn is_text(mime_type: &str) -> bool {
+    let main = mime_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    const TEXTS: [&str; 5] = [
+        "application/json",
+        "application/xml",
+        "application/yaml",
+        "application/x-yaml",
+        "application/javascript",
+    ];
+    main.starts_with("text/")
+        || TEXTS.contains(&main.as_str())
+        || main.ends_with("+json")
+        || main.ends_with("+xml")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(mime_type: &str, size: Option<&str>) -> File {
+        serde_json::from_value(json!({
+            "kind": "drive#file", "id": "1aB", "name": "Budget", "mimeType": mime_type, "size": size,
+            "modifiedTime": "2026-11-20T09:12:00.000Z", "trashed": false,
+            "owners": [{"displayName": "Anna Berg", "emailAddress": "anna@example.com", "me": false}],
+        }))
+        .expect("a file")
+    }
+
+    #[test]
+    fn a_search_asks_for_words_and_for_no_more_fields_than_needed() {
+        assert_eq!(
+            search_files("budget 2026", 3).path,
+            "/drive/v3/files?q=fullText%20contains%20%27budget%202026%27%20and%20trashed%20%3D%20false&pageSize=3\
+             &fields=nextPageToken%2Cfiles%28id%2Cname%2CmimeType%2Cdescription%2CmodifiedTime%2Csize%2CwebViewLink\
+             %2Cowners%28displayName%2CemailAddress%2Cme%29%29"
+        );
+    }
+
+    #[test]
+    fn words_cannot_end_the_query() {
+        assert_eq!(escape("it's"), "it\\'s");
+        assert_eq!(escape("\\' or name contains '"), "\\\\\\' or name contains \\'");
+        assert_eq!(escape("the \"plan\""), "the  plan ");
+    }
+
+    #[test]
+    fn google_documents_are_exported_and_texts_downloaded() {
+        let path = |mime_type| file(mime_type, None).read_call().map(|call| call.path);
+        let export = |mime| Ok(format!("/drive/v3/files/1aB/export?mimeType={mime}"));
+        assert_eq!(path("application/vnd.google-apps.document"), export("text%2Fplain"));
+        assert_eq!(path("application/vnd.google-apps.presentation"), export("text%2Fplain"));
+        assert_eq!(path("application/vnd.google-apps.spreadsheet"), export("text%2Fcsv"));
+        for text in ["text/plain", "text/markdown; charset=utf-8", "application/json", "application/atom+xml"]
+        {
+            assert_eq!(path(text), Ok("/drive/v3/files/1aB?alt=media".to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_text_or_too_much_is_not_fetched() {
+        for mime_type in ["application/vnd.google-apps.folder", "image/png", "application/pdf", ""] {
+            assert_eq!(file(mime_type, Some("5")).read_call(), Err(Unreadable::NoText), "{mime_type}");
+        }
+        let large = file("text/plain", Some("10485761"));
+        assert_eq!(large.read_call(), Err(Unreadable::TooLarge(10_485_761)));
+        assert!(file("text/plain", Some("10485760")).read_call().is_ok());
+    }
+
+    #[test]
+    fn ids_cannot_reach_other_endpoints() {
+        assert_eq!(download_file("../about?x").path, "/drive/v3/files/..%2Fabout%3Fx?alt=media");
+        assert!(get_file("..").path.starts_with("/drive/v3/files/_?fields="));
+    }
+
+    #[test]
+    fn a_file_becomes_an_item() {
+        let item = file("text/plain", Some("77")).to_item();
+        assert_eq!((item.kind, item.id.as_str(), item.title.as_str()), (ItemKind::File, "1aB", "Budget"));
+        assert_eq!(item.person.expect("a person").to_string(), "Anna Berg <anna@example.com>");
+        assert_eq!(item.when.as_deref(), Some("2026-11-20T09:12:00.000Z"));
+    }
+
+    #[test]
+    fn a_size_that_is_no_number_is_no_size() {
+        assert_eq!(file("text/plain", Some("many")).size, None);
+        assert_eq!(file("text/plain", Some("77")).size, Some(77));
+        let bare: File = serde_json::from_str(r#"{"id": "x"}"#).expect("a file");
+        assert_eq!(bare.size, None);
+        assert_eq!(bare.to_item().person, None);
+    }
+
+    proptest! {
+        #[test]
+        fn quotes_in_searches_are_always_escaped(text in "['\\\\\"a ]{0,20}") {
+            let escaped = escape(&text);
+            let mut letters = escaped.chars();
+            while let Some(letter) = letters.next() {
+                prop_assert!(letter != '\'');
+                if letter == '\\' {
+                    prop_assert!(matches!(letters.next(), Some('\\' | '\'')));
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = serde_json::from_slice::<FileList>(&body);
+        }
+    }
+}

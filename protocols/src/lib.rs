@@ -1,0 +1,14 @@
+//! Bytes and types, without IO or a clock: HTTP/3, QPACK, our API, Google and OpenAI messages
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod google;
+pub mod h3;
+pub mod http;
+pub mod ids;
+pub mod openai;
+pub mod plan;
+pub mod problem;
+pub mod qpack;
+pub mod retry;

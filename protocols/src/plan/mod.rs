@@ -1,0 +1,510 @@
+//! The typed plan: what a command means, as steps over mail, calendar and files.
+//!
+//! The same JSON is what the language model must answer (under [`Plan::json_schema`]) and what callers see.
+//!
+//! Invariants of a [`Plan`] that was read by [`Plan::from_model_json`] or by serde, or passed
+//! [`Plan::validate`]:
+//! - at most [`STEPS_MAX`] steps with distinct ids `s1` to `s8`; the dependencies form no cycle;
+//! - every reference to a step names one whose results are of the kind that is needed, and an index it can have;
+//! - no subject, title, place or address holds a control character, so none can smuggle a header into a mail;
+//! - every text is within its limit, every time within 1970 to 2199, and nothing ends before it starts.
+
+mod item;
+mod reference;
+mod schema;
+mod time;
+mod validate;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use item::clip;
+pub use item::{Item, ItemKind, Person};
+pub use reference::{EmailAddress, Handle, ItemRef, Recipient, ReferenceError, StepId};
+pub use time::{DateTimeLocal, TimeError};
+
+/// The most steps a plan may have.
+pub const STEPS_MAX: usize = 8;
+/// The most items one search or list may ask for.
+pub const LIMIT_MAX: u8 = 20;
+/// The most characters in a subject or an event title.
+pub const TITLE_CHARS_MAX: usize = 500;
+/// The most characters in a search query or in words to search for.
+pub const QUERY_CHARS_MAX: usize = 500;
+/// The most characters in the body of a mail or the description of an event.
+pub const BODY_CHARS_MAX: usize = 20_000;
+/// The most characters in the place of an event.
+pub const LOCATION_CHARS_MAX: usize = 500;
+/// The most characters in the reason of a refusal.
+pub const REASON_CHARS_MAX: usize = 1_000;
+/// The most recipients or attendees in one step.
+pub const RECIPIENTS_MAX: usize = 20;
+/// The most bytes of plan JSON that are looked at: eight steps of the longest bodies, four bytes a character,
+/// stay below it.
+pub const MODEL_JSON_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(STEPS_MAX * BODY_CHARS_MAX * 4 < MODEL_JSON_BYTES_MAX);
+
+/// What the user hears when a refusal comes without a reason.
+pub const REASON_DEFAULT: &str = "I can only help with your mail, your calendar and your files.";
+
+/// Why an answer is not a plan. The command fails as `upstream-invalid`; asking the model once more may help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Not JSON, or not of the schema.
+    #[error("the plan is malformed: {0}")]
+    Malformed(String),
+    /// A refusal that has steps all the same: it is not clear which is meant.
+    #[error("the plan declines and has steps")]
+    DeclinedWithSteps,
+    /// Nothing to do.
+    #[error("the plan has no steps")]
+    NoSteps,
+    /// More than [`STEPS_MAX`] steps.
+    #[error("the plan has {0} steps; at most {STEPS_MAX} are allowed")]
+    TooManySteps(usize),
+    /// Two steps of one name.
+    #[error("{0} occurs twice")]
+    DuplicateStep(StepId),
+    /// A step waits for, or refers to, one that is not there.
+    #[error("{step} depends on {on}, which does not exist")]
+    UnknownStep {
+        /// The step at fault.
+        step: StepId,
+        /// What it names.
+        on: StepId,
+    },
+    /// A step waits for itself, directly or through others.
+    #[error("{0} depends on itself")]
+    Cycle(StepId),
+    /// A step uses results of a kind it cannot use, such as a file where a message is needed.
+    #[error("{step} uses {reference} as a {wanted}, which it is not")]
+    WrongKind {
+        /// The step at fault.
+        step: StepId,
+        /// The reference as written.
+        reference: ItemRef,
+        /// What the step needs.
+        wanted: ItemKind,
+    },
+    /// A step refers to the results of one that has none.
+    #[error("{step} refers to {reference}, but that step has no results")]
+    NoResults {
+        /// The step at fault.
+        step: StepId,
+        /// The reference as written.
+        reference: ItemRef,
+    },
+    /// A step refers to a result that can never be there.
+    #[error("{step} refers to {reference}, but that step has at most {count_max} results")]
+    IndexOutOfRange {
+        /// The step at fault.
+        step: StepId,
+        /// The reference as written.
+        reference: ItemRef,
+        /// How many results there can be.
+        count_max: u8,
+    },
+    /// A field breaks its bounds.
+    #[error("{step}: {field} {problem}")]
+    Field {
+        /// The step at fault.
+        step: StepId,
+        /// The name of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The reason of a refusal is too long or has control characters.
+    #[error("the reason {0}")]
+    Reason(&'static str),
+}
+
+/// What a command means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct Plan {
+    /// Whether to act, and how.
+    pub decision: Decision,
+}
+
+/// Whether to act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Carry out these steps.
+    Act(Vec<Step>),
+    /// Do nothing and tell the user why.
+    Decline {
+        /// A polite sentence to the user.
+        reason: String,
+    },
+}
+
+/// One operation and what must be finished before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The name by which other steps refer to this one.
+    pub id: StepId,
+    /// Steps to wait for beyond those whose results are used.
+    pub after: Vec<StepId>,
+    /// What to do.
+    pub call: Operation,
+}
+
+/// One call to mail, calendar or files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "operation", deny_unknown_fields)]
+pub enum Operation {
+    /// Finds messages; results are messages, newest first.
+    #[serde(rename = "gmail.search")]
+    GmailSearch {
+        /// In Gmail's search syntax; empty for the newest messages.
+        query: String,
+        /// 1 to [`LIMIT_MAX`].
+        limit: u8,
+    },
+    /// Reads the text of a message; the result is that message.
+    #[serde(rename = "gmail.read")]
+    GmailRead {
+        /// Which.
+        message: ItemRef,
+    },
+    /// Sends a new message; the result is the message sent.
+    #[serde(rename = "gmail.send")]
+    GmailSend {
+        /// At least one, at most [`RECIPIENTS_MAX`].
+        to: Vec<Recipient>,
+        /// One line.
+        subject: String,
+        /// Plain text.
+        body: String,
+    },
+    /// Answers a message in its thread; the result is the message sent.
+    #[serde(rename = "gmail.reply")]
+    GmailReply {
+        /// The message to answer.
+        message: ItemRef,
+        /// Plain text, without the quoted original.
+        body: String,
+    },
+    /// Lists events in a span of time; results are events, earliest first.
+    #[serde(rename = "calendar.list")]
+    CalendarList {
+        /// From when; `None` is from now.
+        from: Option<DateTimeLocal>,
+        /// Until when, a whole day included; `None` is open.
+        to: Option<DateTimeLocal>,
+        /// Words that must occur.
+        query: Option<String>,
+        /// 1 to [`LIMIT_MAX`].
+        limit: u8,
+    },
+    /// Makes an event; the result is the event.
+    #[serde(rename = "calendar.create")]
+    CalendarCreate {
+        /// What it is called.
+        title: String,
+        /// When it starts; a date makes an event of whole days.
+        start: DateTimeLocal,
+        /// When it ends (for whole days: the last day); `None` is one hour, or one day.
+        end: Option<DateTimeLocal>,
+        /// Who is invited.
+        attendees: Vec<Recipient>,
+        /// Where.
+        location: Option<String>,
+        /// More about it.
+        description: Option<String>,
+    },
+    /// Changes an event; the result is the event. What is `None` stays as it is.
+    #[serde(rename = "calendar.change")]
+    CalendarChange {
+        /// Which.
+        event: ItemRef,
+        /// The new title.
+        title: Option<String>,
+        /// The new start; without an end the duration stays.
+        start: Option<DateTimeLocal>,
+        /// The new end.
+        end: Option<DateTimeLocal>,
+        /// The new place.
+        location: Option<String>,
+        /// Whom to invite as well.
+        add_attendees: Vec<Recipient>,
+    },
+    /// Cancels an event; there is no result.
+    #[serde(rename = "calendar.delete")]
+    CalendarDelete {
+        /// Which.
+        event: ItemRef,
+    },
+    /// Finds files by words in them or in their names; results are files.
+    #[serde(rename = "drive.search")]
+    DriveSearch {
+        /// Plain words.
+        text: String,
+        /// 1 to [`LIMIT_MAX`].
+        limit: u8,
+    },
+    /// Reads the text of a file; the result is that file.
+    #[serde(rename = "drive.read")]
+    DriveRead {
+        /// Which.
+        file: ItemRef,
+    },
+}
+
+/// The service an operation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// Mail.
+    Gmail,
+    /// Events.
+    Calendar,
+    /// Files.
+    Drive,
+}
+
+impl Service {
+    /// The name as it stands in operations, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gmail => "gmail",
+            Self::Calendar => "calendar",
+            Self::Drive => "drive",
+        }
+    }
+}
+
+/// What results a step has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Results {
+    /// Their kind.
+    pub kind: ItemKind,
+    /// How many there can be.
+    pub count_max: u8,
+}
+
+impl Operation {
+    /// The name, such as `gmail.search`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::GmailSearch { .. } => "gmail.search",
+            Self::GmailRead { .. } => "gmail.read",
+            Self::GmailSend { .. } => "gmail.send",
+            Self::GmailReply { .. } => "gmail.reply",
+            Self::CalendarList { .. } => "calendar.list",
+            Self::CalendarCreate { .. } => "calendar.create",
+            Self::CalendarChange { .. } => "calendar.change",
+            Self::CalendarDelete { .. } => "calendar.delete",
+            Self::DriveSearch { .. } => "drive.search",
+            Self::DriveRead { .. } => "drive.read",
+        }
+    }
+
+    /// The service that carries it out.
+    #[must_use]
+    pub const fn service(&self) -> Service {
+        match self {
+            Self::GmailSearch { .. }
+            | Self::GmailRead { .. }
+            | Self::GmailSend { .. }
+            | Self::GmailReply { .. } => Service::Gmail,
+            Self::CalendarList { .. }
+            | Self::CalendarCreate { .. }
+            | Self::CalendarChange { .. }
+            | Self::CalendarDelete { .. } => Service::Calendar,
+            Self::DriveSearch { .. } | Self::DriveRead { .. } => Service::Drive,
+        }
+    }
+
+    /// Whether it changes something outside: such a step must happen exactly once.
+    #[must_use]
+    pub const fn is_side_effect(&self) -> bool {
+        match self {
+            Self::GmailSend { .. }
+            | Self::GmailReply { .. }
+            | Self::CalendarCreate { .. }
+            | Self::CalendarChange { .. }
+            | Self::CalendarDelete { .. } => true,
+            Self::GmailSearch { .. }
+            | Self::GmailRead { .. }
+            | Self::CalendarList { .. }
+            | Self::DriveSearch { .. }
+            | Self::DriveRead { .. } => false,
+        }
+    }
+
+    /// What other steps can refer to; `None` when there is nothing.
+    #[must_use]
+    pub const fn results(&self) -> Option<Results> {
+        let (kind, count_max) = match self {
+            Self::GmailSearch { limit, .. } => (ItemKind::Message, *limit),
+            Self::GmailRead { .. } | Self::GmailSend { .. } | Self::GmailReply { .. } => {
+                (ItemKind::Message, 1)
+            }
+            Self::CalendarList { limit, .. } => (ItemKind::Event, *limit),
+            Self::CalendarCreate { .. } | Self::CalendarChange { .. } => (ItemKind::Event, 1),
+            Self::CalendarDelete { .. } => return None,
+            Self::DriveSearch { limit, .. } => (ItemKind::File, *limit),
+            Self::DriveRead { .. } => (ItemKind::File, 1),
+        };
+        Some(Results { kind, count_max })
+    }
+
+    /// The item it works on, and the kind that must be.
+    #[must_use]
+    pub const fn target(&self) -> Option<(ItemRef, ItemKind)> {
+        match self {
+            Self::GmailRead { message } | Self::GmailReply { message, .. } => {
+                Some((*message, ItemKind::Message))
+            }
+            Self::CalendarChange { event, .. } | Self::CalendarDelete { event } => {
+                Some((*event, ItemKind::Event))
+            }
+            Self::DriveRead { file } => Some((*file, ItemKind::File)),
+            Self::GmailSearch { .. }
+            | Self::GmailSend { .. }
+            | Self::CalendarList { .. }
+            | Self::CalendarCreate { .. }
+            | Self::DriveSearch { .. } => None,
+        }
+    }
+
+    /// The people it writes to or invites.
+    #[must_use]
+    pub fn recipients(&self) -> &[Recipient] {
+        match self {
+            Self::GmailSend { to, .. } => to,
+            Self::CalendarCreate { attendees, .. } => attendees,
+            Self::CalendarChange { add_attendees, .. } => add_attendees,
+            _ => &[],
+        }
+    }
+
+    /// Every reference in it: the item it works on, then the items whose people it uses.
+    pub fn references(&self) -> impl Iterator<Item = ItemRef> + '_ {
+        let people = self.recipients().iter().filter_map(Recipient::item);
+        self.target().map(|(item, _)| item).into_iter().chain(people)
+    }
+}
+
+impl Step {
+    /// The steps that must be finished before this one: `after` and every step referred to, each once,
+    /// in order of their ids.
+    #[must_use]
+    pub fn dependencies(&self) -> Vec<StepId> {
+        let used = self.call.references().filter_map(|item| item.step());
+        let mut steps: Vec<StepId> = self.after.iter().copied().chain(used).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        steps
+    }
+}
+
+impl Plan {
+    /// A refusal with this reason.
+    #[must_use]
+    pub fn decline(reason: impl Into<String>) -> Self {
+        Self { decision: Decision::Decline { reason: reason.into() } }
+    }
+
+    /// A plan of these steps; it must pass [`Self::validate`] before it is carried out.
+    #[must_use]
+    pub const fn act(steps: Vec<Step>) -> Self {
+        Self { decision: Decision::Act(steps) }
+    }
+
+    /// Reads and checks what the model answered.
+    ///
+    /// # Errors
+    /// When it is not JSON of the schema, or breaks a rule that the schema cannot state.
+    pub fn from_model_json(text: &str) -> Result<Self, PlanError> {
+        if text.len() > MODEL_JSON_BYTES_MAX {
+            return Err(PlanError::Malformed(format!("{} bytes are too many", text.len())));
+        }
+        let wire: Wire =
+            serde_json::from_str(text).map_err(|error| PlanError::Malformed(error.to_string()))?;
+        Self::try_from(wire)
+    }
+
+    /// Checks everything the types do not already ensure. Plans that were read are checked already.
+    ///
+    /// # Errors
+    /// Names the first step and rule that is broken.
+    pub fn validate(&self) -> Result<(), PlanError> {
+        validate::plan(self)
+    }
+
+    /// The JSON Schema of a plan, in the strict subset that OpenAI's structured outputs ask for: the root is
+    /// an object, every object lists every property as required and allows no other, what may be absent is
+    /// `null`.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        schema::plan()
+    }
+
+    /// The steps; none when the plan declines.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        match &self.decision {
+            Decision::Act(steps) => steps,
+            Decision::Decline { .. } => &[],
+        }
+    }
+
+    /// The step of this name.
+    #[must_use]
+    pub fn step(&self, id: StepId) -> Option<&Step> {
+        self.steps().iter().find(|step| step.id == id)
+    }
+}
+
+/// The JSON form of a plan.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    decision: WireDecision,
+    reason: Option<String>,
+    steps: Vec<Step>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WireDecision {
+    Act,
+    Decline,
+}
+
+impl TryFrom<Wire> for Plan {
+    type Error = PlanError;
+
+    fn try_from(wire: Wire) -> Result<Self, PlanError> {
+        let decision = match wire.decision {
+            WireDecision::Act => Decision::Act(wire.steps),
+            WireDecision::Decline if !wire.steps.is_empty() => return Err(PlanError::DeclinedWithSteps),
+            WireDecision::Decline => {
+                let reason = wire.reason.filter(|reason| !reason.trim().is_empty());
+                Decision::Decline { reason: reason.unwrap_or_else(|| REASON_DEFAULT.to_owned()) }
+            }
+        };
+        let plan = Self { decision };
+        plan.validate()?;
+        Ok(plan)
+    }
+}
+
+impl From<Plan> for Wire {
+    fn from(plan: Plan) -> Self {
+        match plan.decision {
+            Decision::Act(steps) => Self { decision: WireDecision::Act, reason: None, steps },
+            Decision::Decline { reason } => {
+                Self { decision: WireDecision::Decline, reason: Some(reason), steps: Vec::new() }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Heads into field sections (RFC 9204 section 4.5).
+
+use super::static_table::Found;
+use super::{huffman, integer, static_table};
+use crate::http::{RequestHead, is_valid_name, is_valid_value};
+
+/// Why a head was not encoded. The fault is ours: the peer would have to refuse it as malformed. Nothing
+/// was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The status is not in 100..=999, or is 101 (RFC 9114 section 4.5).
+    #[error("invalid status {0}")]
+    Status(u16),
+    /// A name is no lower-case token.
+    #[error("invalid field name")]
+    Name,
+    /// A value holds a control character.
+    #[error("invalid field value")]
+    Value,
+}
+
+/// RFC 9204 section 4.5.1: Required Insert Count 0, base 0.
+const PREFIX: [u8; 2] = [0, 0];
+
+/// Appends the field section of a response's head.
+pub fn encode_response<'a>(
+    out: &mut Vec<u8>,
+    status: u16,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), EncodeError> {
+    if !(100..=999).contains(&status) || status == 101 {
+        return Err(EncodeError::Status(status));
+    }
+    let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b"0123456789"[usize::from(digit)]);
+    let start = out.len();
+    out.extend_from_slice(&PREFIX);
+    encode_line(out, b":status", &digits);
+    encode_fields(out, start, fields.into_iter().map(|(name, value)| (name, value.as_bytes())))
+}
+
+/// Appends the field section of a request's head. What a head holds is valid, so this cannot fail.
+pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead) {
+    out.extend_from_slice(&PREFIX);
+    encode_line(out, b":method", head.method_str().as_bytes());
+    encode_line(out, b":scheme", head.scheme().as_bytes());
+    if let Some(authority) = head.authority() {
+        encode_line(out, b":authority", authority.as_bytes());
+    }
+    encode_line(out, b":path", head.path_and_query().as_bytes());
+    for (name, value) in head.fields().iter_bytes() {
+        encode_line(out, name.as_bytes(), value);
+    }
+}
+
+/// Appends the field section of trailers.
+pub fn encode_trailers<'a>(
+    out: &mut Vec<u8>,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), EncodeError> {
+    let start = out.len();
+    out.extend_from_slice(&PREFIX);
+    encode_fields(out, start, fields.into_iter().map(|(name, value)| (name, value.as_bytes())))
+}
+
+fn encode_fields<'a>(
+    out: &mut Vec<u8>,
+    start: usize,
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Result<(), EncodeError> {
+    for (name, value) in fields {
+        let fault = match (is_valid_name(name.as_bytes()), is_valid_value(value)) {
+            (true, true) => None,
+            (false, _) => Some(EncodeError::Name),
+            (_, false) => Some(EncodeError::Value),
+        };
+        if let Some(error) = fault {
+            out.truncate(start);
+            return Err(error);
+        }
+        encode_line(out, name.as_bytes(), value);
+    }
+    Ok(())
+}
+
+fn encode_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    match static_table::find(name, value) {
+        // Section 4.5.2: 1, T = 1, index.
+        Some(Found::Line(index)) => integer::write(out, 0b1100_0000, 6, index),
+        // Section 4.5.4: 01 N, T = 1, index.
+        Some(Found::Name(index)) => {
+            let never_indexed = if is_secret(name) { 0b0010_0000 } else { 0 };
+            integer::write(out, 0b0101_0000 | never_indexed, 4, index);
+            encode_string(out, 0, 7, value);
+        }
+        // Section 4.5.6: 001 N H, length of the name.
+        None => {
+            let never_indexed = if is_secret(name) { 0b0001_0000 } else { 0 };
+            encode_string(out, 0b0010_0000 | never_indexed, 3, name);
+            encode_string(out, 0, 7, value);
+        }
+    }
+}
+
+/// RFC 9204 section 7.1.3: a proxy must not put these into a dynamic table of its own.
+fn is_secret(name: &[u8]) -> bool {
+    matches!(name, b"authorization" | b"proxy-authorization" | b"cookie" | b"set-cookie")
+}
+
+/// RFC 9204 section 4.1.2: Huffman code where that is shorter, marked by the bit above the prefix.
+fn encode_string(out: &mut Vec<u8>, pattern: u8, prefix_bits: u32, text: &[u8]) {
+    let huffman_bytes = huffman::encoded_len(text);
+    if huffman_bytes < text.len() {
+        integer::write(out, pattern | 1 << prefix_bits, prefix_bits, huffman_bytes);
+        huffman::encode(out, text);
+    } else {
+        integer::write(out, pattern, prefix_bits, text.len());
+        out.extend_from_slice(text);
+    }
+}

@@ -1,0 +1,180 @@
+//! What a running task may use on its core: storage, the egress pool, the clock, settings and counters.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use sluice_net::egress::Egress;
+use sluice_store::CoreStore;
+
+use crate::clock::Clock;
+use crate::run::Zones;
+use crate::upstream::TokenCache;
+
+/// What a running task may use. Cheap to clone; clones share everything. `!Send`: one a core.
+#[derive(Clone)]
+pub struct Env {
+    /// This core's access to the store.
+    pub store: CoreStore,
+    /// The egress pool through this core's mailbox ([`Egress::for_core`]).
+    pub egress: Egress,
+    /// Settings.
+    pub config: Rc<RunConfig>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Counters, for metrics.
+    pub stats: Arc<RunStats>,
+    /// Access tokens of this core's users.
+    pub tokens: Rc<TokenCache>,
+    pub(crate) zones: Rc<Zones>,
+}
+
+impl Env {
+    /// Puts together what the tasks of one core use.
+    pub fn new(store: CoreStore, egress: Egress, config: RunConfig, clock: Clock) -> Self {
+        let config = Rc::new(config);
+        let tokens = Rc::new(TokenCache::new(config.tokens_max));
+        Self { store, egress, config, clock, stats: Arc::default(), tokens, zones: Rc::default() }
+    }
+}
+
+/// Settings of running tasks. Where the upstreams are is the egress pool's to know.
+#[derive(Clone)]
+pub struct RunConfig {
+    /// The operator's key for OpenAI.
+    pub openai_api_key: String,
+    /// The model that makes plans.
+    pub openai_model: String,
+    /// The operator's OAuth client at Google.
+    pub google_client_id: String,
+    /// Its secret.
+    pub google_client_secret: String,
+    /// Longest wait for one plan, a second try included. Default 20 s.
+    pub parse_timeout: Duration,
+    /// Longest wait for one call to Google, its repeats included. Default 15 s.
+    pub call_timeout: Duration,
+    /// How long a command may take when its caller does not say, and how long a task that is taken up again
+    /// after a restart gets. Default 60 s.
+    pub command_deadline_default: Duration,
+    /// After the deadline: how long a task goes on to find out whether something it sent off was done.
+    /// Default 30 s.
+    pub unknown_outcome_grace: Duration,
+    /// Access tokens kept on a core. Default 50,000.
+    pub tokens_max: usize,
+    /// How long before its end an access token is renewed. Default 5 min.
+    pub token_refresh_ahead: Duration,
+}
+
+impl RunConfig {
+    /// The defaults around the operator's accounts.
+    pub fn new(
+        openai_api_key: impl Into<String>,
+        openai_model: impl Into<String>,
+        google_client_id: impl Into<String>,
+        google_client_secret: impl Into<String>,
+    ) -> Self {
+        Self {
+            openai_api_key: openai_api_key.into(),
+            openai_model: openai_model.into(),
+            google_client_id: google_client_id.into(),
+            google_client_secret: google_client_secret.into(),
+            parse_timeout: Duration::from_secs(20),
+            call_timeout: Duration::from_secs(15),
+            command_deadline_default: Duration::from_secs(60),
+            unknown_outcome_grace: Duration::from_secs(30),
+            tokens_max: 50_000,
+            token_refresh_ahead: Duration::from_secs(300),
+        }
+    }
+}
+
+impl std::fmt::Debug for RunConfig {
+    /// Leaves the secrets out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunConfig")
+            .field("openai_model", &self.openai_model)
+            .field("google_client_id", &self.google_client_id)
+            .field("parse_timeout", &self.parse_timeout)
+            .field("call_timeout", &self.call_timeout)
+            .field("command_deadline_default", &self.command_deadline_default)
+            .field("unknown_outcome_grace", &self.unknown_outcome_grace)
+            .field("tokens_max", &self.tokens_max)
+            .field("token_refresh_ahead", &self.token_refresh_ahead)
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// What the tasks of one core did. Totals since the start; written by the core, read by anyone.
+        #[derive(Debug, Default)]
+        pub struct RunStats { $($(#[$doc])* pub $name: Counter,)+ }
+
+        impl RunStats {
+            /// Every counter with its name, in declaration order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+                [$((stringify!($name), self.$name.get()),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Plans asked of the model.
+    plans_asked,
+    /// Plans asked for a second time, since the first answer was none.
+    plans_asked_again,
+    /// Commands that ended without a plan, for the model gave none.
+    plans_missing,
+    /// Tasks taken up again after a restart.
+    tasks_resumed,
+    /// Tasks that ended with everything done.
+    tasks_done,
+    /// Tasks that ended with an error.
+    tasks_failed,
+    /// Tasks that were politely refused.
+    tasks_declined,
+    /// Tasks left for the next start, since this process stops or its storage fails.
+    tasks_interrupted,
+    /// Steps done.
+    steps_done,
+    /// Steps that went wrong.
+    steps_failed,
+    /// Steps not begun, since one before them went wrong.
+    steps_skipped,
+    /// Journal entries committed.
+    journal_commits,
+    /// Times something sent off had an unknown outcome at first.
+    outcomes_unknown,
+    /// Times the outcome was still unknown in the end, and the user was told so.
+    outcomes_unresolved,
+    /// Access tokens fetched.
+    token_refreshes,
+    /// Fetches of an access token that failed.
+    token_refresh_failures,
+    /// Refresh tokens that were replaced by the provider and stored.
+    token_rotations,
+    /// Access tokens that Google refused before their time.
+    tokens_rejected,
+    /// Access tokens dropped, for the cache was full.
+    tokens_evicted,
+    /// Connections found dead; their users must connect again.
+    connections_lost,
+}
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one. Only the core's own thread may.
+    pub(crate) fn add_one(&self) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}

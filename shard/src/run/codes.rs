@@ -1,0 +1,107 @@
+//! The numbers that stand for states in records. They never change their meaning.
+
+use sluice_protocols::api::{Mode, StepState, TaskState};
+use sluice_protocols::plan::ItemKind;
+
+/// The number of a task's state.
+pub fn of_task_state(state: TaskState) -> u8 {
+    match state {
+        TaskState::Queued => 1,
+        TaskState::Running => 2,
+        TaskState::Done => 3,
+        TaskState::Failed => 4,
+        TaskState::Declined => 5,
+    }
+}
+
+/// The state of this number; an unknown one counts as failed, for nothing more may happen to such a task.
+pub fn task_state(number: u8) -> TaskState {
+    match number {
+        1 => TaskState::Queued,
+        2 => TaskState::Running,
+        3 => TaskState::Done,
+        5 => TaskState::Declined,
+        _ => TaskState::Failed,
+    }
+}
+
+/// The number of a task's mode.
+pub fn of_mode(mode: Mode) -> u8 {
+    match mode {
+        Mode::Sync => 1,
+        Mode::Async => 2,
+    }
+}
+
+/// The mode of this number.
+pub fn mode(number: u8) -> Mode {
+    if number == 2 { Mode::Async } else { Mode::Sync }
+}
+
+/// The number of a step's state.
+pub fn of_step_state(state: StepState) -> u8 {
+    match state {
+        StepState::Pending => 1,
+        StepState::Running => 2,
+        StepState::Done => 3,
+        StepState::Failed => 4,
+        StepState::Skipped => 5,
+    }
+}
+
+/// The state of this number; an unknown one counts as failed, so that nothing is done twice.
+pub fn step_state(number: u8) -> StepState {
+    match number {
+        1 => StepState::Pending,
+        2 => StepState::Running,
+        3 => StepState::Done,
+        5 => StepState::Skipped,
+        _ => StepState::Failed,
+    }
+}
+
+/// The number of an item's kind.
+pub fn of_item_kind(kind: ItemKind) -> u8 {
+    match kind {
+        ItemKind::Message => 1,
+        ItemKind::Event => 2,
+        ItemKind::File => 3,
+    }
+}
+
+/// The kind of this number.
+pub fn item_kind(number: u8) -> Option<ItemKind> {
+    match number {
+        1 => Some(ItemKind::Message),
+        2 => Some(ItemKind::Event),
+        3 => Some(ItemKind::File),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_on_disk_are_pinned_and_come_back() {
+        use TaskState::{Declined, Done, Failed, Queued, Running};
+        for (number, state) in (1..).zip([Queued, Running, Done, Failed, Declined]) {
+            assert_eq!((of_task_state(state), task_state(number)), (number, state));
+        }
+        use StepState as S;
+        for (number, state) in (1..).zip([S::Pending, S::Running, S::Done, S::Failed, S::Skipped]) {
+            assert_eq!((of_step_state(state), step_state(number)), (number, state));
+        }
+        for (number, kind) in (1..).zip([ItemKind::Message, ItemKind::Event, ItemKind::File]) {
+            assert_eq!((of_item_kind(kind), item_kind(number)), (number, Some(kind)));
+        }
+        assert_eq!((mode(of_mode(Mode::Sync)), mode(of_mode(Mode::Async))), (Mode::Sync, Mode::Async));
+    }
+
+    #[test]
+    fn a_number_that_never_was_stops_work_instead_of_repeating_it() {
+        assert_eq!((task_state(0), step_state(99)), (TaskState::Failed, StepState::Failed));
+        assert_eq!(item_kind(0), None);
+    }
+}

@@ -1,0 +1,632 @@
+//! The gateway's configuration: one TOML file, over it the environment, over that the command line.
+//!
+//! Invariants:
+//! - Every key is declared once, below, with its default and its meaning; `print`, the reference in
+//!   `docs/configuration.md` and the lists of allowed keys in messages are made from that declaration.
+//! - Nothing is guessed: an unknown key, a bad value or an impossible combination is refused, with where it came
+//!   from, the key, and what is allowed.
+//! - A secret is never shown, neither printed nor in `Debug` output.
+
+mod checks;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Format, Toml};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use checks::Checks;
+use sources::{FLAG_NAME, Pairs, Source, read_toml};
+
+/// Variables that begin so are configuration: `SLUICE_LISTEN__PORT` is `listen.port`.
+pub(crate) const ENV_PREFIX: &str = "SLUICE_";
+
+/// Declares a section: its struct, its defaults, and the text of every key.
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct $name {
+            $($(#[doc = $doc])+ pub(crate) $key: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl Described for $name {
+            const ABOUT: &'static [&'static str] = &[$($about),+];
+            const KEYS: &'static [KeyText] = &[$(KeyText { key: stringify!($key), lines: &[$($doc),+] }),+];
+        }
+    };
+}
+
+trait Described {
+    const ABOUT: &'static [&'static str];
+    const KEYS: &'static [KeyText];
+}
+
+struct KeyText {
+    key: &'static str,
+    lines: &'static [&'static str],
+}
+
+struct SectionText {
+    name: &'static str,
+    about: &'static [&'static str],
+    keys: &'static [KeyText],
+}
+
+/// Declares the whole: one field for each section, in the order of the file.
+macro_rules! sections {
+    ($($name:ident: $type:ty,)+) => {
+        /// The whole configuration, checked.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct Config {
+            $(pub(crate) $name: $type,)+
+            #[serde(skip)]
+            origins: BTreeMap<String, Origin>,
+        }
+
+        const SECTIONS: &[SectionText] = &[$(SectionText {
+            name: stringify!($name),
+            about: <$type as Described>::ABOUT,
+            keys: <$type as Described>::KEYS,
+        }),+];
+    };
+}
+
+sections! {
+    server: Server,
+    listen: Listen,
+    tls: Tls,
+    limits: Limits,
+    store: Store,
+    egress: Egress,
+    openai: OpenAi,
+    google: Google,
+    admin: Admin,
+    log: Log,
+}
+
+section! {
+    /// The process and its data.
+    Server {
+        /// Directory of everything that is kept. Made when missing. Relative paths start at the working directory.
+        data_dir: PathBuf = PathBuf::from("data"),
+        /// Shard cores, each with a thread of its own, 0 to 256; 0 takes every CPU the process may use.
+        cores: u64 = 0,
+        /// Whether each core's thread is bound to a CPU.
+        pin: bool = true,
+        /// Shards a new data directory is divided into, 1 to 4096. Fixed for the life of the directory.
+        shards: u64 = 256,
+    }
+}
+
+section! {
+    /// Where clients come in: HTTP/3 over UDP.
+    Listen {
+        /// IP addresses to listen on, 1 to 16 of them.
+        addresses: Vec<IpAddr> = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        /// The port that all cores share, 1 to 65535.
+        port: u16 = 4433,
+        /// Core i also has port core_port_base + i to itself; 0 means port + 1.
+        core_port_base: u16 = 0,
+        /// Kernel receive buffer of each socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
+        receive_buffer_bytes: u64 = 4 << 20,
+        /// Kernel send buffer of each socket in bytes, 65536 to 268435456.
+        send_buffer_bytes: u64 = 4 << 20,
+    }
+}
+
+section! {
+    /// Who the gateway is. Without certificate it makes a development authority of its own in the data directory.
+    Tls {
+        /// PEM file with the certificate chain, leaf first; empty for none.
+        certificate: MaybePath = MaybePath::default(),
+        /// PEM file with the private key of the certificate; empty for none.
+        key: MaybePath = MaybePath::default(),
+        /// Whether a development certificate may be used when no certificate is given.
+        development: bool = true,
+        /// Whether returning clients may send safe requests with their first packet (0-RTT).
+        early_data: bool = false,
+    }
+}
+
+section! {
+    /// What one client, one user and one core may take.
+    Limits {
+        /// Largest request body in bytes, 1024 to 16777216.
+        body_bytes_max: u64 = 65_536,
+        /// Largest section of request header fields in bytes, 1024 to 16384.
+        header_bytes_max: u64 = 16_384,
+        /// Connections open at once in the whole process, 1 to 10000000.
+        connections_max: u64 = 100_000,
+        /// Requests open at once on one connection, 1 to 1024.
+        streams_max: u64 = 128,
+        /// A connection this long without a packet is closed; milliseconds, 1000 to 600000.
+        idle_timeout_ms: Milliseconds = Milliseconds(30_000),
+        /// Longest time for one command in milliseconds, upstream calls included, 1000 to 600000.
+        command_timeout_ms: Milliseconds = Milliseconds(60_000),
+        /// Tasks that may wait on one core, 1 to 1000000.
+        tasks_queued_per_core_max: u64 = 10_000,
+        /// Tasks that may run at once on one core, 1 to 100000.
+        tasks_running_per_core_max: u64 = 1_024,
+        /// Tasks of one user that may run at once, 1 to 1000; no more than tasks_running_per_core_max.
+        tasks_running_per_user_max: u64 = 8,
+    }
+}
+
+section! {
+    /// The embedded storage.
+    Store {
+        /// When a promise is given: "fsync" once the change is on the disk, "os" once the operating system has it.
+        durability: Durability = Durability::Fsync,
+        /// Cache of blocks read from the disk in MiB, 8 to 1048576, for the whole process.
+        block_cache_mib: u64 = 256,
+        /// Changes kept in memory before they are written as files in MiB, 8 to 65536, for the whole process.
+        write_buffer_mib: u64 = 64,
+        /// Threads that read what is not cached, 1 to 64.
+        reader_threads: u64 = 2,
+    }
+}
+
+section! {
+    /// Calls to OpenAI and Google.
+    Egress {
+        /// Threads that make the calls, 1 to 32.
+        threads: u64 = 1,
+        /// Calls to OpenAI under way at once, 1 to 65536.
+        openai_concurrency_max: u64 = 256,
+        /// Calls under way at once to each of Google's services, 1 to 65536.
+        google_concurrency_max: u64 = 256,
+        /// Calls that may wait for each service, 1 to 1000000.
+        queue_max: u64 = 10_000,
+        /// Longest time to connect in milliseconds, 10 to 60000.
+        connect_timeout_ms: Milliseconds = Milliseconds(3_000),
+        /// Longest single attempt of a call that may be repeated, in milliseconds, 100 to 600000.
+        attempt_timeout_ms: Milliseconds = Milliseconds(20_000),
+        /// How long an unused connection is kept, in milliseconds, 1000 to 3600000.
+        idle_timeout_ms: Milliseconds = Milliseconds(90_000),
+        /// Largest answer in bytes, 65536 to 1073741824.
+        response_bytes_max: u64 = 4 << 20,
+        /// Attempts for one call, the first included, 1 to 10.
+        retry_attempts_max: u64 = 3,
+        /// Upper end of the wait before the first retry, in milliseconds, 1 to 60000; it doubles with each.
+        retry_backoff_base_ms: Milliseconds = Milliseconds(100),
+        /// Upper end of any wait that the service did not ask for, in milliseconds, up to 600000.
+        retry_backoff_max_ms: Milliseconds = Milliseconds(5_000),
+        /// Retries allowed for each hundred calls, 0 to 100.
+        retry_budget_percent: u64 = 20,
+        /// Retries allowed each second on top of that, 0 to 10000.
+        retry_budget_per_second: u64 = 10,
+    }
+}
+
+section! {
+    /// The model that turns commands into plans.
+    OpenAi {
+        /// Base URL of the API; the path /v1/responses is added.
+        base_url: String = "https://api.openai.com".to_owned(),
+        /// API key; api_key_file is the safer place.
+        api_key: Secret = Secret::default(),
+        /// File with the API key; empty for none.
+        api_key_file: MaybePath = MaybePath::default(),
+        /// Name of the model.
+        model: String = "gpt-5-mini".to_owned(),
+    }
+}
+
+section! {
+    /// Google's services and our OAuth client there.
+    Google {
+        /// The OAuth token endpoint.
+        token_url: String = "https://oauth2.googleapis.com/token".to_owned(),
+        /// Base URL of Gmail.
+        gmail_url: String = "https://gmail.googleapis.com".to_owned(),
+        /// Base URL of Calendar.
+        calendar_url: String = "https://www.googleapis.com".to_owned(),
+        /// Base URL of Drive.
+        drive_url: String = "https://www.googleapis.com".to_owned(),
+        /// OAuth client ID.
+        client_id: String = String::new(),
+        /// OAuth client secret; client_secret_file is the safer place.
+        client_secret: Secret = Secret::default(),
+        /// File with the OAuth client secret; empty for none.
+        client_secret_file: MaybePath = MaybePath::default(),
+    }
+}
+
+section! {
+    /// What operators see. Neither place asks who is calling: keep both private.
+    Admin {
+        /// Address of metrics and health over HTTP/1.1.
+        listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464),
+        /// Unix socket for administration; empty means admin.sock in the data directory.
+        socket: MaybePath = MaybePath::default(),
+    }
+}
+
+section! {
+    /// The log on standard error.
+    Log {
+        /// Least level that is logged: "error", "warn", "info", "debug" or "trace".
+        level: LogLevel = LogLevel::Info,
+        /// "text" for people, "json" for machines.
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+/// When a promise is given to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// On the disk.
+    Fsync,
+    /// With the operating system: survives our death, not the machine's.
+    Os,
+}
+
+/// Least level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// As `tracing` filters spell it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A time in whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Milliseconds(u64);
+
+impl Milliseconds {
+    /// The same as a duration.
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+/// A path, or none when the text is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(crate) struct MaybePath(PathBuf);
+
+impl MaybePath {
+    /// The path, if there is one.
+    pub(crate) fn get(&self) -> Option<&Path> {
+        (!self.0.as_os_str().is_empty()).then_some(self.0.as_path())
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The text, if there is one. Hand it to the one place that needs it.
+    pub(crate) fn expose(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(self.0.as_str())
+    }
+
+    fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { "(hidden)" }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shown())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The configuration file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(variable) => f.write_str(variable),
+            Self::Flag => f.write_str(FLAG_NAME),
+        }
+    }
+}
+
+/// One thing that is wrong, with all that is needed to mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Where the value came from.
+    pub(crate) origin: Origin,
+    /// The key, with its section.
+    pub(crate) key: String,
+    /// What is wrong and what is allowed.
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.origin, self.key, self.text)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// A file cannot be read; check path and permissions.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{} is not valid TOML: {problem}", path.display())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where it fails.
+        problem: String,
+    },
+    /// Keys or values are refused.
+    #[error("the configuration is refused:{}", listed(.0))]
+    Refused(Vec<Problem>),
+}
+
+fn listed(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+impl Config {
+    /// Reads the file (if any), then the environment, then the flags, and checks the whole.
+    ///
+    /// A flag is a key with its section and a text, like `("listen.port", "4433")`. Lists are written
+    /// `a,b` or as in TOML.
+    ///
+    /// # Errors
+    /// The file cannot be read, or anything in the three is refused.
+    pub(crate) fn load(file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, ConfigError> {
+        // What is not UTF-8 becomes a value that is refused, rather than one passed over.
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        Self::load_from(file, environment, flags)
+    }
+
+    fn load_from(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            figment = figment.merge(Toml::string(&read_toml(path)?));
+        }
+        let environment = Pairs::environment(environment);
+        let flags = Pairs::flags(flags);
+        let mut misspelt = environment.misspelt();
+        misspelt.extend(flags.misspelt());
+        figment = figment.merge(environment).merge(flags);
+        let source = Source { figment: &figment, file };
+        refuse_if_any(misspelt.into_iter().chain(source.unknown_keys()).collect())?;
+        let mut config: Self = figment.extract().map_err(|error| source.refuse(error))?;
+        config.origins = source.origins();
+        config.check().map_err(ConfigError::Refused)?;
+        Ok(config)
+    }
+
+    /// Where the value of `section.key` came from.
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Bounds and combinations.
+    ///
+    /// # Errors
+    /// Everything that is out of bounds or cannot go together.
+    pub(crate) fn check(&self) -> Result<(), Vec<Problem>> {
+        let mut checks = Checks { config: self, problems: Vec::new() };
+        checks.bounds();
+        checks.listen();
+        checks.tls();
+        checks.combinations();
+        checks.urls();
+        if checks.problems.is_empty() { Ok(()) } else { Err(checks.problems) }
+    }
+
+    /// What serving needs besides: credentials for upstreams reached over https.
+    ///
+    /// # Errors
+    /// Everything that is missing.
+    pub(crate) fn check_credentials(&self) -> Result<(), Vec<Problem>> {
+        let mut checks = Checks { config: self, problems: Vec::new() };
+        let has_key = self.openai.api_key.expose().is_some() || self.openai.api_key_file.get().is_some();
+        if self.openai.base_url.starts_with("https:") && !has_key {
+            checks.refuse("openai.api_key", "missing; set it or openai.api_key_file".to_owned());
+        }
+        let google = &self.google;
+        if google.token_url.starts_with("https:") {
+            if google.client_id.is_empty() {
+                checks.refuse("google.client_id", "missing; it comes from Google's console".to_owned());
+            }
+            if google.client_secret.expose().is_none() && google.client_secret_file.get().is_none() {
+                checks.refuse(
+                    "google.client_secret",
+                    "missing; set it or google.client_secret_file".to_owned(),
+                );
+            }
+        }
+        if checks.problems.is_empty() { Ok(()) } else { Err(checks.problems) }
+    }
+
+    /// The effective configuration as TOML, with the meaning and origin of every key and without secrets.
+    pub(crate) fn print(&self) -> String {
+        let values = values_of(self);
+        let mut text = String::new();
+        for section in SECTIONS {
+            for line in section.about {
+                text.push_str(&format!("#{line}\n"));
+            }
+            text.push_str(&format!("[{}]\n", section.name));
+            for KeyText { key, lines } in section.keys {
+                let path = format!("{}.{key}", section.name);
+                for line in *lines {
+                    text.push_str(&format!("#{line}\n"));
+                }
+                text.push_str(&format!("{key} = {}  # {}\n", values[&path], self.origin(&path)));
+            }
+            text.push('\n');
+        }
+        text.pop();
+        text
+    }
+}
+
+/// Every key with its value in TOML notation.
+fn values_of(config: &Config) -> BTreeMap<String, String> {
+    let table = toml::Table::try_from(config).unwrap_or_default();
+    let mut values = BTreeMap::new();
+    for (section, keys) in &table {
+        for (key, value) in keys.as_table().into_iter().flatten() {
+            values.insert(format!("{section}.{key}"), value.to_string());
+        }
+    }
+    values
+}
+
+/// The part of `docs/configuration.md` that lists the keys.
+#[cfg(test)]
+fn reference() -> String {
+    let defaults = values_of(&Config::default());
+    let mut text = String::new();
+    for section in SECTIONS {
+        text.push_str(&format!("\n## [{}]\n\n", section.name));
+        text.push_str(&format!("{}\n\n| key | default | meaning |\n|---|---|---|\n", joined(section.about)));
+        for KeyText { key, lines } in section.keys {
+            let default = &defaults[&format!("{}.{key}", section.name)];
+            text.push_str(&format!("| `{key}` | `{default}` | {} |\n", joined(lines)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+fn joined(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+impl Listen {
+    /// The shared addresses, each with the shared port.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
+    }
+
+    /// The first of the cores' own ports, or `None` when there is none left above the shared one.
+    pub(crate) fn core_port_first(&self) -> Option<u16> {
+        if self.core_port_base == 0 { self.port.checked_add(1) } else { Some(self.core_port_base) }
+    }
+
+    /// The own port of core `core_index`, or `None` beyond the last port.
+    pub(crate) fn core_port(&self, core_index: u16) -> Option<u16> {
+        self.core_port_first()?.checked_add(core_index)
+    }
+}
+
+impl Admin {
+    /// The socket's path; beside the data unless it is given.
+    pub(crate) fn socket_path(&self, server: &Server) -> PathBuf {
+        self.socket.get().map_or_else(|| server.data_dir.join("admin.sock"), Path::to_owned)
+    }
+}
+
+impl OpenAi {
+    /// The API key from its place, or `None` when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn resolve_key(&self) -> Result<Option<String>, ConfigError> {
+        resolve(&self.api_key, &self.api_key_file)
+    }
+}
+
+impl Google {
+    /// The OAuth client secret from its place, or `None` when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn resolve_client_secret(&self) -> Result<Option<String>, ConfigError> {
+        resolve(&self.client_secret, &self.client_secret_file)
+    }
+}
+
+fn resolve(secret: &Secret, file: &MaybePath) -> Result<Option<String>, ConfigError> {
+    let Some(path) = file.get() else { return Ok(secret.expose().map(str::to_owned)) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+fn refuse_if_any(problems: Vec<Problem>) -> Result<(), ConfigError> {
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError::Refused(problems)) }
+}

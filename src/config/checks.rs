@@ -1,0 +1,174 @@
+//! Bounds of single values, and combinations that cannot work.
+
+use super::{Config, Origin, Problem};
+
+/// No machine we run on has more CPUs for one process, and every pair of cores has mailboxes of its own.
+const CORES_MAX: u64 = 256;
+const SHARDS_MAX: u64 = 4096;
+
+/// Collects what is wrong.
+pub(super) struct Checks<'a> {
+    pub(super) config: &'a Config,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Checks<'_> {
+    pub(super) fn refuse(&mut self, key: &str, text: String) {
+        self.problems.push(Problem { origin: self.config.origin(key), key: key.to_owned(), text });
+    }
+
+    fn within(&mut self, key: &str, found: u64, min: u64, max: u64) {
+        if !(min..=max).contains(&found) {
+            self.refuse(key, format!("{found} is out of bounds; allowed is {min} to {max}"));
+        }
+    }
+
+    pub(super) fn bounds(&mut self) {
+        let Config { server, listen, limits, store, egress, .. } = self.config;
+        for (key, found, min, max) in [
+            ("server.cores", server.cores, 0, CORES_MAX),
+            ("server.shards", server.shards, 1, SHARDS_MAX),
+            ("listen.port", listen.port.into(), 1, 65_535),
+            ("listen.receive_buffer_bytes", listen.receive_buffer_bytes, 65_536, 268_435_456),
+            ("listen.send_buffer_bytes", listen.send_buffer_bytes, 65_536, 268_435_456),
+            ("limits.body_bytes_max", limits.body_bytes_max, 1_024, 16_777_216),
+            ("limits.header_bytes_max", limits.header_bytes_max, 1_024, 16_384),
+            ("limits.connections_max", limits.connections_max, 1, 10_000_000),
+            ("limits.streams_max", limits.streams_max, 1, 1_024),
+            ("limits.idle_timeout_ms", limits.idle_timeout_ms.0, 1_000, 600_000),
+            ("limits.command_timeout_ms", limits.command_timeout_ms.0, 1_000, 600_000),
+            ("limits.tasks_queued_per_core_max", limits.tasks_queued_per_core_max, 1, 1_000_000),
+            ("limits.tasks_running_per_core_max", limits.tasks_running_per_core_max, 1, 100_000),
+            ("limits.tasks_running_per_user_max", limits.tasks_running_per_user_max, 1, 1_000),
+            ("store.block_cache_mib", store.block_cache_mib, 8, 1_048_576),
+            ("store.write_buffer_mib", store.write_buffer_mib, 8, 65_536),
+            ("store.reader_threads", store.reader_threads, 1, 64),
+            ("egress.threads", egress.threads, 1, 32),
+            ("egress.openai_concurrency_max", egress.openai_concurrency_max, 1, 65_536),
+            ("egress.google_concurrency_max", egress.google_concurrency_max, 1, 65_536),
+            ("egress.queue_max", egress.queue_max, 1, 1_000_000),
+            ("egress.connect_timeout_ms", egress.connect_timeout_ms.0, 10, 60_000),
+            ("egress.attempt_timeout_ms", egress.attempt_timeout_ms.0, 100, 600_000),
+            ("egress.idle_timeout_ms", egress.idle_timeout_ms.0, 1_000, 3_600_000),
+            ("egress.response_bytes_max", egress.response_bytes_max, 65_536, 1_073_741_824),
+            ("egress.retry_attempts_max", egress.retry_attempts_max, 1, 10),
+            ("egress.retry_backoff_base_ms", egress.retry_backoff_base_ms.0, 1, 60_000),
+            ("egress.retry_backoff_max_ms", egress.retry_backoff_max_ms.0, 1, 600_000),
+            ("egress.retry_budget_percent", egress.retry_budget_percent, 0, 100),
+            ("egress.retry_budget_per_second", egress.retry_budget_per_second, 0, 10_000),
+        ] {
+            self.within(key, found, min, max);
+        }
+    }
+
+    pub(super) fn listen(&mut self) {
+        let Config { server, listen, .. } = self.config;
+        if !(1..=16).contains(&listen.addresses.len()) {
+            let text = format!("{} addresses; allowed is 1 to 16", listen.addresses.len());
+            self.refuse("listen.addresses", text);
+        }
+        for (index, address) in listen.addresses.iter().enumerate() {
+            if listen.addresses[..index].contains(address) {
+                self.refuse("listen.addresses", format!("{address} is there twice; each may be once"));
+            }
+        }
+        // With cores = 0 their number is the host's; then at least one port must be there.
+        let cores = server.cores.clamp(1, CORES_MAX);
+        let first = listen.core_port_first().map_or(u64::MAX, u64::from);
+        let last = first.saturating_add(cores - 1);
+        if last > 65_535 {
+            let text = format!(
+                "{cores} cores need as many ports from here; allowed is a base up to {}",
+                65_536 - cores
+            );
+            self.refuse("listen.core_port_base", text);
+        } else if (first..=last).contains(&u64::from(listen.port)) {
+            let text = format!("the cores' ports {first} to {last} take the shared port {}", listen.port);
+            self.refuse("listen.core_port_base", text);
+        }
+    }
+
+    pub(super) fn tls(&mut self) {
+        let tls = &self.config.tls;
+        match (tls.certificate.get(), tls.key.get()) {
+            (Some(_), None) => self.refuse("tls.certificate", "needs tls.key beside it".to_owned()),
+            (None, Some(_)) => self.refuse("tls.key", "needs tls.certificate beside it".to_owned()),
+            (None, None) if !tls.development => {
+                let text =
+                    "false leaves no certificate; set tls.certificate and tls.key, or allow true".to_owned();
+                self.refuse("tls.development", text);
+            }
+            (Some(_), Some(_))
+                if tls.development && self.config.origin("tls.development") != Origin::Default =>
+            {
+                let text = "true does not go with tls.certificate; leave one of them out".to_owned();
+                self.refuse("tls.development", text);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn combinations(&mut self) {
+        let Config { server, limits, egress, openai, google, .. } = self.config;
+        if server.data_dir.as_os_str().is_empty() {
+            self.refuse("server.data_dir", "is empty; allowed is the path of a directory".to_owned());
+        }
+        if server.cores > server.shards && server.shards > 0 {
+            let text = format!(
+                "{} cores cannot share {} shards; allowed is at most one core a shard",
+                server.cores, server.shards
+            );
+            self.refuse("server.cores", text);
+        }
+        if limits.tasks_running_per_user_max > limits.tasks_running_per_core_max {
+            let text = format!(
+                "allowed is at most tasks_running_per_core_max ({})",
+                limits.tasks_running_per_core_max
+            );
+            self.refuse("limits.tasks_running_per_user_max", text);
+        }
+        if egress.retry_backoff_max_ms.0 < egress.retry_backoff_base_ms.0 {
+            let text =
+                format!("allowed is at least retry_backoff_base_ms ({})", egress.retry_backoff_base_ms.0);
+            self.refuse("egress.retry_backoff_max_ms", text);
+        }
+        if openai.api_key.expose().is_some() && openai.api_key_file.get().is_some() {
+            self.refuse(
+                "openai.api_key_file",
+                "openai.api_key is set too; allowed is one of them".to_owned(),
+            );
+        }
+        if openai.model.is_empty() {
+            self.refuse("openai.model", "is empty; allowed is the name of a model".to_owned());
+        }
+        if google.client_secret.expose().is_some() && google.client_secret_file.get().is_some() {
+            let text = "google.client_secret is set too; allowed is one of them".to_owned();
+            self.refuse("google.client_secret_file", text);
+        }
+    }
+
+    pub(super) fn urls(&mut self) {
+        let Config { openai, google, .. } = self.config;
+        for (key, url) in [
+            ("openai.base_url", &openai.base_url),
+            ("google.token_url", &google.token_url),
+            ("google.gmail_url", &google.gmail_url),
+            ("google.calendar_url", &google.calendar_url),
+            ("google.drive_url", &google.drive_url),
+        ] {
+            if !is_base_url(url) {
+                let text =
+                    format!("{url:?} is no base URL; allowed is http:// or https://, a host, and a path");
+                self.refuse(key, text);
+            }
+        }
+    }
+}
+
+fn is_base_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return false;
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    !host.is_empty() && !rest.contains(['?', '#', '@']) && !rest.contains(|c: char| c.is_whitespace())
+}

@@ -1,0 +1,355 @@
+//! A shard's changes as bytes: what the commit log carries, and all that it carries.
+//!
+//! ```text
+//! batch  := version u8 (1) | shard u16 | count u32 | count * change
+//! change := 0x01 put    | key_len u16 | value_len u32 | key | value
+//!         | 0x02 delete | key_len u16 | key
+//! ```
+//! All numbers big-endian. The count makes a batch cut short at the edge of a change recognisable.
+//!
+//! Invariants:
+//! - a batch is complete (it needs nothing but the shard's state before it), ordered (a later change to a key
+//!   wins), and has the same effect wherever it is applied;
+//! - changes touch keys of [`crate::key`] only, never `applied`;
+//! - joining two batches of a shard is the first one's changes, then the second one's.
+
+use sluice_protocols::ids::ShardId;
+
+use crate::key::{KEY_BYTES_MAX, Key, Kind};
+
+/// Version byte of the encoding above.
+const BATCH_VERSION: u8 = 1;
+
+/// version + shard + count.
+const HEADER_BYTES: usize = 1 + 2 + 4;
+
+const PUT: u8 = 0x01;
+const DELETE: u8 = 0x02;
+
+/// Largest value in bytes. A session with ten turns of twenty items each stays below 256 KiB; the largest
+/// record, a task with eight read steps of 64 KiB of text each, below 1 MiB. Room for two such.
+pub const VALUE_BYTES_MAX: usize = 2 << 20;
+
+/// Largest batch in bytes that the log takes, joined or not: four of the largest values.
+pub const BATCH_BYTES_MAX: usize = 4 * VALUE_BYTES_MAX;
+
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
+
+/// Changes to one shard that take effect together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    shard: ShardId,
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+/// One change, borrowed from an encoded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    Put { key: &'a [u8], value: &'a [u8] },
+    Delete { key: &'a [u8] },
+}
+
+/// Why bytes are not a batch that may be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Written by a newer Sluice: upgrade before reading this log.
+    #[error("batch encoding version {found} is not known here (this version reads {BATCH_VERSION})")]
+    Version { found: u8 },
+    /// The bytes end early, run on, or hold something that is no change: the log is damaged.
+    #[error("batch is malformed at byte {at}: {what}")]
+    Malformed { at: usize, what: &'static str },
+    /// The log handed a batch to the wrong shard, or names a shard this directory does not have.
+    #[error("batch is for shard {found}, not for shard {expected}")]
+    Shard { found: u16, expected: u16 },
+}
+
+impl Batch {
+    /// An empty batch for `shard`.
+    pub fn new(shard: ShardId) -> Self {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.push(BATCH_VERSION);
+        bytes.extend_from_slice(&shard.index().to_be_bytes());
+        bytes.extend_from_slice(&0u32.to_be_bytes());
+        Self { shard, count: 0, bytes }
+    }
+
+    /// Sets `key` to `value`.
+    ///
+    /// # Panics
+    /// When the value is longer than [`VALUE_BYTES_MAX`] or the key is the log's own: both are bounded where
+    /// records are made, so either is a broken invariant.
+    pub fn put(&mut self, key: &Key, value: &[u8]) -> &mut Self {
+        assert!(value.len() <= VALUE_BYTES_MAX, "value of {} bytes under {key:?}", value.len());
+        let value_len = u32::try_from(value.len()).expect("bounded above");
+        self.begin(PUT, key);
+        self.bytes.extend_from_slice(&value_len.to_be_bytes());
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(value);
+        self
+    }
+
+    /// Removes `key`; removing what is not there is no error.
+    ///
+    /// # Panics
+    /// When the key is the log's own.
+    pub fn delete(&mut self, key: &Key) -> &mut Self {
+        self.begin(DELETE, key);
+        self.bytes.extend_from_slice(key.as_bytes());
+        self
+    }
+
+    fn begin(&mut self, op: u8, key: &Key) {
+        assert!(key.kind() != Kind::Applied, "`applied` belongs to the commit log");
+        let key_len = u16::try_from(key.as_bytes().len()).expect("KEY_BYTES_MAX fits in 16 bits");
+        self.count = self.count.checked_add(1).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
+        self.bytes.push(op);
+        self.bytes.extend_from_slice(&key_len.to_be_bytes());
+    }
+
+    /// Adds the changes of `later` behind those of this batch.
+    ///
+    /// # Errors
+    /// Gives `later` back when it is for another shard or when both would exceed [`BATCH_BYTES_MAX`].
+    pub fn join(&mut self, later: Self) -> Result<(), Self> {
+        let bytes = self.bytes.len() + later.bytes.len() - HEADER_BYTES;
+        if later.shard != self.shard || bytes > BATCH_BYTES_MAX {
+            return Err(later);
+        }
+        self.count = self.count.checked_add(later.count).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
+        self.bytes.extend_from_slice(&later.bytes[HEADER_BYTES..]);
+        Ok(())
+    }
+
+    /// The shard all changes are for.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Size of the encoding in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The encoding, finished.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes[3..HEADER_BYTES].copy_from_slice(&self.count.to_be_bytes());
+        self.bytes
+    }
+}
+
+/// Calls `apply` with every change of an encoded batch, in order, after checking that it is for `shard`.
+/// Nothing may be kept of what `apply` did when this returns an error.
+///
+/// # Errors
+/// [`BatchError`] when the bytes are not exactly one batch of that shard.
+pub fn read_batch<'a>(bytes: &'a [u8], shard: ShardId, mut apply: impl FnMut(Change<'a>)) -> Result<(), BatchError> {
+    let mut reader = Reader { bytes, at: 0 };
+    let version = reader.u8()?;
+    if version != BATCH_VERSION {
+        return Err(BatchError::Version { found: version });
+    }
+    let found = reader.u16()?;
+    if found != shard.index() {
+        return Err(BatchError::Shard { found, expected: shard.index() });
+    }
+    for _ in 0..reader.u32()? {
+        apply(reader.change()?);
+    }
+    if reader.at == bytes.len() { Ok(()) } else { Err(reader.malformed("bytes behind the last change")) }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn malformed(&self, what: &'static str) -> BatchError {
+        BatchError::Malformed { at: self.at, what }
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], BatchError> {
+        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or_else(|| self.malformed("ends early"))?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], BatchError> {
+        self.take(N).map(|bytes| bytes.try_into().expect("take gives what was asked for"))
+    }
+
+    fn u8(&mut self) -> Result<u8, BatchError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, BatchError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, BatchError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn key(&mut self, count: usize) -> Result<&'a [u8], BatchError> {
+        let at = self.at;
+        let key = self.take(count)?;
+        match Key::from_bytes(key) {
+            Ok(valid) if valid.kind() != Kind::Applied => Ok(key),
+            Ok(_) => Err(BatchError::Malformed { at, what: "names the log's own key" }),
+            Err(_) => Err(BatchError::Malformed { at, what: "not a key" }),
+        }
+    }
+
+    fn change(&mut self) -> Result<Change<'a>, BatchError> {
+        match self.u8()? {
+            PUT => {
+                let key_len = usize::from(self.u16()?);
+                let value_len = self.u32()? as usize;
+                if value_len > VALUE_BYTES_MAX {
+                    return Err(self.malformed("value too long"));
+                }
+                Ok(Change::Put { key: self.key(key_len)?, value: self.take(value_len)? })
+            }
+            DELETE => {
+                let key_len = usize::from(self.u16()?);
+                Ok(Change::Delete { key: self.key(key_len)? })
+            }
+            _ => {
+                self.at -= 1;
+                Err(self.malformed("not a change"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sluice_protocols::ids::{SessionId, ShardCount, UserId};
+
+    fn shard(index: u16) -> ShardId {
+        ShardId::new(index, ShardCount::new(16).unwrap()).unwrap()
+    }
+
+    fn key(byte: u8) -> Key {
+        Key::session(&UserId::from_bytes([byte; 16]), &SessionId::from_bytes([byte; 16]))
+    }
+
+    type Owned = (Vec<u8>, Option<Vec<u8>>);
+
+    fn read(bytes: &[u8], shard: ShardId) -> Result<Vec<Owned>, BatchError> {
+        let mut changes = Vec::new();
+        read_batch(bytes, shard, |change| {
+            changes.push(match change {
+                Change::Put { key, value } => (key.to_vec(), Some(value.to_vec())),
+                Change::Delete { key } => (key.to_vec(), None),
+            });
+        })?;
+        Ok(changes)
+    }
+
+    fn batch_of(shard: ShardId, changes: &[(u8, Option<Vec<u8>>)]) -> Batch {
+        let mut batch = Batch::new(shard);
+        for (byte, value) in changes {
+            match value {
+                Some(value) => batch.put(&key(*byte), value),
+                None => batch.delete(&key(*byte)),
+            };
+        }
+        batch
+    }
+
+    #[test]
+    fn the_encoding_is_the_one_drawn() {
+        let user = UserId::from_bytes([0xaa; 16]);
+        let mut batch = Batch::new(shard(3));
+        batch.put(&Key::user(&user), b"hi").delete(&Key::user(&user));
+        let mut expected = vec![1, 0, 3, 0, 0, 0, 2, 0x01, 0, 17, 0, 0, 0, 2, 0x01];
+        expected.extend([0xaa; 16]);
+        expected.extend(*b"hi");
+        expected.extend([0x02, 0, 17, 0x01]);
+        expected.extend([0xaa; 16]);
+        assert_eq!(batch.into_bytes(), expected);
+    }
+
+    #[test]
+    fn a_batch_of_another_shard_or_version_is_refused() {
+        let mut bytes = batch_of(shard(3), &[(1, None)]).into_bytes();
+        assert_eq!(read(&bytes, shard(4)), Err(BatchError::Shard { found: 3, expected: 4 }));
+        bytes[0] = 2;
+        assert_eq!(read(&bytes, shard(3)), Err(BatchError::Version { found: 2 }));
+    }
+
+    #[test]
+    fn a_batch_that_names_the_logs_own_key_is_refused() {
+        let bytes = [1, 0, 3, 0, 0, 0, 1, DELETE, 0, 1, Kind::Applied.byte()];
+        assert!(matches!(read(&bytes, shard(3)), Err(BatchError::Malformed { .. })));
+    }
+
+    #[test]
+    #[should_panic(expected = "belongs to the commit log")]
+    fn putting_the_logs_own_key_is_a_broken_invariant() {
+        Batch::new(shard(0)).put(&Key::applied(), b"");
+    }
+
+    #[test]
+    fn batches_of_different_shards_do_not_join_and_come_back() {
+        let later = batch_of(shard(2), &[(1, None)]);
+        assert_eq!(Batch::new(shard(1)).join(later.clone()), Err(later));
+    }
+
+    #[test]
+    fn joining_stops_at_the_stated_maximum() {
+        let large = batch_of(shard(1), &[(1, Some(vec![0; VALUE_BYTES_MAX]))]);
+        let mut batch = Batch::new(shard(1));
+        let joined = (0..5).take_while(|_| batch.join(large.clone()).is_ok()).count();
+        assert_eq!(joined, 3);
+        assert!(batch.size() <= BATCH_BYTES_MAX);
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<(u8, Option<Vec<u8>>)>> {
+        let value = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
+        proptest::collection::vec((any::<u8>(), value), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_in_order(first in changes(), second in changes()) {
+            let mut batch = batch_of(shard(5), &first);
+            batch.join(batch_of(shard(5), &second)).unwrap();
+            let expected: Vec<Owned> =
+                first.into_iter().chain(second).map(|(k, v)| (key(k).as_bytes().to_vec(), v)).collect();
+            prop_assert_eq!(read(&batch.into_bytes(), shard(5)).unwrap(), expected);
+        }
+
+        #[test]
+        fn a_batch_cut_anywhere_is_refused(changes in changes(), cut in any::<proptest::sample::Index>()) {
+            let bytes = batch_of(shard(5), &changes).into_bytes();
+            let cut = cut.index(bytes.len());
+            prop_assert!(read(&bytes[..cut], shard(5)).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_not_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let [version, high, low, ..] = bytes.as_mut_slice() {
+                (*version, *high, *low) = (1, 0, 5);
+            }
+            let _ = read(&bytes, shard(5));
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Every key in the store, drawn once.
+//!
+//! A key begins with its [`Kind`], then the user, then the rest, all numbers big-endian, so that byte order is
+//! the order one wants to read in and one user's records of a kind lie together. A key lives in the column
+//! family of its shard; the shard is therefore not part of it.
+//!
+//! ```text
+//! kind  name              layout after the kind byte                                   value
+//! 0x00  applied           -                                                            u64 sequence (8 bytes, BE)
+//! 0x01  user              user[16]                                                     UserRecord
+//! 0x02  API key           user[16] key[8]                                              KeyRecord
+//! 0x03  connection        user[16] provider[1]                                         ConnectionRecord
+//! 0x04  session           user[16] session[16]                                         SessionRecord
+//! 0x05  task, pending     user[16] task[16]                                            TaskRecord
+//! 0x06  task, finished    user[16] task[16]                                            TaskRecord
+//! 0x07  history           user[16] month[4: year*100+month, UTC] unix_ms[8] task[16]   HistoryRecord
+//! 0x08  name              the name, folded, 1..=254 bytes                              NameRecord
+//! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
+//! ```
+//!
+//! Invariants:
+//! - pending tasks have a kind of their own, so what a restart must take up again is one prefix a shard;
+//!   finishing a task deletes one key and puts the other in the same batch;
+//! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's;
+//! - `applied` is written by the commit log alone; a batch that names it is refused.
+
+use std::fmt;
+
+use sluice_protocols::ids::{KeyId, SessionId, ShardCount, ShardId, TaskId, UserId};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Longest key in bytes: a quarantined key (kind, hash) around the longest other key (a name).
+pub const KEY_BYTES_MAX: usize = 1 + 8 + 1 + NAME_BYTES_MAX;
+
+/// Longest name in bytes: the longest e-mail address SMTP can carry (RFC 5321, 4.5.3.1.3, less the brackets).
+pub const NAME_BYTES_MAX: usize = 254;
+
+/// Fits every fixed-size layout above without an allocation; only names and quarantined keys can be longer.
+const KEY_BYTES_INLINE: usize = 48;
+
+const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 4 + 8 + 16);
+
+/// The first byte of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    Applied = 0x00,
+    User = 0x01,
+    ApiKey = 0x02,
+    Connection = 0x03,
+    Session = 0x04,
+    TaskPending = 0x05,
+    TaskFinished = 0x06,
+    History = 0x07,
+    Name = 0x08,
+    Quarantine = 0xf0,
+}
+
+impl Kind {
+    /// The kind that `byte` stands for, if any does.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x00 => Self::Applied,
+            0x01 => Self::User,
+            0x02 => Self::ApiKey,
+            0x03 => Self::Connection,
+            0x04 => Self::Session,
+            0x05 => Self::TaskPending,
+            0x06 => Self::TaskFinished,
+            0x07 => Self::History,
+            0x08 => Self::Name,
+            0xf0 => Self::Quarantine,
+            _ => return None,
+        })
+    }
+
+    /// The byte on disk.
+    pub fn byte(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A whole key. Compares as its bytes do.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(SmallVec<[u8; KEY_BYTES_INLINE]>);
+
+/// Why bytes or a name are not a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Give a name of 1 to [`NAME_BYTES_MAX`] bytes.
+    #[error("a name has 1 to {NAME_BYTES_MAX} bytes, this one has {bytes}")]
+    NameLength { bytes: usize },
+    /// The bytes are no key of this store: empty, too long, or of an unknown kind.
+    #[error("not a key of this store: {bytes} bytes, kind {kind:?}")]
+    Unknown { bytes: usize, kind: Option<u8> },
+    /// The bytes begin like a key of a known kind, but do not have its layout.
+    #[error("a {kind:?} key cannot have {bytes} bytes")]
+    Layout { kind: Kind, bytes: usize },
+}
+
+impl Key {
+    fn of(kind: Kind, parts: &[&[u8]]) -> Self {
+        let mut bytes = SmallVec::new();
+        bytes.push(kind.byte());
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
+        assert!(bytes.len() <= KEY_BYTES_MAX, "a key layout is longer than its stated maximum");
+        Self(bytes)
+    }
+
+    /// Where the commit log keeps the sequence of the last batch applied to the shard.
+    pub(crate) fn applied() -> Self {
+        Self::of(Kind::Applied, &[])
+    }
+
+    /// A user's record.
+    pub fn user(user: &UserId) -> Self {
+        Self::of(Kind::User, &[user.as_bytes()])
+    }
+
+    /// One API key of a user.
+    pub fn api_key(user: &UserId, key: &KeyId) -> Self {
+        Self::of(Kind::ApiKey, &[user.as_bytes(), key.as_bytes()])
+    }
+
+    /// A user's connection to one provider; `provider` is the provider's stable number.
+    pub fn connection(user: &UserId, provider: u8) -> Self {
+        Self::of(Kind::Connection, &[user.as_bytes(), &[provider]])
+    }
+
+    /// One session of a user.
+    pub fn session(user: &UserId, session: &SessionId) -> Self {
+        Self::of(Kind::Session, &[user.as_bytes(), session.as_bytes()])
+    }
+
+    /// A task that is not finished.
+    pub fn task_pending(user: &UserId, task: &TaskId) -> Self {
+        Self::of(Kind::TaskPending, &[user.as_bytes(), task.as_bytes()])
+    }
+
+    /// A task that is finished.
+    pub fn task_finished(user: &UserId, task: &TaskId) -> Self {
+        Self::of(Kind::TaskFinished, &[user.as_bytes(), task.as_bytes()])
+    }
+
+    /// The history entry of `task`, under the month and millisecond it is filed by.
+    pub fn history(user: &UserId, at_ms: u64, task: &TaskId) -> Self {
+        let month = Month::of_unix_ms(at_ms);
+        Self::of(
+            Kind::History,
+            &[user.as_bytes(), &month.number().to_be_bytes(), &at_ms.to_be_bytes(), task.as_bytes()],
+        )
+    }
+
+    /// The directory entry of a name, in the shard [`name_shard`] tells. Folds the name as that does.
+    ///
+    /// # Errors
+    /// [`KeyError::NameLength`] when the folded name is empty or too long.
+    pub fn name(name: &str) -> Result<Self, KeyError> {
+        let folded = fold_name(name);
+        if folded.is_empty() || folded.len() > NAME_BYTES_MAX {
+            return Err(KeyError::NameLength { bytes: folded.len() });
+        }
+        Ok(Self::of(Kind::Name, &[folded.as_bytes()]))
+    }
+
+    /// Where a copy of `value`, found damaged under `original`, is kept. The same damage has the same key.
+    pub(crate) fn quarantine(original: &Self, value: &[u8]) -> Self {
+        Self::of(Kind::Quarantine, &[&xxh3_64(value).to_be_bytes(), original.as_bytes()])
+    }
+
+    /// Takes bytes that came from the store (or from a batch) as a key.
+    ///
+    /// # Errors
+    /// [`KeyError`] when they have no layout drawn in the module's documentation.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let unknown = || KeyError::Unknown { bytes: bytes.len(), kind: bytes.first().copied() };
+        let kind = bytes.first().copied().and_then(Kind::from_byte).ok_or_else(unknown)?;
+        if bytes.len() > KEY_BYTES_MAX {
+            return Err(unknown());
+        }
+        let fits = match kind {
+            Kind::Applied => bytes.len() == 1,
+            Kind::User => bytes.len() == 17,
+            Kind::ApiKey => bytes.len() == 25,
+            Kind::Connection => bytes.len() == 18,
+            Kind::Session | Kind::TaskPending | Kind::TaskFinished => bytes.len() == 33,
+            Kind::History => bytes.len() == 45,
+            Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
+            Kind::Quarantine => bytes.len() > 9,
+        };
+        if fits { Ok(Self(SmallVec::from_slice(bytes))) } else { Err(KeyError::Layout { kind, bytes: bytes.len() }) }
+    }
+
+    /// What the key leads to.
+    pub fn kind(&self) -> Kind {
+        Kind::from_byte(self.0[0]).expect("every constructor writes a kind first")
+    }
+
+    /// The user the key belongs to; `None` for the kinds that belong to none.
+    pub fn user_id(&self) -> Option<UserId> {
+        match self.kind() {
+            Kind::Applied | Kind::Name | Kind::Quarantine => None,
+            _ => Some(UserId::from_bytes(self.array(1))),
+        }
+    }
+
+    /// The task of a task or history key; `None` for other kinds.
+    pub fn task_id(&self) -> Option<TaskId> {
+        match self.kind() {
+            Kind::TaskPending | Kind::TaskFinished => Some(TaskId::from_bytes(self.array(17))),
+            Kind::History => Some(TaskId::from_bytes(self.array(29))),
+            _ => None,
+        }
+    }
+
+    /// The session of a session key; `None` for other kinds.
+    pub fn session_id(&self) -> Option<SessionId> {
+        (self.kind() == Kind::Session).then(|| SessionId::from_bytes(self.array(17)))
+    }
+
+    /// The bytes on disk.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn array<const N: usize>(&self, from: usize) -> [u8; N] {
+        self.0[from..from + N].try_into().expect("the layout of the kind was checked when the key was made")
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}:", self.kind())?;
+        self.0[1..].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A run of keys `[start, end)` within one shard; an `end` of `None` means to the end of the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    start: Vec<u8>,
+    end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// All keys that begin with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { start: prefix.to_vec(), end: after_prefix(prefix) }
+    }
+
+    /// All keys of a kind, of every user of the shard.
+    pub fn kind(kind: Kind) -> Self {
+        Self::prefix(&[kind.byte()])
+    }
+
+    /// All keys of a kind that belong to `user`.
+    pub fn of_user(kind: Kind, user: &UserId) -> Self {
+        Self::prefix(Key::of(kind, &[user.as_bytes()]).as_bytes())
+    }
+
+    /// A user's history entries of one month.
+    pub fn history_month(user: &UserId, month: Month) -> Self {
+        Self::prefix(Key::of(Kind::History, &[user.as_bytes(), &month.number().to_be_bytes()]).as_bytes())
+    }
+
+    /// A user's history entries filed at or after `from_ms` and before `to_ms`.
+    pub fn history_between(user: &UserId, from_ms: u64, to_ms: u64) -> Self {
+        let edge = |ms: u64| {
+            let month = Month::of_unix_ms(ms).number().to_be_bytes();
+            Key::of(Kind::History, &[user.as_bytes(), &month, &ms.to_be_bytes()]).as_bytes().to_vec()
+        };
+        Self { start: edge(from_ms), end: Some(edge(to_ms.max(from_ms))) }
+    }
+
+    /// The same range without `last` and what lies before it (or, read backwards, after it): how to go on after
+    /// a scan that stopped at its limit.
+    #[must_use]
+    pub fn resume_after(mut self, last: &Key, reverse: bool) -> Self {
+        if reverse {
+            self.end = Some(last.as_bytes().to_vec());
+        } else {
+            self.start = last.as_bytes().to_vec();
+            self.start.push(0);
+        }
+        self
+    }
+
+    /// First key of the range, inclusive.
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// End of the range, exclusive.
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+
+    /// Whether the range holds `key`.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start.as_slice() && self.end.as_deref().is_none_or(|end| key < end)
+    }
+}
+
+/// The least byte string greater than everything that begins with `prefix`.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end)
+}
+
+/// A calendar month in UTC, the unit history is filed and archived by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Month(u32);
+
+impl Month {
+    /// The month `month` (1 to 12) of `year` (0 to 9999), or `None` when out of bounds.
+    pub fn new(year: u32, month: u32) -> Option<Self> {
+        (year <= 9999 && (1..=12).contains(&month)).then_some(Self(year * 100 + month))
+    }
+
+    /// The month that holds this moment; moments past the year 9999 count as its last month.
+    pub fn of_unix_ms(unix_ms: u64) -> Self {
+        // Days to civil date by eras of 400 years that begin on 1 March, so that the leap day comes last.
+        let days = unix_ms / 86_400_000 + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let (month, carry) =
+            if month_from_march < 10 { (month_from_march + 3, 0) } else { (month_from_march - 9, 1) };
+        let year = era * 400 + year_of_era + carry;
+        match (u32::try_from(year), u32::try_from(month)) {
+            (Ok(year), Ok(month)) => Self::new(year, month).unwrap_or(Self(999_912)),
+            _ => Self(999_912),
+        }
+    }
+
+    /// `year * 100 + month`, as in the key.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A name as it is compared: without surrounding blanks, in lower case.
+fn fold_name(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+/// The shard whose family holds the directory entry of `name`.
+pub fn name_shard(name: &str, shards: ShardCount) -> ShardId {
+    let index = xxh3_64(fold_name(name).as_bytes()) % u64::from(shards.get());
+    u16::try_from(index)
+        .ok()
+        .and_then(|index| ShardId::new(index, shards))
+        .expect("a remainder is below the count it was taken by")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn user(byte: u8) -> UserId {
+        UserId::from_bytes([byte; 16])
+    }
+
+    fn task(ms: u64) -> TaskId {
+        TaskId::new(ms, [7; 10])
+    }
+
+    #[test]
+    fn keys_of_a_user_lie_together_and_in_order_of_time() {
+        let keys = [
+            Key::history(&user(1), 1_763_900_000_000, &task(1)),
+            Key::history(&user(1), 1_763_900_000_001, &task(0)),
+            Key::history(&user(1), 1_764_600_000_000, &task(0)),
+            Key::history(&user(2), 5, &task(0)),
+        ];
+        assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn month_changes_at_midnight_utc() {
+        let number = |ms| Month::of_unix_ms(ms).number();
+        assert_eq!(number(0), 197_001);
+        assert_eq!(number(951_782_399_999), 200_002); // 2000-02-28T23:59:59.999
+        assert_eq!(number(951_868_799_999), 200_002); // 2000-02-29T23:59:59.999
+        assert_eq!(number(951_868_800_000), 200_003);
+        assert_eq!(number(1_764_547_199_999), 202_511);
+        assert_eq!(number(1_764_547_200_000), 202_512);
+        assert_eq!(number(1_767_225_600_000), 202_601);
+        assert_eq!(number(u64::MAX), 999_912);
+    }
+
+    #[test]
+    fn names_fold_to_one_key_and_one_shard() {
+        let shards = ShardCount::new(256).unwrap();
+        assert_eq!(Key::name(" Anna@Example.com ").unwrap(), Key::name("anna@example.com").unwrap());
+        assert_eq!(name_shard("ANNA@example.com", shards), name_shard("anna@example.com", shards));
+        assert_eq!(Key::name("  "), Err(KeyError::NameLength { bytes: 0 }));
+        assert!(Key::name(&"x".repeat(NAME_BYTES_MAX)).is_ok());
+        assert!(Key::name(&"x".repeat(NAME_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn ids_come_back_out_of_their_keys() {
+        let session = SessionId::from_bytes([9; 16]);
+        assert_eq!(Key::session(&user(3), &session).session_id(), Some(session));
+        assert_eq!(Key::history(&user(3), 77, &task(5)).task_id(), Some(task(5)));
+        assert_eq!(Key::task_pending(&user(3), &task(6)).task_id(), Some(task(6)));
+        assert_eq!(Key::task_pending(&user(3), &task(6)).user_id(), Some(user(3)));
+        assert_eq!(Key::applied().user_id(), None);
+    }
+
+    #[test]
+    fn a_range_goes_on_after_the_last_key_in_either_direction() {
+        let range = KeyRange::of_user(Kind::Session, &user(4));
+        let key = |byte| Key::session(&user(4), &SessionId::from_bytes([byte; 16]));
+        let ahead = range.clone().resume_after(&key(5), false);
+        assert!(!ahead.contains(key(5).as_bytes()) && ahead.contains(key(6).as_bytes()));
+        let back = range.resume_after(&key(5), true);
+        assert!(!back.contains(key(5).as_bytes()) && back.contains(key(4).as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_reads_back_as_itself(u in any::<[u8; 16]>(), t in any::<[u8; 16]>(), ms in any::<u64>(),
+                                          provider in any::<u8>(), name in "[a-z@.]{1,254}") {
+            let (user, task, session) = (UserId::from_bytes(u), TaskId::from_bytes(t), SessionId::from_bytes(t));
+            let keys = [
+                Key::applied(), Key::user(&user), Key::connection(&user, provider), Key::session(&user, &session),
+                Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
+                Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
+            ];
+            for key in keys {
+                prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_make_a_key_that_cannot_be_taken_apart(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(key) = Key::from_bytes(&bytes) {
+                let _ = (key.user_id(), key.task_id(), key.session_id(), format!("{key:?}"));
+                prop_assert_eq!(key.as_bytes(), bytes.as_slice());
+            }
+        }
+
+        #[test]
+        fn history_sorts_by_time_within_a_user(a in any::<u32>(), b in any::<u32>(), t in any::<[u8; 16]>()) {
+            let at = |s: u32| Key::history(&user(1), u64::from(s) * 1000, &TaskId::from_bytes(t));
+            prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn a_prefix_range_holds_exactly_what_begins_with_it(prefix in proptest::collection::vec(any::<u8>(), 0..4),
+                                                            key in proptest::collection::vec(any::<u8>(), 0..6)) {
+            prop_assert_eq!(KeyRange::prefix(&prefix).contains(&key), key.starts_with(&prefix));
+        }
+
+        #[test]
+        fn history_between_holds_exactly_its_moments(from in 0u64..1 << 42, to in 0u64..1 << 42, at in 0u64..1 << 42) {
+            let range = KeyRange::history_between(&user(1), from, to);
+            let key = Key::history(&user(1), at, &task(at));
+            prop_assert_eq!(range.contains(key.as_bytes()), at >= from && at < to.max(from));
+        }
+    }
+}

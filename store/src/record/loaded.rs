@@ -1,0 +1,95 @@
+//! A record that was validated, read in place from then on.
+//!
+//! Invariant: the bytes of a [`Loaded<R>`] hold a valid archive of `R` at `R::SCHEMA` before their last byte, and
+//! never change. `Loaded::new` and `Loaded::of` are the only ways in; the field is private to this module.
+
+use std::marker::PhantomData;
+
+use rkyv::rancor;
+use rkyv::util::AlignedVec;
+
+use super::{Record, RecordError, Value, encode};
+
+/// A validated record in the bytes it is stored as.
+pub struct Loaded<R> {
+    bytes: AlignedVec,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R: Record> Loaded<R> {
+    /// Validates a value. A value of an older schema is read by [`Record::upgrade`] and written anew, in memory.
+    ///
+    /// # Errors
+    /// [`RecordError::Damaged`] or [`RecordError::Newer`].
+    pub fn new(value: Value) -> Result<Self, RecordError> {
+        let bytes = value.into_aligned();
+        let damaged = |reason: String| RecordError::Damaged { record: R::NAME, reason };
+        let Some((&schema, archive)) = bytes.split_last() else {
+            return Err(damaged("no bytes".to_owned()));
+        };
+        if schema > R::SCHEMA {
+            return Err(RecordError::Newer { record: R::NAME, found: schema, known: R::SCHEMA });
+        }
+        if schema == R::SCHEMA {
+            rkyv::access::<R::Archived, rancor::Error>(archive).map_err(|error| damaged(error.to_string()))?;
+            return Ok(Self { bytes, record: PhantomData });
+        }
+        match R::upgrade(schema, archive) {
+            Some(Ok(record)) => Self::of(&record),
+            Some(Err(error)) => Err(damaged(error.to_string())),
+            None => Err(damaged(format!("there never was a schema {schema}"))),
+        }
+    }
+
+    /// The record as it would come back from the store.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLarge`].
+    pub fn of(record: &R) -> Result<Self, RecordError> {
+        let loaded = Self { bytes: encode(record)?.into_aligned(), record: PhantomData };
+        debug_assert!(rkyv::access::<R::Archived, rancor::Error>(loaded.archive()).is_ok());
+        Ok(loaded)
+    }
+
+    fn archive(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - 1]
+    }
+
+    /// The record in place. Costs nothing.
+    pub fn get(&self) -> &R::Archived {
+        // SAFETY: the archive is valid for `R::Archived`: `new` checked it with `rkyv::access`, `of` got it from the
+        // serializer of `R`, and nothing writes to `bytes` afterwards (private, never lent out mutably). It is
+        // aligned, for an `AlignedVec` is and the archive begins where it does; moving the `Loaded` does not move
+        // the heap bytes. The checked `access` would walk the whole record on every read, which is why it is not
+        // used here.
+        unsafe { rkyv::access_unchecked::<R::Archived>(self.archive()) }
+    }
+
+    /// The record, owned: copies every field.
+    pub fn to_record(&self) -> R {
+        rkyv::deserialize::<R, rancor::Error>(self.get())
+            .expect("deserialising what was validated fails on shared pointers alone, which no record has")
+    }
+
+    /// The bytes as they are stored, schema and all.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Bytes of memory held.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+impl<R> Clone for Loaded<R> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), record: PhantomData }
+    }
+}
+
+impl<R: Record> std::fmt::Debug for Loaded<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Loaded({}, {} bytes)", R::NAME, self.bytes.len())
+    }
+}

@@ -1,0 +1,307 @@
+use proptest::prelude::*;
+use rkyv::{Deserialize, Serialize};
+use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::*;
+
+fn user() -> UserRecord {
+    UserRecord {
+        id: UserId::from_bytes([1; 16]),
+        name: "Anna Berg".to_owned(),
+        email: "anna@example.com".to_owned(),
+        time_zone: "Europe/Berlin".to_owned(),
+        created_ms: 1_763_900_000_000,
+        disabled: false,
+    }
+}
+
+fn item(handle: &str) -> ItemRecord {
+    ItemRecord {
+        handle: handle.to_owned(),
+        kind: 1,
+        id: "18c2f0".to_owned(),
+        title: "Budget".to_owned(),
+        person_name: Some("Anna Berg".to_owned()),
+        person_address: Some("anna@example.com".to_owned()),
+        when: None,
+        thread_id: Some("18c2f0".to_owned()),
+        message_id_header: None,
+        snippet: Some("Please find attached".to_owned()),
+    }
+}
+
+fn turn(number: u32) -> TurnRecord {
+    TurnRecord {
+        number,
+        task: TaskId::new(1_763_900_000_000, [9; 10]),
+        command: "find the mail from Anna".to_owned(),
+        answer: Some("One message.".to_owned()),
+        state: 3,
+        at_ms: 1_763_900_000_001,
+        items: vec![item("m1"), item("m2")],
+    }
+}
+
+fn session() -> SessionRecord {
+    SessionRecord {
+        id: SessionId::from_bytes([2; 16]),
+        user: UserId::from_bytes([1; 16]),
+        created_ms: 1,
+        expires_ms: 86_400_001,
+        next_turn: 3,
+        turns: vec![turn(1), turn(2)],
+    }
+}
+
+fn task() -> TaskRecord {
+    TaskRecord {
+        id: TaskId::new(5, [3; 10]),
+        user: UserId::from_bytes([1; 16]),
+        session: SessionId::from_bytes([2; 16]),
+        command: "send it".to_owned(),
+        mode: 1,
+        state: 2,
+        time_zone: "UTC".to_owned(),
+        created_ms: 5,
+        deadline_ms: 60_005,
+        finished_ms: Some(77),
+        attempts: 1,
+        plan_json: Some("{}".to_owned()),
+        steps: vec![StepRecord {
+            id: "s1".to_owned(),
+            state: 2,
+            intent: Some("draft:r-1".to_owned()),
+            outcome_json: None,
+            text: Some("text".to_owned()),
+            error_json: None,
+            calls_json: Some("[]".to_owned()),
+        }],
+        answer: None,
+        error_json: None,
+        openai_us: 1,
+        google_us: 2,
+        total_us: 3,
+    }
+}
+
+fn key() -> KeyRecord {
+    KeyRecord {
+        id: KeyId::from_bytes([4; 8]),
+        user: UserId::from_bytes([1; 16]),
+        hash: [5; 32],
+        label: "laptop".to_owned(),
+        created_ms: 6,
+    }
+}
+
+fn connection() -> ConnectionRecord {
+    ConnectionRecord {
+        user: UserId::from_bytes([1; 16]),
+        provider: Provider::Google,
+        email: "anna@example.com".to_owned(),
+        refresh_token: "1//secret".to_owned(),
+        scope: "gmail calendar".to_owned(),
+        state: ConnectionState::NeedsReauth,
+        updated_ms: 7,
+    }
+}
+
+fn history() -> HistoryRecord {
+    HistoryRecord {
+        task: TaskId::new(5, [3; 10]),
+        at_ms: 5,
+        command: "send it".to_owned(),
+        state: 2,
+        answer: None,
+        services: 0b101,
+    }
+}
+
+fn name() -> NameRecord {
+    NameRecord { user: UserId::from_bytes([1; 16]), created_ms: 8 }
+}
+
+fn round_trips<R: Record + PartialEq + std::fmt::Debug>(record: &R) {
+    let value = encode(record).unwrap();
+    assert_eq!(value.as_bytes().last(), Some(&R::SCHEMA));
+    // Through plain bytes, as the store would.
+    let loaded = Loaded::<R>::new(Value::copy_of(value.as_bytes())).unwrap();
+    assert_eq!(&loaded.to_record(), record);
+    assert_eq!(loaded.as_bytes(), value.as_bytes());
+}
+
+#[test]
+fn every_record_comes_back_as_it_was() {
+    round_trips(&user());
+    round_trips(&name());
+    round_trips(&key());
+    round_trips(&connection());
+    round_trips(&session());
+    round_trips(&task());
+    round_trips(&history());
+}
+
+/// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
+/// `upgrade`, then pin the new layout here.
+#[test]
+fn layouts_on_disk_are_pinned() {
+    fn pin<R: Record>(record: &R) -> (&'static str, u8, u64) {
+        (R::NAME, R::SCHEMA, xxh3_64(encode(record).unwrap().as_bytes()))
+    }
+    let pins = [
+        pin(&user()),
+        pin(&name()),
+        pin(&key()),
+        pin(&connection()),
+        pin(&session()),
+        pin(&task()),
+        pin(&history()),
+    ];
+    assert_eq!(pins, PINNED);
+}
+
+const PINNED: [(&str, u8, u64); 7] = [
+    ("user", 1, 0),
+    ("name", 1, 0),
+    ("key", 1, 0),
+    ("connection", 1, 0),
+    ("session", 1, 0),
+    ("task", 1, 0),
+    ("history", 1, 0),
+];
+
+#[test]
+fn fields_are_read_in_place() {
+    let loaded = Loaded::of(&session()).unwrap();
+    let archived = loaded.get();
+    assert_eq!(archived.turns[1].items[0].handle.as_str(), "m1");
+    assert_eq!(archived.user, [1; 16]);
+    assert_eq!(archived.expires_ms.to_native(), 86_400_001);
+}
+
+#[test]
+fn a_token_is_not_in_the_debug_text() {
+    assert!(!format!("{:?}", connection()).contains("secret"));
+}
+
+#[test]
+fn a_session_keeps_its_last_turns_only() {
+    let mut session = session();
+    (3..=25).for_each(|number| session.push_turn(turn(number)));
+    assert_eq!(session.turns.len(), SESSION_TURNS_MAX);
+    assert_eq!((session.turns[0].number, session.turns[9].number, session.next_turn), (16, 25, 26));
+}
+
+#[test]
+fn a_record_of_a_newer_schema_is_refused_not_guessed_at() {
+    let mut bytes = encode(&user()).unwrap().as_bytes().to_vec();
+    *bytes.last_mut().unwrap() = UserRecord::SCHEMA + 1;
+    let error = Loaded::<UserRecord>::new(Value::copy_of(&bytes)).unwrap_err();
+    assert_eq!(error, RecordError::Newer { record: "user", found: 2, known: 1 });
+    assert!(error.to_string().contains("run the version that wrote it"));
+}
+
+#[test]
+fn a_record_too_large_to_store_is_refused_before_it_is_written() {
+    let mut large = user();
+    large.name = "x".repeat(VALUE_BYTES_MAX);
+    assert!(matches!(encode(&large), Err(RecordError::TooLarge { record: "user", .. })));
+}
+
+/// How a record changes: `Pet` had a name only, in schema 1; schema 2 added the legs.
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, Serialize, Deserialize)]
+struct Pet {
+    name: String,
+    legs: u32,
+}
+
+#[derive(rkyv::Archive, Serialize, Deserialize)]
+struct PetV1 {
+    name: String,
+}
+
+impl Record for Pet {
+    const NAME: &'static str = "pet";
+    const KINDS: &'static [Kind] = &[Kind::User];
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        (schema == 1).then(|| {
+            rkyv::from_bytes::<PetV1, rancor::Error>(archive).map(|old| Self { name: old.name, legs: 4 })
+        })
+    }
+}
+
+fn pet_v1() -> Vec<u8> {
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&PetV1 { name: "a name longer than eight".to_owned() }).unwrap();
+    bytes.push(1);
+    bytes.to_vec()
+}
+
+#[test]
+fn an_older_schema_stays_readable() {
+    let loaded = Loaded::<Pet>::new(Value::copy_of(&pet_v1())).unwrap();
+    assert_eq!(loaded.to_record(), Pet { name: "a name longer than eight".to_owned(), legs: 4 });
+    assert_eq!(loaded.as_bytes().last(), Some(&2), "in memory it is today's schema");
+}
+
+#[test]
+fn a_damaged_record_of_an_older_schema_is_damaged() {
+    let mut bytes = pet_v1();
+    let middle = bytes.len() - 5;
+    bytes[middle] ^= 0xff;
+    bytes[middle + 1] ^= 0xff;
+    assert!(matches!(Loaded::<Pet>::new(Value::copy_of(&bytes)), Err(RecordError::Damaged { .. })));
+}
+
+#[test]
+fn a_schema_that_never_was_is_damage() {
+    let mut bytes = pet_v1();
+    *bytes.last_mut().unwrap() = 0;
+    assert!(matches!(Loaded::<Pet>::new(Value::copy_of(&bytes)), Err(RecordError::Damaged { .. })));
+    assert!(matches!(Loaded::<Pet>::new(Value::copy_of(&[])), Err(RecordError::Damaged { .. })));
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,40}"
+}
+
+fn any_turn() -> impl Strategy<Value = TurnRecord> {
+    (any::<u32>(), any::<[u8; 16]>(), text(), proptest::option::of(text()), any::<u64>(), 0usize..4).prop_map(
+        |(number, task, command, answer, at_ms, items)| TurnRecord {
+            number,
+            task: TaskId::from_bytes(task),
+            command,
+            answer,
+            state: 1,
+            at_ms,
+            items: (0..items).map(|index| item(&format!("m{index}"))).collect(),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn sessions_round_trip(turns in proptest::collection::vec(any_turn(), 0..10), next_turn in any::<u32>()) {
+        round_trips(&SessionRecord { turns, next_turn, ..session() });
+    }
+
+    /// Whatever a disk does to bytes: an error or a record, never a crash, and a record can be read through.
+    #[test]
+    fn damage_never_crashes(flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+                            cut in proptest::option::of(any::<proptest::sample::Index>())) {
+        let mut bytes = encode(&session()).unwrap().as_bytes().to_vec();
+        for (at, value) in flips {
+            let at = at.index(bytes.len() - 1);
+            bytes[at] ^= value;
+        }
+        if let Some(cut) = cut {
+            let cut = cut.index(bytes.len());
+            bytes.drain(cut..);
+        }
+        if let Ok(loaded) = Loaded::<SessionRecord>::new(Value::copy_of(&bytes)) {
+            let _ = format!("{:?}", loaded.to_record());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The records. Times are milliseconds since 1970 (`_ms`), durations microseconds (`_us`).
+//!
+//! Small numbers whose meaning belongs to the layer above (a task's mode and state, a step's state, an item's kind)
+//! are `u8` here, so that this layer need not change when a state is added.
+
+use std::fmt;
+
+use rkyv::rancor::Fallible;
+use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
+use rkyv::{Archive, Deserialize, Place, Serialize};
+use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
+
+use super::Record;
+use crate::key::Kind;
+
+/// Most turns a session keeps; older ones are in the history.
+pub const SESSION_TURNS_MAX: usize = 10;
+
+/// Archives an id as its bytes.
+struct Raw;
+
+macro_rules! raw_id {
+    ($id:ty, $bytes:literal) => {
+        impl ArchiveWith<$id> for Raw {
+            type Archived = [u8; $bytes];
+            type Resolver = ();
+
+            fn resolve_with(id: &$id, (): (), out: Place<Self::Archived>) {
+                out.write(*id.as_bytes());
+            }
+        }
+
+        impl<S: Fallible + ?Sized> SerializeWith<$id, S> for Raw {
+            fn serialize_with(_: &$id, _: &mut S) -> Result<(), S::Error> {
+                Ok(())
+            }
+        }
+
+        impl<D: Fallible + ?Sized> DeserializeWith<[u8; $bytes], $id, D> for Raw {
+            fn deserialize_with(bytes: &[u8; $bytes], _: &mut D) -> Result<$id, D::Error> {
+                Ok(<$id>::from_bytes(*bytes))
+            }
+        }
+    };
+}
+
+raw_id!(UserId, 16);
+raw_id!(SessionId, 16);
+raw_id!(TaskId, 16);
+raw_id!(KeyId, 8);
+
+/// A person who may give commands.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct UserRecord {
+    #[rkyv(with = Raw)]
+    pub id: UserId,
+    pub name: String,
+    pub email: String,
+    /// IANA name, such as `Europe/Berlin`.
+    pub time_zone: String,
+    pub created_ms: u64,
+    /// Set: the user's keys are refused.
+    pub disabled: bool,
+}
+
+impl Record for UserRecord {
+    const NAME: &'static str = "user";
+    const KINDS: &'static [Kind] = &[Kind::User];
+    const SCHEMA: u8 = 1;
+}
+
+/// Whose name (or e-mail address) it is.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct NameRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub created_ms: u64,
+}
+
+impl Record for NameRecord {
+    const NAME: &'static str = "name";
+    const KINDS: &'static [Kind] = &[Kind::Name];
+    const SCHEMA: u8 = 1;
+}
+
+/// One API key of a user. The secret itself is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyRecord {
+    #[rkyv(with = Raw)]
+    pub id: KeyId,
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// What the user calls it.
+    pub label: String,
+    pub created_ms: u64,
+}
+
+impl Record for KeyRecord {
+    const NAME: &'static str = "key";
+    const KINDS: &'static [Kind] = &[Kind::ApiKey];
+    const SCHEMA: u8 = 1;
+}
+
+/// With whom a user is connected. The number is part of the key on disk and never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(compare(PartialEq), derive(Clone, Copy, Debug, PartialEq, Eq))]
+#[repr(u8)]
+pub enum Provider {
+    Google = 1,
+}
+
+impl Provider {
+    /// The stable number, for [`crate::key::Key::connection`].
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Whether a connection can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(compare(PartialEq), derive(Clone, Copy, Debug, PartialEq, Eq))]
+#[repr(u8)]
+pub enum ConnectionState {
+    /// The refresh token worked when last used.
+    Active = 1,
+    /// The provider refused the refresh token: the user must consent again.
+    NeedsReauth = 2,
+}
+
+/// A user's standing permission at a provider.
+#[derive(Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ConnectionRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub provider: Provider,
+    /// The account at the provider.
+    pub email: String,
+    pub refresh_token: String,
+    /// What was granted, as the provider writes it: names separated by blanks.
+    pub scope: String,
+    pub state: ConnectionState,
+    pub updated_ms: u64,
+}
+
+impl Record for ConnectionRecord {
+    const NAME: &'static str = "connection";
+    const KINDS: &'static [Kind] = &[Kind::Connection];
+    const SCHEMA: u8 = 1;
+}
+
+impl fmt::Debug for ConnectionRecord {
+    /// Leaves the token out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionRecord")
+            .field("user", &self.user)
+            .field("provider", &self.provider)
+            .field("email", &self.email)
+            .field("scope", &self.scope)
+            .field("state", &self.state)
+            .field("updated_ms", &self.updated_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A conversation: its last [`SESSION_TURNS_MAX`] commands and what they brought up.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct SessionRecord {
+    #[rkyv(with = Raw)]
+    pub id: SessionId,
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub created_ms: u64,
+    pub expires_ms: u64,
+    /// Number of the next turn, from 1.
+    pub next_turn: u32,
+    /// Oldest first, at most [`SESSION_TURNS_MAX`].
+    pub turns: Vec<TurnRecord>,
+}
+
+impl SessionRecord {
+    /// Adds a turn behind the others; the oldest goes when there are too many.
+    pub fn push_turn(&mut self, turn: TurnRecord) {
+        self.next_turn = self.next_turn.max(turn.number.saturating_add(1));
+        self.turns.push(turn);
+        let surplus = self.turns.len().saturating_sub(SESSION_TURNS_MAX);
+        self.turns.drain(..surplus);
+    }
+}
+
+impl Record for SessionRecord {
+    const NAME: &'static str = "session";
+    const KINDS: &'static [Kind] = &[Kind::Session];
+    const SCHEMA: u8 = 1;
+}
+
+/// One command of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TurnRecord {
+    pub number: u32,
+    #[rkyv(with = Raw)]
+    pub task: TaskId,
+    pub command: String,
+    /// What the user was told; nothing while the task is pending.
+    pub answer: Option<String>,
+    pub state: u8,
+    pub at_ms: u64,
+    pub items: Vec<ItemRecord>,
+}
+
+/// A message, event or file that a turn brought up and later commands may refer to.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ItemRecord {
+    /// Name within the session, such as `m1`.
+    pub handle: String,
+    pub kind: u8,
+    /// The provider's id.
+    pub id: String,
+    pub title: String,
+    pub person_name: Option<String>,
+    pub person_address: Option<String>,
+    pub when: Option<String>,
+    pub thread_id: Option<String>,
+    pub message_id_header: Option<String>,
+    pub snippet: Option<String>,
+}
+
+/// A command on its way, with everything needed to take it up again after a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TaskRecord {
+    #[rkyv(with = Raw)]
+    pub id: TaskId,
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    #[rkyv(with = Raw)]
+    pub session: SessionId,
+    pub command: String,
+    pub mode: u8,
+    pub state: u8,
+    pub time_zone: String,
+    pub created_ms: u64,
+    pub deadline_ms: u64,
+    pub finished_ms: Option<u64>,
+    /// How often the task was taken up.
+    pub attempts: u32,
+    pub plan_json: Option<String>,
+    pub steps: Vec<StepRecord>,
+    pub answer: Option<String>,
+    pub error_json: Option<String>,
+    pub openai_us: u64,
+    pub google_us: u64,
+    pub total_us: u64,
+}
+
+impl Record for TaskRecord {
+    const NAME: &'static str = "task";
+    const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished];
+    const SCHEMA: u8 = 1;
+}
+
+/// One step of a task's plan.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub id: String,
+    pub state: u8,
+    /// What was about to be done, written before it is done (the id of a draft, say), so that a restart can find
+    /// out whether it was.
+    pub intent: Option<String>,
+    pub outcome_json: Option<String>,
+    pub text: Option<String>,
+    pub error_json: Option<String>,
+    pub calls_json: Option<String>,
+}
+
+/// What became of a command, for the list of past commands.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    #[rkyv(with = Raw)]
+    pub task: TaskId,
+    pub at_ms: u64,
+    pub command: String,
+    pub state: u8,
+    pub answer: Option<String>,
+    /// One bit for each service used.
+    pub services: u8,
+}
+
+impl Record for HistoryRecord {
+    const NAME: &'static str = "history";
+    const KINDS: &'static [Kind] = &[Kind::History];
+    const SCHEMA: u8 = 1;
+}

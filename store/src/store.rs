@@ -1,0 +1,229 @@
+//! The handle on an open data directory, shared by all threads, and its face for ordinary threads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sluice_protocols::ids::{ShardCount, ShardId};
+use smallvec::SmallVec;
+
+use crate::batch::Batch;
+use crate::config::StoreConfig;
+use crate::database::{Database, MemoryUse, Page, ReadError, ScanRequest};
+use crate::directory::{Directory, OpenError};
+use crate::inbox::Inbox;
+use crate::key::{Key, KeyRange};
+use crate::log::{CommitError, CommitLog, Entry, Sequence, Submission};
+use crate::quarantine;
+use crate::reader::ReaderPool;
+use crate::record::{Loaded, Record, Value};
+use crate::stats::StoreStats;
+use crate::writer::{RocksCommitLog, RocksDisk, WriterConfig};
+
+/// An open data directory. Clones share it; it is closed, after everything taken was written, with the last of
+/// them (a [`crate::CoreStore`] holds one).
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// Fields are dropped in this order: the log writes what it has taken, the pool answers what it was asked, the
+/// database closes, and only then another process may lock the directory.
+struct Inner {
+    log: RocksCommitLog,
+    readers: ReaderPool,
+    database: Arc<Database>,
+    stats: Arc<StoreStats>,
+    config: StoreConfig,
+    _directory: Directory,
+}
+
+impl Store {
+    /// Opens the data directory, or makes it when it is missing or empty, and starts the storage threads. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the directory or the settings, and what to do.
+    pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        check(&config)?;
+        let directory = Directory::open(&config.path, config.shard_count)?;
+        let database = Database::open(&directory.database_path(), &config)
+            .map_err(|error| OpenError::Database { path: directory.database_path(), reason: error.into_string() })?;
+        let database = Arc::new(database);
+        let stats = Arc::new(StoreStats::new());
+        let applied = read_applied(&database, &config)?;
+        let disk = RocksDisk::new(Arc::clone(&database), config.durability);
+        let threads = |source| OpenError::Threads { source };
+        let log = RocksCommitLog::start(WriterConfig::of(&config), disk, applied, Arc::clone(&stats)).map_err(threads)?;
+        let readers = ReaderPool::start(&config, &database, &stats).map_err(threads)?;
+        Ok(Self { inner: Arc::new(Inner { log, readers, database, stats, config, _directory: directory }) })
+    }
+
+    /// How many shards the directory was made with.
+    pub fn shard_count(&self) -> ShardCount {
+        self.inner.config.shard_count
+    }
+
+    /// The data directory.
+    pub fn path(&self) -> &Path {
+        &self.inner.config.path
+    }
+
+    /// Everything counted since the store was opened.
+    pub fn stats(&self) -> &StoreStats {
+        &self.inner.stats
+    }
+
+    /// Memory RocksDB accounts for now.
+    pub fn memory_use(&self) -> MemoryUse {
+        self.inner.database.memory_use()
+    }
+
+    /// The log all changes go through.
+    pub fn log(&self) -> &dyn CommitLog {
+        &self.inner.log
+    }
+
+    /// Why the store takes no more writes, once one failed.
+    pub fn stopped(&self) -> Option<Arc<str>> {
+        self.inner.log.stopped()
+    }
+
+    /// Reads waiting for the reader pool now.
+    pub fn reader_depth(&self) -> usize {
+        self.inner.readers.depth()
+    }
+
+    pub(crate) fn commit_queue_bytes_max(&self) -> usize {
+        self.inner.config.commit_queue_bytes_max
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    pub(crate) fn readers(&self) -> &ReaderPool {
+        &self.inner.readers
+    }
+
+    pub(crate) fn stats_shared(&self) -> &Arc<StoreStats> {
+        &self.inner.stats
+    }
+
+    /// The last batch applied to `shard`. Blocks on the disk: not for a reactor.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`] or [`ReadError::Foreign`].
+    pub fn applied_blocking(&self, shard: ShardId) -> Result<Sequence, ReadError> {
+        self.inner.database.applied(shard)
+    }
+
+    /// Reads a key. Blocks on the disk: not for a reactor.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`].
+    pub fn get_blocking(&self, shard: ShardId, key: &Key) -> Result<Option<Value>, ReadError> {
+        self.inner.database.get(shard, key)
+    }
+
+    /// Reads and validates a record. Blocks on the disk: not for a reactor.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`]; [`ReadError::Quarantined`] after the damaged bytes were copied aside;
+    /// [`ReadError::Newer`].
+    pub fn load_blocking<R: Record>(&self, shard: ShardId, key: &Key) -> Result<Option<Loaded<R>>, ReadError> {
+        let Some(value) = self.get_blocking(shard, key)? else { return Ok(None) };
+        match quarantine::validate::<R>(self.stats(), shard, key, value) {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(refused) => {
+                if let Some(copy) = refused.copy {
+                    quarantine::count_copy(self.stats(), self.write_blocking(vec![copy]).err().as_ref());
+                }
+                Err(refused.error)
+            }
+        }
+    }
+
+    /// Reads at most `limit` rows of a range. Blocks on the disk: not for a reactor.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`] or [`ReadError::Foreign`].
+    pub fn scan_blocking(
+        &self,
+        shard: ShardId,
+        range: KeyRange,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Page, ReadError> {
+        self.inner.database.scan(shard, &ScanRequest { range, limit, reverse })
+    }
+
+    /// Commits batches, one sequence for each, through the same log as the cores. They land in one write; do not
+    /// rely on that across shards, which a replicated log would not keep. Blocks until it is durable: not for a
+    /// reactor.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn write_blocking(&self, batches: Vec<Batch>) -> Result<SmallVec<[Sequence; 4]>, CommitError> {
+        if let Some(large) = batches.iter().find(|batch| batch.size() > crate::batch::BATCH_BYTES_MAX) {
+            return Err(CommitError::TooLarge { bytes: large.size() });
+        }
+        let inbox = Inbox::new();
+        let entries = batches.into_iter().map(Entry::new).collect();
+        self.inner.log.submit(Submission::new(entries, 0, Arc::clone(&inbox))).map_err(|rejected| rejected.error)?;
+        inbox.wait().outcome
+    }
+
+    /// Moves everything in memory into tables, so that the next start has no log to replay. Blocks for long.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`].
+    pub fn flush_blocking(&self) -> Result<(), ReadError> {
+        self.inner.database.flush().map_err(|error| ReadError::Disk { reason: error.into_string() })
+    }
+}
+
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.path().display())
+    }
+}
+
+/// Refuses settings that cannot work, by name.
+fn check(config: &StoreConfig) -> Result<(), OpenError> {
+    let refuse = |setting, allowed: &str| Err(OpenError::Setting { setting, allowed: allowed.to_owned() });
+    let write_buffer_bytes_min = usize::from(config.shard_count.get()) * (64 << 10);
+    if !(1..=256).contains(&config.reader_threads) {
+        return refuse("reader_threads", "1 to 256");
+    }
+    if config.reader_queue_max == 0 {
+        return refuse("reader_queue_max", "1 or more");
+    }
+    if config.commit_queue_max == 0 {
+        return refuse("commit_queue_max", "1 or more");
+    }
+    if config.commit_queue_bytes_max < crate::batch::BATCH_BYTES_MAX {
+        return refuse("commit_queue_bytes_max", "8 MiB or more, so that the largest batch fits");
+    }
+    if config.block_cache_bytes < 1 << 20 {
+        return refuse("block_cache_bytes", "1 MiB or more");
+    }
+    if config.write_buffer_bytes < write_buffer_bytes_min {
+        return refuse("write_buffer_bytes", &format!("{write_buffer_bytes_min} (64 KiB a shard) or more"));
+    }
+    if config.open_files_max < 64 {
+        return refuse("open_files_max", "64 or more");
+    }
+    if config.background_jobs == 0 {
+        return refuse("background_jobs", "1 or more");
+    }
+    Ok(())
+}
+
+fn read_applied(database: &Database, config: &StoreConfig) -> Result<Vec<Sequence>, OpenError> {
+    config
+        .shard_count
+        .shards()
+        .map(|shard| database.applied(shard))
+        .collect::<Result<_, _>>()
+        .map_err(|error| OpenError::Database { path: config.path.clone(), reason: error.to_string() })
+}
