@@ -111,6 +111,8 @@ section! {
         pin: bool = true,
         /// Shards a new data directory is divided into, 1 to 4096. Fixed for the life of the directory.
         shards: u64 = 256,
+        /// After a request to stop: how long commands under way may take to finish, in milliseconds, up to 600000.
+        shutdown_grace_ms: Milliseconds = Milliseconds(10_000),
     }
 }
 
@@ -119,14 +121,12 @@ section! {
     Listen {
         /// IP addresses to listen on, 1 to 16 of them.
         addresses: Vec<IpAddr> = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-        /// The port that all cores share, 1 to 65535.
+        /// The port that all cores share, up to 65535; 0 lets the system choose it and the cores' own.
         port: u16 = 4433,
         /// Core i also has port core_port_base + i to itself; 0 means port + 1.
         core_port_base: u16 = 0,
-        /// Kernel receive buffer of each socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
-        receive_buffer_bytes: u64 = 4 << 20,
-        /// Kernel send buffer of each socket in bytes, 65536 to 268435456.
-        send_buffer_bytes: u64 = 4 << 20,
+        /// Kernel buffers of each socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
+        socket_buffer_bytes: u64 = 8 << 20,
     }
 }
 
@@ -149,8 +149,6 @@ section! {
     Limits {
         /// Largest request body in bytes, 1024 to 16777216.
         body_bytes_max: u64 = 65_536,
-        /// Largest section of request header fields in bytes, 1024 to 16384.
-        header_bytes_max: u64 = 16_384,
         /// Connections open at once in the whole process, 1 to 10000000.
         connections_max: u64 = 100_000,
         /// Requests open at once on one connection, 1 to 1024.
@@ -582,15 +580,12 @@ impl Listen {
         self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
     }
 
-    /// The first of the cores' own ports, or `None` when there is none left above the shared one.
+    /// The first of the cores' own ports, or `None` when there is none left above the shared one. Of no meaning
+    /// where the system chooses.
     pub(crate) fn core_port_first(&self) -> Option<u16> {
         if self.core_port_base == 0 { self.port.checked_add(1) } else { Some(self.core_port_base) }
     }
 
-    /// The own port of core `core_index`, or `None` beyond the last port.
-    pub(crate) fn core_port(&self, core_index: u16) -> Option<u16> {
-        self.core_port_first()?.checked_add(core_index)
-    }
 }
 
 impl Admin {

@@ -1,1 +1,131 @@
-fn main() {}
+//! `sluice`: the gateway and its command line.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod collect;
+mod command;
+mod config;
+mod serve;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs mail, calendar and files by plain-language commands, over HTTP/3.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, about)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Configuration file (TOML); without it every key has its default
+    #[arg(long, short, global = true, env = "SLUICE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key, such as listen.port=443; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    set: Vec<(String, String)>,
+    /// Data directory (server.data_dir)
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve,
+    /// Send a command to a gateway and show the plan, the calls and the answer
+    Command(command::CommandArgs),
+    /// Users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Add a user
+    Add(admin::NewUser),
+    /// List users
+    List,
+    /// Connect a user with a Google account by its refresh token
+    Connect(admin::NewConnection),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make an API key; it is shown once
+    Add(admin::NewKey),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the configuration and say what is wrong
+    Check,
+    /// Print the effective configuration, with the origin of every value
+    Print,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as listen.port=443")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Settings {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut flags = self.set.clone();
+        if let Some(directory) = &self.data_dir {
+            flags.push(("server.data_dir".to_owned(), directory.clone()));
+        }
+        Ok(Config::load(self.config.as_deref(), &flags)?)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = cli.settings.load()?;
+    match cli.command {
+        Command::Serve => serve::run(&config).context("cannot serve"),
+        Command::Command(args) => command::run(&config, &args),
+        Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
+        Command::User(UserCommand::List) => admin::list_users(&config),
+        Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
+        Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
+        Command::Config(ConfigCommand::Check) => {
+            println!("the configuration is fine");
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Print) => {
+            print!("{}", config.print());
+            Ok(())
+        }
+    }
+}

@@ -5,4 +5,7 @@
 //! dev-dependency of tests.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod cpu;
+pub mod load;
 pub mod sim;

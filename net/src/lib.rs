@@ -5,6 +5,7 @@
 //! Ingress and the client run on a core's reactor and are `!Send`; egress runs on
 //! a small runtime of its own and is called from any core.
 
+pub mod client;
 pub mod egress;
 pub mod ingress;
 pub mod quic;

@@ -1,8 +1,36 @@
-//! What one core does for its users: routing, keys, sessions, plans and tasks
+//! What one core does for its users: routing, keys, sessions, plans and tasks.
+//!
+//! ```text
+//! ingress -> CoreService (routes, keys) -> Sessions, Tasks (queue, journal) -> run (plan, steps) -> egress
+//!                 | another core's user
+//!                 +-> mailbox -> CoreService of the owner
+//! ```
+//! Everything a core needs for its users is `!Send` and stays on its thread; what crosses threads is a
+//! [`peer::PeerRequest`] and its answer, counters ([`metrics`]), and what the store and the egress pool share.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
+mod auth;
 pub mod clock;
+mod config;
 pub mod env;
+mod generations;
+pub mod metrics;
+mod mint;
+pub mod peer;
+pub mod placement;
+mod routes;
 pub mod run;
+mod service;
+mod sessions;
+mod signal;
+mod tasks;
 pub mod upstream;
+
+pub use admin::{Admin, AdminError};
+pub use config::{SESSION_LIFE, ShardConfig};
+pub use metrics::Metrics;
+pub use placement::Placement;
+pub use service::{CoreParts, CoreService};
+pub use tasks::{RunFuture, Runner};

@@ -28,11 +28,9 @@ impl Checks<'_> {
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
-            ("listen.port", listen.port.into(), 1, 65_535),
-            ("listen.receive_buffer_bytes", listen.receive_buffer_bytes, 65_536, 268_435_456),
-            ("listen.send_buffer_bytes", listen.send_buffer_bytes, 65_536, 268_435_456),
+            ("server.shutdown_grace_ms", server.shutdown_grace_ms.0, 0, 600_000),
+            ("listen.socket_buffer_bytes", listen.socket_buffer_bytes, 65_536, 268_435_456),
             ("limits.body_bytes_max", limits.body_bytes_max, 1_024, 16_777_216),
-            ("limits.header_bytes_max", limits.header_bytes_max, 1_024, 16_384),
             ("limits.connections_max", limits.connections_max, 1, 10_000_000),
             ("limits.streams_max", limits.streams_max, 1, 1_024),
             ("limits.idle_timeout_ms", limits.idle_timeout_ms.0, 1_000, 600_000),
@@ -71,6 +69,9 @@ impl Checks<'_> {
             if listen.addresses[..index].contains(address) {
                 self.refuse("listen.addresses", format!("{address} is there twice; each may be once"));
             }
+        }
+        if listen.port == 0 && listen.core_port_base == 0 {
+            return;
         }
         // With cores = 0 their number is the host's; then at least one port must be there.
         let cores = server.cores.clamp(1, CORES_MAX);

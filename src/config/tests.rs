@@ -43,7 +43,7 @@ fn defaults_hold_without_any_source() {
     assert_eq!(config, Config::default());
     let sockets: Vec<String> = config.listen.sockets().map(|socket| socket.to_string()).collect();
     assert_eq!(sockets, ["127.0.0.1:4433", "[::1]:4433"]);
-    assert_eq!((config.listen.core_port(0), config.listen.core_port(3)), (Some(4434), Some(4437)));
+    assert_eq!(config.listen.core_port_first(), Some(4434));
     assert_eq!(config.admin.socket_path(&config.server), Path::new("data/admin.sock"));
     assert_eq!(config.limits.idle_timeout_ms.duration(), Duration::from_secs(30));
 }
@@ -134,7 +134,6 @@ fn impossible_combinations_are_refused_by_key() {
         ("[listen]\ncore_port_base = 4430\n[server]\ncores = 4\n", "listen.core_port_base"),
         ("[listen]\naddresses = []\n", "listen.addresses"),
         ("[listen]\naddresses = ['::1', '::1']\n", "listen.addresses"),
-        ("[limits]\nheader_bytes_max = 16385\n", "limits.header_bytes_max"),
         ("[limits]\ntasks_running_per_core_max = 4\n", "limits.tasks_running_per_user_max"),
         ("[egress]\nretry_backoff_max_ms = 99\n", "egress.retry_backoff_max_ms"),
         ("[openai]\napi_key = 'a'\napi_key_file = 'b'\n", "openai.api_key_file"),

@@ -57,7 +57,10 @@ fn rate(store: &Store, group: usize, how_long: Duration) -> Result<()> {
     }
     let (took, cpu) = (began.elapsed(), cpu_us()? - cpu);
     let per_second = number as f64 / took.as_secs_f64();
-    println!("{group:>3} commands a commit: {per_second:>8.0} commands/s, {:>5.1} us CPU each", cpu as f64 / number as f64);
+    println!(
+        "{group:>3} commands a commit: {per_second:>8.0} commands/s, {:>5.1} us CPU each",
+        cpu as f64 / number as f64
+    );
     Ok(())
 }
 

@@ -16,6 +16,7 @@
 use sluice_protocols::ids::ShardId;
 
 use crate::key::{KEY_BYTES_MAX, Key, Kind};
+use crate::record::{Record, RecordError, encode};
 
 /// Version byte of the encoding above.
 const BATCH_VERSION: u8 = 1;
@@ -90,6 +91,16 @@ impl Batch {
         self
     }
 
+    /// Sets `key` to a record.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLarge`]; the batch is as it was.
+    pub fn put_record<R: Record>(&mut self, key: &Key, record: &R) -> Result<&mut Self, RecordError> {
+        debug_assert!(R::KINDS.contains(&key.kind()), "{key:?} leads to no {} record", R::NAME);
+        let value = encode(record)?;
+        Ok(self.put(key, value.as_bytes()))
+    }
+
     /// Removes `key`; removing what is not there is no error.
     ///
     /// # Panics
@@ -117,7 +128,8 @@ impl Batch {
         if later.shard != self.shard || bytes > BATCH_BYTES_MAX {
             return Err(later);
         }
-        self.count = self.count.checked_add(later.count).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
+        self.count =
+            self.count.checked_add(later.count).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
         self.bytes.extend_from_slice(&later.bytes[HEADER_BYTES..]);
         Ok(())
     }
@@ -154,7 +166,11 @@ impl Batch {
 ///
 /// # Errors
 /// [`BatchError`] when the bytes are not exactly one batch of that shard.
-pub fn read_batch<'a>(bytes: &'a [u8], shard: ShardId, mut apply: impl FnMut(Change<'a>)) -> Result<(), BatchError> {
+pub fn read_batch<'a>(
+    bytes: &'a [u8],
+    shard: ShardId,
+    mut apply: impl FnMut(Change<'a>),
+) -> Result<(), BatchError> {
     let mut reader = Reader { bytes, at: 0 };
     let version = reader.u8()?;
     if version != BATCH_VERSION {

@@ -64,6 +64,7 @@ struct Core {
     driver: RefCell<Option<Waker>>,
     closed: Cell<bool>,
     next_ticket: Cell<u64>,
+    /// Copies of damaged values made or on their way, by the key of the copy.
     quarantined: RefCell<HashSet<Key, foldhash::fast::RandomState>>,
 }
 
@@ -93,8 +94,8 @@ struct InFlight {
 /// Where a [`Commit`] finds its answer.
 #[derive(Default)]
 struct Waiter {
-    /// The commit is a copy of a damaged record: counted when answered, for nobody waits.
-    is_copy: bool,
+    /// The commit puts a damaged record's copy under this key: counted when answered, for nobody waits.
+    copy: Option<Key>,
     outcome: Cell<Option<Result<Sequence, CommitError>>>,
     waker: Cell<Option<Waker>>,
 }
@@ -200,10 +201,15 @@ impl CoreStore {
     ///
     /// # Errors
     /// [`ReadError::Quarantined`], [`ReadError::Newer`].
-    pub fn validate<R: Record>(&self, shard: ShardId, key: &Key, value: Value) -> Result<Loaded<R>, ReadError> {
+    pub fn validate<R: Record>(
+        &self,
+        shard: ShardId,
+        key: &Key,
+        value: Value,
+    ) -> Result<Loaded<R>, ReadError> {
         quarantine::validate(self.store().stats(), shard, key, value).map_err(|refused| {
-            if let Some(copy) = refused.copy {
-                self.handle.core.quarantine(key, copy);
+            if let Some((copy, batch)) = refused.copy {
+                self.handle.core.quarantine(copy, batch);
             }
             refused.error
         })
@@ -253,8 +259,12 @@ impl Core {
     }
 
     fn finish(&self, waiter: &Waiter, outcome: Result<Sequence, CommitError>) {
-        if waiter.is_copy {
+        if let Some(copy) = &waiter.copy {
             quarantine::count_copy(self.store.stats(), outcome.as_ref().err());
+            if outcome.is_err() {
+                // The next reader of the record tries again.
+                self.quarantined.borrow_mut().remove(copy);
+            }
         }
         waiter.finish(outcome);
     }
@@ -266,19 +276,14 @@ impl Core {
         }
     }
 
-    /// Copies a damaged value aside, without anybody waiting for it.
-    fn quarantine(&self, key: &Key, copy: Batch) {
-        let mut known = self.quarantined.borrow_mut();
-        if known.contains(key) {
-            return;
-        }
-        if known.len() >= QUARANTINE_COPIES_MAX {
+    /// Copies a damaged value aside, once, without anybody waiting for it.
+    fn quarantine(&self, copy: Key, batch: Batch) {
+        let known = self.quarantined.borrow().len();
+        if known >= QUARANTINE_COPIES_MAX {
             self.store.stats().records.quarantine_failed.add(1);
-            return;
+        } else if self.quarantined.borrow_mut().insert(copy.clone()) {
+            self.add(batch, Rc::new(Waiter { copy: Some(copy), ..Waiter::default() }));
         }
-        known.insert(key.clone());
-        drop(known);
-        self.add(copy, Rc::new(Waiter { is_copy: true, ..Waiter::default() }));
     }
 
     /// Hands the turn over. Whatever is refused is answered at once.
@@ -298,7 +303,8 @@ impl Core {
     }
 
     fn receive(&self, receipt: &Receipt) {
-        let oldest = self.in_flight.borrow_mut().pop_front().expect("a receipt answers a submission in flight");
+        let oldest =
+            self.in_flight.borrow_mut().pop_front().expect("a receipt answers a submission in flight");
         assert_eq!(oldest.ticket, receipt.ticket, "receipts come in the order of hand-over");
         self.answer(oldest.waiters, &receipt.outcome);
     }
@@ -372,7 +378,8 @@ impl Turn {
             },
         };
         self.joined.push(Joined { batch, waiters: SmallVec::from_iter([waiter]) });
-        self.places[shard] = u32::try_from(self.joined.len()).expect("bytes_max keeps a turn far below 2^32 batches");
+        self.places[shard] =
+            u32::try_from(self.joined.len()).expect("bytes_max keeps a turn far below 2^32 batches");
         self.joined.len() == 1
     }
 

@@ -12,8 +12,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, DB, DBCompressionType, DBRecoveryMode, ErrorKind, LogLevel, Options,
-    ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, DB, DBCompressionType, DBRecoveryMode, ErrorKind, InfoLogger,
+    LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use sluice_protocols::ids::{ShardCount, ShardId};
 
@@ -92,7 +92,7 @@ impl Database {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_error_if_exists(true);
-        options.set_log_level(LogLevel::Warn);
+        options.set_info_logger(log_to_tracing());
         drop(DB::open_cf(&options, path, family_names(shards))?);
         Ok(())
     }
@@ -149,7 +149,11 @@ impl Database {
         }
         let limit = request.limit.min(SCAN_ROWS_MAX);
         let mut rows = self.db.raw_iterator_cf_opt(self.family(shard), options);
-        if request.reverse { rows.seek_to_last() } else { rows.seek_to_first() }
+        if request.reverse {
+            rows.seek_to_last()
+        } else {
+            rows.seek_to_first()
+        }
         let mut page = Page { rows: Vec::new(), next: None };
         let mut bytes = 0;
         while let Some((key, value)) = rows.item() {
@@ -160,7 +164,8 @@ impl Database {
                 });
                 return Ok(page);
             }
-            let key = Key::from_bytes(key).map_err(|error| ReadError::Foreign { reason: error.to_string() })?;
+            let key =
+                Key::from_bytes(key).map_err(|error| ReadError::Foreign { reason: error.to_string() })?;
             bytes += value.len();
             page.rows.push((key, Value::copy_of(value)));
             if request.reverse { rows.prev() } else { rows.next() }
@@ -224,18 +229,28 @@ fn database_options(config: &StoreConfig) -> Options {
     options.set_paranoid_checks(true);
     // The tail of the log may be torn by a crash; what was synced lies before the tear.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A log file that was synced and is gone is an error at the next start, not a shorter history.
+    options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(config.wal_bytes_max);
     options.set_max_open_files(i32::from(config.open_files_max));
     options.set_max_background_jobs(i32::from(config.background_jobs));
     // Spread the write-back of large tables, so that a commit's sync does not wait behind all of it.
     options.set_bytes_per_sync(1 << 20);
-    // A dump walks all families and fills the information log; counters are read from outside.
+    // A dump walks all families; what is worth watching is read from outside.
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
-    options.set_log_level(LogLevel::Warn);
-    options.set_max_log_file_size(16 << 20);
-    options.set_keep_log_file_num(4);
+    options.set_info_logger(log_to_tracing());
     options
+}
+
+/// What RocksDB has to say from a warning up, in our log. Its own log files begin with every option of every
+/// family, over a megabyte at each start.
+fn log_to_tracing() -> InfoLogger {
+    InfoLogger::new_callback_logger(LogLevel::Warn, |level, message| match level {
+        LogLevel::Warn => tracing::warn!(target: "rocksdb", message),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "rocksdb", message),
+        LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+    })
 }
 
 fn family_options(config: &StoreConfig, block_cache: &Cache) -> Options {
@@ -246,6 +261,8 @@ fn family_options(config: &StoreConfig, block_cache: &Cache) -> Options {
     // The manager flushes the fullest family when all together reach the budget; this bound only keeps a single
     // busy shard from taking more than a quarter of it.
     options.set_write_buffer_size((config.write_buffer_bytes / 4).max(ARENA_BLOCK_BYTES * 4));
+    // One that is being flushed must not stop the writes of all: RocksDB stops the whole node for a full family.
+    options.set_max_write_buffer_number(4);
     // Idle families must cost little: 256 of them hold 4 MiB once each was written to.
     options.set_arena_block_size(ARENA_BLOCK_BYTES);
     options

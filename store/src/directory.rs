@@ -46,7 +46,9 @@ pub enum OpenError {
     NotSluice { path: PathBuf },
     #[error("{path} is not a directory: name a directory for the data")]
     NotDirectory { path: PathBuf },
-    #[error("{path} was made by a newer Sluice (format {found}, this version reads {FORMAT}): run that version")]
+    #[error(
+        "{path} was made by a newer Sluice (format {found}, this version reads {FORMAT}): run that version"
+    )]
     NewerFormat { path: PathBuf, found: u32 },
     #[error("{path} was made with {made} shards, but {configured} are configured: set shard_count = {made}")]
     ShardCount { path: PathBuf, made: u16, configured: u16 },
@@ -55,7 +57,9 @@ pub enum OpenError {
         .pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string())
     )]
     Locked { path: PathBuf, pid: Option<u32> },
-    #[error("{path} has the marker of a Sluice data directory, but its database (`{DATABASE}`) is missing: restore it")]
+    #[error(
+        "{path} has the marker of a Sluice data directory, but its database (`{DATABASE}`) is missing: restore it"
+    )]
     MissingDatabase { path: PathBuf },
     #[error("the marker {path} is damaged ({reason}): restore it")]
     CorruptMarker { path: PathBuf, reason: String },
@@ -167,13 +171,16 @@ impl Marker {
 
     fn parse(path: &Path, text: &str) -> Result<Self, OpenError> {
         let corrupt = |reason: String| OpenError::CorruptMarker { path: path.to_owned(), reason };
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| corrupt(error.message().to_owned()))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| corrupt(error.message().to_owned()))?;
         let number = |key: &str| {
-            let value = table.get(key).and_then(toml::Value::as_integer).and_then(|value| u64::try_from(value).ok());
+            let value =
+                table.get(key).and_then(toml::Value::as_integer).and_then(|value| u64::try_from(value).ok());
             value.ok_or_else(|| corrupt(format!("`{key}` is missing or no number")))
         };
         // First of all the format: a newer one may mean anything by the rest.
-        let format = u32::try_from(number("format")?).map_err(|_| corrupt("`format` is out of bounds".to_owned()))?;
+        let format =
+            u32::try_from(number("format")?).map_err(|_| corrupt("`format` is out of bounds".to_owned()))?;
         if format > FORMAT {
             let path = path.parent().unwrap_or(path).to_owned();
             return Err(OpenError::NewerFormat { path, found: format });
@@ -246,7 +253,9 @@ fn sync_directory(path: &Path) -> Result<(), OpenError> {
 fn io_error(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => OpenError::NotWritable { path, source },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::NotWritable { path, source }
+        }
         _ => OpenError::Io { path, source },
     }
 }

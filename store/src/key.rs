@@ -191,7 +191,11 @@ impl Key {
             Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
             Kind::Quarantine => bytes.len() > 9,
         };
-        if fits { Ok(Self(SmallVec::from_slice(bytes))) } else { Err(KeyError::Layout { kind, bytes: bytes.len() }) }
+        if fits {
+            Ok(Self(SmallVec::from_slice(bytes)))
+        } else {
+            Err(KeyError::Layout { kind, bytes: bytes.len() })
+        }
     }
 
     /// What the key leads to.
@@ -319,7 +323,7 @@ pub struct Month(u32);
 impl Month {
     /// The month `month` (1 to 12) of `year` (0 to 9999), or `None` when out of bounds.
     pub fn new(year: u32, month: u32) -> Option<Self> {
-        (year <= 9999 && (1..=12).contains(&month)).then_some(Self(year * 100 + month))
+        (year <= 9999 && (1..=12).contains(&month)).then(|| Self(year * 100 + month))
     }
 
     /// The month that holds this moment; moments past the year 9999 count as its last month.
@@ -327,7 +331,8 @@ impl Month {
         // Days to civil date by eras of 400 years that begin on 1 March, so that the leap day comes last.
         let days = unix_ms / 86_400_000 + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let (month, carry) =

@@ -15,6 +15,8 @@
 //! - values are validated when loaded; what fails is kept aside, never trusted and never dropped;
 //! - every queue is bounded, every refusal counted ([`StoreStats`]).
 
+#![deny(unsafe_code)]
+
 pub mod batch;
 mod config;
 mod core_store;

@@ -25,10 +25,10 @@ pub fn original_key(key: &Key) -> Option<Key> {
     (key.kind() == Kind::Quarantine).then(|| Key::from_bytes(&key.as_bytes()[9..]).ok()).flatten()
 }
 
-/// A value that was refused, and the batch that keeps a copy of it when it is damaged.
+/// A value that was refused; when it is damaged, also where a copy of it goes and the batch that puts it there.
 pub(crate) struct RefusedValue {
     pub(crate) error: ReadError,
-    pub(crate) copy: Option<Batch>,
+    pub(crate) copy: Option<(Key, Batch)>,
 }
 
 /// Makes a value a record, or says what to do about it. Counts and logs what is wrong.
@@ -39,10 +39,9 @@ pub(crate) fn validate<R: Record>(
     value: Value,
 ) -> Result<Loaded<R>, Box<RefusedValue>> {
     debug_assert!(R::KINDS.contains(&key.kind()), "{key:?} leads to no {} record", R::NAME);
-    let kept = value.clone();
-    let error = match Loaded::new(value) {
+    let (error, kept) = match Loaded::new_or_back(value) {
         Ok(loaded) => return Ok(loaded),
-        Err(error) => error,
+        Err(refused) => *refused,
     };
     let key = key.clone();
     if matches!(error, RecordError::Newer { .. }) {
@@ -52,9 +51,10 @@ pub(crate) fn validate<R: Record>(
     }
     stats.records.damaged.add(1);
     tracing::error!(shard = shard.index(), ?key, %error, bytes = kept.as_bytes().len(), "record quarantined");
-    let mut copy = Batch::new(shard);
-    copy.put(&Key::quarantine(&key, kept.as_bytes()), kept.as_bytes());
-    Err(Box::new(RefusedValue { error: ReadError::Quarantined { key, error }, copy: Some(copy) }))
+    let mut batch = Batch::new(shard);
+    let copy = Key::quarantine(&key, kept.as_bytes());
+    batch.put(&copy, kept.as_bytes());
+    Err(Box::new(RefusedValue { error: ReadError::Quarantined { key, error }, copy: Some((copy, batch)) }))
 }
 
 /// Counts what became of a copy.

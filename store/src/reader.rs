@@ -75,7 +75,11 @@ impl ReaderPool {
     }
 
     /// Reads a key.
-    pub(crate) fn get(&self, shard: ShardId, key: Key) -> Result<ReplyFuture<Answer<Option<Value>>>, ReadError> {
+    pub(crate) fn get(
+        &self,
+        shard: ShardId,
+        key: Key,
+    ) -> Result<ReplyFuture<Answer<Option<Value>>>, ReadError> {
         let (answer, future) = reply();
         self.push(Job::Get { shard, key, answer })?;
         Ok(future)
@@ -163,4 +167,68 @@ fn counted<T>(shared: &Shared, answer: Answer<T>) -> Answer<T> {
         tracing::error!(%error, "read failed");
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{KeyRange, Kind};
+    use crate::test_util::block_on;
+    use sluice_protocols::ids::{ShardCount, UserId};
+
+    fn config(path: &std::path::Path, reader_threads: usize) -> StoreConfig {
+        let base = StoreConfig::new(path.join("db"), ShardCount::new(1).unwrap());
+        StoreConfig { reader_threads, reader_queue_max: 2, ..base }
+    }
+
+    fn pool(config: &StoreConfig) -> (ReaderPool, Arc<StoreStats>) {
+        Database::create(&config.path, config.shard_count).unwrap();
+        let database = Arc::new(Database::open(&config.path, config).unwrap());
+        let stats = Arc::new(StoreStats::new());
+        (ReaderPool::start(config, &database, &stats).unwrap(), stats)
+    }
+
+    fn shard() -> ShardId {
+        ShardId::new(0, ShardCount::new(1).unwrap()).unwrap()
+    }
+
+    fn key() -> Key {
+        Key::user(&UserId::from_bytes([1; 16]))
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_a_closing_pool_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        // No thread takes anything, so the queue stays as it is.
+        let (pool, stats) = pool(&config(dir.path(), 0));
+        let first = pool.get(shard(), key()).unwrap();
+        let second = pool.get(shard(), key()).unwrap();
+        assert_eq!(pool.get(shard(), key()).unwrap_err(), ReadError::Overloaded);
+        assert_eq!((pool.depth(), stats.reader.refused_full.get()), (2, 1));
+        drop(pool);
+        assert_eq!((block_on(first), block_on(second)), (None, None));
+    }
+
+    #[test]
+    fn what_was_taken_is_answered_before_the_threads_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pool, stats) = pool(&config(dir.path(), 1));
+        let read = pool.get(shard(), key()).unwrap();
+        let request = ScanRequest { range: KeyRange::kind(Kind::User), limit: 1, reverse: false };
+        let scan = pool.scan(shard(), request).unwrap();
+        drop(pool);
+        assert_eq!(block_on(read), Some(Ok(None)));
+        assert!(block_on(scan).unwrap().unwrap().rows.is_empty());
+        assert_eq!((stats.reader.gets.get(), stats.reader.scans.get()), (1, 1));
+    }
+
+    #[test]
+    fn a_read_nobody_waits_for_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pool, stats) = pool(&config(dir.path(), 0));
+        drop(pool.get(shard(), key()).unwrap());
+        pool.shared.queue().closing = true;
+        run(&pool.shared);
+        assert_eq!((stats.reader.gets.get(), stats.reader.abandoned.get()), (0, 1));
+    }
 }

@@ -213,7 +213,8 @@ mod tests {
 
     fn session(id: u8, next_turn: u32, expires_ms: u64) -> Loaded<SessionRecord> {
         let (id, user) = (SessionId::from_bytes([id; 16]), UserId::from_bytes([1; 16]));
-        Loaded::of(&SessionRecord { id, user, created_ms: 0, expires_ms, next_turn, turns: Vec::new() }).unwrap()
+        Loaded::of(&SessionRecord { id, user, created_ms: 0, expires_ms, next_turn, turns: Vec::new() })
+            .unwrap()
     }
 
     fn id(byte: u8) -> SessionId {
@@ -267,7 +268,8 @@ mod tests {
     #[test]
     fn a_session_over_the_limit_is_refused_and_evicts_nobody() {
         let small = session(1, 1, 100);
-        let limits = SessionCacheLimits { bytes_max: small.capacity() + ENTRY_OVERHEAD_BYTES, entries_max: 9 };
+        let limits =
+            SessionCacheLimits { bytes_max: small.capacity() + ENTRY_OVERHEAD_BYTES, entries_max: 9 };
         let mut cache = SessionCache::new(limits);
         cache.insert(small, 0);
         let mut large = session(2, 1, 100).to_record();

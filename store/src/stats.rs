@@ -50,7 +50,12 @@ pub struct HistogramSnapshot {
 
 impl<const N: usize> Histogram<N> {
     fn new(bounds: &'static [u64; N]) -> Self {
-        Self { bounds, buckets: std::array::from_fn(|_| Counter::default()), beyond: Counter::default(), sum: Counter::default() }
+        Self {
+            bounds,
+            buckets: std::array::from_fn(|_| Counter::default()),
+            beyond: Counter::default(),
+            sum: Counter::default(),
+        }
     }
 
     pub(crate) fn record(&self, value: u64) {
@@ -70,8 +75,9 @@ impl<const N: usize> Histogram<N> {
 }
 
 /// Upper bounds of commit latency in microseconds: from a disk cache's answer to a device in trouble.
-const LATENCY_US_BOUNDS: [u64; 15] =
-    [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 204_800, 819_200, 3_276_800];
+const LATENCY_US_BOUNDS: [u64; 15] = [
+    50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 204_800, 819_200, 3_276_800,
+];
 
 /// Upper bounds of batches in a group.
 const GROUP_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];

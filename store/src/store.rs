@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sluice_protocols::ids::{ShardCount, ShardId};
 use smallvec::SmallVec;
@@ -19,8 +20,8 @@ use crate::record::{Loaded, Record, Value};
 use crate::stats::StoreStats;
 use crate::writer::{RocksCommitLog, RocksDisk, WriterConfig};
 
-/// An open data directory. Clones share it; it is closed, after everything taken was written, with the last of
-/// them (a [`crate::CoreStore`] holds one).
+/// An open data directory. Clones share it; it is closed with the last of them (a [`crate::CoreStore`] holds one),
+/// which waits until everything taken was written.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -44,16 +45,21 @@ impl Store {
     /// [`OpenError`] says what is wrong with the directory or the settings, and what to do.
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
         check(&config)?;
+        let began = Instant::now();
         let directory = Directory::open(&config.path, config.shard_count)?;
-        let database = Database::open(&directory.database_path(), &config)
-            .map_err(|error| OpenError::Database { path: directory.database_path(), reason: error.into_string() })?;
+        let database = Database::open(&directory.database_path(), &config).map_err(|error| {
+            OpenError::Database { path: directory.database_path(), reason: error.into_string() }
+        })?;
         let database = Arc::new(database);
         let stats = Arc::new(StoreStats::new());
         let applied = read_applied(&database, &config)?;
         let disk = RocksDisk::new(Arc::clone(&database), config.durability);
         let threads = |source| OpenError::Threads { source };
-        let log = RocksCommitLog::start(WriterConfig::of(&config), disk, applied, Arc::clone(&stats)).map_err(threads)?;
+        let log = RocksCommitLog::start(WriterConfig::of(&config), disk, applied, Arc::clone(&stats))
+            .map_err(threads)?;
         let readers = ReaderPool::start(&config, &database, &stats).map_err(threads)?;
+        let (shards, took_ms) = (config.shard_count.get(), began.elapsed().as_millis());
+        tracing::info!(path = %config.path.display(), shards, durability = ?config.durability, took_ms, "store opened");
         Ok(Self { inner: Arc::new(Inner { log, readers, database, stats, config, _directory: directory }) })
     }
 
@@ -129,12 +135,16 @@ impl Store {
     /// # Errors
     /// [`ReadError::Disk`]; [`ReadError::Quarantined`] after the damaged bytes were copied aside;
     /// [`ReadError::Newer`].
-    pub fn load_blocking<R: Record>(&self, shard: ShardId, key: &Key) -> Result<Option<Loaded<R>>, ReadError> {
+    pub fn load_blocking<R: Record>(
+        &self,
+        shard: ShardId,
+        key: &Key,
+    ) -> Result<Option<Loaded<R>>, ReadError> {
         let Some(value) = self.get_blocking(shard, key)? else { return Ok(None) };
         match quarantine::validate::<R>(self.stats(), shard, key, value) {
             Ok(loaded) => Ok(Some(loaded)),
             Err(refused) => {
-                if let Some(copy) = refused.copy {
+                if let Some((_, copy)) = refused.copy {
                     quarantine::count_copy(self.stats(), self.write_blocking(vec![copy]).err().as_ref());
                 }
                 Err(refused.error)
@@ -168,7 +178,10 @@ impl Store {
         }
         let inbox = Inbox::new();
         let entries = batches.into_iter().map(Entry::new).collect();
-        self.inner.log.submit(Submission::new(entries, 0, Arc::clone(&inbox))).map_err(|rejected| rejected.error)?;
+        self.inner
+            .log
+            .submit(Submission::new(entries, 0, Arc::clone(&inbox)))
+            .map_err(|rejected| rejected.error)?;
         inbox.wait().outcome
     }
 
@@ -180,7 +193,6 @@ impl Store {
         self.inner.database.flush().map_err(|error| ReadError::Disk { reason: error.into_string() })
     }
 }
-
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -167,7 +167,9 @@ pub(crate) struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!("a storage thread panicked: ending the process, for what it promised cannot be kept");
+            tracing::error!(
+                "a storage thread panicked: ending the process, for what it promised cannot be kept"
+            );
             std::process::abort();
         }
     }

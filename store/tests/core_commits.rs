@@ -12,7 +12,8 @@ fn batches_of_a_turn_are_joined_by_shard_and_written_as_one_group() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
     on_core(&store, |core| async move {
-        let (a, b, c) = (core.commit(put(1, 1, b"a")), core.commit(put(2, 2, b"b")), core.commit(put(1, 1, b"c")));
+        let (a, b, c) =
+            (core.commit(put(1, 1, b"a")), core.commit(put(2, 2, b"b")), core.commit(put(1, 1, b"c")));
         let (a, b, c) = (a.await.unwrap(), b.await.unwrap(), c.await.unwrap());
         assert_eq!([a.number(), b.number(), c.number()], [1, 1, 1], "one batch a shard");
         assert_eq!(core.get(shard(1), &user_key(1)).await.unwrap().unwrap().as_bytes(), b"c");

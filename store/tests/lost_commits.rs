@@ -38,7 +38,11 @@ fn deletes_take_effect_in_the_order_they_were_made() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
     let mut batch = Batch::new(shard(0));
-    batch.put(&user_key(1), b"first").delete(&user_key(1)).put(&user_key(2), b"x").put(&user_key(2), b"second");
+    batch
+        .put(&user_key(1), b"first")
+        .delete(&user_key(1))
+        .put(&user_key(2), b"x")
+        .put(&user_key(2), b"second");
     store.write_blocking(vec![batch]).unwrap();
     assert_eq!(store.get_blocking(shard(0), &user_key(1)).unwrap(), None);
     assert_eq!(store.get_blocking(shard(0), &user_key(2)).unwrap().unwrap().as_bytes(), b"second");

@@ -9,11 +9,19 @@ use sluice_store::stats::ReadTotals;
 use sluice_store::{Batch, Key, KeyRange, Kind, ReadError, Store, quarantine};
 use tempfile::tempdir;
 
+/// Bytes that do not compress.
+fn noise(count: usize) -> Vec<u8> {
+    let next = |state: &u32| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    std::iter::successors(Some(1), next).map(|state| state.to_be_bytes()[0]).take(count).collect()
+}
+
 #[test]
 fn memory_answers_inline_and_the_disk_through_the_pool() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
     store.write_blocking(vec![put(0, 1, b"value")]).unwrap();
+    // More than a block between the key and `applied`, which opening reads.
+    store.write_blocking(vec![put(0, 0, &noise(16 << 10))]).unwrap();
     on_core(&store, |core| async move {
         assert_eq!(core.get(shard(0), &user_key(1)).await.unwrap().unwrap().as_bytes(), b"value");
     });
@@ -28,12 +36,17 @@ fn memory_answers_inline_and_the_disk_through_the_pool() {
         }
         assert_eq!(core.get(shard(0), &user_key(2)).await.unwrap(), None);
     });
-    assert_eq!(store.stats().reads(), ReadTotals { inline: 3, pooled: 1 });
+    assert_eq!(
+        store.stats().reads(),
+        ReadTotals { inline: 3, pooled: 1 },
+        "the first read of a block goes to the pool, the rest are inline"
+    );
     assert_eq!(store.stats().reader.gets.get(), 1);
 }
 
 fn tasks(store: &Store) -> Vec<Key> {
-    let keys: Vec<Key> = (0..10).map(|ms| Key::task_pending(&user_id(1), &TaskId::new(ms, [0; 10]))).collect();
+    let keys: Vec<Key> =
+        (0..10).map(|ms| Key::task_pending(&user_id(1), &TaskId::new(ms, [0; 10]))).collect();
     let mut batch = Batch::new(shard(0));
     keys.iter().for_each(|key| _ = batch.put(key, b"task"));
     // Neighbours on both sides that a scan must not return.
@@ -99,7 +112,9 @@ fn a_scan_of_no_rows_can_be_taken_up_where_it_began() {
 fn a_record_is_loaded_as_it_was_put() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
-    store.write_blocking(vec![put(0, 1, encode(&user(1)).unwrap().as_bytes())]).unwrap();
+    let mut batch = Batch::new(shard(0));
+    batch.put_record(&user_key(1), &user(1)).unwrap();
+    store.write_blocking(vec![batch]).unwrap();
     on_core(&store, |core| async move {
         let loaded = core.load::<UserRecord>(shard(0), &user_key(1)).await.unwrap().unwrap();
         assert_eq!(loaded.get().email.as_str(), "user1@example.com");

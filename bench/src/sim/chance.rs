@@ -58,7 +58,8 @@ pub(crate) fn mix(value: u64) -> u64 {
 
 /// FNV-1a, so that a name gives the same number in every run.
 pub(crate) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+    text.bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// A seeded sequence for one thread, used while a mailbox is made.

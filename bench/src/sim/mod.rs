@@ -142,8 +142,9 @@ impl Drop for Sim {
 /// When the address cannot be bound, the zone is unknown, or an annotations file
 /// cannot be read.
 pub async fn start(config: SimConfig) -> anyhow::Result<Sim> {
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
     let addr = listener.local_addr()?;
     let state = Arc::new(serve::State::new(config)?);
     let (stop, stopped) = oneshot::channel();

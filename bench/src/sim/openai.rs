@@ -16,10 +16,34 @@ use std::sync::atomic::Ordering;
 
 /// Parameters that the real endpoint takes; others are refused by name.
 const PARAMETERS: [&str; 28] = [
-    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
-    "metadata", "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
-    "prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "store", "stream",
-    "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation", "user",
+    "background",
+    "conversation",
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "model",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "reasoning",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream",
+    "stream_options",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "user",
 ];
 /// `safety_identifier` and `prompt_cache_key` may have this many characters.
 const IDENTIFIER_CHARS_MAX: usize = 64;
@@ -62,7 +86,13 @@ fn respond(state: &State, call: &Call, draw: u64) -> Result<Reply, Reply> {
 fn check_key(call: &Call) -> Result<(), Reply> {
     match call.bearer.as_deref() {
         Some(key) if key.starts_with("sk-") && key.len() > 3 => Ok(()),
-        Some(_) => Err(openai_error(401, "invalid_request_error", Some("invalid_api_key"), None, "Incorrect API key provided.")),
+        Some(_) => Err(openai_error(
+            401,
+            "invalid_request_error",
+            Some("invalid_api_key"),
+            None,
+            "Incorrect API key provided.",
+        )),
         None => {
             let message = "You didn't provide an API key. You need to provide your API key in an Authorization header \
                            using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
@@ -90,7 +120,13 @@ impl<'a> Request<'a> {
         let map = body.as_object().ok_or_else(|| invalid(None, "The body must be a JSON object."))?;
         if let Some(name) = map.keys().find(|name| !PARAMETERS.contains(&name.as_str())) {
             let message = format!("Unknown parameter: '{name}'.");
-            return Err(openai_error(400, "invalid_request_error", Some("unknown_parameter"), Some(name), &message));
+            return Err(openai_error(
+                400,
+                "invalid_request_error",
+                Some("unknown_parameter"),
+                Some(name),
+                &message,
+            ));
         }
         match body["model"].as_str() {
             Some(model) if !model.is_empty() => {}
@@ -99,7 +135,9 @@ impl<'a> Request<'a> {
         check_scalars(body)?;
         let messages = read_input(&body["input"])?;
         let of = |roles: &[&str]| messages.iter().rev().find(|(role, _)| roles.contains(&role.as_str()));
-        let text = of(&["user"]).map(|(_, text)| text.clone()).ok_or_else(|| invalid(Some("input"), "No user message."))?;
+        let text = of(&["user"])
+            .map(|(_, text)| text.clone())
+            .ok_or_else(|| invalid(Some("input"), "No user message."))?;
         let context = messages
             .iter()
             .rev()
@@ -132,8 +170,15 @@ fn check_scalars(body: &Value) -> Result<(), Reply> {
     }
     for name in ["prompt_cache_key", "safety_identifier"] {
         if body[name].as_str().is_some_and(|text| text.chars().count() > IDENTIFIER_CHARS_MAX) {
-            let message = format!("Invalid '{name}': string too long. Expected a string with maximum length 64.");
-            return Err(openai_error(400, "invalid_request_error", Some("string_above_max_length"), Some(name), &message));
+            let message =
+                format!("Invalid '{name}': string too long. Expected a string with maximum length 64.");
+            return Err(openai_error(
+                400,
+                "invalid_request_error",
+                Some("string_above_max_length"),
+                Some(name),
+                &message,
+            ));
         }
     }
     if body["stream"] == true || body["background"] == true {
@@ -142,7 +187,9 @@ fn check_scalars(body: &Value) -> Result<(), Reply> {
     if !(body["max_output_tokens"].is_null() || body["max_output_tokens"].as_u64().is_some_and(|n| n >= 16)) {
         return Err(wrong_type("max_output_tokens", "an integer of at least 16"));
     }
-    if !(body["temperature"].is_null() || body["temperature"].as_f64().is_some_and(|t| (0.0..=2.0).contains(&t))) {
+    if !(body["temperature"].is_null()
+        || body["temperature"].as_f64().is_some_and(|t| (0.0..=2.0).contains(&t)))
+    {
         return Err(wrong_type("temperature", "a decimal from 0 to 2"));
     }
     Ok(())
@@ -165,9 +212,17 @@ fn read_input(input: &Value) -> Result<Vec<(String, String)>, Reply> {
         let role = match item["role"].as_str() {
             Some(role) if matches!(role, "user" | "assistant" | "system" | "developer") => role,
             _ => {
-                let message = format!("Invalid value for '{place}.role'. Supported values are: 'assistant', 'system', 'developer', and 'user'.");
+                let message = format!(
+                    "Invalid value for '{place}.role'. Supported values are: 'assistant', 'system', 'developer', and 'user'."
+                );
                 let param = format!("{place}.role");
-                return Err(openai_error(400, "invalid_request_error", Some("invalid_value"), Some(&param), &message));
+                return Err(openai_error(
+                    400,
+                    "invalid_request_error",
+                    Some("invalid_value"),
+                    Some(&param),
+                    &message,
+                ));
             }
         };
         let text = match &item["content"] {
@@ -206,29 +261,45 @@ fn read_format(text: &Value) -> Result<Option<&Value>, Reply> {
         return Err(missing("text.format.name"));
     }
     if name.len() > 64 || !name.chars().all(is_name_char) {
-        return Err(invalid(Some("text.format.name"), "Invalid 'text.format.name': expected ^[a-zA-Z0-9_-]+$, at most 64."));
+        return Err(invalid(
+            Some("text.format.name"),
+            "Invalid 'text.format.name': expected ^[a-zA-Z0-9_-]+$, at most 64.",
+        ));
     }
     let schema = format.get("schema").ok_or_else(|| missing("text.format.schema"))?;
     if format["strict"] != true {
         // The real service would answer without a promise; nothing here can use that.
-        return Err(invalid(Some("text.format.strict"), "Only strict schemas are simulated: set 'strict' to true."));
+        return Err(invalid(
+            Some("text.format.strict"),
+            "Only strict schemas are simulated: set 'strict' to true.",
+        ));
     }
     schema::check_strict(schema).map_err(|reason| {
         let message = format!("Invalid schema for response_format '{name}': {reason}");
-        openai_error(400, "invalid_request_error", Some("invalid_json_schema"), Some("text.format.schema"), &message)
+        openai_error(
+            400,
+            "invalid_request_error",
+            Some("invalid_json_schema"),
+            Some("text.format.schema"),
+            &message,
+        )
     })?;
     Ok(Some(schema))
 }
 
 /// The state of the response and its content.
 fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Option<Value>), Reply> {
-    let text = |text: String| Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}));
+    let text =
+        |text: String| Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}));
     if request.text.contains("!refuse") {
         let refusal = json!({"type": "refusal", "refusal": "I'm sorry, but I can't help with that."});
         return Ok(("completed", Some(refusal)));
     }
     if request.text.contains("!nonsense") {
-        return Ok(("completed", text("{\"decision\":\"act\",\"steps\":[{\"id\":\"s1\",\"call\":{".to_owned())));
+        return Ok((
+            "completed",
+            text("{\"decision\":\"act\",\"steps\":[{\"id\":\"s1\",\"call\":{".to_owned()),
+        ));
     }
     if request.text.contains("!incomplete") {
         return Ok(("incomplete", text("{\"decision\":\"act\",\"reason\":null,\"st".to_owned())));
@@ -240,7 +311,10 @@ fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Option
         Some(context) => Context::from_json(context),
         None => Context::at(state.clock.now_civil().datetime()),
     };
-    let plan = state.annotations.plan(&request.text, &context).unwrap_or_else(|| parse::plan(&request.text, &context));
+    let plan = state
+        .annotations
+        .plan(&request.text, &context)
+        .unwrap_or_else(|| parse::plan(&request.text, &context));
     let plan = plan.to_json();
     // A real model is held to the schema while it writes; here a plan that does not
     // fit shows that the two sides disagree about plans, and must not pass unseen.
@@ -254,11 +328,14 @@ fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Option
 
 fn response(request: &Value, status: &str, content: Option<Value>, created_at: i64, draw: u64) -> Value {
     let tokens = |value: &Value| value.to_string().len().div_ceil(4);
-    let id = |prefix: &str, salt: u64| format!("{prefix}_{:016x}{:016x}", mix(draw ^ salt), mix(draw ^ salt ^ 0xffff));
+    let id = |prefix: &str, salt: u64| {
+        format!("{prefix}_{:016x}{:016x}", mix(draw ^ salt), mix(draw ^ salt ^ 0xffff))
+    };
     let input_tokens = tokens(&request["input"]) + tokens(&request["instructions"]);
     let output_tokens = content.as_ref().map_or(0, tokens);
     let or = |name: &str, usual: Value| request.get(name).cloned().unwrap_or(usual);
-    let incomplete = if status == "incomplete" { json!({"reason": "max_output_tokens"}) } else { Value::Null };
+    let incomplete =
+        if status == "incomplete" { json!({"reason": "max_output_tokens"}) } else { Value::Null };
     let message = content.map(|content| {
         json!({"id": id("msg", 1), "type": "message", "status": status, "role": "assistant", "content": [content]})
     });

@@ -13,9 +13,27 @@ const REFERENCES_MAX: usize = 32;
 
 /// Keywords that strict mode refuses.
 const REFUSED: [&str; 21] = [
-    "allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas",
-    "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties", "maxProperties",
-    "unevaluatedItems", "contains", "minContains", "maxContains", "uniqueItems", "prefixItems", "additionalItems",
+    "allOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "default",
+    "dependentRequired",
+    "dependentSchemas",
+    "patternProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+    "minProperties",
+    "maxProperties",
+    "unevaluatedItems",
+    "contains",
+    "minContains",
+    "maxContains",
+    "uniqueItems",
+    "prefixItems",
+    "additionalItems",
 ];
 
 /// Says why strict mode would refuse this schema, if it would.
@@ -48,7 +66,11 @@ impl Strict<'_> {
         }
         if let Some(reference) = map.get("$ref") {
             let target = reference.as_str().and_then(|reference| resolve(self.root, reference));
-            return if target.is_some() { Ok(()) } else { Err(at(path, &format!("reference {reference} has no target."))) };
+            return if target.is_some() {
+                Ok(())
+            } else {
+                Err(at(path, &format!("reference {reference} has no target.")))
+            };
         }
         self.enum_values += map.get("enum").and_then(Value::as_array).map_or(0, Vec::len);
         if self.enum_values > ENUM_VALUES_MAX {
@@ -86,7 +108,8 @@ impl Strict<'_> {
         if schema["additionalProperties"] != Value::Bool(false) {
             return Err(at(path, "'additionalProperties' is required to be supplied and to be false."));
         }
-        let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let properties = schema["properties"].as_object();
         for (name, property) in properties.into_iter().flatten() {
             if !required.contains(&name.as_str()) {
@@ -108,7 +131,13 @@ impl Strict<'_> {
         }
     }
 
-    fn below(&mut self, schema: &Value, path: &mut Vec<String>, steps: &[&str], depth: usize) -> Result<(), String> {
+    fn below(
+        &mut self,
+        schema: &Value,
+        path: &mut Vec<String>,
+        steps: &[&str],
+        depth: usize,
+    ) -> Result<(), String> {
         path.extend(steps.iter().map(|step| (*step).to_owned()));
         self.node(schema, path, depth)?;
         path.truncate(path.len() - steps.len());
@@ -139,7 +168,13 @@ pub(crate) fn check_value(schema: &Value, value: &Value) -> Result<(), String> {
     fits(schema, schema, value, &mut String::new(), 0)
 }
 
-fn fits(root: &Value, schema: &Value, value: &Value, pointer: &mut String, references: usize) -> Result<(), String> {
+fn fits(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    pointer: &mut String,
+    references: usize,
+) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
         let target = resolve(root, reference).filter(|_| references < REFERENCES_MAX);
         let target = target.ok_or_else(|| format!("{pointer}: reference {reference} leads nowhere"))?;
@@ -183,7 +218,9 @@ fn fits(root: &Value, schema: &Value, value: &Value, pointer: &mut String, refer
         }
         Value::Array(list) => {
             let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
-            if bound("minItems").is_some_and(|min| list.len() < min) || bound("maxItems").is_some_and(|max| list.len() > max) {
+            if bound("minItems").is_some_and(|min| list.len() < min)
+                || bound("maxItems").is_some_and(|max| list.len() > max)
+            {
                 return Err(format!("{pointer}: {} items are too few or too many", list.len()));
             }
             if let Some(items) = schema.get("items") {
@@ -213,7 +250,13 @@ fn fits(root: &Value, schema: &Value, value: &Value, pointer: &mut String, refer
     Ok(())
 }
 
-fn inside(root: &Value, schema: &Value, value: &Value, pointer: &mut String, name: &str) -> Result<(), String> {
+fn inside(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    pointer: &mut String,
+    name: &str,
+) -> Result<(), String> {
     let length = pointer.len();
     pointer.push('/');
     pointer.push_str(name);

@@ -103,9 +103,7 @@ impl Counts {
     pub(crate) fn reset(&self) {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        for count in
-            [&self.mishaps_before, &self.mishaps_after, &self.connections_cut, &self.plans_unfit]
-        {
+        for count in [&self.mishaps_before, &self.mishaps_after, &self.connections_cut, &self.plans_unfit] {
             count.store(0, Ordering::Relaxed);
         }
     }

@@ -53,10 +53,11 @@ impl Params {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    /// Every value of a parameter that may repeat.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
@@ -70,7 +71,9 @@ impl Params {
             None => Ok(default),
             Some(text) => match text.parse::<usize>() {
                 Ok(size) if size >= 1 => Ok(size.min(max)),
-                _ => Err(google_error(400, "invalidParameter", &format!("Invalid value '{text}' for {name}."))),
+                _ => {
+                    Err(google_error(400, "invalidParameter", &format!("Invalid value '{text}' for {name}.")))
+                }
             },
         }
     }
@@ -343,7 +346,10 @@ mod tests {
     fn a_mask_keeps_what_it_names() {
         let value = json!({"files": [{"id": 1, "name": "a", "size": 2}], "kind": "k", "nextPageToken": "t"});
         let mask = Mask::parse("nextPageToken, files(id,name)").unwrap();
-        assert_eq!(mask.apply(value.clone()), json!({"files": [{"id": 1, "name": "a"}], "nextPageToken": "t"}));
+        assert_eq!(
+            mask.apply(value.clone()),
+            json!({"files": [{"id": 1, "name": "a"}], "nextPageToken": "t"})
+        );
         assert_eq!(Mask::parse("files/id").unwrap().apply(value.clone()), json!({"files": [{"id": 1}]}));
         assert_eq!(Mask::parse("*").unwrap().apply(value.clone()), value);
         assert!(["", "a(", "a(b", "a,,b", "a)"].iter().all(|text| Mask::parse(text).is_none()));

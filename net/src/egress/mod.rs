@@ -311,6 +311,11 @@ impl Egress {
         Call(Stage::Waiting(answer))
     }
 
+    /// Whether [`Self::shutdown`] has begun: calls that fail from then on say nothing about their upstream.
+    pub fn is_closing(&self) -> bool {
+        self.owner.shared.closing.load(SeqCst)
+    }
+
     /// The shared runtime, for what else lives off the cores (admin server, metrics).
     pub fn runtime(&self) -> Handle {
         self.owner.handle.clone()

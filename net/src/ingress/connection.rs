@@ -2,11 +2,12 @@
 //! [`Service`].
 //!
 //! Invariants:
-//! - A request stream is in `reading` until its request is whole or refused, in
-//!   `answering` until its answer is written, and in `writing` while the answer
-//!   waits for flow control. It may be in `reading` and `answering` at once when
-//!   the answer came before the end of the body.
-//! - Every bound here is per stream times the stream limit of the transport.
+//! - A request stream is in `reading` until its request is whole or refused, then
+//!   in `answering` until its answer is known, and in `writing` while that waits
+//!   for flow control; in one of them at most. An event on a stream in none is
+//!   stale: quinn-proto may report a stream readable that was read in this turn.
+//! - Every bound here is per stream times the stream limit of the transport, and
+//!   requests that a client gave up count until the service has let go of them.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -28,6 +29,11 @@ use crate::service::{Admit, Request, Service};
 
 /// Bodies up to this length are sent in one piece with their head.
 const INLINE_BODY_BYTES_MAX: usize = 4096;
+/// Bytes of unknown frames a client may send on its control stream: some to
+/// begin with, and some for each request, since extensions such as priorities
+/// (RFC 9218) speak of requests there.
+const CONTROL_UNKNOWN_BYTES_MAX: u64 = 64 * 1024;
+const CONTROL_UNKNOWN_BYTES_PER_REQUEST: u64 = 1024;
 
 type FastMap<V> = HashMap<StreamId, V, foldhash::fast::FixedState>;
 
@@ -37,8 +43,17 @@ struct Reading {
     head: Option<RequestHead>,
     body: Body,
     body_bytes_max: usize,
-    /// The answer is settled: what still comes is thrown away.
-    ignore: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            decoder: FrameDecoder::new(Role::Server, FIELD_SECTION_BYTES_MAX),
+            head: None,
+            body: Body::Empty,
+            body_bytes_max: 0,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -107,7 +122,10 @@ pub(crate) struct H3Connection {
     reading: FastMap<Reading>,
     /// Streams whose answer is due, and whether it must go without a body.
     answering: FastMap<bool>,
+    /// What waits for flow control: answers, and frames on the control stream.
     writing: FastMap<VecDeque<Bytes>>,
+    /// Requests that the service still works on and whose client gave them up.
+    orphans: usize,
     /// Streams from this index on are refused, as announced by GOAWAY.
     goaway_from: Option<u64>,
     next_request: u64,
@@ -118,37 +136,49 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) service: &'a dyn Service,
     pub(crate) stats: &'a IngressStats,
+    /// Requests a client may have given up while they are still worked on. A
+    /// stream given up is free for the next request, so without this bound the
+    /// stream limit would bound nothing.
+    pub(crate) orphans_max: usize,
     /// Receives each whole request: the stream and the request.
     pub(crate) deliver: &'a mut dyn FnMut(StreamId, Request),
 }
 
 impl H3Connection {
-    /// Requests whose answer is due or still being written.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.answering.len() + self.writing.len()
+    /// Whether nothing of any request is left to do, and every answer has
+    /// arrived.
+    pub(crate) fn is_idle(&self, quic: &mut qp::Connection) -> bool {
+        // Streams with bytes the client has not acknowledged; the control stream
+        // never ends, so it is always among them.
+        let unfinished = quic.streams().send_streams().saturating_sub(usize::from(self.control.is_some()));
+        unfinished == 0 && self.reading.is_empty() && self.answering.is_empty() && self.writing.is_empty()
     }
 
-    /// Whether nothing of any request is left to do.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.reading.is_empty()
-    }
-
-    /// Handles one event; false when the connection was lost.
-    pub(crate) fn handle(&mut self, quic: &mut qp::Connection, event: qp::Event, cx: &mut Context<'_>) -> bool {
+    /// Handles one event.
+    pub(crate) fn handle(&mut self, quic: &mut qp::Connection, event: qp::Event, cx: &mut Context<'_>) {
         let result = match event {
-            qp::Event::Connected => self.open_control(quic),
-            qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
             qp::Event::ConnectionLost { reason } => {
                 tracing::debug!(%reason, peer = %quic.remote_address(), "connection lost");
-                cx.stats.streams_abandoned.add(self.reading.len() as u64);
-                return false;
+                self.abandon(cx);
+                return;
             }
-            qp::Event::HandshakeDataReady | qp::Event::DatagramReceived | qp::Event::DatagramsUnblocked => Ok(()),
+            // What came before the close but was not looked at yet.
+            _ if quic.is_closed() => return,
+            qp::Event::Connected => self.open_control(quic),
+            qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
+            qp::Event::HandshakeDataReady | qp::Event::DatagramReceived | qp::Event::DatagramsUnblocked => {
+                Ok(())
+            }
         };
         if let Err(error) = result {
             self.fail(quic, error, cx);
         }
-        true
+    }
+
+    /// Lets go of everything: the connection is over.
+    fn abandon(&mut self, cx: &Context<'_>) {
+        cx.stats.streams_abandoned.add((self.reading.len() + self.answering.len()) as u64);
+        *self = Self::default();
     }
 
     fn handle_stream(
@@ -170,26 +200,44 @@ impl H3Connection {
                 }
                 Ok(())
             }
-            qp::StreamEvent::Readable { id } if id.dir() == Dir::Bi => self.read_request(quic, id, cx),
+            qp::StreamEvent::Readable { id } if id.dir() == Dir::Bi => match self.reading.remove(&id) {
+                Some(reading) => self.read_request(quic, id, reading, cx),
+                None => Ok(()),
+            },
             qp::StreamEvent::Readable { id } => self.read_uni(quic, id),
             qp::StreamEvent::Writable { id } => {
-                self.continue_writing(quic, id, cx);
+                self.write(quic, id);
                 Ok(())
             }
-            qp::StreamEvent::Stopped { id, .. } => {
-                if Some(id) == self.control {
-                    // RFC 9114 section 6.2.1: the control stream must not be closed.
-                    return Err(closed_critical());
-                }
-                // The client does not want the answer: RFC 9114 section 4.1.1.
-                self.writing.remove(&id);
-                self.answering.remove(&id);
-                let _ = quic.send_stream(id).reset(code(ErrorCode::H3_REQUEST_CANCELLED));
-                cx.stats.streams_abandoned.add(1);
-                Ok(())
-            }
+            qp::StreamEvent::Stopped { id, .. } => self.give_up(quic, id, cx),
             qp::StreamEvent::Finished { .. } | qp::StreamEvent::Available { .. } => Ok(()),
         }
+    }
+
+    /// The client does not want the answer (RFC 9114 section 4.1.1).
+    fn give_up(&mut self, quic: &mut qp::Connection, id: StreamId, cx: &Context<'_>) -> Result<(), H3Error> {
+        if Some(id) == self.control {
+            // RFC 9114 section 6.2.1: the control stream must not be closed.
+            return Err(closed_critical());
+        }
+        let was_read = self.reading.remove(&id).is_some();
+        let was_answered = self.answering.remove(&id).is_some();
+        let was_written = self.writing.remove(&id).is_some();
+        let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
+        // Refused when all was sent and acknowledged, or was reset before.
+        let _ = quic.send_stream(id).reset(cancelled);
+        if was_read {
+            discard(quic, id, cancelled);
+        }
+        cx.stats.streams_abandoned.add(u64::from(was_read || was_answered || was_written));
+        self.orphans += usize::from(was_answered);
+        if self.orphans > cx.orphans_max {
+            return Err(H3Error::Connection {
+                code: ErrorCode::H3_EXCESSIVE_LOAD,
+                reason: "too many requests given up",
+            });
+        }
+        Ok(())
     }
 
     // ---- unidirectional streams (RFC 9114 section 6.2) ----
@@ -202,63 +250,77 @@ impl H3Connection {
             code: ErrorCode::H3_STREAM_CREATION_ERROR,
             reason: "the client allows no control stream",
         })?;
+        self.control = Some(id);
         let mut preamble = Vec::with_capacity(32);
         h3::write_control_preamble(&mut preamble);
-        self.write_control(quic, id, &preamble);
-        self.control = Some(id);
+        self.write_control(quic, preamble);
+        if self.goaway_from.is_some() {
+            self.write_goaway(quic);
+        }
         Ok(())
     }
 
-    /// A client that does not grant the few bytes a control stream needs cannot
-    /// be talked to; the idle timeout ends it.
-    fn write_control(&self, quic: &mut qp::Connection, id: StreamId, bytes: &[u8]) {
-        if !matches!(quic.send_stream(id).write(bytes), Ok(written) if written == bytes.len()) {
-            tracing::debug!(peer = %quic.remote_address(), "control stream blocked");
-        }
+    /// Sends on the control stream. It shares the connection's flow control with
+    /// the answers, so it may have to wait.
+    fn write_control(&mut self, quic: &mut qp::Connection, bytes: Vec<u8>) {
+        let Some(id) = self.control else { return };
+        self.writing.entry(id).or_default().push_back(bytes.into());
+        self.write(quic, id);
     }
 
     fn read_uni(&mut self, quic: &mut qp::Connection, id: StreamId) -> Result<(), H3Error> {
         let Some(place) = self.uni.iter().position(|(stream, _)| *stream == id) else { return Ok(()) };
-        let mut kind = std::mem::replace(&mut self.uni[place].1, Uni::Type(UniStreamTypeDecoder::default()));
+        let kind = &mut self.uni[place].1;
         let peer = self.peer.get_or_insert_with(|| PeerUniStreams::new(Role::Server));
-        let mut keep = true;
-        let mut ended = false;
-        let mut result = Ok(());
-        {
-            let mut stream = quic.recv_stream(id);
-            let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
-            while result.is_ok() && keep {
-                match chunks.next(usize::MAX) {
-                    Ok(Some(chunk)) => match feed_uni(&mut kind, peer, &chunk.bytes) {
-                        Ok(still) => keep = still,
-                        Err(error) => result = Err(error),
-                    },
-                    Ok(None) | Err(qp::ReadError::Reset(_)) => {
-                        ended = true;
-                        break;
-                    }
-                    Err(qp::ReadError::Blocked) => break,
-                }
+        let mut stream = quic.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
+        let outcome = loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => match feed_uni(kind, peer, &chunk.bytes) {
+                    Ok(UniOutcome::Pending) => {}
+                    settled => break settled,
+                },
+                Ok(None) | Err(qp::ReadError::Reset(_)) => break Ok(UniOutcome::Ended),
+                Err(qp::ReadError::Blocked) => break Ok(UniOutcome::Pending),
             }
-            let _ = chunks.finalize();
+        };
+        let _ = chunks.finalize();
+        match outcome? {
+            UniOutcome::Pending => self.check_control_load(place),
+            UniOutcome::Ended if !matches!(self.uni[place].1, Uni::Type(_)) => Err(closed_critical()),
+            UniOutcome::Ended => {
+                self.uni.swap_remove(place);
+                Ok(())
+            }
+            UniOutcome::Unwanted => {
+                // RFC 9114 section 6.2: streams of unknown types are refused without harm.
+                let _ = quic.recv_stream(id).stop(code(ErrorCode::H3_STREAM_CREATION_ERROR));
+                self.uni.swap_remove(place);
+                Ok(())
+            }
         }
-        result?;
-        if ended && !matches!(kind, Uni::Type(_)) {
-            return Err(closed_critical());
-        }
-        if ended || !keep {
-            // RFC 9114 section 6.2: streams of unknown types are refused without harm.
-            let _ = quic.recv_stream(id).stop(code(ErrorCode::H3_STREAM_CREATION_ERROR));
-            self.uni.swap_remove(place);
-        } else {
-            self.uni[place].1 = kind;
+    }
+
+    fn check_control_load(&self, place: usize) -> Result<(), H3Error> {
+        let Uni::Control(decoder) = &self.uni[place].1 else { return Ok(()) };
+        let allowed = CONTROL_UNKNOWN_BYTES_MAX + self.next_request * CONTROL_UNKNOWN_BYTES_PER_REQUEST;
+        if decoder.unknown_bytes() > allowed {
+            return Err(H3Error::Connection {
+                code: ErrorCode::H3_EXCESSIVE_LOAD,
+                reason: "too many frames without effect",
+            });
         }
         Ok(())
     }
 
     // ---- requests (RFC 9114 section 4) ----
 
-    fn accept_request(&mut self, quic: &mut qp::Connection, id: StreamId, cx: &mut Context<'_>) -> Result<(), H3Error> {
+    fn accept_request(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        cx: &mut Context<'_>,
+    ) -> Result<(), H3Error> {
         if self.goaway_from.is_some_and(|from| id.index() >= from) {
             // RFC 9114 section 5.2: not processed, safe to send elsewhere.
             cx.stats.requests_refused_draining.add(1);
@@ -268,29 +330,21 @@ impl H3Connection {
             return Ok(());
         }
         self.next_request = self.next_request.max(id.index() + 1);
-        self.read_request(quic, id, cx)
+        self.read_request(quic, id, Reading::default(), cx)
     }
 
-    fn read_request(&mut self, quic: &mut qp::Connection, id: StreamId, cx: &mut Context<'_>) -> Result<(), H3Error> {
-        let mut reading = match self.reading.remove(&id) {
-            Some(reading) => reading,
-            // Readable after we stopped caring, or the first look at a new stream.
-            None if self.answering.contains_key(&id) || self.writing.contains_key(&id) => return Ok(()),
-            None => Reading {
-                decoder: FrameDecoder::new(Role::Server, FIELD_SECTION_BYTES_MAX),
-                head: None,
-                body: Body::Empty,
-                body_bytes_max: 0,
-                ignore: false,
-            },
-        };
-        let outcome = read_stream(quic, id, &mut reading, cx);
-        match outcome {
+    fn read_request(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        mut reading: Reading,
+        cx: &mut Context<'_>,
+    ) -> Result<(), H3Error> {
+        match read_stream(quic, id, &mut reading, cx) {
             Outcome::Pending => {
                 self.reading.insert(id, reading);
                 Ok(())
             }
-            Outcome::Whole if reading.ignore => Ok(()),
             Outcome::Whole => {
                 self.deliver(quic, id, reading, cx);
                 Ok(())
@@ -300,22 +354,19 @@ impl H3Connection {
                 self.answering.insert(id, is_head);
                 self.respond(quic, id, response, cx);
                 // RFC 9114 section 4.1: the rest is not needed for the answer.
-                let _ = quic.recv_stream(id).stop(code(ErrorCode::H3_NO_ERROR));
+                discard(quic, id, code(ErrorCode::H3_NO_ERROR));
                 Ok(())
             }
             Outcome::Abandoned => {
                 cx.stats.streams_abandoned.add(1);
-                self.answering.remove(&id);
-                self.writing.remove(&id);
                 let _ = quic.send_stream(id).reset(code(ErrorCode::H3_REQUEST_CANCELLED));
                 Ok(())
             }
             Outcome::Failed(H3Error::Stream { code: error, reason }) => {
                 cx.stats.streams_failed.add(1);
                 tracing::debug!(%error, reason, peer = %quic.remote_address(), "request refused");
-                self.answering.remove(&id);
                 let _ = quic.send_stream(id).reset(code(error));
-                let _ = quic.recv_stream(id).stop(code(error));
+                discard(quic, id, code(error));
                 Ok(())
             }
             Outcome::Failed(error) => Err(error),
@@ -336,42 +387,49 @@ impl H3Connection {
     }
 
     /// Writes the answer to a request, unless the client has given it up.
-    pub(crate) fn respond(&mut self, quic: &mut qp::Connection, id: StreamId, response: Response, cx: &Context<'_>) {
+    pub(crate) fn respond(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        response: Response,
+        cx: &Context<'_>,
+    ) {
         let Some(is_head) = self.answering.remove(&id) else {
+            self.orphans = self.orphans.saturating_sub(1);
             cx.stats.responses_undeliverable.add(1);
             return;
         };
-        cx.stats.responses.add(1);
-        let pieces = encode(response, is_head);
-        self.write(quic, id, pieces, cx);
+        self.writing.insert(id, encode(response, is_head));
+        let taken = !quic.is_closed() && self.write(quic, id);
+        cx.stats.responses.add(u64::from(taken));
+        cx.stats.responses_undeliverable.add(u64::from(!taken));
     }
 
-    fn write(&mut self, quic: &mut qp::Connection, id: StreamId, mut pieces: VecDeque<Bytes>, cx: &Context<'_>) {
+    /// Writes as much of what waits as the client has room for; false when it
+    /// does not want it any more.
+    fn write(&mut self, quic: &mut qp::Connection, id: StreamId) -> bool {
+        let Some(mut pieces) = self.writing.remove(&id) else { return true };
         let mut stream = quic.send_stream(id);
         while let Some(front) = pieces.front_mut() {
             match stream.write_chunks(std::slice::from_mut(front)) {
                 Ok(written) if written.chunks == 1 => {
                     pieces.pop_front();
                 }
-                // `write_chunks` has cut off what it took.
-                Ok(_) | Err(qp::WriteError::Blocked) => {
+                // What it took is cut off. It must be asked once more: only a
+                // write that finds no room at all is told when there is some.
+                Ok(_) => {}
+                Err(qp::WriteError::Blocked) => {
                     self.writing.insert(id, pieces);
-                    return;
+                    return true;
                 }
-                Err(qp::WriteError::Stopped(_) | qp::WriteError::ClosedStream) => {
-                    cx.stats.responses_undeliverable.add(1);
-                    return;
-                }
+                Err(qp::WriteError::Stopped(_) | qp::WriteError::ClosedStream) => return false,
             }
         }
-        // The client may have stopped the stream meanwhile, which is no loss.
-        let _ = stream.finish();
-    }
-
-    fn continue_writing(&mut self, quic: &mut qp::Connection, id: StreamId, cx: &Context<'_>) {
-        if let Some(pieces) = self.writing.remove(&id) {
-            self.write(quic, id, pieces, cx);
+        if Some(id) != self.control {
+            // The client may have stopped the stream meanwhile, which is no loss.
+            let _ = stream.finish();
         }
+        true
     }
 
     /// Closes the connection over an error, or resets what it concerns.
@@ -383,16 +441,24 @@ impl H3Connection {
             H3Error::HeadersTooLarge { .. } => (ErrorCode::H3_EXCESSIVE_LOAD, "header section too large"),
         };
         quic.close(cx.now, code(error), Bytes::from_static(reason.as_bytes()));
+        self.abandon(cx);
     }
 
-    /// Announces that no further requests are taken (RFC 9114 section 5.2).
+    /// Announces that no further requests are taken (RFC 9114 section 5.2), now
+    /// or as soon as the handshake is done.
     pub(crate) fn go_away(&mut self, quic: &mut qp::Connection) {
-        let (None, Some(control)) = (self.goaway_from, self.control) else { return };
-        self.goaway_from = Some(self.next_request);
+        if self.goaway_from.is_none() {
+            self.goaway_from = Some(self.next_request);
+            self.write_goaway(quic);
+        }
+    }
+
+    fn write_goaway(&mut self, quic: &mut qp::Connection) {
+        let Some(from) = self.goaway_from else { return };
         let mut frame = Vec::with_capacity(12);
         // Client-initiated bidirectional stream IDs are multiples of four.
-        h3::write_goaway(&mut frame, self.next_request * 4);
-        self.write_control(quic, control, &frame);
+        h3::write_goaway(&mut frame, from * 4);
+        self.write_control(quic, frame);
     }
 }
 
@@ -408,17 +474,26 @@ pub(crate) fn code(code: ErrorCode) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
 }
 
-/// Feeds a unidirectional stream; false when its type is of no interest.
-fn feed_uni(kind: &mut Uni, peer: &mut PeerUniStreams, bytes: &[u8]) -> Result<bool, H3Error> {
+/// What reading a unidirectional stream led to.
+enum UniOutcome {
+    /// More may come.
+    Pending,
+    /// The client ended it.
+    Ended,
+    /// Its type is of no interest.
+    Unwanted,
+}
+
+fn feed_uni(kind: &mut Uni, peer: &mut PeerUniStreams, bytes: &[u8]) -> Result<UniOutcome, H3Error> {
     let mut chunk = bytes;
     if let Uni::Type(decoder) = kind {
-        let Some(found) = decoder.next(&mut chunk) else { return Ok(true) };
+        let Some(found) = decoder.next(&mut chunk) else { return Ok(UniOutcome::Pending) };
         peer.open(found)?;
         *kind = match found {
             UniStreamType::Control => Uni::Control(Box::new(ControlDecoder::new(Role::Server))),
             UniStreamType::QpackEncoder => Uni::QpackEncoder(EncoderStream::default()),
             UniStreamType::QpackDecoder => Uni::QpackDecoder(DecoderStream::default()),
-            UniStreamType::Push | UniStreamType::Unknown(_) => return Ok(false),
+            UniStreamType::Push | UniStreamType::Unknown(_) => return Ok(UniOutcome::Unwanted),
         };
     }
     match kind {
@@ -429,7 +504,25 @@ fn feed_uni(kind: &mut Uni, peer: &mut PeerUniStreams, bytes: &[u8]) -> Result<b
         // and with no dynamic table; they are checked all the same.
         Uni::Control(decoder) => while decoder.next(&mut chunk)?.is_some() {},
     }
-    Ok(true)
+    Ok(UniOutcome::Pending)
+}
+
+/// Throws away what has arrived of a stream, and asks for no more unless that
+/// was all.
+fn discard(quic: &mut qp::Connection, id: StreamId, error: VarInt) {
+    let mut stream = quic.recv_stream(id);
+    let Ok(mut chunks) = stream.read(true) else { return };
+    let has_more = loop {
+        match chunks.next(usize::MAX) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(qp::ReadError::Reset(_)) => break false,
+            Err(qp::ReadError::Blocked) => break true,
+        }
+    };
+    let _ = chunks.finalize();
+    if has_more {
+        let _ = stream.stop(error);
+    }
 }
 
 fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, cx: &Context<'_>) -> Outcome {
@@ -462,26 +555,29 @@ fn feed(reading: &mut Reading, bytes: &Bytes, cx: &Context<'_>) -> Outcome {
     loop {
         match reading.decoder.next(&mut chunk) {
             Ok(None) => return Outcome::Pending,
-            Ok(Some(FrameEvent::Headers(section))) => match qpack::decode_request(section, &Limits::DEFAULT) {
-                Ok(head) => {
-                    if let Some(bytes) = head.content_length() {
-                        reading.decoder.expect_body(bytes);
-                    }
-                    match cx.service.admit(&head) {
-                        Admit::Reply(response) => {
-                            reading.head = Some(head);
-                            return Outcome::Refuse(response);
+            Ok(Some(FrameEvent::Headers(section))) => {
+                match qpack::decode_request(section, &Limits::DEFAULT) {
+                    Ok(head) => {
+                        if let Some(bytes) = head.content_length() {
+                            reading.decoder.expect_body(bytes);
                         }
-                        Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
+                        match cx.service.admit(&head) {
+                            Admit::Reply(response) => {
+                                cx.stats.requests_answered_early.add(1);
+                                reading.head = Some(head);
+                                return Outcome::Refuse(response);
+                            }
+                            Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
+                        }
+                        let announced = head.content_length();
+                        reading.head = Some(head);
+                        if announced.is_some_and(|bytes| bytes > reading.body_bytes_max as u64) {
+                            return refuse_body(cx);
+                        }
                     }
-                    let announced = head.content_length();
-                    reading.head = Some(head);
-                    if announced.is_some_and(|bytes| bytes > reading.body_bytes_max as u64) {
-                        return refuse_body(cx);
-                    }
+                    Err(error) => return refuse_head(&error, cx),
                 }
-                Err(error) => return refuse_head(&error, cx),
-            },
+            }
             Ok(Some(FrameEvent::Data(piece))) => {
                 if reading.body.len() + piece.len() > reading.body_bytes_max {
                     return refuse_body(cx);
@@ -514,7 +610,11 @@ fn refuse_body(cx: &Context<'_>) -> Outcome {
 fn refuse_head(error: &HeadError, cx: &Context<'_>) -> Outcome {
     match error.status() {
         Some(status) => {
-            cx.stats.requests_headers_too_large.add(u64::from(status == 431));
+            let counter = match status {
+                431 => &cx.stats.requests_headers_too_large,
+                _ => &cx.stats.requests_answered_early,
+            };
+            counter.add(1);
             Outcome::Refuse(cx.service.refuse(status, &error.to_string()))
         }
         None => Outcome::Failed(error.h3_error()),
@@ -548,7 +648,6 @@ fn encode(response: Response, is_head: bool) -> VecDeque<Bytes> {
     }
     VecDeque::from([out.into(), response.body])
 }
-
 
 fn write_decimal(mut value: usize, buffer: &mut [u8; 20]) -> &str {
     let mut at = buffer.len();

@@ -11,7 +11,6 @@ mod stats;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,11 +35,17 @@ use crate::quic::transport;
 use crate::service::{Outbox, Responder, Service, StreamRef};
 use crate::tls::SharedKeys;
 
-/// Arrivals (each up to 64 KiB of datagrams) taken from one socket in a turn.
-const ARRIVALS_MAX: usize = 256;
+/// Arrivals (each up to 64 KiB of datagrams) taken from one socket before what
+/// they led to is sent; the rest comes right after.
+const ARRIVALS_MAX: usize = 64;
 /// When a train could not leave for want of send slots, or a connection used up
 /// its share of a turn: come back after a tick, when completions are reaped.
 const RETRY_DELAY: Duration = Duration::from_micros(100);
+/// How often a core that winds up looks for connections that are done.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// Round trips a connection stays open after GOAWAY, so that requests which were
+/// under way meet a refusal that is safe to repeat rather than a closed door.
+const DRAIN_LINGER_ROUND_TRIPS: u32 = 2;
 /// How long a forwarded datagram is worth delivering.
 const FORWARD_DEADLINE: Duration = Duration::from_millis(250);
 
@@ -101,6 +106,8 @@ pub enum IngressError {
 /// What the task and its handle share.
 struct Shared {
     drain_until: Cell<Option<Instant>>,
+    /// The task has ended: nothing is taken in any more.
+    is_over: Cell<bool>,
     outbox: Rc<Outbox>,
 }
 
@@ -140,17 +147,22 @@ pub fn start(
     let limits =
         AdmissionLimits { connections_max: config.connections_max, handshakes_max: config.handshakes_max };
     let mut sockets = Vec::new();
-    for (address, shared) in listeners.shared.iter().enumerate() {
-        let id = ListenerId { address, port: Port::Shared };
-        sockets.push((id, UdpSocket::new(Arc::clone(shared))?));
-        let id = ListenerId { address, port: Port::Own(core) };
-        sockets.push((id, UdpSocket::new(Arc::clone(&listeners.own[address][core.index()]))?));
+    for address in 0..listeners.shared.len() {
+        for port in [Port::Shared, Port::Own(core)] {
+            let id = ListenerId { address, port };
+            sockets.push((id, UdpSocket::new(Arc::clone(listeners.fd(id)))?));
+        }
     }
-    let shared = Rc::new(Shared { drain_until: Cell::new(None), outbox: Rc::default() });
+    let shared =
+        Rc::new(Shared { drain_until: Cell::new(None), is_over: Cell::new(false), outbox: Rc::default() });
     let inbox: Rc<RefCell<VecDeque<Forwarded>>> = Rc::default();
     let mesh = {
-        let (inbox, shared) = (Rc::clone(&inbox), Rc::clone(&shared));
+        let (inbox, shared, stats) = (Rc::clone(&inbox), Rc::clone(&shared), Arc::clone(&stats));
         forward.attach(forward_stats, move |delivery| {
+            if shared.is_over.get() {
+                stats.forwarded_lost.add(1);
+                return;
+            }
             inbox.borrow_mut().push_back(delivery.body);
             if let Some(waker) = shared.outbox.waker.borrow_mut().take() {
                 waker.wake();
@@ -162,16 +174,16 @@ pub fn start(
             core,
             cores,
             sockets,
-            shared_fds: listeners.shared,
-            own_fds: listeners.own,
+            listeners,
             driver: Driver::new(endpoint, limits, now()),
             service,
             shared: Rc::clone(&shared),
             inbox,
             mesh,
             stats,
+            orphans_max: config.streams_max as usize,
             behind: false,
-            goaway_sent: false,
+            drain: None,
             sleep: None,
             in_flight: 0,
         }
@@ -198,20 +210,27 @@ struct Server {
     core: CoreId,
     cores: CoreCount,
     sockets: Vec<(ListenerId, UdpSocket)>,
-    shared_fds: Vec<Arc<OwnedFd>>,
-    own_fds: Arc<[Vec<Arc<OwnedFd>>]>,
+    listeners: CoreListeners,
     driver: Driver<H3Connection>,
     service: Rc<dyn Service>,
     shared: Rc<Shared>,
     inbox: Rc<RefCell<VecDeque<Forwarded>>>,
     mesh: Rc<Mesh<Forwarded, ()>>,
     stats: Arc<IngressStats>,
+    orphans_max: usize,
     /// Something was left unsent in the last turn.
     behind: bool,
-    goaway_sent: bool,
+    drain: Option<Drain>,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Requests delivered and not yet answered.
     in_flight: u64,
+}
+
+/// Winding up.
+struct Drain {
+    began: Instant,
+    /// When to look again.
+    next: Instant,
 }
 
 impl Server {
@@ -228,7 +247,8 @@ impl Server {
             let is_drained = self.drain_step(now);
             self.send(now);
             self.note_counts();
-            if is_drained {
+            if is_drained && !self.behind {
+                self.shared.is_over.set(true);
                 return;
             }
         }
@@ -236,10 +256,10 @@ impl Server {
 
     fn poll_wake(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
         *self.shared.outbox.waker.borrow_mut() = None;
-        let is_idle = self.inbox.borrow().is_empty() && self.shared.outbox.ready.borrow().is_empty();
+        let nothing_came = self.inbox.borrow().is_empty() && self.shared.outbox.ready.borrow().is_empty();
         let has_arrivals = self.sockets.iter().any(|(_, socket)| socket.poll_arrived(cx).is_ready());
-        let must_drain = self.shared.drain_until.get().is_some() && !self.goaway_sent;
-        if !is_idle || has_arrivals || must_drain || self.poll_timer(cx) {
+        let must_drain = self.shared.drain_until.get().is_some() && self.drain.is_none();
+        if !nothing_came || has_arrivals || must_drain || self.poll_timer(cx) {
             return Poll::Ready(());
         }
         *self.shared.outbox.waker.borrow_mut() = Some(cx.waker().clone());
@@ -252,8 +272,8 @@ impl Server {
             let soon = now() + RETRY_DELAY;
             next = Some(next.map_or(soon, |at| at.min(soon)));
         }
-        if let (Some(deadline), true) = (self.shared.drain_until.get(), self.goaway_sent) {
-            next = Some(next.map_or(deadline, |at| at.min(deadline)));
+        if let Some(drain) = &self.drain {
+            next = Some(next.map_or(drain.next, |at| at.min(drain.next)));
         }
         let Some(at) = next else {
             self.sleep = None;
@@ -278,7 +298,8 @@ impl Server {
                         match steering::owner(datagram, listener.port, *cores) {
                             Some(owner) if owner == *core => driver.receive(now, *listener, meta, datagram),
                             Some(owner) => {
-                                let body = Forwarded { listener: *listener, meta: *meta, datagram: datagram.into() };
+                                let body =
+                                    Forwarded { listener: *listener, meta: *meta, datagram: datagram.into() };
                                 match mesh.send(owner, now + FORWARD_DEADLINE, body) {
                                     Ok(()) => stats.forwarded_out.add(1),
                                     Err(_) => stats.forwarded_lost.add(1),
@@ -304,7 +325,7 @@ impl Server {
     }
 
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, orphans_max, .. } = self;
         while let Some((index, event)) = driver.next_event() {
             let Some(connection) = driver.get_mut(index) else { continue };
             let generation = connection.generation;
@@ -313,65 +334,65 @@ impl Server {
                 let to = StreamRef { connection: index, generation, stream };
                 service.call(request, Responder::stream(Rc::clone(&shared.outbox), to));
             };
-            let mut cx = Context { now, service: &**service, stats, deliver: &mut deliver };
+            let orphans_max = *orphans_max;
+            let mut cx = Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver };
             connection.state.handle(&mut connection.quic, event, &mut cx);
         }
     }
 
     fn take_answers(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, .. } = self;
-        loop {
-            let ready = std::mem::take(&mut *shared.outbox.ready.borrow_mut());
-            if ready.is_empty() {
-                break;
-            }
-            for (to, response) in ready {
-                *in_flight -= 1;
-                let Some(connection) = driver.get_generation(to.connection, to.generation) else {
-                    stats.responses_undeliverable.add(1);
-                    continue;
-                };
-                let mut deliver = |_, _| {};
-                let cx = Context { now, service: &**service, stats, deliver: &mut deliver };
-                connection.state.respond(&mut connection.quic, to.stream, response, &cx);
-                driver.mark(to.connection);
-            }
+        let Self { driver, service, shared, stats, in_flight, orphans_max, .. } = self;
+        let ready = std::mem::take(&mut *shared.outbox.ready.borrow_mut());
+        for (to, response) in ready {
+            *in_flight -= 1;
+            let Some(connection) = driver.get_generation(to.connection, to.generation) else {
+                stats.responses_undeliverable.add(1);
+                continue;
+            };
+            let mut deliver = |_, _| {};
+            let orphans_max = *orphans_max;
+            let cx = Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver };
+            connection.state.respond(&mut connection.quic, to.stream, response, &cx);
+            driver.mark(to.connection);
         }
     }
 
     fn send(&mut self, now: Instant) {
-        let Self { driver, shared_fds, own_fds, .. } = self;
-        self.behind = driver.transmit(now, |listener| match listener.port {
-            Port::Shared => &shared_fds[listener.address],
-            Port::Own(core) => &own_fds[listener.address][core.index()],
-        });
+        let Self { driver, listeners, .. } = self;
+        self.behind = driver.transmit(now, |listener| listeners.fd(listener));
     }
 
-    /// Winds up when asked to; true when nothing is left.
+    /// Winds up when asked to; true when every connection is closed.
     fn drain_step(&mut self, now: Instant) -> bool {
         let Some(deadline) = self.shared.drain_until.get() else { return false };
-        self.driver.accepting = false;
-        let first = !std::mem::replace(&mut self.goaway_sent, true);
-        let is_late = now >= deadline;
+        let began = match &self.drain {
+            Some(drain) if now < drain.next => return false,
+            Some(drain) => drain.began,
+            None => now,
+        };
+        if self.drain.is_none() {
+            self.driver.accepting = false;
+        }
+        let mut open = 0;
         for index in self.driver.indices() {
             let Some(connection) = self.driver.get_mut(index) else { continue };
-            if first {
-                connection.state.go_away(&mut connection.quic);
-                self.driver.mark(index);
-            } else if (is_late || connection.state.is_idle()) && !connection.quic.is_closed() {
-                connection.quic.close(now, code(ErrorCode::H3_NO_ERROR), Bytes::from_static(b"shutting down"));
-                self.driver.mark(index);
+            if connection.quic.is_closed() {
+                continue;
             }
+            connection.state.go_away(&mut connection.quic);
+            let linger = connection.quic.rtt() * DRAIN_LINGER_ROUND_TRIPS;
+            let is_done = now >= began + linger && connection.state.is_idle(&mut connection.quic);
+            if is_done || now >= deadline {
+                let reason = Bytes::from_static(b"shutting down");
+                connection.quic.close(now, code(ErrorCode::H3_NO_ERROR), reason);
+            } else {
+                open += 1;
+            }
+            self.driver.mark(index);
         }
-        let mut open = self.driver.indices();
-        open.retain(|&index| self.driver.get_mut(index).is_some_and(|c| !c.quic.is_closed()));
-        if first && !open.is_empty() {
-            // GOAWAY goes out in a packet of its own turn; the next one closes
-            // what is idle.
-            self.behind = true;
-            return false;
-        }
-        open.is_empty()
+        let next = now + DRAIN_STEP;
+        self.drain = Some(Drain { began, next: if now < deadline { next.min(deadline) } else { next } });
+        open == 0
     }
 
     fn note_counts(&mut self) {

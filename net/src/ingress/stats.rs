@@ -32,18 +32,21 @@ counters! {
     connections_closed,
     /// Connections closed by us over an HTTP/3 error.
     connections_failed,
-    /// Requests that arrived whole.
+    /// Requests that arrived whole and were handed to the service.
     requests,
     /// Requests being answered now (gauge).
     requests_in_flight,
-    /// Answers written.
+    /// Answers the transport has taken, refusals of requests among them.
     responses,
-    /// Answers whose client had gone.
+    /// Answers that came to nothing since their client had gone.
     responses_undeliverable,
     /// Streams reset by us over a malformed request.
     streams_failed,
     /// Streams the client gave up.
     streams_abandoned,
+    /// Requests answered on their header section alone, without the service's
+    /// call: by its admission, or since their method is not spoken.
+    requests_answered_early,
     /// Requests refused for too large a header section.
     requests_headers_too_large,
     /// Requests refused for too large a body.

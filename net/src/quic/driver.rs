@@ -59,6 +59,15 @@ pub(crate) struct DriverCounts {
     pub(crate) closed: u64,
 }
 
+/// How far sending for one connection came.
+enum Progress {
+    Done,
+    /// It used up its share of the turn.
+    More,
+    /// No send slot was free.
+    Starved,
+}
+
 pub(crate) struct Driver<S> {
     endpoint: qp::Endpoint,
     /// By quinn-proto's handle.
@@ -129,12 +138,17 @@ impl<S: Default> Driver<S> {
 
     /// Takes in one datagram. Does not touch the ring, so it may run within
     /// [`sluice_core::udp::UdpSocket::with_arrived`].
-    pub(crate) fn receive(&mut self, now: Instant, listener: ListenerId, meta: &ReceiveMeta, datagram: &[u8]) {
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        meta: &ReceiveMeta,
+        datagram: &[u8],
+    ) {
         self.scratch.clear();
         let ecn = qp::EcnCodepoint::from_bits(meta.ecn);
         let data = BytesMut::from(datagram);
-        let event =
-            self.endpoint.handle(now, meta.source, meta.destination, ecn, data, &mut self.scratch);
+        let event = self.endpoint.handle(now, meta.source, meta.destination, ecn, data, &mut self.scratch);
         match event {
             Some(qp::DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.get_mut(handle.0) {
@@ -233,6 +247,11 @@ impl<S: Default> Driver<S> {
         });
     }
 
+    /// Whether a connection waits to be looked at.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// When [`expire`](Self::expire) is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next_deadline()
@@ -289,25 +308,26 @@ impl<S: Default> Driver<S> {
 
     /// Sends what every dirty connection has to send, and sets its timer anew.
     /// Returns whether something had to stay behind, so that the caller comes
-    /// back soon.
-    pub(crate) fn transmit<'a>(
-        &mut self,
-        now: Instant,
-        fd: impl Fn(ListenerId) -> &'a Arc<OwnedFd>,
-    ) -> bool {
+    /// back soon. Connections that found no slot then come first, those that
+    /// used up their share last.
+    pub(crate) fn transmit<'a>(&mut self, now: Instant, fd: impl Fn(ListenerId) -> &'a Arc<OwnedFd>) -> bool {
         self.send_loose(&fd);
-        let mut dirty = std::mem::take(&mut self.dirty);
         self.cursor = 0;
-        dirty.retain(|&index| {
-            let unfinished = self.transmit_connection(now, index, &fd);
-            if !unfinished && let Some(connection) = self.connections[index].as_deref_mut() {
-                connection.dirty = false;
+        let mut has_more = Vec::new();
+        let mut starved = std::mem::take(&mut self.dirty);
+        starved.retain(|&index| {
+            let progress = self.transmit_connection(now, index, &fd);
+            match (progress, self.get_mut(index)) {
+                (Progress::Done, Some(connection)) => connection.dirty = false,
+                (Progress::More, Some(_)) => has_more.push(index),
+                (Progress::Starved, Some(_)) => return true,
+                (_, None) => {}
             }
-            unfinished
+            false
         });
-        let unfinished = !dirty.is_empty();
-        self.dirty.append(&mut dirty);
-        unfinished
+        self.dirty = starved;
+        self.dirty.append(&mut has_more);
+        !self.dirty.is_empty()
     }
 
     fn transmit_connection<'a>(
@@ -315,24 +335,32 @@ impl<S: Default> Driver<S> {
         now: Instant,
         index: usize,
         fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>,
-    ) -> bool {
-        let mut unfinished = true;
+    ) -> Progress {
+        let mut progress = Progress::More;
         for _ in 0..TRAINS_MAX {
-            let Some(connection) = self.connections[index].as_deref_mut() else { return false };
-            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else { break };
+            let Some(connection) = self.connections[index].as_deref_mut() else { return Progress::Done };
+            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else {
+                progress = Progress::Starved;
+                break;
+            };
             let listener = connection.listener;
             match connection.quic.poll_transmit(now, TRAIN_DATAGRAMS_MAX, buffer.bytes()) {
                 Some(transmit) => buffer.send(fd(listener), &send_meta(&transmit)),
                 None => {
                     self.spare = Some(buffer);
-                    unfinished = false;
+                    progress = Progress::Done;
                     break;
                 }
             }
         }
+        if self.get_mut(index).is_some_and(|connection| connection.quic.is_drained()) {
+            // It ended while sending: its place is emptied once the owner has
+            // taken the events that say so.
+            return Progress::More;
+        }
         self.pass_endpoint_events(index);
         self.set_timer(index);
-        unfinished
+        progress
     }
 
     fn set_timer(&mut self, index: usize) {
@@ -343,9 +371,6 @@ impl<S: Default> Driver<S> {
                 self.timers.cancel(key);
             }
             connection.timer = wanted.map(|at| (at, self.timers.insert(at, index)));
-        }
-        if connection.drained {
-            self.remove(index);
         }
     }
 

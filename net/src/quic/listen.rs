@@ -71,11 +71,24 @@ pub(crate) struct ListenerId {
 pub struct CoreListeners {
     pub(crate) core: CoreId,
     pub(crate) cores: CoreCount,
-    /// By address: this core's socket in the shared group.
-    pub(crate) shared: Vec<Arc<OwnedFd>>,
+    /// By address, then by core: the group that shares a port. Every core holds
+    /// all of it, so that none is closed, and the rest renumbered, before the
+    /// last core has ended.
+    pub(crate) shared: Arc<[Vec<Arc<OwnedFd>>]>,
     /// By address, then by core: the own ports of all cores. A packet that came
     /// in by another core's port is answered through that port.
     pub(crate) own: Arc<[Vec<Arc<OwnedFd>>]>,
+}
+
+impl CoreListeners {
+    /// The socket to send by: of the shared group this core's, of the own ports
+    /// the one that is meant.
+    pub(crate) fn fd(&self, listener: ListenerId) -> &Arc<OwnedFd> {
+        match listener.port {
+            Port::Shared => &self.shared[listener.address][self.core.index()],
+            Port::Own(core) => &self.own[listener.address][core.index()],
+        }
+    }
 }
 
 /// All sockets of the process, bound and steered.
@@ -114,12 +127,12 @@ impl Listeners {
             groups.push(group);
             own.push(sockets);
         }
-        let own: Arc<[_]> = own.into();
+        let (shared, own): (Arc<[_]>, Arc<[_]>) = (groups.into(), own.into());
         let cores = (0..cores.get())
             .map(|index| CoreListeners {
                 core: CoreId::new(u16::try_from(index).expect("at most 256")),
                 cores,
-                shared: groups.iter().map(|group| Arc::clone(&group[index])).collect(),
+                shared: Arc::clone(&shared),
                 own: Arc::clone(&own),
             })
             .collect();
@@ -141,7 +154,10 @@ fn own_port_base(
     let base = match config.core_port_base {
         Some(base) => base,
         None if wanted.port() == 0 => return Ok(None),
-        None => bound.port().checked_add(1).ok_or(ListenError::PortRange { base: bound.port(), cores: cores.get() })?,
+        None => bound
+            .port()
+            .checked_add(1)
+            .ok_or(ListenError::PortRange { base: bound.port(), cores: cores.get() })?,
     };
     if usize::from(base) + cores.get() > usize::from(u16::MAX) + 1 {
         return Err(ListenError::PortRange { base, cores: cores.get() });
@@ -252,7 +268,10 @@ mod tests {
         let sockets: Vec<UdpSocket> = listeners
             .into_cores()
             .into_iter()
-            .map(|core| UdpSocket::from(core.shared[0].try_clone().unwrap()))
+            .map(|core| {
+                let id = ListenerId { address: 0, port: Port::Shared };
+                UdpSocket::from(core.fd(id).try_clone().unwrap())
+            })
             .collect();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         for id in [0u16, 1, 2, 3, 500, 501, 502, 65_534, 65_535] {

@@ -1,40 +1,64 @@
 //! Runs tasks: from a command, or from wherever the journal says, to the end.
+//!
+//! ```text
+//! command --OpenAI--> plan --commit--> steps (side by side, each committed as running before its first call)
+//!         --outcomes, committed before what depends on them--> answer
+//! ```
+//!
+//! Invariants:
+//! - A task that was journaled is brought to its end by whichever process finds it, and what it does outside
+//!   happens exactly once, whenever a process is killed: see [`mail`] and [`agenda`] for how.
+//! - A task ends: after its deadline nothing is begun, and what was sent off is sought for a bounded time.
+//! - What an upstream says is never trusted to be what was asked for, and never panics this.
 
+mod agenda;
+mod answer;
 pub mod codes;
+mod execute;
+mod files;
+mod join;
+mod journal;
+mod known;
+mod mail;
+mod step;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod zones;
 
-use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use jiff::tz::TimeZone;
-use sluice_protocols::api::TaskView;
+use sluice_protocols::api::{StepState, TaskState, task_path};
 use sluice_protocols::ids::ShardId;
-use sluice_protocols::problem::Problem;
+use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
+use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
+use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{TaskRecord, TurnRecord};
 
-use crate::env::Env;
+pub use turn::{error_of, timing, turn_of, view_of};
+pub(crate) use zones::Zones;
 
-/// Time zones by name.
-#[derive(Default)]
-pub(crate) struct Zones(RefCell<HashMap<String, TimeZone>>);
+use crate::env::Env;
+use crate::upstream::meter::Meter;
+use crate::upstream::openai;
+use execute::{Execution, fresh_steps};
+use journal::{Journal, problem_json, problem_of};
+use known::Known;
+use step::Shared;
+
+/// The longest deadline that is believed.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a run of a task ended.
 #[derive(Debug)]
 pub enum RunEnd {
-    /// The task is final (done, failed or declined): answer, error, steps and timing are filled in. Commit it as
+    /// The task is final (done, failed or declined): answer, error, steps and times are filled in. Commit it as
     /// finished, then tell the user.
     Final(TaskRecord),
     /// The process stops, or its storage fails: the task stays pending in the journal, and the next start takes
     /// it up ([`recovered`]). Commit nothing; whoever waits is told the problem.
     Interrupted(TaskRecord, Problem),
-}
-
-/// Runs a task from wherever its journal says it is (fresh, planned, or half done) to its end.
-///
-/// The record must be on disk under `Key::task_pending` already. `recent` are the turns of its session, oldest
-/// first. Never panics on upstream nonsense.
-pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnRecord]) -> RunEnd {
-    let _ = (env, shard, recent);
-    RunEnd::Final(task)
 }
 
 /// Marks a task found pending on disk at start: its work was promised, so its deadline begins anew when it runs.
@@ -44,35 +68,179 @@ pub fn recovered(mut task: TaskRecord) -> TaskRecord {
     task
 }
 
-/// What the session remembers of a final task, as its turn `number`; `recent` are the turns it remembers by now,
-/// so that the new items get handles of their own.
-pub fn turn_of(task: &TaskRecord, number: u32, recent: &[TurnRecord]) -> TurnRecord {
-    let _ = recent;
-    TurnRecord {
-        number,
-        task: task.id,
-        command: task.command.clone(),
-        answer: task.answer.clone(),
-        state: task.state,
-        at_ms: task.created_ms,
-        items: Vec::new(),
+/// Runs a task from wherever its journal says it is (fresh, planned, or half done) to its end.
+///
+/// The record must be on disk under `Key::task_pending` already; its `total_us` holds the time spent before this,
+/// if any. `recent` are the turns of its session, oldest first. Dropping the future leaves the task to the next
+/// start. Never panics on upstream nonsense.
+pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnRecord]) -> RunEnd {
+    if codes::task_state(task.state).is_final() {
+        return RunEnd::Final(task);
+    }
+    let (zone, zone_name) = env.zones.get(&task.time_zone);
+    let task = taken_up(env, task);
+    let left_ms = task.deadline_ms.saturating_sub(env.clock.unix_ms());
+    let deadline = sluice_core::now() + Duration::from_millis(left_ms).min(DEADLINE_MAX);
+    let meter = Meter::default();
+    let journal = Journal::new(env, shard, &meter, task);
+    let run = Run { env, shard, recent, zone: &zone, zone_name: &zone_name, deadline, meter: &meter, journal: &journal };
+    let outcome = run.to_end().await;
+    let task = journal.into_task();
+    match outcome {
+        Ok(()) => RunEnd::Final(task),
+        Err(problem) => {
+            env.stats.tasks_interrupted.add_one();
+            tracing::warn!(task = %task.id, %problem, "a task is left to the next start");
+            RunEnd::Interrupted(task, problem)
+        }
     }
 }
 
-/// A task as callers see it.
-pub fn view_of(task: &TaskRecord) -> TaskView {
-    TaskView {
-        id: task.id,
-        state: codes::task_state(task.state),
-        mode: codes::mode(task.mode),
-        session: task.session,
-        command: task.command.clone(),
-        plan: None,
-        steps: Vec::new(),
-        answer: task.answer.clone(),
-        error: None,
-        timing: None,
-        created: crate::clock::timestamp_of(task.created_ms),
-        finished: task.finished_ms.map(crate::clock::timestamp_of),
+fn taken_up(env: &Env, mut task: TaskRecord) -> TaskRecord {
+    if task.attempts > 0 {
+        env.stats.tasks_resumed.add_one();
+        let default_ms = u64::try_from(env.config.command_deadline_default.as_millis()).unwrap_or(u64::MAX);
+        task.deadline_ms = task.deadline_ms.max(env.clock.unix_ms().saturating_add(default_ms));
     }
+    task.attempts = task.attempts.saturating_add(1);
+    task.state = codes::of_task_state(TaskState::Running);
+    task
+}
+
+fn shutting_down() -> Problem {
+    Problem::new(ProblemKind::ShuttingDown, "the gateway is shutting down; the task goes on after its restart")
+}
+
+struct Run<'a> {
+    env: &'a Env,
+    shard: ShardId,
+    recent: &'a [TurnRecord],
+    zone: &'a TimeZone,
+    zone_name: &'a str,
+    deadline: Instant,
+    meter: &'a Meter,
+    journal: &'a Journal<'a>,
+}
+
+impl Run<'_> {
+    /// # Errors
+    /// Why the task must be left to the next start.
+    async fn to_end(&self) -> Result<(), Problem> {
+        let plan = match self.plan().await {
+            Ok(plan) => plan,
+            Err(_) if self.env.egress.is_closing() => return Err(shutting_down()),
+            Err(problem) => {
+                self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
+                return Ok(());
+            }
+        };
+        match &plan.decision {
+            Decision::Decline { reason } => self.decline(reason),
+            Decision::Act(_) => self.carry_out(&plan).await?,
+        }
+        Ok(())
+    }
+
+    /// The plan in the journal, or a new one, which then goes there with the first commit.
+    async fn plan(&self) -> Result<Plan, Problem> {
+        let journaled = self.journal.read(|task| task.plan_json.is_some().then(|| turn::plan_of(task)));
+        if let Some(plan) = journaled {
+            return plan.ok_or_else(|| {
+                Problem::new(ProblemKind::Internal, "the plan made before a restart cannot be read any more")
+            });
+        }
+        let (command, user) = self.journal.read(|task| (task.command.clone(), task.user));
+        let context = self.context()?;
+        let question =
+            openai::Question { command: &command, context: &context, user: &user, deadline: self.deadline };
+        let plan = openai::plan(self.env, self.meter, &question).await?;
+        let json = serde_json::to_string(&plan)
+            .map_err(|_| Problem::new(ProblemKind::Internal, "the plan cannot be written down"))?;
+        self.journal.write(|task| {
+            task.plan_json = Some(json);
+            task.steps = fresh_steps(&plan);
+        });
+        Ok(plan)
+    }
+
+    fn context(&self) -> Result<Context, Problem> {
+        let now = self.env.clock.timestamp().to_zoned_datetime(self.zone.clone()).datetime();
+        let now = DateTimeLocal::minute(now)
+            .ok_or_else(|| Problem::new(ProblemKind::Internal, "the gateway's clock is out of bounds"))?;
+        let turns = self.recent.iter().map(|turn| ContextTurn {
+            turn: turn.number,
+            command: turn.command.clone(),
+            items: turn.items.iter().filter_map(context_item).collect(),
+        });
+        Ok(Context::new(now, self.zone_name, turns.collect()))
+    }
+
+    async fn carry_out(&self, plan: &Plan) -> Result<(), Problem> {
+        let known = Known::new(plan, self.recent);
+        let (task, user, created_ms) = self.journal.read(|task| (task.id, task.user, task.created_ms));
+        if self.journal.read(|task| task.steps.len() != plan.steps().len()) {
+            self.journal.write(|task| task.steps = fresh_steps(plan));
+        }
+        let shared = Shared {
+            env: self.env,
+            task,
+            created_ms,
+            zone: self.zone,
+            zone_name: self.zone_name,
+            known: &known,
+            journal: self.journal,
+            deadline: self.deadline,
+        };
+        Execution { shared, meter: self.meter, shard: self.shard, user, plan }.run().await?;
+        let answer = self.journal.read(|task| answer::compose(task, plan, &known, self.zone));
+        match self.first_error(plan) {
+            Some(problem) => self.fail(&problem, answer),
+            None => {
+                self.env.stats.tasks_done.add_one();
+                self.finish(TaskState::Done, answer, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// The problem of the first step, in the order of the plan, that went wrong. When something was done all the
+    /// same, the command must not be repeated as it is.
+    fn first_error(&self, plan: &Plan) -> Option<Problem> {
+        self.journal.read(|task| {
+            let failed = task.steps.iter().find(|step| codes::step_state(step.state) == StepState::Failed)?;
+            let problem = failed.error_json.as_deref().map_or_else(
+                || Problem::new(ProblemKind::Internal, "the error was not recorded"),
+                problem_of,
+            );
+            let acted = plan.steps().iter().zip(&task.steps).any(|(step, record)| {
+                step.call.is_side_effect() && codes::step_state(record.state) == StepState::Done
+            });
+            Some(if acted { problem.with_retryable(false) } else { problem })
+        })
+    }
+
+    fn decline(&self, reason: &str) {
+        self.env.stats.tasks_declined.add_one();
+        self.finish(TaskState::Declined, reason.to_owned(), None);
+    }
+
+    fn fail(&self, problem: &Problem, answer: String) {
+        self.env.stats.tasks_failed.add_one();
+        self.finish(TaskState::Failed, answer, Some(problem));
+    }
+
+    fn finish(&self, state: TaskState, answer: String, error: Option<&Problem>) {
+        let now_ms = self.env.clock.unix_ms();
+        self.journal.write(|task| {
+            task.state = codes::of_task_state(state);
+            task.answer = Some(answer);
+            task.error_json = error.map(|error| problem_json(&error.clone().with_instance(task_path(task.id))));
+            task.finished_ms = Some(now_ms.max(task.created_ms));
+        });
+    }
+}
+
+fn context_item(record: &sluice_store::record::ItemRecord) -> Option<ContextItem> {
+    let handle = record.handle.parse().ok()?;
+    Some(ContextItem::new(handle, &known::item_of(record)?))
 }

@@ -1,7 +1,9 @@
 //! A record that was validated, read in place from then on.
 //!
 //! Invariant: the bytes of a [`Loaded<R>`] hold a valid archive of `R` at `R::SCHEMA` before their last byte, and
-//! never change. `Loaded::new` and `Loaded::of` are the only ways in; the field is private to this module.
+//! never change. `Loaded::new_or_back` and `Loaded::of` are the only ways in; the field is private to this module.
+
+#![allow(unsafe_code, reason = "reading validated bytes in place; the one place that does")]
 
 use std::marker::PhantomData;
 
@@ -22,7 +24,20 @@ impl<R: Record> Loaded<R> {
     /// # Errors
     /// [`RecordError::Damaged`] or [`RecordError::Newer`].
     pub fn new(value: Value) -> Result<Self, RecordError> {
-        let bytes = value.into_aligned();
+        Self::new_or_back(value).map_err(|refused| refused.0)
+    }
+
+    /// As [`Self::new`], but a value that is refused comes back, to be kept aside.
+    pub(crate) fn new_or_back(value: Value) -> Result<Self, Box<(RecordError, Value)>> {
+        match Self::check(value.as_bytes()) {
+            Ok(None) => Ok(Self { bytes: value.into_aligned(), record: PhantomData }),
+            Ok(Some(upgraded)) => Ok(upgraded),
+            Err(error) => Err(Box::new((error, value))),
+        }
+    }
+
+    /// Validates the bytes of a [`Value`], which are aligned. Gives a record anew when theirs is of an older schema.
+    fn check(bytes: &[u8]) -> Result<Option<Self>, RecordError> {
         let damaged = |reason: String| RecordError::Damaged { record: R::NAME, reason };
         let Some((&schema, archive)) = bytes.split_last() else {
             return Err(damaged("no bytes".to_owned()));
@@ -31,11 +46,12 @@ impl<R: Record> Loaded<R> {
             return Err(RecordError::Newer { record: R::NAME, found: schema, known: R::SCHEMA });
         }
         if schema == R::SCHEMA {
-            rkyv::access::<R::Archived, rancor::Error>(archive).map_err(|error| damaged(error.to_string()))?;
-            return Ok(Self { bytes, record: PhantomData });
+            rkyv::access::<R::Archived, rancor::Error>(archive)
+                .map_err(|error| damaged(error.to_string()))?;
+            return Ok(None);
         }
         match R::upgrade(schema, archive) {
-            Some(Ok(record)) => Self::of(&record),
+            Some(Ok(record)) => Self::of(&record).map(Some),
             Some(Err(error)) => Err(damaged(error.to_string())),
             None => Err(damaged(format!("there never was a schema {schema}"))),
         }
@@ -57,7 +73,7 @@ impl<R: Record> Loaded<R> {
 
     /// The record in place. Costs nothing.
     pub fn get(&self) -> &R::Archived {
-        // SAFETY: the archive is valid for `R::Archived`: `new` checked it with `rkyv::access`, `of` got it from the
+        // SAFETY: the archive is valid for `R::Archived`: `new_or_back` checked it with `rkyv::access`, `of` got it from the
         // serializer of `R`, and nothing writes to `bytes` afterwards (private, never lent out mutably). It is
         // aligned, for an `AlignedVec` is and the archive begins where it does; moving the `Loaded` does not move
         // the heap bytes. The checked `access` would walk the whole record on every read, which is why it is not

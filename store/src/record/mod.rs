@@ -16,10 +16,10 @@ mod types;
 
 pub use loaded::Loaded;
 pub use types::{
-    ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord, ArchivedNameRecord,
-    ArchivedSessionRecord, ArchivedStepRecord, ArchivedTaskRecord, ArchivedTurnRecord, ArchivedUserRecord,
-    ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord, NameRecord, Provider, SESSION_TURNS_MAX,
-    SessionRecord, StepRecord, TaskRecord, TurnRecord, UserRecord,
+    ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord,
+    ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTaskRecord, ArchivedTurnRecord,
+    ArchivedUserRecord, ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord, NameRecord,
+    Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TaskRecord, TurnRecord, UserRecord,
 };
 
 use rkyv::Archive;
@@ -67,7 +67,9 @@ pub enum RecordError {
     #[error("{record} record is damaged: {reason}")]
     Damaged { record: &'static str, reason: String },
     /// Written by a newer Sluice: run that version, or one newer still.
-    #[error("{record} record has schema {found}; this version reads up to {known}: run the version that wrote it")]
+    #[error(
+        "{record} record has schema {found}; this version reads up to {known}: run the version that wrote it"
+    )]
     Newer { record: &'static str, found: u8, known: u8 },
     /// Make the record smaller: nothing was written.
     #[error("{record} record of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]

@@ -162,13 +162,13 @@ fn layouts_on_disk_are_pinned() {
 }
 
 const PINNED: [(&str, u8, u64); 7] = [
-    ("user", 1, 0),
-    ("name", 1, 0),
-    ("key", 1, 0),
-    ("connection", 1, 0),
-    ("session", 1, 0),
-    ("task", 1, 0),
-    ("history", 1, 0),
+    ("user", 1, 0x816e_5e31_70c1_86dd),
+    ("name", 1, 0xa370_4705_df0d_773a),
+    ("key", 1, 0x23ba_abba_08de_8c38),
+    ("connection", 1, 0x6039_88c3_86ba_4b9b),
+    ("session", 1, 0x07eb_b9ee_21a0_92df),
+    ("task", 1, 0xa077_cdbd_7014_9798),
+    ("history", 1, 0xa27a_6fac_9462_4737),
 ];
 
 #[test]
@@ -234,7 +234,8 @@ impl Record for Pet {
 }
 
 fn pet_v1() -> Vec<u8> {
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&PetV1 { name: "a name longer than eight".to_owned() }).unwrap();
+    let mut bytes =
+        rkyv::to_bytes::<rancor::Error>(&PetV1 { name: "a name longer than eight".to_owned() }).unwrap();
     bytes.push(1);
     bytes.to_vec()
 }

@@ -40,11 +40,12 @@ struct Control {
 
 impl Disk for Gate {
     fn write(&mut self, group: &[Submission]) -> Result<(), String> {
-        self.began.send(()).unwrap();
+        // A test that is over has let go of its ends; the writer must not die of that.
+        let _ = self.began.send(());
         let entries = group.iter().flat_map(|submission| &submission.entries);
         let group = entries.map(|entry| (entry.shard.index(), entry.sequence.number())).collect();
         self.groups.lock().unwrap().push(group);
-        self.outcome.recv().unwrap()
+        self.outcome.recv().unwrap_or(Ok(()))
     }
 }
 

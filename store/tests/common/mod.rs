@@ -23,7 +23,11 @@ pub(crate) fn shard(index: u16) -> ShardId {
 }
 
 pub(crate) fn config(path: &Path) -> StoreConfig {
-    StoreConfig { block_cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20, ..StoreConfig::new(path, shards(SHARDS)) }
+    StoreConfig {
+        block_cache_bytes: 8 << 20,
+        write_buffer_bytes: 8 << 20,
+        ..StoreConfig::new(path, shards(SHARDS))
+    }
 }
 
 pub(crate) fn open(path: &Path) -> Store {

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use http::Method;
+use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 
 use super::search::has_words;
@@ -68,7 +68,10 @@ impl Service<'_> {
         match self.call.query.get(name) {
             None => Ok(None),
             // RFC 3339 with an offset is required.
-            Some(text) => text.parse().map(Some).map_err(|_| google_error_at(400, "badRequest", "Bad Request", Some(name))),
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| google_error_at(400, "badRequest", "Bad Request", Some(name))),
         }
     }
 
@@ -79,7 +82,12 @@ impl Service<'_> {
         if let (Some(from), Some(to)) = (from, to)
             && from >= to
         {
-            return Err(google_error_at(400, "timeRangeEmpty", "The specified time range is empty.", Some("timeMax")));
+            return Err(google_error_at(
+                400,
+                "timeRangeEmpty",
+                "The specified time range is empty.",
+                Some("timeMax"),
+            ));
         }
         let (zone, zone_name) = self.zone()?;
         let by_start = match params.get("orderBy") {
@@ -162,7 +170,8 @@ impl Service<'_> {
         let body = self.call.json()?;
         self.check_send_updates()?;
         let mut calendar = self.user.calendar();
-        let position = calendar.position(id).filter(|at| !calendar.events[*at].cancelled).ok_or_else(not_found)?;
+        let position =
+            calendar.position(id).filter(|at| !calendar.events[*at].cancelled).ok_or_else(not_found)?;
         let mut event = self.changed(calendar.events[position].clone(), &body, self.clock.now())?;
         event.sequence += 1;
         let answer = self.show(calendar.patch(position, event), self.clock.zone());
@@ -206,7 +215,11 @@ impl Service<'_> {
         let both_days = matches!((&event.start, &event.end), (Moment::Day(_), Moment::Day(_)));
         let neither = matches!((&event.start, &event.end), (Moment::At(..), Moment::At(..)));
         if !(both_days || neither) {
-            return Err(google_error(400, "invalid", "Start and end times must either both be date or both be dateTime."));
+            return Err(google_error(
+                400,
+                "invalid",
+                "Start and end times must either both be date or both be dateTime.",
+            ));
         }
         let (start, end) = (event.start.instant(self.clock.zone()), event.end.instant(self.clock.zone()));
         if end < start || (both_days && end == start) {
@@ -233,10 +246,12 @@ impl Service<'_> {
             return Ok(Moment::At(at, zone_name.map(str::to_owned)));
         }
         let civil: DateTime = text.parse().map_err(|_| google_error(400, "badRequest", "Bad Request"))?;
-        let zone_name = zone_name
-            .ok_or_else(|| google_error(400, "required", &format!("Missing time zone definition for {name} time.")))?;
-        let zone = TimeZone::get(zone_name)
-            .map_err(|_| google_error(400, "invalid", &format!("Invalid time zone definition for {name} time.")))?;
+        let zone_name = zone_name.ok_or_else(|| {
+            google_error(400, "required", &format!("Missing time zone definition for {name} time."))
+        })?;
+        let zone = TimeZone::get(zone_name).map_err(|_| {
+            google_error(400, "invalid", &format!("Invalid time zone definition for {name} time."))
+        })?;
         let at = zone.to_timestamp(civil).map_err(|_| google_error(400, "badRequest", "Bad Request"))?;
         Ok(Moment::At(at, Some(zone_name.to_owned())))
     }
@@ -261,7 +276,8 @@ impl Service<'_> {
             value["location"] = text.as_str().into();
         }
         if !event.attendees.is_empty() {
-            value["attendees"] = event.attendees.iter().map(|attendee| show_attendee(attendee, &owner.email)).collect();
+            value["attendees"] =
+                event.attendees.iter().map(|attendee| show_attendee(attendee, &owner.email)).collect();
         }
         value
     }
@@ -271,7 +287,8 @@ impl Service<'_> {
             Moment::Day(date) => json!({"date": date.to_string()}),
             Moment::At(at, zone_name) => {
                 let text = at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
-                json!({"dateTime": text, "timeZone": zone_name.as_deref().unwrap_or(self.clock.zone_name())})
+                let text = text.replace("+00:00", "Z");
+                json!({"dateTime": text, "timeZone": zone_name.as_deref().unwrap_or_else(|| self.clock.zone_name())})
             }
         }
     }
@@ -292,11 +309,13 @@ fn attendees(list: &Value) -> Result<Vec<Attendee>, Reply> {
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter()
         .map(|attendee| match attendee["email"].as_str() {
-            Some(email) if email.split_once('@').is_some_and(|(a, b)| !a.is_empty() && b.contains('.')) => Ok(Attendee {
-                email: email.to_owned(),
-                name: attendee["displayName"].as_str().map(str::to_owned),
-                response: attendee["responseStatus"].as_str().unwrap_or("needsAction").to_owned(),
-            }),
+            Some(email) if email.split_once('@').is_some_and(|(a, b)| !a.is_empty() && b.contains('.')) => {
+                Ok(Attendee {
+                    email: email.to_owned(),
+                    name: attendee["displayName"].as_str().map(str::to_owned),
+                    response: attendee["responseStatus"].as_str().unwrap_or("needsAction").to_owned(),
+                })
+            }
             _ => Err(google_error(400, "invalid", "Invalid attendee email.")),
         })
         .collect()
@@ -304,12 +323,18 @@ fn attendees(list: &Value) -> Result<Vec<Attendee>, Reply> {
 
 /// Whether every word of the query stands somewhere in the event.
 fn mentions(event: &Event, words: &str) -> bool {
-    let fields: Vec<String> = [Some(event.summary.as_str()), event.description.as_deref(), event.location.as_deref()]
-        .into_iter()
-        .flatten()
-        .chain(event.attendees.iter().flat_map(|a| [a.email.as_str(), a.name.as_deref().unwrap_or_default()]))
-        .map(index_text)
-        .collect();
+    let fields: Vec<String> =
+        [Some(event.summary.as_str()), event.description.as_deref(), event.location.as_deref()]
+            .into_iter()
+            .flatten()
+            .chain(
+                event
+                    .attendees
+                    .iter()
+                    .flat_map(|a| [a.email.as_str(), a.name.as_deref().unwrap_or_default()]),
+            )
+            .map(index_text)
+            .collect();
     words.split_whitespace().all(|word| fields.iter().any(|field| has_words(field, &format!(" {word} "))))
 }
 
@@ -333,6 +358,7 @@ fn invalid(message: &str, parameter: &str) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::ToSpan as _;
 
     #[test]
     fn event_ids_are_base32hex_of_the_right_length() {
@@ -352,7 +378,11 @@ mod tests {
             location: Some("Room 4".to_owned()),
             start: Moment::Day(day),
             end: Moment::Day(day.checked_add(1.day()).unwrap()),
-            attendees: vec![Attendee { email: "ben@x.example".to_owned(), name: None, response: String::new() }],
+            attendees: vec![Attendee {
+                email: "ben@x.example".to_owned(),
+                name: None,
+                response: String::new(),
+            }],
             cancelled: false,
             created: Timestamp::UNIX_EPOCH,
             updated: Timestamp::UNIX_EPOCH,

@@ -15,11 +15,39 @@ use crate::sim::world::{File, User, file_kind};
 
 /// Fields of a file that Drive knows; others in a mask are refused.
 const FILE_FIELDS: [&str; 33] = [
-    "*", "kind", "id", "name", "mimeType", "description", "starred", "trashed", "explicitlyTrashed", "parents",
-    "spaces", "version", "webContentLink", "webViewLink", "iconLink", "thumbnailLink", "viewedByMe",
-    "viewedByMeTime", "createdTime", "modifiedTime", "modifiedByMe", "modifiedByMeTime", "owners",
-    "lastModifyingUser", "shared", "ownedByMe", "capabilities", "permissions", "size", "md5Checksum",
-    "fileExtension", "exportLinks", "quotaBytesUsed",
+    "*",
+    "kind",
+    "id",
+    "name",
+    "mimeType",
+    "description",
+    "starred",
+    "trashed",
+    "explicitlyTrashed",
+    "parents",
+    "spaces",
+    "version",
+    "webContentLink",
+    "webViewLink",
+    "iconLink",
+    "thumbnailLink",
+    "viewedByMe",
+    "viewedByMeTime",
+    "createdTime",
+    "modifiedTime",
+    "modifiedByMe",
+    "modifiedByMeTime",
+    "owners",
+    "lastModifyingUser",
+    "shared",
+    "ownedByMe",
+    "capabilities",
+    "permissions",
+    "size",
+    "md5Checksum",
+    "fileExtension",
+    "exportLinks",
+    "quotaBytesUsed",
 ];
 /// What Drive gives when no mask says otherwise.
 const FILE_FIELDS_DEFAULT: &str = "kind,id,name,mimeType";
@@ -57,7 +85,9 @@ impl Drive<'_> {
         let (size, offset) = (params.size("pageSize", 100, 1_000)?, params.page_offset()?);
         let query = Query::parse(params.get("q").unwrap_or_default())
             .ok_or_else(|| google_error_at(400, "invalid", "Invalid Value", Some("q")))?;
-        let text = params.get("fields").unwrap_or("kind,incompleteSearch,nextPageToken,files(kind,id,name,mimeType)");
+        let text = params
+            .get("fields")
+            .unwrap_or("kind,incompleteSearch,nextPageToken,files(kind,id,name,mimeType)");
         let mask = Mask::parse(text).ok_or_else(|| invalid_fields(text))?;
         for name in mask.names() {
             if !matches!(name, "*" | "kind" | "incompleteSearch" | "nextPageToken" | "files") {
@@ -95,7 +125,8 @@ impl Drive<'_> {
 
     fn download(&self, file: &File) -> Outcome {
         if file.is_google_type() {
-            let message = "Only files with binary content can be downloaded. Use Export with Docs Editors files.";
+            let message =
+                "Only files with binary content can be downloaded. Use Export with Docs Editors files.";
             return Err(google_error_at(403, "fileNotDownloadable", message, Some("alt")));
         }
         Ok(Reply::bytes(file.mime_type, file.content()))
@@ -111,7 +142,8 @@ impl Drive<'_> {
         match wanted {
             "application/pdf" => Ok(Reply::bytes(wanted, crate::sim::world::pdf(&file.name, &file.text))),
             "text/csv" | "text/tab-separated-values" if file.mime_type == file_kind::SHEET => {
-                let text = if wanted == "text/csv" { file.text.clone() } else { file.text.replace(',', "\t") };
+                let text =
+                    if wanted == "text/csv" { file.text.clone() } else { file.text.replace(',', "\t") };
                 Ok(Reply::bytes(wanted, text))
             }
             "text/plain" | "text/markdown" if file.mime_type != file_kind::SHEET => {
@@ -119,7 +151,12 @@ impl Drive<'_> {
                 Ok(Reply::bytes(wanted, format!("\u{feff}{}", file.text.replace('\n', "\r\n"))))
             }
             "text/html" => Ok(Reply::bytes(wanted, html(file))),
-            _ => Err(google_error_at(400, "badRequest", "The requested conversion is not supported.", Some("convertTo"))),
+            _ => Err(google_error_at(
+                400,
+                "badRequest",
+                "The requested conversion is not supported.",
+                Some("convertTo"),
+            )),
         }
     }
 
@@ -153,7 +190,10 @@ impl Drive<'_> {
 fn html(file: &File) -> String {
     let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
     let body: String = file.text.lines().map(|line| format!("<p>{}</p>", escape(line))).collect();
-    format!("<!DOCTYPE html><html><head><title>{}</title></head><body>{body}</body></html>", escape(&file.name))
+    format!(
+        "<!DOCTYPE html><html><head><title>{}</title></head><body>{body}</body></html>",
+        escape(&file.name)
+    )
 }
 
 fn check_fields<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<(), Reply> {
@@ -166,7 +206,9 @@ fn order(files: &mut [&File], keys: &str) -> Result<(), Reply> {
         let (name, descending) = key.strip_suffix(" desc").map_or((key, false), |name| (name, true));
         match name {
             "name" | "name_natural" => files.sort_by_cached_key(|file| file.name.to_lowercase()),
-            "modifiedTime" | "modifiedByMeTime" | "recency" | "viewedByMeTime" => files.sort_by_key(|file| file.modified),
+            "modifiedTime" | "modifiedByMeTime" | "recency" | "viewedByMeTime" => {
+                files.sort_by_key(|file| file.modified)
+            }
             "createdTime" => files.sort_by_key(|file| file.created),
             "quotaBytesUsed" => files.sort_by_key(|file| file.text.len()),
             "folder" => {}

@@ -229,8 +229,12 @@ mod tests {
         let user = World::new(1, Clock::new(None, "UTC").unwrap()).user("ada");
         let query = Query::parse(q).unwrap_or_else(|| panic!("{q}"));
         let drive = user.drive();
-        let mut names: Vec<_> =
-            drive.files.iter().filter(|f| query.matches(f, "ada@example.com")).map(|f| f.name.clone()).collect();
+        let mut names: Vec<_> = drive
+            .files
+            .iter()
+            .filter(|f| query.matches(f, "ada@example.com"))
+            .map(|f| f.name.clone())
+            .collect();
         names.sort();
         names
     }
@@ -239,7 +243,9 @@ mod tests {
     fn terms_match_names_texts_and_types() {
         assert_eq!(names("name contains 'roadm'"), ["Product roadmap", "Roadmap workshop notes"]);
         assert!(names("fullText contains 'roadm'").is_empty());
-        assert!(names("fullText contains 'storage engines'").contains(&"Hiring: backend position".to_owned()));
+        assert!(
+            names("fullText contains 'storage engines'").contains(&"Hiring: backend position".to_owned())
+        );
         assert!(names("fullText contains '\"engines storage\"'").is_empty());
         assert_eq!(names("name = 'Q4 budget' and trashed = false"), ["Q4 budget"]);
         assert!(names("trashed = true").is_empty());
@@ -252,7 +258,8 @@ mod tests {
         let pdf = names("mimeType = 'application/pdf'");
         assert_eq!(names("not mimeType = 'application/pdf'").len() + pdf.len(), all.len());
         assert_eq!(names("mimeType != 'application/pdf'").len() + pdf.len(), all.len());
-        let either = names("(name contains 'roadmap' or name contains 'budget') and mimeType contains 'spreadsheet'");
+        let either =
+            names("(name contains 'roadmap' or name contains 'budget') and mimeType contains 'spreadsheet'");
         assert_eq!(either, ["Budget of last year", "Q4 budget"]);
         assert!(names("'me' in owners").contains(&"Recipes".to_owned()));
     }
@@ -260,7 +267,18 @@ mod tests {
     #[test]
     fn quotes_are_escaped_and_nonsense_is_refused() {
         assert_eq!(Query::parse(r"name = 'it\'s'"), Some(Query::Name("it's".to_owned())));
-        for q in ["name", "name contains", "name contains roadmap", "name ~ 'x'", "and", "(name = 'x'", "'x", "name = 'x' name = 'y'", "trashed = 'maybe'", &"(".repeat(99)] {
+        for q in [
+            "name",
+            "name contains",
+            "name contains roadmap",
+            "name ~ 'x'",
+            "and",
+            "(name = 'x'",
+            "'x",
+            "name = 'x' name = 'y'",
+            "trashed = 'maybe'",
+            &"(".repeat(99),
+        ] {
             assert_eq!(Query::parse(q), None, "{q}");
         }
     }

@@ -89,8 +89,10 @@ impl Gmail<'_> {
         let (found, next) = page(found, offset, size);
         let mut answer = json!({"resultSizeEstimate": estimate});
         if !found.is_empty() {
-            answer["messages"] =
-                found.iter().map(|message| json!({"id": message.id, "threadId": message.thread_id})).collect();
+            answer["messages"] = found
+                .iter()
+                .map(|message| json!({"id": message.id, "threadId": message.thread_id}))
+                .collect();
         }
         if let Some(next) = next {
             answer["nextPageToken"] = next.into();
@@ -124,12 +126,19 @@ impl Gmail<'_> {
                 value["payload"] = json!({"mimeType": mime_type(message), "headers": show_headers(headers)});
             }
             "raw" | "RAW" => {
-                let head: String =
-                    self.headers(message).iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+                let head: String = self
+                    .headers(message)
+                    .iter()
+                    .map(|(name, value)| format!("{name}: {value}\r\n"))
+                    .collect();
                 value["raw"] = URL_SAFE.encode(format!("{head}\r\n{}", message.body)).into();
             }
             other => {
-                return Err(google_error(400, "invalidArgument", &format!("Invalid value at 'format': \"{other}\"")));
+                return Err(google_error(
+                    400,
+                    "invalidArgument",
+                    &format!("Invalid value at 'format': \"{other}\""),
+                ));
             }
         }
         Ok(value)
@@ -167,7 +176,8 @@ impl Gmail<'_> {
         let (size, offset) = (params.size("maxResults", 100, 500)?, params.page_offset()?);
         let query = self.query()?;
         let mail = self.user.mail();
-        let found: Vec<&Draft> = mail.drafts.iter().rev().filter(|draft| query.matches(&draft.message)).collect();
+        let found: Vec<&Draft> =
+            mail.drafts.iter().rev().filter(|draft| query.matches(&draft.message)).collect();
         let estimate = found.len();
         let (found, next) = page(found, offset, size);
         let mut answer = json!({"resultSizeEstimate": estimate});
@@ -203,7 +213,8 @@ impl Gmail<'_> {
     /// requests one finds no draft.
     fn send_draft(&self) -> Outcome {
         let body = self.call.json()?;
-        let id = body["id"].as_str().ok_or_else(|| google_error(400, "invalidArgument", "Missing draft id"))?;
+        let id =
+            body["id"].as_str().ok_or_else(|| google_error(400, "invalidArgument", "Missing draft id"))?;
         let now = self.state.clock.now();
         let mut mail = self.user.mail();
         let position = mail.drafts.iter().position(|draft| draft.id == id).ok_or_else(not_found)?;
@@ -234,7 +245,11 @@ impl Gmail<'_> {
     /// The message in `raw`, with the ids it gets here.
     fn written(&self, resource: &Value, mail: &mut MailBox) -> Result<Message, Reply> {
         let raw = resource["raw"].as_str().ok_or_else(|| {
-            google_error(400, "invalidArgument", "'raw' RFC822 payload message string or uploading message via /upload/* URL required")
+            google_error(
+                400,
+                "invalidArgument",
+                "'raw' RFC822 payload message string or uploading message via /upload/* URL required",
+            )
         })?;
         let bytes = URL_SAFE_NO_PAD_INDIFFERENT
             .decode(raw)
@@ -295,7 +310,10 @@ fn people(address: Option<&mail_parser::Address<'_>>) -> Vec<Person> {
         .flat_map(|address| address.iter())
         .filter_map(|addr| {
             let email = addr.address.as_deref().filter(|email| email.contains('@'))?;
-            Some(Person { name: addr.name.as_deref().unwrap_or_default().to_owned(), email: email.to_owned() })
+            Some(Person {
+                name: addr.name.as_deref().unwrap_or_default().to_owned(),
+                email: email.to_owned(),
+            })
         })
         .collect()
 }

@@ -74,11 +74,18 @@ pub(crate) fn identify(state: &State, service: Service, call: &Call) -> Identity
 
 /// Answers a request to the token endpoint or to one of the services, and names
 /// the endpoint.
-pub(crate) fn serve(state: &State, service: Service, identity: &Identity, call: &Call) -> (&'static str, Reply) {
+pub(crate) fn serve(
+    state: &State,
+    service: Service,
+    identity: &Identity,
+    call: &Call,
+) -> (&'static str, Reply) {
     let user = match identity {
         Identity::Known(user) => user,
         Identity::Refused(reason) => return ("google.unauthorized", unauthorized(reason)),
-        Identity::Nobody | Identity::Said(_) if service == Service::OAuth => return ("oauth.token", token(state, call)),
+        Identity::Nobody | Identity::Said(_) if service == Service::OAuth => {
+            return ("oauth.token", token(state, call));
+        }
         Identity::Nobody | Identity::Said(_) => return ("unknown", unknown_path(&call.path)),
     };
     match service {
@@ -101,7 +108,8 @@ fn unauthorized(reason: &str) -> Reply {
         "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other \
          valid authentication credential."
     };
-    google_error(401, reason, message).with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\"")
+    google_error(401, reason, message)
+        .with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\"")
 }
 
 /// `POST /token`: only the refresh grant.
@@ -129,7 +137,9 @@ fn token(state: &State, call: &Call) -> Reply {
         return refuse("invalid_request", "Missing required parameter: refresh_token");
     }
     let name = match refresh_token.strip_prefix(REFRESH_PREFIX) {
-        Some(name) if !name.is_empty() && name.len() <= NAME_BYTES_MAX && !state.world.is_revoked(name) => name,
+        Some(name) if !name.is_empty() && name.len() <= NAME_BYTES_MAX && !state.world.is_revoked(name) => {
+            name
+        }
         _ => return refuse("invalid_grant", "Token has been expired or revoked."),
     };
     let lifetime = state.config.token_lifetime;
@@ -143,7 +153,9 @@ fn token(state: &State, call: &Call) -> Reply {
 }
 
 fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 /// An access token holds what it says, so that nothing need be remembered of it:

@@ -72,7 +72,9 @@ impl Query {
             Self::Any(list) => list.iter().any(|query| query.matches(message)),
             Self::Not(query) => !query.matches(message),
             Self::Word(words) => {
-                [&index.subject, &index.body, &index.from, &index.to].into_iter().any(|field| has_words(field, words))
+                [&index.subject, &index.body, &index.from, &index.to]
+                    .into_iter()
+                    .any(|field| has_words(field, words))
                     || message.attachments.iter().any(|file| has_words(&index_text(&file.filename), words))
             }
             Self::From(words) => has_words(&index.from, words),
@@ -130,7 +132,9 @@ impl Parser<'_, '_> {
                 self.rest = &self.rest[1..];
                 break;
             }
-            if let Some(after) = self.rest.strip_prefix("OR").filter(|after| after.starts_with([' ', '(', '"'])) {
+            if let Some(after) =
+                self.rest.strip_prefix("OR").filter(|after| after.starts_with([' ', '(', '"']))
+            {
                 self.rest = after;
                 either = true;
                 continue;
@@ -191,7 +195,8 @@ impl Parser<'_, '_> {
 
     /// One word or phrase, and the operator before it.
     fn word(&mut self) -> (Option<String>, String) {
-        let end = self.rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | ')' | '}' | '(' | '{' | ':'));
+        let end =
+            self.rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | ')' | '}' | '(' | '{' | ':'));
         let head = &self.rest[..end.unwrap_or(self.rest.len())];
         let operator = self.rest[head.len()..].strip_prefix(':').filter(|_| is_operator(head)).map(|after| {
             self.rest = after;
@@ -217,9 +222,29 @@ impl Parser<'_, '_> {
 
 fn is_operator(word: &str) -> bool {
     const OPERATORS: [&str; 23] = [
-        "from", "to", "cc", "bcc", "deliveredto", "subject", "is", "in", "label", "has", "filename",
-        "newer_than", "older_than", "after", "before", "newer", "older", "rfc822msgid", "larger", "smaller",
-        "size", "category", "list",
+        "from",
+        "to",
+        "cc",
+        "bcc",
+        "deliveredto",
+        "subject",
+        "is",
+        "in",
+        "label",
+        "has",
+        "filename",
+        "newer_than",
+        "older_than",
+        "after",
+        "before",
+        "newer",
+        "older",
+        "rfc822msgid",
+        "larger",
+        "smaller",
+        "size",
+        "category",
+        "list",
     ];
     OPERATORS.contains(&word.to_ascii_lowercase().as_str())
 }
@@ -262,7 +287,9 @@ fn operation(operator: &str, value: &str, context: &SearchContext<'_>) -> Query 
             "bin" => "TRASH".to_owned(),
             label => label.to_ascii_uppercase(),
         }),
-        "category" if plain == "primary" => Query::Not(Box::new(Query::Label("CATEGORY_PROMOTIONS".to_owned()))),
+        "category" if plain == "primary" => {
+            Query::Not(Box::new(Query::Label("CATEGORY_PROMOTIONS".to_owned())))
+        }
         "category" => Query::Label(format!("CATEGORY_{}", plain.to_ascii_uppercase())),
         "newer_than" => ago(plain, context.now).map_or(Query::Nothing, Query::After),
         "older_than" => ago(plain, context.now).map_or(Query::Nothing, Query::Before),
@@ -323,7 +350,9 @@ mod tests {
         mail.messages
             .iter()
             .filter(|message| query.matches(message))
-            .map(|message| format!("{}: {}", message.from.name.split(' ').next().unwrap_or_default(), message.subject))
+            .map(|message| {
+                format!("{}: {}", message.from.name.split(' ').next().unwrap_or_default(), message.subject)
+            })
             .collect()
     }
 

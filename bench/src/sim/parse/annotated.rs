@@ -10,7 +10,7 @@ use serde_json::json;
 use super::build::{Builder, Context, Refusal, search_value, title_case};
 use super::plan::Plan;
 use super::words::{MAIL_NOUNS, Word, is_email, words};
-use super::{events, finish, mail, not_ours, send, time, topic};
+use super::{events, finish, not_ours, send, time, topic};
 
 /// One line of an annotations file.
 #[derive(Debug, Deserialize)]
@@ -33,7 +33,10 @@ struct Entity {
 
 impl Annotation {
     fn entity(&self, kinds: &[&str]) -> Option<&str> {
-        self.entities.iter().find(|entity| kinds.contains(&entity.kind.as_str())).map(|entity| entity.text.as_str())
+        self.entities
+            .iter()
+            .find(|entity| kinds.contains(&entity.kind.as_str()))
+            .map(|entity| entity.text.as_str())
     }
 
     /// A person's name without title and possessive, in letters a search may hold.
@@ -63,7 +66,8 @@ impl Annotations {
     pub(crate) fn load(files: &[PathBuf]) -> anyhow::Result<Self> {
         let mut annotations = HashMap::new();
         for file in files {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
             for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
                 let annotation: Annotation = serde_json::from_str(line)
                     .with_context(|| format!("{} line {}", file.display(), index + 1))?;
@@ -125,7 +129,8 @@ impl Annotations {
 /// Lower case, without punctuation at the ends of words, single spaces.
 fn normalised(text: &str) -> String {
     let text = text.to_lowercase().replace('\u{2019}', "'");
-    let words = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '@'));
+    let words =
+        text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '@'));
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -156,7 +161,8 @@ fn email_query(annotation: &Annotation, words: &[Word], builder: &mut Builder<'_
         terms.push("in:inbox".to_owned());
     }
     let one = said(&["last", "latest"]);
-    let call = json!({"operation": "gmail.search", "query": terms.join(" "), "limit": if one { 1 } else { 10 }});
+    let call =
+        json!({"operation": "gmail.search", "query": terms.join(" "), "limit": if one { 1 } else { 10 }});
     let step = builder.push(call);
     if said(&["read", "open"]) && one {
         builder.push(json!({"operation": "gmail.read", "message": format!("$s{}[0]", step + 1)}));
@@ -167,7 +173,9 @@ fn email_query(annotation: &Annotation, words: &[Word], builder: &mut Builder<'_
 /// There are no contacts; whoever wrote shows their address.
 fn contact_query(annotation: &Annotation, builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let name = annotation.person().ok_or("I keep no contacts; whose mail should I look for?")?;
-    builder.push(json!({"operation": "gmail.search", "query": format!("from:{}", search_value(&name)), "limit": 5}));
+    builder.push(
+        json!({"operation": "gmail.search", "query": format!("from:{}", search_value(&name)), "limit": 5}),
+    );
     Ok(())
 }
 
@@ -203,7 +211,9 @@ fn send_email(annotation: &Annotation, words: &[Word], context: &Context) -> Pla
         }
         _ if words.iter().any(|word| word.any(&["reply", "answer", "respond"])) => {
             // What is to be answered can at least be shown.
-            let query = annotation.person().map_or_else(|| "in:inbox".to_owned(), |name| format!("from:{}", search_value(&name)));
+            let query = annotation
+                .person()
+                .map_or_else(|| "in:inbox".to_owned(), |name| format!("from:{}", search_value(&name)));
             builder.push(json!({"operation": "gmail.search", "query": query, "limit": 1}));
             finish(builder)
         }
@@ -217,9 +227,13 @@ fn calendar_set(annotation: &Annotation, words: &[Word], builder: &mut Builder<'
     }
     let found = time::find(words, builder.now(), false);
     let start = found.start(builder.now()).ok_or("When should that be?")?;
-    let name = annotation.entity(&["event_name", "meal_type"]).map_or_else(|| "Reminder".to_owned(), super::words::capitalised);
+    let name = annotation
+        .entity(&["event_name", "meal_type"])
+        .map_or_else(|| "Reminder".to_owned(), super::words::capitalised);
     let title = match annotation.person() {
-        Some(person) if !name.to_lowercase().contains(&person) => format!("{name} with {}", title_case(&person)),
+        Some(person) if !name.to_lowercase().contains(&person) => {
+            format!("{name} with {}", title_case(&person))
+        }
         _ => name,
     };
     let location = annotation.entity(&["place_name", "business_name"]).map(title_case);
@@ -271,7 +285,13 @@ mod tests {
         assert_eq!(steps[0]["call"]["from"], "2026-11-27T10:00");
         assert_eq!(steps[1]["call"]["event"], "$s1[0]");
         let call = &plan("set meeting with joe tomorrow at two pm")["steps"][0]["call"];
-        assert_eq!((&call["title"], &call["start"]), (&json!("meeting with Joe").as_str().map(super::super::words::capitalised).into(), &json!("2026-11-24T14:00")));
+        assert_eq!(
+            (&call["title"], &call["start"]),
+            (
+                &json!("meeting with Joe").as_str().map(super::super::words::capitalised).into(),
+                &json!("2026-11-24T14:00")
+            )
+        );
         assert_eq!(plan("send email to mom")["decision"], "decline");
         let call = &plan("email hwu@gmail dot com that i am late today")["steps"][0]["call"];
         assert_eq!(call["to"], json!(["hwu@gmail.com"]));

@@ -4,7 +4,7 @@
 use jiff::civil::DateTime;
 use serde_json::{Value, json};
 
-use super::plan::{Kind, Ref, Step, produces};
+use super::plan::{Kind, Ref, Step, count_max, produces, tidy};
 use super::time;
 use super::words::{MAIL_NOUNS, PRONOUNS, STOP_WORDS, Word, capitalised, is_noun, low, ordinal};
 
@@ -62,6 +62,8 @@ impl Context {
 /// Why a command cannot be carried out, as the user is told.
 pub(super) type Refusal = String;
 
+const TOO_FEW: &str = "There are not that many.";
+
 /// Somebody as the command names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Who {
@@ -102,6 +104,7 @@ impl<'a> Builder<'a> {
 
     pub(super) fn push_named(&mut self, call: Value, name: Option<String>) -> usize {
         // A step that uses results waits for them anyway.
+        let call = tidy(call);
         let waits = call.to_string().contains("\"$s");
         let after = self.follows.filter(|_| !waits).into_iter().collect();
         self.steps.push(Step { after, call });
@@ -118,7 +121,8 @@ impl<'a> Builder<'a> {
         if let Some(step) = self.last_step(|step| produces(step.operation()) == Some(kind)) {
             return Some(Ref::Step(step, 0));
         }
-        let items = self.context.turns.iter().rev().find_map(|turn| turn.iter().find(|item| item.kind == kind));
+        let items =
+            self.context.turns.iter().rev().find_map(|turn| turn.iter().find(|item| item.kind == kind));
         items.map(|item| Ref::Item(item.handle.clone()))
     }
 
@@ -135,36 +139,41 @@ impl<'a> Builder<'a> {
 
     /// Item `index` (from 0, or the last) of the newest list, of this kind if one is said.
     pub(super) fn nth(&self, kind: Option<Kind>, which: Which) -> Result<(Ref, Kind), Refusal> {
-        let listing = |step: &Step| step.operation().ends_with(".search") || step.operation() == "calendar.list";
+        let listing =
+            |step: &Step| step.operation().ends_with(".search") || step.operation() == "calendar.list";
         let fits = |step: &Step| {
             listing(step) && produces(step.operation()).is_some_and(|k| kind.is_none_or(|kind| kind == k))
         };
         if let (Some(step), Which::At(index)) = (self.last_step(fits), which)
             && let Some(kind) = produces(self.steps[step].operation())
         {
-            return Ok((Ref::Step(step, index.min(19)), kind));
+            let exists = u64::try_from(index).is_ok_and(|index| index < count_max(&self.steps[step].call));
+            return if exists { Ok((Ref::Step(step, index), kind)) } else { Err(TOO_FEW.to_owned()) };
         }
         let of_kind = |turn: &'a Vec<Item>| -> Vec<&'a Item> {
             turn.iter().filter(|item| kind.is_none_or(|kind| kind == item.kind)).collect()
         };
         let lists = self.context.turns.iter().rev().map(of_kind);
-        let list = lists.clone().find(|list| list.len() > 1).or_else(|| lists.clone().find(|list| !list.is_empty()));
+        let list =
+            lists.clone().find(|list| list.len() > 1).or_else(|| lists.clone().find(|list| !list.is_empty()));
         let list = list.ok_or("There is nothing here yet to choose from.")?;
         let item = match which {
             Which::At(index) => list.get(index),
             Which::Last => list.last(),
         };
-        item.map(|item| (Ref::Item(item.handle.clone()), item.kind)).ok_or_else(|| "There are not that many.".to_owned())
+        item.map(|item| (Ref::Item(item.handle.clone()), item.kind)).ok_or_else(|| TOO_FEW.to_owned())
     }
 
     /// Whoever was spoken of last: how to reach them, and their name when it is known.
     pub(super) fn last_person(&self) -> Option<(String, Option<String>)> {
-        let with_person = |step: &Step| matches!(produces(step.operation()), Some(Kind::Message | Kind::Event));
+        let with_person =
+            |step: &Step| matches!(produces(step.operation()), Some(Kind::Message | Kind::Event));
         if let Some(step) = self.last_step(with_person) {
             return Some((Ref::Step(step, 0).person(), self.names[step].as_deref().map(title_case)));
         }
         let item = self.context.turns.iter().rev().flatten().find(|item| item.person.is_some())?;
-        let name = item.person.as_deref().map(|person| person.split('<').next().unwrap_or(person).trim().to_owned());
+        let name =
+            item.person.as_deref().map(|person| person.split('<').next().unwrap_or(person).trim().to_owned());
         Some((Ref::Item(item.handle.clone()).person(), name.filter(|name| !name.is_empty())))
     }
 
@@ -182,9 +191,10 @@ impl<'a> Builder<'a> {
     pub(super) fn recipient(&mut self, who: &Who) -> Result<String, Refusal> {
         match who {
             Who::Address(address) => Ok(address.clone()),
-            Who::Pronoun => {
-                self.last_person().map(|(reference, _)| reference).ok_or_else(|| "I do not know whom you mean.".to_owned())
-            }
+            Who::Pronoun => self
+                .last_person()
+                .map(|(reference, _)| reference)
+                .ok_or_else(|| "I do not know whom you mean.".to_owned()),
             Who::Myself => Ok(self.search_person("me")),
             Who::Name(name) => Ok(self.search_person(name)),
         }
@@ -206,9 +216,10 @@ impl<'a> Builder<'a> {
         match who {
             Who::Address(address) => Some(address.clone()),
             Who::Name(name) => Some(title_case(name)),
-            Who::Pronoun => self.last_person().and_then(|(_, name)| name).map(|name| {
-                name.split(' ').next().unwrap_or(&name).to_owned()
-            }),
+            Who::Pronoun => self
+                .last_person()
+                .and_then(|(_, name)| name)
+                .map(|name| name.split(' ').next().unwrap_or(&name).to_owned()),
             Who::Myself => None,
         }
     }
@@ -233,7 +244,8 @@ pub(super) fn which(words: &[Word]) -> Option<(Which, Option<Kind>)> {
             (Which::Last, index + 1)
         } else if words[index].is("number") {
             let (number, taken) = super::words::number(words, index + 1)?;
-            return Some((Which::At(usize::try_from(number).ok()?.checked_sub(1)?), None)).filter(|_| taken > 0);
+            return Some((Which::At(usize::try_from(number).ok()?.checked_sub(1)?), None))
+                .filter(|_| taken > 0);
         } else {
             continue;
         };
@@ -306,7 +318,9 @@ fn person(words: &[Word], used: &[bool], at: usize) -> Option<(Who, usize)> {
         return None;
     }
     let second = words.get(at + 1).filter(|second| {
-        !word.possessive && is_name(second) && !used.get(at + 1).copied().unwrap_or(false)
+        !word.possessive
+            && is_name(second)
+            && !used.get(at + 1).copied().unwrap_or(false)
             && if word.capital { second.capital } else { !second.capital && at_boundary(words, used, at + 2) }
     });
     Some(match second {
@@ -320,17 +334,38 @@ fn at_boundary(words: &[Word], used: &[bool], at: usize) -> bool {
     let Some(word) = words.get(at) else { return true };
     used.get(at).copied().unwrap_or(false)
         || word.is_punctuation()
-        || word.any(&["about", "regarding", "saying", "that", "and", "to", "on", "from", "with", "subject", "telling", "at", "in", "for"])
+        || word.any(&[
+            "about",
+            "regarding",
+            "saying",
+            "that",
+            "and",
+            "to",
+            "on",
+            "from",
+            "with",
+            "subject",
+            "telling",
+            "at",
+            "in",
+            "for",
+        ])
 }
 
 /// A word that can be a name: no noun, verb or small word that the rules know.
 fn is_name(word: &Word) -> bool {
-    let plain = word.low.chars().all(|c| c.is_alphabetic() || matches!(c, '.' | '-')) && word.low.chars().any(char::is_alphabetic);
-    plain && !word.quoted && !word.any(STOP_WORDS) && !is_noun(word) && !word.any(&super::clause::VERBS) && !word.any(&NOT_NAMES)
+    let plain = word.low.chars().all(|c| c.is_alphabetic() || matches!(c, '.' | '-'))
+        && word.low.chars().any(char::is_alphabetic);
+    plain
+        && !word.quoted
+        && !word.any(STOP_WORDS)
+        && !is_noun(word)
+        && !word.any(&super::clause::VERBS)
+        && !word.any(&NOT_NAMES)
 }
 
 const NOT_NAMES: [&str; 26] = [
-    "saying", "telling", "asking", "i'll", "i'd", "we'll", "we're", "he's", "she's", "they're", "don't", "can't",
-    "won't", "yes", "no", "ok", "okay", "thanks", "thank", "sorry", "whether", "body", "title", "phone",
-    "everyone", "somebody",
+    "saying", "telling", "asking", "i'll", "i'd", "we'll", "we're", "he's", "she's", "they're", "don't",
+    "can't", "won't", "yes", "no", "ok", "okay", "thanks", "thank", "sorry", "whether", "body", "title",
+    "phone", "everyone", "somebody",
 ];

@@ -6,18 +6,69 @@ use super::words::{FILE_NOUNS, MAIL_NOUNS, Word, is_noun, low};
 
 /// Verbs a clause may begin with.
 pub(super) const VERBS: [&str; 55] = [
-    "find", "search", "look", "show", "list", "read", "open", "send", "mail", "email", "write", "tell", "reply",
-    "answer", "respond", "put", "schedule", "create", "add", "book", "set", "plan", "arrange", "move",
-    "reschedule", "change", "shift", "postpone", "push", "rename", "cancel", "delete", "remove", "erase", "clear",
-    "drop", "check", "get", "make", "invite", "let", "ask", "remind", "summarise", "summarize", "compose",
-    "message", "notify", "inform", "organise", "organize", "give", "fetch", "block", "forward",
+    "find",
+    "search",
+    "look",
+    "show",
+    "list",
+    "read",
+    "open",
+    "send",
+    "mail",
+    "email",
+    "write",
+    "tell",
+    "reply",
+    "answer",
+    "respond",
+    "put",
+    "schedule",
+    "create",
+    "add",
+    "book",
+    "set",
+    "plan",
+    "arrange",
+    "move",
+    "reschedule",
+    "change",
+    "shift",
+    "postpone",
+    "push",
+    "rename",
+    "cancel",
+    "delete",
+    "remove",
+    "erase",
+    "clear",
+    "drop",
+    "check",
+    "get",
+    "make",
+    "invite",
+    "let",
+    "ask",
+    "remind",
+    "summarise",
+    "summarize",
+    "compose",
+    "message",
+    "notify",
+    "inform",
+    "organise",
+    "organize",
+    "give",
+    "fetch",
+    "block",
+    "forward",
 ];
 /// Question words a clause may begin with.
-const QUESTIONS: [&str; 10] = ["what", "what's", "whats", "when", "when's", "which", "how", "do", "did", "is"];
+const QUESTIONS: [&str; 10] =
+    ["what", "what's", "whats", "when", "when's", "which", "how", "do", "did", "is"];
 /// Verbs after which the user's own words for somebody else may follow.
 const TELLING: [&str; 15] = [
-    "send", "mail", "email", "write", "tell", "reply", "answer", "respond", "ask", "let", "message", "inform",
-    "notify", "compose", "remind",
+    "send", "mail", "email", "write", "tell", "reply", "answer", "respond", "ask", "let", "message",
+    "inform", "notify", "compose", "remind",
 ];
 
 /// One clause.
@@ -65,7 +116,9 @@ fn joint(words: &[Word], begin: usize, index: usize) -> Option<(usize, bool)> {
     }
     let mut next = index;
     let mut then = false;
-    while words.get(next).is_some_and(|w| w.any(&["and", "then", ";", ",", ".", "!", "?", "also", "afterwards", "after"]) && !w.quoted) {
+    while words.get(next).is_some_and(|w| {
+        w.any(&["and", "then", ";", ",", ".", "!", "?", "also", "afterwards", "after"]) && !w.quoted
+    }) {
         then |= words[next].any(&["then", "afterwards"]);
         next += 1;
     }
@@ -84,7 +137,9 @@ fn commands(words: &[Word]) -> bool {
     }
     match first {
         // The nouns: "the file and mail from Anna".
-        "mail" | "email" | "message" | "plan" | "answer" => !matches!(second, "from" | "about" | "of" | "for" | "to"),
+        "mail" | "email" | "message" | "plan" | "answer" => {
+            !matches!(second, "from" | "about" | "of" | "for" | "to")
+        }
         _ => VERBS.contains(&first) || QUESTIONS.contains(&first),
     }
 }
@@ -108,13 +163,43 @@ fn plainly_commands(words: &[Word]) -> bool {
 /// Without "please", "can you", "I would like to" and the like at either end.
 pub(super) fn polite(words: &[Word]) -> &[Word] {
     const OPENINGS: [&[&str]; 37] = [
-        &["please"], &["hey"], &["hi"], &["hello"], &["ok"], &["okay"], &["olly"], &["alexa"], &["sluice"],
-        &["kindly"], &["just"], &["now"], &["also"], &["then"], &["well"], &["so"], &["and"], &[","],
-        &["can", "you"], &["could", "you"], &["would", "you"], &["will", "you"], &["can", "i"],
-        &["i", "want", "you", "to"], &["i", "want", "to"], &["i'd", "like", "you", "to"], &["i'd", "like", "to"],
-        &["i", "would", "like", "you", "to"], &["i", "would", "like", "to"], &["i", "need", "you", "to"],
-        &["i", "need", "to"], &["go", "ahead", "and"], &["go", "and"], &["help", "me", "to"], &["help", "me"],
-        &["let", "me", "know"], &["tell", "me"],
+        &["please"],
+        &["hey"],
+        &["hi"],
+        &["hello"],
+        &["ok"],
+        &["okay"],
+        &["olly"],
+        &["alexa"],
+        &["sluice"],
+        &["kindly"],
+        &["just"],
+        &["now"],
+        &["also"],
+        &["then"],
+        &["well"],
+        &["so"],
+        &["and"],
+        &[","],
+        &["can", "you"],
+        &["could", "you"],
+        &["would", "you"],
+        &["will", "you"],
+        &["can", "i"],
+        &["i", "want", "you", "to"],
+        &["i", "want", "to"],
+        &["i'd", "like", "you", "to"],
+        &["i'd", "like", "to"],
+        &["i", "would", "like", "you", "to"],
+        &["i", "would", "like", "to"],
+        &["i", "need", "you", "to"],
+        &["i", "need", "to"],
+        &["go", "ahead", "and"],
+        &["go", "and"],
+        &["help", "me", "to"],
+        &["help", "me"],
+        &["let", "me", "know"],
+        &["tell", "me"],
     ];
     let mut rest = words;
     'openings: loop {
@@ -128,7 +213,9 @@ pub(super) fn polite(words: &[Word]) -> &[Word] {
         break;
     }
     'closings: loop {
-        for closing in [&["please"][..], &["thanks"], &["thank", "you"], &["for", "me"], &["."], &["?"], &["!"], &[","]] {
+        for closing in
+            [&["please"][..], &["thanks"], &["thank", "you"], &["for", "me"], &["."], &["?"], &["!"], &[","]]
+        {
             if rest.len() > closing.len() {
                 let (head, tail) = rest.split_at(rest.len() - closing.len());
                 if tail.iter().zip(closing).all(|(word, wanted)| word.is(wanted)) {
@@ -159,7 +246,9 @@ mod tests {
     #[test]
     fn clauses_end_where_another_command_begins() {
         assert_eq!(
-            cut("Please find the mail from Anna and put a meeting with her on Tuesday, then show my calendar."),
+            cut(
+                "Please find the mail from Anna and put a meeting with her on Tuesday, then show my calendar."
+            ),
             ["find the mail from anna", "put a meeting with her on tuesday", "then: show my calendar"]
         );
         assert_eq!(cut("mail from Anna and Ben"), ["mail from anna and ben"]);
@@ -168,7 +257,10 @@ mod tests {
 
     #[test]
     fn words_for_somebody_else_stay_whole() {
-        assert_eq!(cut("tell Anna that I am late and read nothing"), ["tell anna that i am late and read nothing"]);
+        assert_eq!(
+            cut("tell Anna that I am late and read nothing"),
+            ["tell anna that i am late and read nothing"]
+        );
         assert_eq!(
             cut("tell Anna that I am ill and cancel my meeting with Ben"),
             ["tell anna that i am ill", "cancel my meeting with ben"]

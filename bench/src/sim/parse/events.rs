@@ -1,15 +1,20 @@
 //! The calendar: what is in it, and changes to it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::build::{Builder, Refusal, Who, people};
 use super::clause::VERBS;
 use super::plan::{Kind, Ref};
 use super::time::{self, Found};
-use super::words::{CALENDAR_NOUNS, EVENT_NOUNS, FILE_NOUNS, MAIL_NOUNS, THINGS, Word, capitalised, is_noun, low};
+use super::words::{
+    CALENDAR_NOUNS, EVENT_NOUNS, FILE_NOUNS, MAIL_NOUNS, THINGS, Word, capitalised, is_foreign, is_noun, low,
+};
 
 /// Events asked for when nobody says how many.
 const LIMIT: u64 = 10;
+
+/// People invited in one step at most.
+const ATTENDEES_MAX: usize = 20;
 
 const WHICH: &str = "Which event do you mean?";
 const WHEN: &str = "When should that be?";
@@ -20,13 +25,23 @@ pub(super) fn list(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refu
     Ok(())
 }
 
+/// Whether a question that names events is about one's own: "when is the party",
+/// "my lunch", "the workshop on Friday", but not "how many calories has a dinner".
+pub(super) fn asked_for(words: &[Word], builder: &Builder<'_>) -> bool {
+    let said = |list: &[&str]| words.iter().any(|word| word.any(list));
+    !is_foreign(words)
+        && (said(CALENDAR_NOUNS)
+            || said(&["my", "when", "when's"])
+            || !time::find(words, builder.now(), false).is_empty())
+}
+
 /// "what do I have tomorrow": without a noun, the time must tell that it is about
 /// the calendar.
 pub(super) fn list_without_noun(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let found = time::find(words, builder.now(), false);
     let about_me = words.iter().any(|word| word.any(&["i", "i'm", "my", "on", "happening", "free", "busy"]));
     let rest = super::topic(words, &found.used, |word| word.any(&GENERIC));
-    if found.is_empty() || !about_me || !rest.is_empty() {
+    if found.is_empty() || !about_me || !rest.is_empty() || is_foreign(words) {
         return Err(super::not_ours());
     }
     list(words, builder)
@@ -34,8 +49,27 @@ pub(super) fn list_without_noun(words: &[Word], builder: &mut Builder<'_>) -> Re
 
 /// Words that say nothing about which event.
 const GENERIC: [&str; 21] = [
-    "anything", "something", "things", "thing", "everything", "plans", "plan", "work", "doing", "supposed", "rest",
-    "ahead", "details", "information", "info", "o'clock", "off", "rid", "between", "entry", "entries",
+    "anything",
+    "something",
+    "things",
+    "thing",
+    "everything",
+    "plans",
+    "plan",
+    "work",
+    "doing",
+    "supposed",
+    "rest",
+    "ahead",
+    "details",
+    "information",
+    "info",
+    "o'clock",
+    "off",
+    "rid",
+    "between",
+    "entry",
+    "entries",
 ];
 
 /// Adds a list step for the events a clause describes; its index.
@@ -44,7 +78,9 @@ fn push_list(words: &[Word], builder: &mut Builder<'_>, limit: u64) -> usize {
     let (from, to) = range(&found, builder);
     let query = query(words, &found);
     let next = words.iter().any(|word| word.any(&["next", "upcoming"])) && found.days.is_none();
-    let single = words.iter().any(|word| word.any(&["meeting", "event", "appointment", "reminder"]) || word.any(EVENT_NOUNS));
+    let single = words
+        .iter()
+        .any(|word| word.any(&["meeting", "event", "appointment", "reminder"]) || word.any(EVENT_NOUNS));
     let limit = if next && single { 1 } else { limit };
     let call = json!({"operation": "calendar.list", "from": from, "to": to, "query": query, "limit": limit});
     builder.push_named(call, query)
@@ -70,23 +106,39 @@ pub(super) fn create(source: &str, words: &[Word], builder: &mut Builder<'_>) ->
     let found = time::find(words, builder.now(), false);
     let reminds = low(words, 0) == "remind";
     let scheduling = matches!(low(words, 0), "schedule" | "arrange") && !found.is_empty();
-    let noun = words.iter().any(|word| is_noun(word) && !word.any(MAIL_NOUNS) && !word.any(FILE_NOUNS));
+    // "make coffee at seven" is for the kitchen.
+    let makes = matches!(low(words, 0), "make" | "get");
+    let names_event = |word: &Word| is_noun(word) && !word.any(MAIL_NOUNS) && !word.any(FILE_NOUNS);
+    let noun = words.iter().any(|word| names_event(word) && !(makes && word.is("coffee")));
+    if is_foreign(words) {
+        return Err(super::not_ours());
+    }
     if !(noun || scheduling || (reminds && !found.is_empty())) {
         return Err(super::not_ours());
     }
     let draft = Draft::read(source, words, &found);
     let title = draft.title(builder).ok_or("What should the event be called?")?;
     let start = found.start(builder.now()).ok_or(WHEN)?;
+    let attendees = attendees(&draft.people, builder)?;
+    builder.push(json!({"operation": "calendar.create", "title": title, "start": start, "end": found.end(builder.now()),
+        "attendees": attendees, "location": draft.location, "description": null}));
+    Ok(())
+}
+
+/// Everybody named, once each and without the user.
+fn attendees(people: &[Who], builder: &mut Builder<'_>) -> Result<Vec<String>, Refusal> {
     let mut attendees = Vec::new();
-    for who in draft.people.iter().filter(|who| **who != Who::Myself) {
+    for who in people.iter().filter(|who| **who != Who::Myself) {
         let attendee = builder.recipient(who)?;
         if !attendees.contains(&attendee) {
             attendees.push(attendee);
         }
     }
-    builder.push(json!({"operation": "calendar.create", "title": title, "start": start, "end": found.end(builder.now()),
-        "attendees": attendees, "location": draft.location, "description": null}));
-    Ok(())
+    if attendees.len() > ATTENDEES_MAX {
+        Err("Those are too many people to invite.".to_owned())
+    } else {
+        Ok(attendees)
+    }
 }
 
 /// The parts of an event as a clause names them.
@@ -122,7 +174,8 @@ impl Draft {
             return at + 1;
         }
         if word.any(&["called", "titled", "named"]) {
-            let end = (at + 1..words.len()).find(|end| used[*end] || is_with(words, *end)).unwrap_or(words.len());
+            let end =
+                (at + 1..words.len()).find(|end| used[*end] || is_with(words, *end)).unwrap_or(words.len());
             self.called = slice(source, words, at + 1, end);
             return end;
         }
@@ -133,7 +186,8 @@ impl Draft {
             return end;
         }
         if word.any(&["about", "regarding"]) {
-            let end = (at + 1..words.len()).find(|end| used[*end] || is_with(words, *end)).unwrap_or(words.len());
+            let end =
+                (at + 1..words.len()).find(|end| used[*end] || is_with(words, *end)).unwrap_or(words.len());
             self.about = slice(source, words, at + 1, end);
             return end;
         }
@@ -141,13 +195,15 @@ impl Draft {
             return end;
         }
         if word.any(&["at", "in"]) && !self.words.is_empty() {
-            let stops = |end: &usize| used[*end] || is_with(words, *end) || words[*end].any(&["about", "for", "on"]);
+            let stops =
+                |end: &usize| used[*end] || is_with(words, *end) || words[*end].any(&["about", "for", "on"]);
             let end = (at + 1..words.len()).find(stops).unwrap_or(words.len());
             self.location = slice(source, words, at + 1, end);
             return end;
         }
         let article = word.any(&["a", "an", "the", "my", "new", "another", "up"]) && self.words.is_empty();
-        if !article && !(self.words.is_empty() && is_loose(&word.low)) {
+        let loose = self.words.is_empty() && is_loose(&word.low);
+        if !(article || loose) {
             self.words.push(source[word.start..word.end].to_owned());
         }
         at + 1
@@ -186,7 +242,24 @@ fn first_word(words: &[Word]) -> usize {
 
 /// Words a title does not begin or end with.
 fn is_loose(word: &str) -> bool {
-    matches!(word, "on" | "at" | "for" | "in" | "to" | "from" | "by" | "and" | "of" | "the" | "that" | "with" | "me" | "up" | "-" | ",")
+    matches!(
+        word,
+        "on" | "at"
+            | "for"
+            | "in"
+            | "to"
+            | "from"
+            | "by"
+            | "and"
+            | "of"
+            | "the"
+            | "that"
+            | "with"
+            | "me"
+            | "up"
+            | "-"
+            | ","
+    )
 }
 
 fn is_with(words: &[Word], at: usize) -> bool {
@@ -206,7 +279,8 @@ fn slice(source: &str, words: &[Word], begin: usize, end: usize) -> Option<Strin
     if begin >= end {
         return None;
     }
-    let text = source[words[begin].start..words[end - 1].end].trim_matches(['"', '\u{201c}', '\u{201d}', ',', ' ']);
+    let text =
+        source[words[begin].start..words[end - 1].end].trim_matches(['"', '\u{201c}', '\u{201d}', ',', ' ']);
     let text = text.strip_prefix("the ").unwrap_or(text).trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -216,13 +290,20 @@ pub(super) fn change(source: &str, words: &[Word], builder: &mut Builder<'_>) ->
     if words.iter().any(|word| word.any(MAIL_NOUNS) || word.any(FILE_NOUNS)) {
         return Err(super::not_ours());
     }
-    let to = words.iter().rposition(|word| word.any(&["to", "until", "for"]) && !word.quoted).filter(|at| *at + 1 < words.len());
+    let to = words
+        .iter()
+        .rposition(|word| word.any(&["to", "until", "for"]) && !word.quoted)
+        .filter(|at| *at + 1 < words.len());
     let to = to.ok_or("To when should I move it?")?;
     let (target, new) = (&words[1..to], &words[to + 1..]);
     let renames = low(words, 0) == "rename" || target.iter().any(|word| word.any(&["title", "name"]));
     let found = time::find(new, builder.now(), true);
     if !renames && found.is_empty() {
-        return Err(if points_or_names(target) { "To when should I move it?".to_owned() } else { super::not_ours() });
+        return Err(if points_or_names(target) {
+            "To when should I move it?".to_owned()
+        } else {
+            super::not_ours()
+        });
     }
     if !points_or_names(target) {
         return Err(super::not_ours());
@@ -236,7 +317,11 @@ pub(super) fn change(source: &str, words: &[Word], builder: &mut Builder<'_>) ->
         call["title"] = capitalised(&title).into();
     } else {
         let moved = moved(found, &old, &event, builder);
-        call["start"] = moved.start(builder.now()).filter(|start| start.len() > 10).ok_or("At what time should it start?")?.into();
+        call["start"] = moved
+            .start(builder.now())
+            .filter(|start| start.len() > 10)
+            .ok_or("At what time should it start?")?
+            .into();
         call["end"] = moved.end(builder.now()).into();
     }
     builder.push(call);
@@ -246,7 +331,9 @@ pub(super) fn change(source: &str, words: &[Word], builder: &mut Builder<'_>) ->
 /// The new time, with the day or hour it had where only the other was said.
 fn moved(mut new: Found, old: &Found, event: &Ref, builder: &Builder<'_>) -> Found {
     let known = match event {
-        Ref::Item(handle) => builder.context.item(handle).and_then(|item| time::parse_when(item.when.as_deref()?)),
+        Ref::Item(handle) => {
+            builder.context.item(handle).and_then(|item| time::parse_when(item.when.as_deref()?))
+        }
         Ref::Step(..) => None,
     };
     if new.days.is_none() {
@@ -261,7 +348,9 @@ fn moved(mut new: Found, old: &Found, event: &Ref, builder: &Builder<'_>) -> Fou
 
 /// Whether words point at an event or name one.
 fn points_or_names(words: &[Word]) -> bool {
-    words.iter().any(|word| word.any(&THINGS) || (is_noun(word) && !word.any(MAIL_NOUNS) && !word.any(FILE_NOUNS)))
+    words
+        .iter()
+        .any(|word| word.any(THINGS) || (is_noun(word) && !word.any(MAIL_NOUNS) && !word.any(FILE_NOUNS)))
 }
 
 /// The event meant: pointed at, or the first of a list.
@@ -270,7 +359,9 @@ fn resolve(words: &[Word], builder: &mut Builder<'_>) -> Result<Ref, Refusal> {
         return builder.nth(Some(Kind::Event), which).map(|(item, _)| item);
     }
     let found = time::find(words, builder.now(), false);
-    let described = query(words, &found).is_some() || !found.is_empty() || words.iter().any(|word| word.any(&["next", "upcoming"]));
+    let described = query(words, &found).is_some()
+        || !found.is_empty()
+        || words.iter().any(|word| word.any(&["next", "upcoming"]));
     if !described {
         return builder.newest(Kind::Event).ok_or_else(|| WHICH.to_owned());
     }
@@ -283,7 +374,7 @@ pub(super) fn delete(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Re
     if rest.iter().any(|word| word.any(MAIL_NOUNS) || word.any(FILE_NOUNS)) {
         return Err("I do not delete mail or files.".to_owned());
     }
-    if !points_or_names(rest) {
+    if !points_or_names(rest) || is_foreign(rest) {
         return Err(super::not_ours());
     }
     delete_described(rest, builder)
@@ -317,7 +408,7 @@ pub(super) fn invite(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Re
         return Err(WHICH.to_owned());
     }
     let target = &words[end + 1..];
-    if !points_or_names(target) {
+    if !points_or_names(target) || is_foreign(words) {
         return Err(super::not_ours());
     }
     // "invite Anna to lunch tomorrow at noon" makes the lunch.
@@ -327,26 +418,30 @@ pub(super) fn invite(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Re
         return create_with(target, &list, &found, builder);
     }
     let event = resolve(target, builder)?;
-    let mut attendees: Vec<Value> = Vec::new();
-    for who in &list {
-        attendees.push(builder.recipient(who)?.into());
+    let attendees = attendees(&list, builder)?;
+    if attendees.is_empty() {
+        return Err("You are in it already.".to_owned());
     }
-    builder.push(json!({"operation": "calendar.change", "event": event.to_string(), "title": null, "start": null,
-        "end": null, "location": null, "add_attendees": attendees}));
+    builder.push(
+        json!({"operation": "calendar.change", "event": event.to_string(), "title": null, "start": null,
+        "end": null, "location": null, "add_attendees": attendees}),
+    );
     Ok(())
 }
 
-fn create_with(target: &[Word], list: &[Who], found: &Found, builder: &mut Builder<'_>) -> Result<(), Refusal> {
+fn create_with(
+    target: &[Word],
+    list: &[Who],
+    found: &Found,
+    builder: &mut Builder<'_>,
+) -> Result<(), Refusal> {
     let name = target
         .iter()
         .zip(&found.used)
         .find(|(word, used)| !**used && is_noun(word))
         .map_or_else(|| "Meeting".to_owned(), |(word, _)| capitalised(&word.low));
     let names: Vec<String> = list.iter().filter_map(|who| builder.display(who)).collect();
-    let mut attendees: Vec<Value> = Vec::new();
-    for who in list {
-        attendees.push(builder.recipient(who)?.into());
-    }
+    let attendees = attendees(list, builder)?;
     builder.push(json!({"operation": "calendar.create", "title": format!("{name} with {}", names.join(" and ")),
         "start": found.start(builder.now()).ok_or(WHEN)?, "end": found.end(builder.now()), "attendees": attendees,
         "location": null, "description": null}));

@@ -21,7 +21,9 @@ pub(super) fn search(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Re
 /// "open that file", "read the roadmap document"
 pub(super) fn read(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let file = match text(words, builder) {
-        Some(text) => Ref::Step(builder.push(json!({"operation": "drive.search", "text": text, "limit": LIMIT})), 0),
+        Some(text) => {
+            Ref::Step(builder.push(json!({"operation": "drive.search", "text": text, "limit": LIMIT})), 0)
+        }
         None => builder.newest(Kind::File).ok_or("Which file do you mean?")?,
     };
     builder.push(json!({"operation": "drive.read", "file": file.to_string()}));

@@ -53,7 +53,10 @@ pub(super) fn read(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refu
     let pointing = words.iter().any(|word| word.any(&["that", "this", "it", "the", "her", "his", "their"]));
     let item = match builder.newest(Kind::Message) {
         Some(newest) if pointing && search.is_open() => newest,
-        _ if search.is_open() && !words.iter().any(|word| word.any(MAIL_NOUNS)) => return Err(super::not_ours()),
+        // "what did she say" without mail, and "what does a mayor say"
+        _ if search.from.is_none() && !words.iter().any(|word| word.any(MAIL_NOUNS)) => {
+            return Err(super::not_ours());
+        }
         _ => Ref::Step(search.push(builder), 0),
     };
     builder.push(json!({"operation": "gmail.read", "message": item.to_string()}));
@@ -71,6 +74,7 @@ pub(super) fn read_search(words: &[Word], builder: &Builder<'_>) -> Result<Searc
         }
     }
     flags(words, &mut used, &mut search);
+    counts(words, &mut used);
     if let Some(days) = found.days {
         search.terms.extend(dates(days, found.open, builder));
     }
@@ -81,8 +85,19 @@ pub(super) fn read_search(words: &[Word], builder: &Builder<'_>) -> Result<Searc
 
 /// Words that carry no topic where mail is asked for.
 const GENERIC: [&str; 13] = [
-    "account", "box", "regards", "thread", "threads", "conversation", "sender", "people", "person", "folder",
-    "everything", "text", "arrived",
+    "account",
+    "box",
+    "regards",
+    "thread",
+    "threads",
+    "conversation",
+    "sender",
+    "people",
+    "person",
+    "folder",
+    "everything",
+    "text",
+    "arrived",
 ];
 
 /// Takes the operator that begins at `index`, if one does.
@@ -115,6 +130,11 @@ fn take(
             Who::Pronoun => builder.last_address().ok_or("I do not know whom you mean.")?,
         });
     }
+    used[index..end].fill(true);
+    if name == "to" && values == ["me"] {
+        // "read to me", "mail to me": that is what the inbox is.
+        return Ok(());
+    }
     if name == "from" && values.len() == 1 {
         search.from = values.first().cloned();
     }
@@ -122,13 +142,14 @@ fn take(
         [one] => search_value(one),
         // "from Anna and Ben" is from either.
         several => {
-            let several: Vec<String> =
-                several.iter().map(|v| if v.contains(' ') { format!("\"{v}\"") } else { v.clone() }).collect();
+            let several: Vec<String> = several
+                .iter()
+                .map(|v| if v.contains(' ') { format!("\"{v}\"") } else { v.clone() })
+                .collect();
             format!("({})", several.join(" OR "))
         }
     };
     search.terms.push(format!("{name}:{value}"));
-    used[index..end].fill(true);
     Ok(())
 }
 
@@ -147,11 +168,25 @@ fn flags(words: &[Word], used: &mut [bool], search: &mut Search) {
     if said(&["attachment", "attachments", "attached"]) {
         terms.push("has:attachment");
     }
-    let i_sent = words.windows(2).any(|pair| pair[0].is("i") && pair[1].any(&["sent", "send", "wrote", "mailed"]));
+    let i_sent =
+        words.windows(2).any(|pair| pair[0].is("i") && pair[1].any(&["sent", "send", "wrote", "mailed"]));
     if i_sent || words.windows(2).any(|pair| pair[0].is("sent") && pair[1].any(MAIL_NOUNS)) {
         terms.push("in:sent");
     }
     search.terms.extend(terms.into_iter().map(str::to_owned));
+}
+
+/// Uses up the numbers that say how many, as in "three mails".
+fn counts(words: &[Word], used: &mut [bool]) {
+    for index in 0..words.len() {
+        if let Some((_, taken)) = number(words, index)
+            && words
+                .get(index + taken)
+                .is_some_and(|word| word.any(MAIL_NOUNS) || word.any(&["unread", "new"]))
+        {
+            used[index..index + taken].fill(true);
+        }
+    }
 }
 
 /// `after:` and `before:` for a stretch of days.
@@ -200,7 +235,12 @@ pub(super) fn target(words: &[Word], builder: &mut Builder<'_>) -> Result<Ref, R
         && let [Who::Name(_) | Who::Address(_)] = list.as_slice()
         && let Some(Who::Name(name) | Who::Address(name)) = list.first()
     {
-        let search = Search { terms: vec![format!("from:{}", search_value(name))], limit: 1, from: Some(name.clone()), ..Search::default() };
+        let search = Search {
+            terms: vec![format!("from:{}", search_value(name))],
+            limit: 1,
+            from: Some(name.clone()),
+            ..Search::default()
+        };
         return Ok(Ref::Step(search.push(builder), 0));
     }
     let search = read_search(words, builder)?;

@@ -25,7 +25,8 @@ use plan::{Kind, STEPS_MAX};
 use words::{THINGS, Word, low};
 
 /// What is said to everything else.
-const NOT_OURS: &str = "I can help with your mail, your calendar and your files, but I do not know how to do that.";
+const NOT_OURS: &str =
+    "I can help with your mail, your calendar and your files, but I do not know how to do that.";
 
 /// The plan for `command`.
 pub(crate) fn plan(command: &str, context: &Context) -> Plan {
@@ -90,19 +91,26 @@ fn intent(words: &[Word]) -> Intent {
         ("send" | "give" | "show", _) if low(words, 0) == "send" => Intent::Send,
         ("write" | "compose" | "tell" | "ask" | "inform" | "notify" | "message", _) => Intent::Send,
         ("let", _) if has(&["know"]) => Intent::Send,
-        ("mail" | "email", next) if !next.is_empty() && !matches!(next, "from" | "about" | "of" | "on" | "with") => {
+        ("mail" | "email", next)
+            if !next.is_empty() && !matches!(next, "from" | "about" | "of" | "on" | "with") =>
+        {
             Intent::Send
         }
         ("invite", _) => Intent::Invite,
         ("add", _) if words.iter().any(|w| w.is("to")) && events::adds_people(words) => Intent::Invite,
         ("move" | "reschedule" | "postpone" | "shift" | "rename" | "change" | "push", _) => Intent::Change,
-        ("cancel" | "delete" | "remove" | "erase" | "clear" | "drop", _) | ("call", "off") | ("get", "rid") => {
-            Intent::Delete
-        }
-        ("put" | "schedule" | "create" | "add" | "book" | "plan" | "arrange" | "make" | "set" | "remind" | "block"
-            | "organise" | "organize", _) => Intent::Create,
+        ("cancel" | "delete" | "remove" | "erase" | "clear" | "drop", _)
+        | ("call", "off")
+        | ("get", "rid") => Intent::Delete,
+        (
+            "put" | "schedule" | "create" | "add" | "book" | "plan" | "arrange" | "make" | "set" | "remind"
+            | "block" | "organise" | "organize",
+            _,
+        ) => Intent::Create,
         ("read" | "open" | "summarise" | "summarize", _) => Intent::Read,
-        ("what" | "what's", _) if has(&["say", "says", "said", "write", "wrote", "contain", "contains"]) => Intent::Read,
+        ("what" | "what's", _) if has(&["say", "says", "said", "write", "wrote", "contain", "contains"]) => {
+            Intent::Read
+        }
         ("show" | "give", _) if which(words).is_some() => Intent::Read,
         ("show", _) if words.len() <= 3 && words.last().is_some_and(|word| word.any(THINGS)) => Intent::Read,
         _ => Intent::Query,
@@ -120,10 +128,18 @@ fn query(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let first = low(words, 0);
     match subject_kind(words) {
         Some(Kind::Message) => mail::search(words, builder),
+        // "how long is the drive to work"
+        Some(Kind::File) if first == "how" && low(words, 1) != "many" => Err(not_ours()),
         Some(Kind::File) => files::search(words, builder),
-        Some(Kind::Event) if is_question(words) => events::list(words, builder),
+        Some(Kind::Event) if is_question(words) && events::asked_for(words, builder) => {
+            events::list(words, builder)
+        }
         // "what do I have tomorrow", "am I free on Friday"
-        None if matches!(first, "what" | "what's" | "whats" | "do" | "am" | "anything" | "is" | "are" | "when") => {
+        None if matches!(
+            first,
+            "what" | "what's" | "whats" | "do" | "am" | "anything" | "is" | "are" | "when"
+        ) =>
+        {
             events::list_without_noun(words, builder)
         }
         _ => Err(not_ours()),
@@ -133,9 +149,9 @@ fn query(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
 /// Whether a clause about events asks for them, rather than mentions one.
 fn is_question(words: &[Word]) -> bool {
     const OPENINGS: [&str; 32] = [
-        "what", "what's", "whats", "when", "when's", "which", "how", "do", "did", "is", "are", "am", "any", "show",
-        "list", "find", "search", "look", "check", "get", "give", "who", "where", "my", "see", "have", "the", "fetch",
-        "upcoming", "next", "will", "display",
+        "what", "what's", "whats", "when", "when's", "which", "how", "do", "did", "is", "are", "am", "any",
+        "show", "list", "find", "search", "look", "check", "get", "give", "who", "where", "my", "see",
+        "have", "the", "fetch", "upcoming", "next", "will", "display",
     ];
     OPENINGS.contains(&low(words, 0))
 }
@@ -177,9 +193,19 @@ fn topic(words: &[Word], used: &[bool], generic: impl Fn(&Word) -> bool) -> Vec<
         .iter()
         .zip(used)
         .filter(|(word, used)| {
-            !**used && !word.is_punctuation() && !word.any(words::STOP_WORDS) && !word.is_email() && !generic(word)
+            !**used
+                && !word.is_punctuation()
+                && !word.any(words::STOP_WORDS)
+                && !word.is_email()
+                && !generic(word)
         })
-        .map(|(word, _)| word.low.replace(['"', '(', ')', '{', '}', ':', '\\'], " ").trim().trim_start_matches('-').to_owned())
+        .map(|(word, _)| {
+            word.low
+                .replace(['"', '(', ')', '{', '}', ':', '\\'], " ")
+                .trim()
+                .trim_start_matches('-')
+                .to_owned()
+        })
         .filter(|word| !word.is_empty())
         .collect()
 }

@@ -9,8 +9,12 @@ use super::words::is_email;
 
 /// A plan has at most this many steps.
 pub(super) const STEPS_MAX: usize = 8;
-/// A step returns at most this many items, so that no higher index can be meant.
+/// A step returns at most this many items.
 const LIMIT_MAX: u64 = 20;
+/// A step writes to or invites at most this many.
+const RECIPIENTS_MAX: usize = 20;
+/// One line of text has at most this many characters; a longer one is cut.
+const LINE_CHARS_MAX: usize = 300;
 
 /// What an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +70,7 @@ impl fmt::Display for Ref {
 
 /// One step.
 #[derive(Debug, Clone)]
-pub(super) struct Step {
+pub(crate) struct Step {
     pub(super) after: Vec<usize>,
     pub(super) call: Value,
 }
@@ -126,6 +130,27 @@ fn signature(operation: &str) -> Option<(&'static [&'static str], Option<Kind>)>
     })
 }
 
+/// How many items a call gives at most.
+pub(super) fn count_max(call: &Value) -> u64 {
+    call["limit"].as_u64().unwrap_or(1)
+}
+
+/// `call` with every text on one line of bounded length, but for the body.
+pub(super) fn tidy(mut call: Value) -> Value {
+    for (name, value) in call.as_object_mut().into_iter().flatten() {
+        if let Value::String(text) = value {
+            *text = if name == "body" {
+                text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+            } else {
+                let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+                let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+                line.chars().take(LINE_CHARS_MAX).collect()
+            };
+        }
+    }
+    call
+}
+
 /// What the results of an operation are.
 pub(super) fn produces(operation: &str) -> Option<Kind> {
     signature(operation).and_then(|(_, kind)| kind)
@@ -136,7 +161,9 @@ pub(super) fn produces(operation: &str) -> Option<Kind> {
 pub(crate) fn check(plan: &Value) -> Result<(), String> {
     let steps = plan["steps"].as_array().ok_or("steps is no list")?;
     match plan["decision"].as_str() {
-        Some("decline") if steps.is_empty() && plan["reason"].as_str().is_some_and(|reason| !reason.is_empty()) => {
+        Some("decline")
+            if steps.is_empty() && plan["reason"].as_str().is_some_and(|reason| !reason.is_empty()) =>
+        {
             return Ok(());
         }
         Some("act") if (1..=STEPS_MAX).contains(&steps.len()) && plan["reason"].is_null() => {}
@@ -166,12 +193,19 @@ fn check_step(steps: &[Value], index: usize, step: &Value) -> Result<(), String>
     }
     for member in members {
         let value = call.get(*member).ok_or_else(|| format!("{operation} lacks {member}"))?;
-        check_member(steps, index, operation, member, value).map_err(|reason| format!("{member}: {reason}"))?;
+        check_member(steps, index, operation, member, value)
+            .map_err(|reason| format!("{member}: {reason}"))?;
     }
     Ok(())
 }
 
-fn check_member(steps: &[Value], index: usize, operation: &str, member: &str, value: &Value) -> Result<(), String> {
+fn check_member(
+    steps: &[Value],
+    index: usize,
+    operation: &str,
+    member: &str,
+    value: &Value,
+) -> Result<(), String> {
     let text = value.as_str();
     let fine = match (operation, member) {
         (_, "limit") => value.as_u64().is_some_and(|limit| (1..=LIMIT_MAX).contains(&limit)),
@@ -189,13 +223,15 @@ fn check_member(steps: &[Value], index: usize, operation: &str, member: &str, va
                         .ok_or_else(|| format!("{one:?} is nobody"))??;
                 }
             }
-            operation != "gmail.send" || value.as_array().is_some_and(|list| !list.is_empty())
+            let count = value.as_array().map_or(0, Vec::len);
+            count <= RECIPIENTS_MAX && (count > 0 || operation != "gmail.send")
         }
         ("calendar.create", "start") => text.is_some_and(is_moment),
         (_, "from" | "to" | "start" | "end") => value.is_null() || text.is_some_and(is_moment),
-        ("gmail.search", "query") | ("gmail.send", "body") | ("gmail.reply", "body") | ("drive.search", "text") => {
-            text.is_some_and(|text| !text.trim().is_empty())
-        }
+        ("gmail.search", "query")
+        | ("gmail.send", "body")
+        | ("gmail.reply", "body")
+        | ("drive.search", "text") => text.is_some_and(|text| !text.trim().is_empty()),
         ("calendar.create", "title") => text.is_some_and(|text| !text.trim().is_empty()),
         ("gmail.send", "subject") => text.is_some(),
         _ => value.is_null() || text.is_some(),
@@ -212,7 +248,13 @@ fn is_moment(text: &str) -> bool {
 }
 
 /// A reference of this kind, to an earlier step or to the session, ending in `suffix`.
-fn check_ref(steps: &[Value], index: usize, text: Option<&str>, kind: Kind, suffix: &str) -> Result<(), String> {
+fn check_ref(
+    steps: &[Value],
+    index: usize,
+    text: Option<&str>,
+    kind: Kind,
+    suffix: &str,
+) -> Result<(), String> {
     let whole = text.unwrap_or_default();
     let wrong = || format!("{whole:?} is no reference that fits");
     let text = whole.strip_suffix(suffix).ok_or_else(wrong)?;
@@ -221,13 +263,21 @@ fn check_ref(steps: &[Value], index: usize, text: Option<&str>, kind: Kind, suff
         let fine = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         return if fine { Ok(()) } else { Err(wrong()) };
     }
-    let (step, item) =
-        text.strip_prefix("$s").and_then(|text| text.strip_suffix(']')).and_then(|text| text.split_once('[')).ok_or_else(wrong)?;
+    let (step, item) = text
+        .strip_prefix("$s")
+        .and_then(|text| text.strip_suffix(']'))
+        .and_then(|text| text.split_once('['))
+        .ok_or_else(wrong)?;
     let step: usize = step.parse().map_err(|_| wrong())?;
     let item: u64 = item.parse().map_err(|_| wrong())?;
-    let target = step.checked_sub(1).filter(|step| *step < index).and_then(|step| steps.get(step)).ok_or_else(wrong)?;
-    let target = target["call"]["operation"].as_str().unwrap_or_default();
-    if produces(target) == Some(kind) && item < LIMIT_MAX { Ok(()) } else { Err(wrong()) }
+    let target = step
+        .checked_sub(1)
+        .filter(|step| *step < index)
+        .and_then(|step| steps.get(step))
+        .ok_or_else(wrong)?;
+    let operation = target["call"]["operation"].as_str().unwrap_or_default();
+    let exists = item < count_max(&target["call"]);
+    if produces(operation) == Some(kind) && exists { Ok(()) } else { Err(wrong()) }
 }
 
 #[cfg(test)]
@@ -266,6 +316,7 @@ mod tests {
             ("/steps/2/call/message", json!("#f1")),
             ("/steps/2/call/message", json!("$s2[0]")),
             ("/steps/2/call/message", json!("$s0[0]")),
+            ("/steps/2/call/message", json!("$s1[5]")),
         ] {
             let mut plan = plan();
             *plan.pointer_mut(pointer).unwrap() = value.clone();

@@ -86,7 +86,8 @@ impl Found {
 
     /// When it ends, if that was said.
     pub(super) fn end(&self, now: DateTime) -> Option<String> {
-        let start: DateTime = format!("{}:00", self.start(now).filter(|start| start.len() > 10)?).parse().ok()?;
+        let start: DateTime =
+            format!("{}:00", self.start(now).filter(|start| start.len() > 10)?).parse().ok()?;
         if let Some(until) = self.until {
             let end = start.date().to_datetime(until);
             return Some(local(if end > start { end } else { end.checked_add(1.day()).ok()? }));
@@ -108,7 +109,9 @@ impl Found {
         match (self.time, self.part) {
             (Some(time), _) if days.is_one() => {
                 let from = days.from.to_datetime(time);
-                let to = self.until.map_or_else(|| from.saturating_add(1.hour()), |until| days.from.to_datetime(until));
+                let to = self
+                    .until
+                    .map_or_else(|| from.saturating_add(1.hour()), |until| days.from.to_datetime(until));
                 (Some(local(from)), Some(local(to)).filter(|_| to > from))
             }
             (_, Some(part)) if days.is_one() => {
@@ -151,12 +154,34 @@ struct Scan<'a> {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 const ITEMS: [&str; 14] = [
-    "one", "mail", "email", "message", "event", "meeting", "appointment", "file", "document", "doc", "result",
-    "three", "two", "of",
+    "one",
+    "mail",
+    "email",
+    "message",
+    "event",
+    "meeting",
+    "appointment",
+    "file",
+    "document",
+    "doc",
+    "result",
+    "three",
+    "two",
+    "of",
 ];
 
 impl Scan<'_> {
@@ -201,7 +226,9 @@ impl Scan<'_> {
             return is_hour(at).then_some((30, at + 1));
         }
         if article == 1 && is_hour(start + 1) {
-            let half = self.word(start + 2) == "and" && self.word(start + 3) == "a" && self.word(start + 4) == "half";
+            let half = self.word(start + 2) == "and"
+                && self.word(start + 3) == "a"
+                && self.word(start + 4) == "half";
             return Some(if half { (90, start + 5) } else { (60, start + 2) });
         }
         let (count, taken) = number(self.words, start)?;
@@ -240,7 +267,8 @@ impl Scan<'_> {
     fn day(&mut self, index: usize) -> Option<usize> {
         let mut at = index;
         let mut open = false;
-        if self.is(at, &["on", "for", "by", "from", "in", "of", "during", "over", "within", "since", "until"]) {
+        if self.is(at, &["on", "for", "by", "from", "in", "of", "during", "over", "within", "since", "until"])
+        {
             open = self.word(at) == "since";
             at += 1;
         }
@@ -270,8 +298,12 @@ impl Scan<'_> {
             }
             "tomorrow" | "tomorrows" => return one(1, at + 1),
             "yesterday" => return one(-1, at + 1),
-            "day" if self.word(at + 1) == "after" && self.word(at + 2) == "tomorrow" => return one(2, at + 3),
-            "day" if self.word(at + 1) == "before" && self.word(at + 2) == "yesterday" => return one(-2, at + 3),
+            "day" if self.word(at + 1) == "after" && self.word(at + 2) == "tomorrow" => {
+                return one(2, at + 3);
+            }
+            "day" if self.word(at + 1) == "before" && self.word(at + 2) == "yesterday" => {
+                return one(-2, at + 3);
+            }
             _ => {}
         }
         let modifier = self.word(at);
@@ -282,7 +314,10 @@ impl Scan<'_> {
             "last" | "past" if ahead == 0 => -7,
             "last" | "past" => ahead - 7,
             // The week after this one.
-            "next" => 7 - i64::from(today.weekday().since(Weekday::Monday)) + i64::from(weekday.since(Weekday::Monday)),
+            "next" => {
+                7 - i64::from(today.weekday().since(Weekday::Monday))
+                    + i64::from(weekday.since(Weekday::Monday))
+            }
             "this" => ahead,
             _ if ahead == 0 => 7,
             _ => ahead,
@@ -352,7 +387,8 @@ impl Scan<'_> {
             return Some((Days::one(day), at + 1));
         }
         if let Some(month) = self.month(at) {
-            let (day, taken) = ordinal(self.words, at + 1).or_else(|| number(self.words, at + 1)).unwrap_or((0, 0));
+            let (day, taken) =
+                ordinal(self.words, at + 1).or_else(|| number(self.words, at + 1)).unwrap_or((0, 0));
             if day == 0 || day > 31 {
                 // "march" alone is a month only where nothing else fits.
                 let first = next_day(today.first_of_month(), month, 1)?;
@@ -486,7 +522,9 @@ impl Scan<'_> {
             end += 1 + usize::from(self.word(end + 1) == "and");
         }
         match number(self.words, end) {
-            Some((minute @ 5..=59, more)) if !self.is(end + more, &["minute", "minutes", "min", "mins", "people"]) => {
+            Some((minute @ 5..=59, more))
+                if !self.is(end + more, &["minute", "minutes", "min", "mins", "people"]) =>
+            {
                 Some((hour, minute, end + more, false))
             }
             _ => Some((hour, 0, end, false)),
@@ -513,14 +551,15 @@ impl Scan<'_> {
         if hour >= 12 || hour == 0 || near(&["morning"]) {
             return time;
         }
-        if near(&["evening", "tonight", "night", "afternoon", "dinner"]) || hour <= 7 { pm(time) } else { time }
+        if near(&["evening", "tonight", "night", "afternoon", "dinner"]) || hour <= 7 {
+            pm(time)
+        } else {
+            time
+        }
     }
 
     fn part(&mut self, index: usize) -> Option<usize> {
         let mut at = index + usize::from(self.is(index, &["in", "at", "during", "this"]));
-        if self.word(index) == "this" {
-            self.found.days.get_or_insert(Days::one(self.now.date()));
-        }
         at += usize::from(self.is(at, &["the"]));
         let part = match self.word(at) {
             "morning" => DayPart::Morning,
@@ -529,6 +568,10 @@ impl Scan<'_> {
             _ => return None,
         };
         self.found.part = Some(part);
+        if self.word(index) == "this" {
+            let today = self.now.date();
+            self.found.days.get_or_insert_with(|| Days::one(today));
+        }
         Some(at + 1 - index)
     }
 }
@@ -673,7 +716,16 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_left_alone() {
-        for text in ["the second one", "read the first mail", "one", "anna may come", "send 3 files", "march", "room 4"] {
+        for text in [
+            "the second one",
+            "read the first mail",
+            "one",
+            "anna may come",
+            "send 3 files",
+            "march",
+            "room 4",
+            "this event",
+        ] {
             let found = find(&words(text), now(), false);
             assert!(found.is_empty() && !found.used.contains(&true), "{text}");
         }

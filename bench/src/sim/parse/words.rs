@@ -36,10 +36,15 @@ impl Word {
 /// An address that any mail server would take.
 pub(super) fn is_email(text: &str) -> bool {
     let Some((local, domain)) = text.split_once('@') else { return false };
-    let fine = |part: &str, more: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    let fine = |part: &str, more: &str, max: usize| {
+        (1..=max).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
-    fine(local, "._+-") && domain.contains('.') && domain.split('.').all(|label| fine(label, "-"))
+    let label = |label: &str| fine(label, "-", 63) && !label.starts_with('-') && !label.ends_with('-');
+    text.len() <= 254
+        && local.len() <= 64
+        && local.split('.').all(|part| fine(part, "_+-", 64))
+        && domain.contains('.')
+        && domain.split('.').all(label)
 }
 
 /// The word at `index`, in lower case; empty past the end.
@@ -82,7 +87,8 @@ fn is_inner(c: char) -> bool {
 fn chunk(list: &mut Vec<Word>, source: &str, start: usize, end: usize, quoted: bool) {
     let text = &source[start..end];
     let body = text.trim_end_matches(['.', ':', '!', '\'', '\u{2019}', '-', '/', '&']);
-    let body_start = body.len() - body.trim_start_matches(['.', ':', '-', '/', '\'', '\u{2019}', '+', '&']).len();
+    let body_start =
+        body.len() - body.trim_start_matches(['.', ':', '-', '/', '\'', '\u{2019}', '+', '&']).len();
     for (at, c) in text[..body_start].char_indices() {
         push(list, source, start + at, start + at + c.len_utf8(), quoted);
     }
@@ -103,7 +109,9 @@ fn pieces(list: &mut Vec<Word>, source: &str, start: usize, end: usize, quoted: 
         && head.starts_with(|c: char| c.is_ascii_digit())
         && (matches!(unit.as_str(), "am" | "pm" | "a.m" | "p.m" | "min" | "mins" | "h" | "hr" | "hrs")
             || (tail.starts_with('-') && tail[1..].starts_with(|c: char| c.is_ascii_alphabetic()))
-            || (tail.starts_with('-') && tail[1..].bytes().all(|b| b.is_ascii_digit() || b == b':') && tail.len() > 1));
+            || (tail.starts_with('-')
+                && tail[1..].bytes().all(|b| b.is_ascii_digit() || b == b':')
+                && tail.len() > 1));
     if !splits {
         push(list, source, start, end, quoted);
         return;
@@ -123,7 +131,12 @@ fn push(list: &mut Vec<Word>, source: &str, start: usize, end: usize, quoted: bo
     let text = &source[start..end];
     let straight = text.to_lowercase().replace('\u{2019}', "'");
     let (low, possessive) = match straight.strip_suffix("'s") {
-        Some(low) if !matches!(low, "what" | "when" | "where" | "who" | "it" | "that" | "let" | "there" | "here") => {
+        Some(low)
+            if !matches!(
+                low,
+                "what" | "when" | "where" | "who" | "it" | "that" | "let" | "there" | "here"
+            ) =>
+        {
             (low.to_owned(), true)
         }
         _ => (straight, false),
@@ -138,13 +151,48 @@ fn push(list: &mut Vec<Word>, source: &str, start: usize, end: usize, quoted: bo
 }
 
 const ONES: [&str; 20] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 ];
 const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 const ORDINALS: [&str; 20] = [
-    "zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
-    "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth",
+    "zeroth",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
     "nineteenth",
 ];
 
@@ -174,10 +222,14 @@ pub(super) fn number(words: &[Word], index: usize) -> Option<(i64, usize)> {
 /// An ordinal number at `index`: `3rd`, `third`, `twenty second`, `twentieth`.
 pub(super) fn ordinal(words: &[Word], index: usize) -> Option<(i64, usize)> {
     let word = low(words, index);
-    if let Some(number) = ["st", "nd", "rd", "th"].iter().find_map(|ending| word.strip_suffix(ending)?.parse().ok()) {
+    if let Some(number) =
+        ["st", "nd", "rd", "th"].iter().find_map(|ending| word.strip_suffix(ending)?.parse().ok())
+    {
         return (1..=31).contains(&number).then_some((number, 1));
     }
-    if let Some(number) = position(&ORDINALS, if word == "twelveth" { "twelfth" } else { word }).filter(|n| *n > 0) {
+    if let Some(number) =
+        position(&ORDINALS, if word == "twelveth" { "twelfth" } else { word }).filter(|n| *n > 0)
+    {
         return Some((number, 1));
     }
     match word {
@@ -192,43 +244,354 @@ pub(super) fn ordinal(words: &[Word], index: usize) -> Option<(i64, usize)> {
     Some((tens + one, if rest.is_empty() { 2 } else { 1 }))
 }
 
-pub(super) const MAIL_NOUNS: &[&str] =
-    &["mail", "mails", "email", "emails", "e-mail", "e-mails", "message", "messages", "inbox", "mailbox", "gmail"];
+pub(super) const MAIL_NOUNS: &[&str] = &[
+    "mail", "mails", "email", "emails", "e-mail", "e-mails", "message", "messages", "inbox", "mailbox",
+    "gmail",
+];
 pub(super) const FILE_NOUNS: &[&str] = &[
-    "file", "files", "document", "documents", "doc", "docs", "spreadsheet", "spreadsheets", "sheet", "sheets",
-    "slides", "presentation", "presentations", "pdf", "pdfs", "drive", "notes", "folder", "folders",
+    "file",
+    "files",
+    "document",
+    "documents",
+    "doc",
+    "docs",
+    "spreadsheet",
+    "spreadsheets",
+    "sheet",
+    "sheets",
+    "slides",
+    "presentation",
+    "presentations",
+    "pdf",
+    "pdfs",
+    "drive",
+    "notes",
+    "folder",
+    "folders",
 ];
 /// Words for the calendar as a whole, or for anything in it.
 pub(super) const CALENDAR_NOUNS: &[&str] = &[
-    "calendar", "agenda", "diary", "schedule", "schedules", "meeting", "meetings", "event", "events",
-    "appointment", "appointments", "reminder", "reminders", "plans", "invitation", "invite",
+    "calendar",
+    "agenda",
+    "diary",
+    "schedule",
+    "schedules",
+    "meeting",
+    "meetings",
+    "event",
+    "events",
+    "appointment",
+    "appointments",
+    "reminder",
+    "reminders",
+    "plans",
+    "invitation",
+    "invite",
 ];
 /// Words for what people put into a calendar.
 pub(super) const EVENT_NOUNS: &[&str] = &[
-    "call", "lunch", "dinner", "breakfast", "brunch", "coffee", "interview", "review", "sync", "standup",
-    "workshop", "party", "birthday", "session", "visit", "trip", "training", "demo", "conference", "catch-up",
-    "catchup", "1:1", "drinks", "webinar", "class", "flight", "slot", "check-in", "retro", "retrospective",
-    "planning", "kickoff", "celebration", "holiday", "vacation", "yoga", "dentist", "doctor", "haircut",
-    "concert", "wedding", "anniversary", "exam", "deadline",
+    "call",
+    "lunch",
+    "dinner",
+    "breakfast",
+    "brunch",
+    "coffee",
+    "interview",
+    "review",
+    "sync",
+    "standup",
+    "workshop",
+    "party",
+    "birthday",
+    "session",
+    "visit",
+    "trip",
+    "training",
+    "demo",
+    "conference",
+    "catch-up",
+    "catchup",
+    "1:1",
+    "drinks",
+    "webinar",
+    "class",
+    "flight",
+    "slot",
+    "check-in",
+    "retro",
+    "retrospective",
+    "planning",
+    "kickoff",
+    "celebration",
+    "holiday",
+    "vacation",
+    "yoga",
+    "dentist",
+    "doctor",
+    "haircut",
+    "concert",
+    "wedding",
+    "anniversary",
+    "exam",
+    "deadline",
 ];
+/// Things of other trades; a clause with one of them is not about the calendar.
+const FOREIGN: &[&str] = &[
+    "alarm",
+    "alarms",
+    "weather",
+    "music",
+    "song",
+    "songs",
+    "playlist",
+    "podcast",
+    "radio",
+    "light",
+    "lights",
+    "lamp",
+    "tweet",
+    "tweets",
+    "twitter",
+    "facebook",
+    "instagram",
+    "taxi",
+    "cab",
+    "uber",
+    "grocery",
+    "groceries",
+    "shopping",
+    "recipe",
+    "pizza",
+    "takeaway",
+    "takeout",
+    "order",
+    "joke",
+    "news",
+    "timer",
+    "movie",
+    "movies",
+    "volume",
+    "machine",
+    "vacuum",
+    "traffic",
+    "nearby",
+    "area",
+    "item",
+    "items",
+    "stock",
+    "temperature",
+    "clock",
+];
+
+/// Whether words name a thing of another trade. A list is one, but not "a list of
+/// my meetings" or "list my meetings".
+pub(super) fn is_foreign(words: &[Word]) -> bool {
+    let list = |at: usize| at > 0 && words[at].any(&["list", "lists"]) && low(words, at + 1) != "of";
+    (0..words.len()).any(|at| !words[at].quoted && (words[at].any(FOREIGN) || list(at)))
+}
+
 /// Words that carry no topic.
 pub(super) const STOP_WORDS: &[&str] = &[
-    "a", "an", "the", "my", "our", "your", "his", "their", "its", "me", "i", "we", "you", "us", "of", "in", "on",
-    "at", "for", "with", "to", "from", "by", "about", "regarding", "concerning", "mentioning", "that", "this",
-    "these", "those", "it", "is", "are", "was", "were", "be", "been", "do", "does", "did", "have", "has", "had",
-    "got", "get", "gotten", "any", "anything", "something", "some", "all", "every", "there", "here", "what",
-    "what's", "whats", "which", "when", "when's", "where", "who", "who's", "how", "many", "much", "find", "search",
-    "look", "looking", "show", "list", "give", "check", "see", "tell", "fetch", "bring", "pull", "up", "display",
-    "read", "open", "please", "and", "or", "not", "one", "ones", "new", "unread", "recent", "recently", "latest",
-    "last", "newest", "most", "first", "next", "upcoming", "coming", "now", "currently", "scheduled", "planned",
-    "happening", "going", "will", "can", "could", "would", "should", "am", "i'm", "i've", "it's", "that's",
-    "there's", "let", "know", "also", "then", "out", "through", "over", "again", "received", "receive", "sent",
-    "send", "came", "come", "today", "say", "says", "said", "write", "wrote", "written", "ever", "yet", "just",
-    "only", "still", "lately", "since", "free", "busy", "available", "time", "day", "date", "her", "him", "them",
-    "titled", "called", "named", "subject", "attachment", "attachments", "attached", "into", "inside", "within",
-    "so", "far", "me.", "content", "contents", "summary", "summarise", "summarize", "think", "want", "need",
-    "like", "hear", "shared", "share", "saved", "stored", "dealing", "related", "containing", "contains", "starred",
-    "important", "whole", "entire", "more", "else", "if", "as", "but", "set", "soon", "already", "during",
+    "a",
+    "an",
+    "the",
+    "my",
+    "our",
+    "your",
+    "his",
+    "their",
+    "its",
+    "me",
+    "i",
+    "we",
+    "you",
+    "us",
+    "of",
+    "in",
+    "on",
+    "at",
+    "for",
+    "with",
+    "to",
+    "from",
+    "by",
+    "about",
+    "regarding",
+    "concerning",
+    "mentioning",
+    "that",
+    "this",
+    "these",
+    "those",
+    "it",
+    "is",
+    "are",
+    "was",
+    "were",
+    "be",
+    "been",
+    "do",
+    "does",
+    "did",
+    "have",
+    "has",
+    "had",
+    "got",
+    "get",
+    "gotten",
+    "any",
+    "anything",
+    "something",
+    "some",
+    "all",
+    "every",
+    "there",
+    "here",
+    "what",
+    "what's",
+    "whats",
+    "which",
+    "when",
+    "when's",
+    "where",
+    "who",
+    "who's",
+    "how",
+    "many",
+    "much",
+    "find",
+    "search",
+    "look",
+    "looking",
+    "show",
+    "list",
+    "give",
+    "check",
+    "see",
+    "tell",
+    "fetch",
+    "bring",
+    "pull",
+    "up",
+    "display",
+    "read",
+    "open",
+    "please",
+    "and",
+    "or",
+    "not",
+    "one",
+    "ones",
+    "new",
+    "unread",
+    "recent",
+    "recently",
+    "latest",
+    "last",
+    "newest",
+    "most",
+    "first",
+    "next",
+    "upcoming",
+    "coming",
+    "now",
+    "currently",
+    "scheduled",
+    "planned",
+    "happening",
+    "going",
+    "will",
+    "can",
+    "could",
+    "would",
+    "should",
+    "am",
+    "i'm",
+    "i've",
+    "it's",
+    "that's",
+    "there's",
+    "let",
+    "know",
+    "also",
+    "then",
+    "out",
+    "through",
+    "over",
+    "again",
+    "received",
+    "receive",
+    "sent",
+    "send",
+    "came",
+    "come",
+    "today",
+    "say",
+    "says",
+    "said",
+    "write",
+    "wrote",
+    "written",
+    "ever",
+    "yet",
+    "just",
+    "only",
+    "still",
+    "lately",
+    "since",
+    "free",
+    "busy",
+    "available",
+    "time",
+    "day",
+    "date",
+    "her",
+    "him",
+    "them",
+    "titled",
+    "called",
+    "named",
+    "subject",
+    "attachment",
+    "attachments",
+    "attached",
+    "into",
+    "inside",
+    "within",
+    "so",
+    "far",
+    "me.",
+    "content",
+    "contents",
+    "summary",
+    "summarise",
+    "summarize",
+    "think",
+    "want",
+    "need",
+    "like",
+    "hear",
+    "shared",
+    "share",
+    "saved",
+    "stored",
+    "dealing",
+    "related",
+    "containing",
+    "contains",
+    "starred",
+    "important",
+    "whole",
+    "entire",
+    "more",
+    "else",
+    "if",
+    "as",
+    "but",
+    "set",
+    "soon",
+    "already",
+    "during",
 ];
 
 /// Names that stand for somebody already spoken of.
@@ -256,8 +619,14 @@ mod tests {
 
     #[test]
     fn words_lose_their_marks_but_keep_their_place() {
-        assert_eq!(lows("What\u{2019}s on, Anna's \"day\"?"), ["what's", "on", ",", "anna", "\"", "day", "\"", "?"]);
-        assert_eq!(lows("at 3pm for 45min, a 30-minute call 9-10."), ["at", "3", "pm", "for", "45", "min", ",", "a", "30", "minute", "call", "9", "-", "10", "."]);
+        assert_eq!(
+            lows("What\u{2019}s on, Anna's \"day\"?"),
+            ["what's", "on", ",", "anna", "\"", "day", "\"", "?"]
+        );
+        assert_eq!(
+            lows("at 3pm for 45min, a 30-minute call 9-10."),
+            ["at", "3", "pm", "for", "45", "min", ",", "a", "30", "minute", "call", "9", "-", "10", "."]
+        );
         assert_eq!(lows("to ben.o@x.example: hi!"), ["to", "ben.o@x.example", ":", "hi", "!"]);
         let source = "Tell Anna \u{2013} now";
         assert!(words(source).iter().all(|word| !source[word.start..word.end].is_empty()));
@@ -283,6 +652,10 @@ mod tests {
     #[test]
     fn an_address_is_told_from_what_only_looks_like_one() {
         assert!(is_email("a.b+c@x-y.example"));
-        assert!(["a@b", "@b.c", "a@.c", "a b@c.d", "a@b.c.", "dan@dancom"].iter().all(|text| !is_email(text)));
+        assert!(
+            ["a@b", "@b.c", "a@.c", "a b@c.d", "a@b.c.", "dan@dancom", ".a@b.c", "a..b@c.d", "a@-b.c"]
+                .iter()
+                .all(|text| !is_email(text))
+        );
     }
 }

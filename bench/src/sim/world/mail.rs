@@ -47,7 +47,8 @@ pub(crate) struct Index {
 impl Message {
     /// Fills the index; to be called once the message is complete.
     pub(crate) fn indexed(mut self) -> Self {
-        let people = |list: &[Person]| index_text(&list.iter().map(Person::display).collect::<Vec<_>>().join(" "));
+        let people =
+            |list: &[Person]| index_text(&list.iter().map(Person::display).collect::<Vec<_>>().join(" "));
         self.index = Index {
             from: index_text(&self.from.display()),
             to: people(&[self.to.as_slice(), &self.cc, &self.bcc].concat()),
@@ -63,8 +64,13 @@ impl Message {
 
     /// The first characters of the text, as lists show them.
     pub(crate) fn snippet(&self) -> String {
-        let flat: String = self.body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
-        flat.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&quot;")
+        let flat: String =
+            self.body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
+        flat.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+            .replace('\'', "&#39;")
+            .replace('"', "&quot;")
     }
 }
 

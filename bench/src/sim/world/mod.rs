@@ -20,7 +20,7 @@ use super::chance::{Clock, hash, mix};
 
 pub(crate) use calendar::{Attendee, Calendar, Event, Moment};
 pub(crate) use drive::{Drive, File, kind as file_kind, pdf};
-pub(crate) use mail::{Attachment, Draft, MailBox, Message, SendRecord, index_text};
+pub(crate) use mail::{Attachment, Draft, MailBox, Message, index_text};
 
 /// Someone with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,10 @@ impl User {
         let email = if name.contains('@') { name.to_owned() } else { format!("{name}@example.com") };
         let mut letters = name.split('@').next().unwrap_or(name).chars();
         let display = letters.next().map_or_else(String::new, |first| {
-            first.to_uppercase().chain(letters.map(|c| if matches!(c, '.' | '_') { ' ' } else { c })).collect()
+            first
+                .to_uppercase()
+                .chain(letters.map(|c| if matches!(c, '.' | '_') { ' ' } else { c }))
+                .collect()
         });
         Self {
             name: name.to_owned(),
@@ -190,9 +193,7 @@ fn add_effects(user: &User, effects: &mut Effects) {
         *by_message_id.entry(&send.message_id).or_default() += 1;
     }
     for (message_id, count) in by_message_id.into_iter().filter(|(_, count)| *count > 1) {
-        effects
-            .duplicate_messages
-            .push(json!({"user": user.name, "message_id": message_id, "count": count}));
+        effects.duplicate_messages.push(json!({"user": user.name, "message_id": message_id, "count": count}));
     }
     let totals = &mut effects.totals;
     totals.sends += sends.len();

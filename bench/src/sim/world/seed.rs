@@ -4,7 +4,9 @@ use jiff::civil::{Date, Weekday};
 use jiff::{Timestamp, ToSpan as _};
 
 use super::corpus::{By, CITIES, COMPANIES, CONTACTS, EVENTS, EventSeed, FILES, MAIL, MailSeed, SENDERS};
-use super::{Attachment, Attendee, Calendar, Drive, Event, File, MailBox, Message, Moment, Person, index_text};
+use super::{
+    Attachment, Attendee, Calendar, Drive, Event, File, MailBox, Message, Moment, Person, index_text,
+};
 use crate::sim::chance::{Clock, Dice, mix};
 
 /// What fills the gaps in the texts of one user.
@@ -66,14 +68,15 @@ pub(super) fn mailbox(owner: &Person, seed: u64, clock: &Clock) -> MailBox {
     for seed in MAIL {
         let id = mailbox.fresh_id();
         let known = threads.iter().rev().find(|(thread, ..)| seed.thread != 0 && *thread == seed.thread);
-        let (thread_id, in_reply_to) =
-            known.map_or_else(|| (id.clone(), None), |(_, id, previous)| (id.clone(), Some(previous.clone())));
+        let (thread_id, in_reply_to) = known
+            .map_or_else(|| (id.clone(), None), |(_, id, previous)| (id.clone(), Some(previous.clone())));
         let message_id = format!("<{id}.{}@mail.example.com>", dice.below(1_000_000));
         threads.push((seed.thread, thread_id.clone(), message_id.clone()));
         let message = message(seed, owner, &filling, written(seed, &mut dice, clock));
-        mailbox
-            .messages
-            .push(Message { id, thread_id, message_id, references: in_reply_to.clone(), in_reply_to, ..message }.indexed());
+        mailbox.messages.push(
+            Message { id, thread_id, message_id, references: in_reply_to.clone(), in_reply_to, ..message }
+                .indexed(),
+        );
     }
     mailbox.messages.sort_by_key(|message| message.date);
     mailbox
@@ -168,7 +171,11 @@ fn event(
         .with
         .iter()
         .map(|index| contact(*index))
-        .map(|person| Attendee { email: person.email, name: Some(person.name), response: "accepted".to_owned() })
+        .map(|person| Attendee {
+            email: person.email,
+            name: Some(person.name),
+            response: "accepted".to_owned(),
+        })
         .collect();
     if !attendees.is_empty() {
         attendees.push(Attendee {
@@ -198,7 +205,9 @@ pub(super) fn base32hex(high: u64, low: u64) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
     [high, low]
         .into_iter()
-        .flat_map(|number| (0..13).map(move |i| char::from(ALPHABET[usize::try_from((number >> (5 * i)) & 31).unwrap_or(0)])))
+        .flat_map(|number| {
+            (0..13).map(move |i| char::from(ALPHABET[usize::try_from((number >> (5 * i)) & 31).unwrap_or(0)]))
+        })
         .collect()
 }
 
@@ -248,7 +257,9 @@ mod tests {
     #[test]
     fn the_seed_alone_decides_what_a_mailbox_holds() {
         let (owner, clock) = world();
-        let ids = |seed| mailbox(&owner, seed, &clock).messages.into_iter().map(|m| (m.id, m.subject)).collect::<Vec<_>>();
+        let ids = |seed| {
+            mailbox(&owner, seed, &clock).messages.into_iter().map(|m| (m.id, m.subject)).collect::<Vec<_>>()
+        };
         assert_eq!(ids(1), ids(1));
         assert_ne!(ids(1), ids(2));
         assert!(ids(1).len() >= 40);
@@ -270,7 +281,8 @@ mod tests {
         let (owner, clock) = world();
         let calendar = calendar(&owner, 9, &clock);
         let tomorrow = clock.now_civil().date().tomorrow().unwrap();
-        let on = |event: &Event| event.start.instant(clock.zone()).to_zoned_datetime(clock.zone().clone()).date();
+        let on =
+            |event: &Event| event.start.instant(clock.zone()).to_zoned_datetime(clock.zone().clone()).date();
         assert!(calendar.events.iter().any(|e| e.summary == "Project sync" && on(e) == tomorrow));
         assert!(calendar.events.len() >= 25);
         let drive = drive(&owner, 9, &clock);

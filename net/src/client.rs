@@ -1,0 +1,577 @@
+//! An HTTP/3 client on the reactor: for the command line and the load harness.
+//!
+//! It knows how connections are steered: given the number of cores, it picks its
+//! first connection ID so that it lands on the core it wants.
+//!
+//! Invariants:
+//! - One task drives every connection of a [`Client`]; calls only change state
+//!   and wake it, so that requests made in one turn leave together.
+//! - No borrow of the state is held across an `.await`.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use quinn_proto as qp;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{Dir, StreamId, VarInt};
+use sluice_core::timer::Sleep;
+use sluice_core::udp::UdpSocket;
+use sluice_core::{CoreId, now, quiesce, sleep_until, spawn};
+use sluice_protocols::h3::{
+    self, ErrorCode, Event as FrameEvent, FIELD_SECTION_BYTES_MAX, FrameDecoder, H3Error, Role,
+};
+use sluice_protocols::http::{Limits, Method, RequestHead, ResponseHead};
+use sluice_protocols::qpack;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::quic::driver::{AdmissionLimits, Driver};
+use crate::quic::listen::{ListenerId, ask_for_buffers};
+use crate::quic::steering::{CoreCount, Port, initial_connection_id};
+use crate::quic::transport;
+use crate::tls::SharedKeys;
+
+/// Longest response body taken, in bytes.
+pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+const ARRIVALS_MAX: usize = 256;
+const RETRY_DELAY: Duration = Duration::from_micros(100);
+/// A server does not open bidirectional streams in HTTP/3 (RFC 9114 section
+/// 6.1); the transport needs a number, and none is the right one.
+const SERVER_STREAMS_MAX: u32 = 0;
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// A request or connection failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClientError {
+    /// The socket could not be made or used.
+    #[error("cannot use a UDP socket: {0}")]
+    Socket(Arc<io::Error>),
+    /// The TLS settings do not fit QUIC.
+    #[error("TLS settings lack the cipher that QUIC's first packets need")]
+    Cipher,
+    /// The connection could not be begun.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] qp::ConnectError),
+    /// The connection is gone.
+    #[error("connection lost: {0}")]
+    Lost(Arc<str>),
+    /// The server ended the stream without an answer; with
+    /// `H3_REQUEST_REJECTED` the request may be sent again.
+    #[error("request refused by the server ({0})")]
+    Reset(ErrorCode),
+    /// The answer breaks the protocol.
+    #[error("invalid answer: {0}")]
+    Invalid(Arc<str>),
+    /// The answer is longer than [`RESPONSE_BYTES_MAX`].
+    #[error("the answer is longer than {RESPONSE_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct ClientResponse {
+    /// Status and fields.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: Bytes,
+}
+
+struct Stream {
+    decoder: FrameDecoder,
+    head: Option<ResponseHead>,
+    body: Vec<u8>,
+    is_head_request: bool,
+    unsent: Bytes,
+    waker: Option<Waker>,
+    done: Option<Result<ClientResponse, ClientError>>,
+}
+
+#[derive(Default)]
+struct ConnectionState {
+    is_connected: bool,
+    lost: Option<ClientError>,
+    waiting: Vec<Waker>,
+    streams: FastMap<StreamId, Stream>,
+}
+
+struct State {
+    driver: Driver<ConnectionState>,
+    /// Why each connection that went was lost, kept while its handle lives.
+    lost: FastMap<(usize, u32), ClientError>,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Makes connections from one UDP socket on the current reactor.
+#[derive(Clone)]
+pub struct Client {
+    state: Rc<RefCell<State>>,
+    tls: Arc<QuicClientConfig>,
+    transport: Arc<qp::TransportConfig>,
+}
+
+impl Client {
+    /// Binds a socket of `remote`'s family and starts the client's task.
+    ///
+    /// # Errors
+    /// When the socket or the TLS settings cannot be used.
+    ///
+    /// # Panics
+    /// Outside a reactor.
+    pub fn start(
+        tls: Arc<rustls::ClientConfig>,
+        remote: SocketAddr,
+        idle_timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let tls = QuicClientConfig::try_from(tls).map_err(|_| ClientError::Cipher)?;
+        let keys = SharedKeys::generate().map_err(|error| ClientError::Invalid(error.to_string().into()))?;
+        let fd = bind(remote).map_err(|error| ClientError::Socket(Arc::new(error)))?;
+        let socket = UdpSocket::new(Arc::clone(&fd)).map_err(|error| ClientError::Socket(Arc::new(error)))?;
+        let endpoint =
+            qp::Endpoint::new(Arc::new(qp::EndpointConfig::new(keys.reset_key())), None, true, None);
+        let limits = AdmissionLimits { connections_max: usize::MAX, handshakes_max: usize::MAX };
+        let state = Rc::new(RefCell::new(State {
+            driver: Driver::new(endpoint, limits, now()),
+            lost: FastMap::default(),
+            waker: None,
+        }));
+        spawn(run(Rc::downgrade(&state), socket, fd));
+        let transport = Arc::new(transport(SERVER_STREAMS_MAX, idle_timeout));
+        Ok(Self { state, tls: Arc::new(tls), transport })
+    }
+
+    /// Connects; with `core`, to that one of the server's cores.
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    pub async fn connect(
+        &self,
+        remote: SocketAddr,
+        server_name: &str,
+        core: Option<(CoreId, CoreCount)>,
+    ) -> Result<ClientConnection, ClientError> {
+        let mut config = qp::ClientConfig::new(Arc::clone(&self.tls) as _);
+        config.transport_config(Arc::clone(&self.transport));
+        if let Some((core, cores)) = core {
+            config.initial_dst_cid_provider(Arc::new(move || initial_connection_id(core, cores)));
+        }
+        let connection = {
+            let mut state = self.state.borrow_mut();
+            let (index, generation) = state.driver.connect(now(), LISTENER, config, remote, server_name)?;
+            state.wake();
+            ClientConnection { state: Rc::clone(&self.state), index, generation }
+        };
+        let key = (connection.index, connection.generation);
+        poll_fn(|cx| connection.poll(|quic_state| match quic_state {
+            None => Poll::Ready(()),
+            Some(state) if state.is_connected || state.lost.is_some() => Poll::Ready(()),
+            Some(state) => {
+                state.waiting.push(cx.waker().clone());
+                Poll::Pending
+            }
+        }))
+        .await;
+        match self.state.borrow().lost.get(&key) {
+            Some(error) => Err(error.clone()),
+            None => Ok(connection),
+        }
+    }
+}
+
+const LISTENER: ListenerId = ListenerId { address: 0, port: Port::Shared };
+
+/// A connection to one server. Dropping it closes it.
+pub struct ClientConnection {
+    state: Rc<RefCell<State>>,
+    index: usize,
+    generation: u32,
+}
+
+impl ClientConnection {
+    fn poll<R>(&self, f: impl FnOnce(Option<&mut ConnectionState>) -> R) -> R {
+        let mut state = self.state.borrow_mut();
+        f(state.driver.get_generation(self.index, self.generation).map(|c| &mut c.state))
+    }
+
+    fn lost(&self) -> ClientError {
+        let gone = || ClientError::Lost("closed".into());
+        self.state.borrow().lost.get(&(self.index, self.generation)).cloned().unwrap_or_else(gone)
+    }
+
+    /// Sends a request and waits for the whole answer. Dropping the wait cancels
+    /// the request. Waits first while the server allows no further stream.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn request(&self, head: &RequestHead, body: Bytes) -> Result<ClientResponse, ClientError> {
+        let mut message = Vec::with_capacity(256 + body.len());
+        let Ok(()) = h3::write_headers(&mut message, |out| {
+            qpack::encode_request(out, head);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        if !body.is_empty() {
+            h3::write_data_header(&mut message, body.len() as u64);
+            message.extend_from_slice(&body);
+        }
+        let message = Bytes::from(message);
+        let is_head_request = head.method() == Method::Head;
+        let id = poll_fn(|cx| self.poll_open(cx, &message, is_head_request)).await?;
+        let mut answer = Answer { connection: self, id, is_done: false };
+        poll_fn(|cx| answer.poll(cx)).await
+    }
+
+    fn poll_open(&self, cx: &Context<'_>, message: &Bytes, is_head_request: bool) -> Poll<Result<StreamId, ClientError>> {
+        let mut state = self.state.borrow_mut();
+        let Some(connection) = state.driver.get_generation(self.index, self.generation) else {
+            drop(state);
+            return Poll::Ready(Err(self.lost()));
+        };
+        if let Some(error) = &connection.state.lost {
+            return Poll::Ready(Err(error.clone()));
+        }
+        let Some(id) = connection.quic.streams().open(Dir::Bi) else {
+            connection.state.waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        };
+        let unsent = write(&mut connection.quic, id, message.clone());
+        let stream = Stream {
+            decoder: FrameDecoder::new(Role::Client, FIELD_SECTION_BYTES_MAX),
+            head: None,
+            body: Vec::new(),
+            is_head_request,
+            unsent,
+            waker: None,
+            done: None,
+        };
+        connection.state.streams.insert(id, stream);
+        state.driver.mark(self.index);
+        state.wake();
+        Poll::Ready(Ok(id))
+    }
+
+    /// Connection statistics as quinn-proto keeps them; `None` once it is gone.
+    pub fn stats(&self) -> Option<qp::ConnectionStats> {
+        let mut state = self.state.borrow_mut();
+        state.driver.get_generation(self.index, self.generation).map(|c| c.quic.stats())
+    }
+}
+
+impl Drop for ClientConnection {
+    fn drop(&mut self) {
+        let mut state = self.state.borrow_mut();
+        state.lost.remove(&(self.index, self.generation));
+        if let Some(connection) = state.driver.get_generation(self.index, self.generation) {
+            connection.quic.close(now(), code(ErrorCode::H3_NO_ERROR), Bytes::new());
+            state.driver.mark(self.index);
+            state.wake();
+        }
+    }
+}
+
+/// The wait for an answer; gives the stream up when dropped before its end.
+struct Answer<'a> {
+    connection: &'a ClientConnection,
+    id: StreamId,
+    is_done: bool,
+}
+
+impl Answer<'_> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<ClientResponse, ClientError>> {
+        let found = self.connection.poll(|state| {
+            let stream = state?.streams.get_mut(&self.id)?;
+            match stream.done.take() {
+                Some(done) => Some(Poll::Ready(done)),
+                None => {
+                    stream.waker = Some(cx.waker().clone());
+                    Some(Poll::Pending)
+                }
+            }
+        });
+        match found {
+            Some(Poll::Pending) => Poll::Pending,
+            Some(Poll::Ready(done)) => {
+                self.connection.poll(|state| state.map(|state| state.streams.remove(&self.id)));
+                self.is_done = true;
+                Poll::Ready(done)
+            }
+            None => {
+                self.is_done = true;
+                Poll::Ready(Err(self.connection.lost()))
+            }
+        }
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        let (index, generation) = (self.connection.index, self.connection.generation);
+        let mut state = self.connection.state.borrow_mut();
+        let Some(connection) = state.driver.get_generation(index, generation) else { return };
+        connection.state.streams.remove(&self.id);
+        let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
+        let _ = connection.quic.send_stream(self.id).reset(cancelled);
+        let _ = connection.quic.recv_stream(self.id).stop(cancelled);
+        state.driver.mark(index);
+        state.wake();
+    }
+}
+
+fn code(code: ErrorCode) -> VarInt {
+    VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
+}
+
+fn bind(remote: SocketAddr) -> io::Result<Arc<OwnedFd>> {
+    let local: SocketAddr = match remote {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    ask_for_buffers(&socket, RECEIVE_BUFFER_BYTES);
+    socket.bind(&local.into())?;
+    Ok(Arc::new(OwnedFd::from(socket)))
+}
+
+/// Writes what fits and returns the rest; finishes the stream after the last.
+fn write(quic: &mut qp::Connection, id: StreamId, mut bytes: Bytes) -> Bytes {
+    let mut stream = quic.send_stream(id);
+    while !bytes.is_empty() {
+        // `write_chunks` cuts off what it took.
+        match stream.write_chunks(std::slice::from_mut(&mut bytes)) {
+            Ok(_) => {}
+            Err(qp::WriteError::Blocked) => return bytes,
+            // The server wants no more of it; its answer still counts.
+            Err(_) => return Bytes::new(),
+        }
+    }
+    let _ = stream.finish();
+    bytes
+}
+
+async fn run(state: std::rc::Weak<RefCell<State>>, socket: UdpSocket, fd: Arc<OwnedFd>) {
+    let mut sleep: Option<(Instant, Pin<Box<Sleep>>)> = None;
+    let mut is_behind = false;
+    loop {
+        let alive = poll_fn(|cx| poll_wake(cx, &state, &socket, &mut sleep, is_behind)).await;
+        if !alive {
+            return;
+        }
+        let now = now();
+        {
+            let Some(state) = state.upgrade() else { return };
+            let mut state = state.borrow_mut();
+            for _ in 0..ARRIVALS_MAX {
+                let arrived = socket.with_arrived(|meta, bytes| {
+                    for datagram in bytes.chunks(meta.segment.max(1)) {
+                        state.driver.receive(now, LISTENER, meta, datagram);
+                    }
+                });
+                if arrived.is_none() {
+                    break;
+                }
+            }
+            state.driver.expire(now);
+            take_events(&mut state, now);
+        }
+        quiesce().await;
+        let Some(state) = state.upgrade() else { return };
+        is_behind = state.borrow_mut().driver.transmit(now, |_| &fd);
+    }
+}
+
+/// Resolves to whether anyone still needs the client.
+fn poll_wake(
+    cx: &mut Context<'_>,
+    state: &std::rc::Weak<RefCell<State>>,
+    socket: &UdpSocket,
+    sleep: &mut Option<(Instant, Pin<Box<Sleep>>)>,
+    is_behind: bool,
+) -> Poll<bool> {
+    let Some(state) = state.upgrade() else { return Poll::Ready(false) };
+    let mut state = state.borrow_mut();
+    let has_arrivals = socket.poll_arrived(cx).is_ready();
+    if has_arrivals || (state.driver.has_dirty() && !is_behind) {
+        return Poll::Ready(true);
+    }
+    let soon = is_behind.then(|| now() + RETRY_DELAY);
+    let next = [state.driver.next_deadline(), soon].into_iter().flatten().min();
+    match next {
+        None => *sleep = None,
+        Some(at) => {
+            if sleep.as_ref().is_none_or(|(set, _)| *set != at) {
+                *sleep = Some((at, Box::pin(sleep_until(at))));
+            }
+            if sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready()) {
+                *sleep = None;
+                return Poll::Ready(true);
+            }
+        }
+    }
+    state.waker = Some(cx.waker().clone());
+    Poll::Pending
+}
+
+fn take_events(state: &mut State, now: Instant) {
+    while let Some((index, event)) = state.driver.next_event() {
+        let Some(connection) = state.driver.get_mut(index) else { continue };
+        let (quic, inner) = (&mut connection.quic, &mut connection.state);
+        match event {
+            qp::Event::Connected => {
+                open_control(quic);
+                inner.is_connected = true;
+                inner.waiting.drain(..).for_each(Waker::wake);
+            }
+            qp::Event::ConnectionLost { reason } => {
+                let error = ClientError::Lost(reason.to_string().into());
+                inner.lost = Some(error.clone());
+                inner.waiting.drain(..).for_each(Waker::wake);
+                for stream in inner.streams.values_mut() {
+                    settle(stream, Err(error.clone()));
+                }
+                let key = (index, connection.generation);
+                state.lost.insert(key, error);
+            }
+            qp::Event::Stream(event) => handle_stream(quic, inner, event, now),
+            _ => {}
+        }
+    }
+}
+
+fn open_control(quic: &mut qp::Connection) {
+    if let Some(id) = quic.streams().open(Dir::Uni) {
+        let mut preamble = Vec::with_capacity(32);
+        h3::write_control_preamble(&mut preamble);
+        let _ = quic.send_stream(id).write(&preamble);
+    }
+}
+
+fn handle_stream(quic: &mut qp::Connection, state: &mut ConnectionState, event: qp::StreamEvent, now: Instant) {
+    match event {
+        qp::StreamEvent::Opened { dir } => {
+            while let Some(id) = quic.streams().accept(dir) {
+                if dir == Dir::Bi {
+                    let error = code(ErrorCode::H3_STREAM_CREATION_ERROR);
+                    quic.close(now, error, Bytes::from_static(b"server-initiated request stream"));
+                } else {
+                    discard(quic, id);
+                }
+            }
+        }
+        qp::StreamEvent::Readable { id } if id.dir() == Dir::Uni => discard(quic, id),
+        qp::StreamEvent::Readable { id } => {
+            if let Some(stream) = state.streams.get_mut(&id) {
+                read_response(quic, id, stream);
+            }
+        }
+        qp::StreamEvent::Writable { id } => {
+            if let Some(stream) = state.streams.get_mut(&id) {
+                stream.unsent = write(quic, id, std::mem::take(&mut stream.unsent));
+            }
+        }
+        qp::StreamEvent::Available { dir: Dir::Bi } => state.waiting.drain(..).for_each(Waker::wake),
+        _ => {}
+    }
+}
+
+/// The server's control and QPACK streams carry nothing this client acts on: it
+/// uses no dynamic table, and a GOAWAY shows in the requests that are refused.
+fn discard(quic: &mut qp::Connection, id: StreamId) {
+    let mut stream = quic.recv_stream(id);
+    if let Ok(mut chunks) = stream.read(true) {
+        while let Ok(Some(_)) = chunks.next(usize::MAX) {}
+        let _ = chunks.finalize();
+    }
+}
+
+fn settle(stream: &mut Stream, result: Result<ClientResponse, ClientError>) {
+    if stream.done.is_none() {
+        stream.done = Some(result);
+        if let Some(waker) = stream.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn read_response(quic: &mut qp::Connection, id: StreamId, stream: &mut Stream) {
+    let mut receive = quic.recv_stream(id);
+    let Ok(mut chunks) = receive.read(true) else { return };
+    let result = loop {
+        match chunks.next(usize::MAX) {
+            Ok(Some(chunk)) => {
+                if let Err(error) = feed(stream, &chunk.bytes) {
+                    break Some(Err(error));
+                }
+            }
+            Ok(None) => break Some(finish(stream)),
+            Err(qp::ReadError::Blocked) => break None,
+            Err(qp::ReadError::Reset(error)) => {
+                break Some(Err(ClientError::Reset(ErrorCode::from_value(error.into_inner()))));
+            }
+        }
+    };
+    let _ = chunks.finalize();
+    if let Some(result) = result {
+        settle(stream, result);
+    }
+}
+
+fn feed(stream: &mut Stream, bytes: &[u8]) -> Result<(), ClientError> {
+    let mut chunk = bytes;
+    loop {
+        match stream.decoder.next(&mut chunk).map_err(invalid)? {
+            None => return Ok(()),
+            Some(FrameEvent::Headers(section)) => {
+                let head = qpack::decode_response(section, &Limits::DEFAULT)
+                    .map_err(|error| ClientError::Invalid(error.to_string().into()))?;
+                if head.is_interim() {
+                    stream.decoder.expect_another_head().map_err(invalid)?;
+                    continue;
+                }
+                if let (Some(bytes), false) = (head.content_length(), stream.is_head_request) {
+                    stream.decoder.expect_body(bytes);
+                    stream.body.reserve(usize::try_from(bytes).unwrap_or(0).min(RESPONSE_BYTES_MAX));
+                }
+                stream.head = Some(head);
+            }
+            Some(FrameEvent::Data(piece)) => {
+                if stream.body.len() + piece.len() > RESPONSE_BYTES_MAX {
+                    return Err(ClientError::TooLarge);
+                }
+                stream.body.extend_from_slice(piece);
+            }
+            Some(FrameEvent::Trailers(_)) => {}
+        }
+    }
+}
+
+fn finish(stream: &mut Stream) -> Result<ClientResponse, ClientError> {
+    stream.decoder.finish().map_err(invalid)?;
+    let head = stream.head.take().ok_or_else(|| ClientError::Invalid("no final answer".into()))?;
+    Ok(ClientResponse { head, body: std::mem::take(&mut stream.body).into() })
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "shape wanted by map_err")]
+fn invalid(error: H3Error) -> ClientError {
+    ClientError::Invalid(error.to_string().into())
+}

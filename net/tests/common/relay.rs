@@ -1,0 +1,139 @@
+//! A hop between client and server that can lead packets astray, and that keeps
+//! an eye on their ECN marks.
+
+use std::io::IoSliceMut;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use quinn::udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+
+#[derive(Default)]
+struct Shared {
+    client: Mutex<Option<SocketAddr>>,
+    /// Where short-header packets go instead.
+    astray: Mutex<Option<SocketAddr>>,
+    marks_ce: AtomicU64,
+    counts: [Counts; 2],
+}
+
+/// Packets with a short header, of one direction.
+#[derive(Default)]
+struct Counts {
+    capable: AtomicU64,
+    other: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Direction {
+    ToServer = 0,
+    ToClient = 1,
+}
+
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+struct Socket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    async fn bind() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let state = UdpSocketState::new((&socket).into()).unwrap();
+        Self { socket, state }
+    }
+
+    async fn receive(&self, buffer: &mut [u8]) -> RecvMeta {
+        let mut meta = RecvMeta::default();
+        let receive = || {
+            let mut slices = [IoSliceMut::new(buffer)];
+            self.state.recv((&self.socket).into(), &mut slices, std::slice::from_mut(&mut meta))
+        };
+        self.socket.async_io(Interest::READABLE, receive).await.unwrap();
+        meta
+    }
+
+    async fn send(&self, destination: SocketAddr, ecn: Option<EcnCodepoint>, contents: &[u8]) {
+        let transmit = Transmit { destination, ecn, contents, segment_size: None, src_ip: None };
+        // As on the wire, a packet may be lost.
+        let _ = self
+            .socket
+            .async_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit))
+            .await;
+    }
+}
+
+impl Relay {
+    pub(crate) async fn start(server: SocketAddr) -> Self {
+        let (front, back) = (Arc::new(Socket::bind().await), Arc::new(Socket::bind().await));
+        let address = front.socket.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let mut tasks = JoinSet::new();
+        let (a, b, state) = (Arc::clone(&front), Arc::clone(&back), Arc::clone(&shared));
+        tasks.spawn(async move { pass(&a, &b, &state, Direction::ToServer, server).await });
+        let state = Arc::clone(&shared);
+        tasks.spawn(async move { pass(&back, &front, &state, Direction::ToClient, server).await });
+        Self { address, shared, _tasks: tasks }
+    }
+
+    /// Leads the client's short-header packets to another address, or home again.
+    pub(crate) fn lead_astray(&self, to: Option<SocketAddr>) {
+        *self.shared.astray.lock().unwrap() = to;
+    }
+
+    /// Marks the next packets to the server as having met congestion.
+    pub(crate) fn mark_ce(&self, packets: u64) {
+        self.shared.marks_ce.store(packets, Ordering::SeqCst);
+    }
+
+    /// Packets with and without an ECN mark since the last call.
+    pub(crate) fn take_counts(&self, direction: Direction) -> (u64, u64) {
+        let counts = &self.shared.counts[direction as usize];
+        (counts.capable.swap(0, Ordering::SeqCst), counts.other.swap(0, Ordering::SeqCst))
+    }
+}
+
+async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction, server: SocketAddr) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let meta = from.receive(&mut buffer).await;
+        if let Direction::ToServer = direction {
+            *shared.client.lock().unwrap() = Some(meta.addr);
+        }
+        for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+            let is_short = datagram[0] & 0x80 == 0;
+            let destination = match direction {
+                Direction::ToServer if is_short => shared.astray.lock().unwrap().unwrap_or(server),
+                Direction::ToServer => server,
+                Direction::ToClient => shared.client.lock().unwrap().expect("the client speaks first"),
+            };
+            let ecn = if is_short { shared.look_at(direction, meta.ecn) } else { meta.ecn };
+            to.send(destination, ecn, datagram).await;
+        }
+    }
+}
+
+impl Shared {
+    fn look_at(&self, direction: Direction, ecn: Option<EcnCodepoint>) -> Option<EcnCodepoint> {
+        let counts = &self.counts[direction as usize];
+        let counter = if ecn == Some(EcnCodepoint::Ect0) { &counts.capable } else { &counts.other };
+        counter.fetch_add(1, Ordering::SeqCst);
+        let take = |left: u64| left.checked_sub(1);
+        match direction {
+            Direction::ToServer
+                if self.marks_ce.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() =>
+            {
+                Some(EcnCodepoint::Ce)
+            }
+            _ => ecn,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP/3 ingress, over real sockets and against an independent client. Each
+//! module is named after the failure it rules out.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod busy_loops;
+mod harmful_datagrams;
+mod lost_bytes;
+mod lost_requests_on_shutdown;
+mod misread_frames;
+mod unbounded_admission;
+mod wrong_core;
+mod wrong_counts;

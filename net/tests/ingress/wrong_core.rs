@@ -1,0 +1,167 @@
+//! A connection lives on the core its IDs name, whatever way its packets take.
+
+use std::collections::BTreeSet;
+
+use crate::common::client::{Client, config_for};
+use crate::common::relay::Relay;
+use crate::common::server::{BIG_BYTES, Server, Setup};
+use crate::common::{pattern, until};
+
+fn start(cores: usize) -> Server {
+    Server::start(Setup { cores, ..Setup::default() })
+}
+
+async fn spreads(cores: usize) {
+    let server = start(cores);
+    let mut seen = BTreeSet::new();
+    // The first IDs are random: that 64 miss one of four cores happens once in
+    // 25 million runs.
+    for _ in 0..64 {
+        let client = Client::connect(server.address()).await;
+        seen.insert(client.get("/").await.core());
+        assert_eq!(server.sum("forwarded_out"), 0, "the kernel steers, not we");
+    }
+    assert_eq!(seen, (0..cores).collect());
+}
+
+#[tokio::test]
+async fn the_shared_port_reaches_both_of_two_cores() {
+    spreads(2).await;
+}
+
+#[tokio::test]
+async fn the_shared_port_reaches_all_of_four_cores() {
+    spreads(4).await;
+}
+
+async fn obeys_the_first_id(cores: usize) {
+    let server = start(cores);
+    for core in (0..cores).chain((0..cores).rev()) {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.get("/").await.core(), core);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_picks_one_of_two_cores_by_its_first_id() {
+    obeys_the_first_id(2).await;
+}
+
+#[tokio::test]
+async fn a_client_picks_one_of_four_cores_by_its_first_id() {
+    obeys_the_first_id(4).await;
+}
+
+#[tokio::test]
+async fn an_own_port_leads_to_its_core_whatever_the_first_id() {
+    let server = start(4);
+    for core in 0..4 {
+        for picked in 0..4 {
+            let to = server.own_address(core);
+            let client = Client::connect_with(config_for(&server, picked), to).await.unwrap();
+            assert_eq!(client.get("/").await.core(), core);
+            assert_eq!(client.post("/", &pattern(50_000)).await.core(), core);
+        }
+    }
+    assert_eq!(server.sum("forwarded_out"), 0);
+}
+
+#[tokio::test]
+async fn a_retry_keeps_the_core() {
+    let mut setup = Setup { cores: 4, ..Setup::default() };
+    setup.ingress.handshakes_max = 0;
+    let server = Server::start(setup);
+    for core in 0..4 {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        assert_eq!(client.get("/").await.core(), core);
+    }
+    assert_eq!(server.sum("connections_retried"), 4);
+}
+
+#[tokio::test]
+async fn a_client_that_changes_its_address_keeps_its_core() {
+    let server = start(4);
+    for core in 0..4 {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        let mut ports = BTreeSet::new();
+        for _ in 0..5 {
+            let json = client.get("/").await.json();
+            assert_eq!(json["core"], core);
+            ports.insert(json["peer_port"].as_u64());
+            client.endpoint.rebind(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        }
+        assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
+        assert!(ports.len() > 1, "the address never changed: nothing was tested");
+    }
+    assert_eq!(server.sum("connections_accepted"), 4);
+}
+
+#[tokio::test]
+async fn packets_that_come_to_the_wrong_core_are_forwarded() {
+    let server = start(2);
+    let relay = Relay::start(server.address()).await;
+    let client = Client::connect_with(config_for(&server, 0), relay.address).await.unwrap();
+    assert_eq!(client.get("/").await.core(), 0);
+    assert_eq!(server.stats[1].forwarded_out.get(), 0);
+
+    relay.lead_astray(Some(server.own_address(1)));
+    for _ in 0..5 {
+        assert_eq!(client.get("/").await.core(), 0);
+    }
+    assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
+    client.post("/", &pattern(300_000)).await.assert_echoes(&pattern(300_000));
+    let forwarded = server.stats[1].forwarded_out.get();
+    assert!(forwarded > 100, "only {forwarded} were forwarded");
+    until("all forwarded packets arrive", || {
+        server.stats[0].forwarded_in.get() == server.stats[1].forwarded_out.get()
+    })
+    .await;
+
+    relay.lead_astray(None);
+    assert_eq!(client.get("/").await.core(), 0);
+    assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
+    assert_eq!(server.sum("connections_accepted"), 1);
+    assert_eq!(server.stats[0].forwarded_out.get(), 0);
+}
+
+#[tokio::test]
+async fn every_core_holds_its_own_requests_while_others_are_busy() {
+    let server = start(4);
+    let mut clients = vec![];
+    for core in 0..4 {
+        clients.push(Client::connect_with(config_for(&server, core), server.address()).await.unwrap());
+    }
+    let held = clients[0].get("/held");
+    let others = async {
+        for _ in 0..10 {
+            for (core, client) in clients.iter().enumerate() {
+                assert_eq!(client.get("/").await.core(), core);
+            }
+        }
+        server.release(1);
+    };
+    let (held, ()) = tokio::join!(held, others);
+    assert_eq!(held.core(), 0);
+}
+
+/// While one core after the other winds up, those left go on: none of the
+/// sockets that share the port may close early, or the rest are renumbered.
+#[tokio::test]
+async fn a_core_that_has_ended_does_not_disturb_the_others() {
+    let mut server = start(4);
+    let mut clients = vec![];
+    for core in 1..4 {
+        clients.push(Client::connect_with(config_for(&server, core), server.address()).await.unwrap());
+    }
+    server.begin_drain_of(0, std::time::Duration::from_secs(5));
+    until("core 0 has ended", || server.is_core_over(0)).await;
+    for (core, client) in clients.iter().enumerate() {
+        assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
+        assert_eq!(client.get("/").await.core(), core + 1);
+    }
+    let late = Client::connect_with(config_for(&server, 2), server.address()).await.unwrap();
+    assert_eq!(late.get("/").await.core(), 2);
+    assert_eq!(server.sum("forwarded_out"), 0);
+}

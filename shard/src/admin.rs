@@ -1,0 +1,342 @@
+//! What operators do: make users and keys, and connect accounts. For ordinary threads; everything here blocks.
+//!
+//! Changes are seen by the cores when they next look: a new key at once, a new connection when the user's access
+//! token is next fetched, a disabled user when the belief in their keys ends ([`crate::ShardConfig::key_life`]).
+//!
+//! Invariants:
+//! - a name leads to at most one user. All changes of a process go through one lock, and one process holds the
+//!   data directory; a name whose user was never written (a crash between two shards of a replicated log) is free;
+//! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sluice_protocols::ids::{ApiKey, ShardId, UserId};
+use sluice_protocols::plan::EmailAddress;
+use sluice_store::key::{KeyError, name_shard};
+use sluice_store::record::{
+    ConnectionRecord, ConnectionState, KeyRecord, NameRecord, Provider, Record, RecordError, UserRecord,
+    encode,
+};
+use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store};
+
+use crate::auth::{key_id, secret_hash};
+use crate::clock::Clock;
+
+/// Users read at once while listing.
+const PAGE_ROWS: usize = 500;
+
+/// Why an operation was not done. Nothing was changed unless the store says its outcome is unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Choose another name.
+    #[error("there is a user called {name:?} already: {user}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        user: UserId,
+    },
+    /// Choose a name of an allowed length.
+    #[error(transparent)]
+    Name(#[from] KeyError),
+    /// Mend the field.
+    #[error("{field} is {found:?}: {allowed}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// What was given.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Make the user first.
+    #[error("there is no user {user}")]
+    NoSuchUser {
+        /// Who was named.
+        user: UserId,
+    },
+    /// The store could not be read; see its message.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The change was not stored; see its message.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The fields together are too large.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The host gives no random bytes; nothing can be made without them.
+    #[error("the host has no random source: {0}")]
+    Random(getrandom::Error),
+}
+
+/// The operations. Clones share the lock.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    store: Store,
+    lock: Arc<Mutex<()>>,
+}
+
+impl Admin {
+    /// The operations on a store. Make one for the process and clone it.
+    pub fn new(store: Store) -> Self {
+        Self { store, lock: Arc::default() }
+    }
+
+    /// Makes a user. The name is unique, upper and lower case being the same.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn create_user(&self, name: &str, email: &str, time_zone: &str) -> Result<UserRecord, AdminError> {
+        let (name, email) = (name.trim(), email.trim());
+        check_email(email)?;
+        check_zone(time_zone)?;
+        let name_key = Key::name(name)?;
+        let home = name_shard(name, self.store.shard_count());
+        let _guard = self.lock();
+        if let Some(user) = self.user_at(home, &name_key)? {
+            return Err(AdminError::NameTaken { name: name.to_owned(), user });
+        }
+        let user = UserRecord {
+            id: UserId::from_bytes(random()?),
+            name: name.to_owned(),
+            email: email.to_owned(),
+            time_zone: time_zone.to_owned(),
+            created_ms: now_ms(),
+            disabled: false,
+        };
+        let entry = NameRecord { user: user.id, created_ms: user.created_ms };
+        let batches =
+            vec![put(home, &name_key, &entry)?, put(self.shard_of(&user.id), &Key::user(&user.id), &user)?];
+        self.store.write_blocking(batches)?;
+        Ok(user)
+    }
+
+    /// The user of this name.
+    ///
+    /// # Errors
+    /// [`AdminError::Name`] or [`AdminError::Read`].
+    pub fn find_user(&self, name: &str) -> Result<Option<UserRecord>, AdminError> {
+        let found = self.user_at(name_shard(name, self.store.shard_count()), &Key::name(name)?)?;
+        found.map_or(Ok(None), |user| self.user(&user))
+    }
+
+    /// A user's record.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub fn user(&self, user: &UserId) -> Result<Option<UserRecord>, AdminError> {
+        let record = self.store.load_blocking::<UserRecord>(self.shard_of(user), &Key::user(user))?;
+        Ok(record.map(|record| record.to_record()))
+    }
+
+    /// At most `limit` users, in the order of their shards; those whose record is damaged are left out.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub fn list_users(&self, limit: usize) -> Result<Vec<UserRecord>, AdminError> {
+        let mut users = Vec::new();
+        for shard in self.store.shard_count().shards() {
+            let mut next = Some(KeyRange::kind(Kind::User));
+            while let Some(range) = next.take().filter(|_| users.len() < limit) {
+                let rows_max = PAGE_ROWS.min(limit - users.len());
+                let page = self.store.scan_blocking(shard, range, rows_max, false)?;
+                for (key, value) in page.rows {
+                    match sluice_store::record::decode::<UserRecord>(value) {
+                        Ok(user) => users.push(user),
+                        Err(error) => tracing::error!(?key, %error, "a user cannot be read"),
+                    }
+                }
+                next = page.next;
+            }
+        }
+        Ok(users)
+    }
+
+    /// Gives or takes a user's right to be served.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchUser`], [`AdminError::Read`], [`AdminError::Commit`].
+    pub fn set_disabled(&self, user: &UserId, disabled: bool) -> Result<(), AdminError> {
+        let _guard = self.lock();
+        let record = UserRecord { disabled, ..self.require(user)? };
+        self.store.write_blocking(vec![put(self.shard_of(user), &Key::user(user), &record)?])?;
+        Ok(())
+    }
+
+    /// Makes an API key. Its text ([`ApiKey::expose`]) cannot be had again.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchUser`], [`AdminError::Read`], [`AdminError::Commit`], [`AdminError::Random`].
+    pub fn create_key(&self, user: &UserId, label: &str) -> Result<ApiKey, AdminError> {
+        let _guard = self.lock();
+        self.require(user)?;
+        let key = ApiKey::new(*user, random()?);
+        let hash = secret_hash(&key);
+        let record =
+            KeyRecord { id: key_id(&hash), user: *user, hash, label: label.to_owned(), created_ms: now_ms() };
+        let batch = put(self.shard_of(user), &Key::api_key(user, &record.id), &record)?;
+        self.store.write_blocking(vec![batch])?;
+        Ok(key)
+    }
+
+    /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one.
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Read`], [`AdminError::Commit`].
+    pub fn connect_google(
+        &self,
+        user: &UserId,
+        refresh_token: &str,
+        email: &str,
+        scope: &str,
+    ) -> Result<(), AdminError> {
+        check_email(email)?;
+        if refresh_token.is_empty() {
+            let allowed = "give the refresh token that Google gave";
+            return Err(AdminError::Field { field: "refresh token", found: String::new(), allowed });
+        }
+        let _guard = self.lock();
+        self.require(user)?;
+        let record = ConnectionRecord {
+            user: *user,
+            provider: Provider::Google,
+            email: email.to_owned(),
+            refresh_token: refresh_token.to_owned(),
+            scope: scope.to_owned(),
+            state: ConnectionState::Active,
+            updated_ms: now_ms(),
+        };
+        let key = Key::connection(user, Provider::Google.number());
+        self.store.write_blocking(vec![put(self.shard_of(user), &key, &record)?])?;
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        // The lock guards no data: a thread that died holding it has left nothing half done.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard_of(&self, user: &UserId) -> ShardId {
+        ShardId::of(user, self.store.shard_count())
+    }
+
+    fn require(&self, user: &UserId) -> Result<UserRecord, AdminError> {
+        self.user(user)?.ok_or(AdminError::NoSuchUser { user: *user })
+    }
+
+    /// The user a name leads to, if that user exists.
+    fn user_at(&self, home: ShardId, name: &Key) -> Result<Option<UserId>, AdminError> {
+        let Some(entry) = self.store.load_blocking::<NameRecord>(home, name)? else { return Ok(None) };
+        let user = entry.to_record().user;
+        Ok(self.user(&user)?.map(|user| user.id))
+    }
+}
+
+fn put<R: Record>(shard: ShardId, key: &Key, record: &R) -> Result<Batch, RecordError> {
+    let mut batch = Batch::new(shard);
+    batch.put(key, encode(record)?.as_bytes());
+    Ok(batch)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], AdminError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(AdminError::Random)?;
+    Ok(bytes)
+}
+
+fn now_ms() -> u64 {
+    Clock::system().unix_ms()
+}
+
+fn check_email(email: &str) -> Result<(), AdminError> {
+    let allowed = "an e-mail address such as anna@example.com";
+    let wrong = |_| AdminError::Field { field: "e-mail address", found: email.to_owned(), allowed };
+    email.parse::<EmailAddress>().map(drop).map_err(wrong)
+}
+
+fn check_zone(name: &str) -> Result<(), AdminError> {
+    let allowed = "the name of an IANA time zone this host knows, such as Europe/Berlin";
+    let wrong = |_| AdminError::Field { field: "time zone", found: name.to_owned(), allowed };
+    jiff::tz::TimeZone::get(name).map(drop).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_protocols::ids::ShardCount;
+    use sluice_store::StoreConfig;
+
+    use super::*;
+
+    fn admin() -> (tempfile::TempDir, Admin) {
+        let directory = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(directory.path().join("data"), ShardCount::new(8).unwrap());
+        (directory, Admin::new(Store::open(config).unwrap()))
+    }
+
+    #[test]
+    fn a_name_is_taken_whatever_its_case() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user(" Anna ", "anna@example.com", "Europe/Berlin").unwrap();
+        assert_eq!(anna.name, "Anna");
+        let error = admin.create_user("ANNA", "other@example.com", "UTC").unwrap_err();
+        assert!(matches!(error, AdminError::NameTaken { user, .. } if user == anna.id), "{error}");
+        assert_eq!(admin.find_user("anna").unwrap(), Some(anna));
+        assert_eq!(admin.find_user("bert").unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_without_its_user_is_free() {
+        let (_directory, admin) = admin();
+        let shards = admin.store.shard_count();
+        let orphan = NameRecord { user: UserId::from_bytes([9; 16]), created_ms: 1 };
+        let batch = put(name_shard("anna", shards), &Key::name("anna").unwrap(), &orphan).unwrap();
+        admin.store.write_blocking(vec![batch]).unwrap();
+        assert_eq!(admin.find_user("anna").unwrap(), None);
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap();
+        assert_eq!(admin.find_user("anna").unwrap(), Some(anna));
+    }
+
+    #[test]
+    fn users_of_all_shards_are_listed_up_to_the_limit() {
+        let (_directory, admin) = admin();
+        let mut ids: Vec<_> = (0..30)
+            .map(|n| admin.create_user(&format!("user {n}"), "x@example.com", "UTC").unwrap().id)
+            .collect();
+        let mut listed: Vec<_> = admin.list_users(1_000).unwrap().into_iter().map(|user| user.id).collect();
+        ids.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, ids);
+        assert_eq!(admin.list_users(7).unwrap().len(), 7);
+        assert_eq!(admin.list_users(0).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn the_secret_of_a_key_is_not_stored() {
+        let (_directory, admin) = admin();
+        let user = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let key = admin.create_key(&user, "laptop").unwrap();
+        let hash = secret_hash(&key);
+        let value = admin.store.get_blocking(admin.shard_of(&user), &Key::api_key(&user, &key_id(&hash)));
+        let bytes = value.unwrap().unwrap().as_bytes().to_vec();
+        assert!(bytes.windows(32).any(|window| window == hash));
+        assert!(!bytes.windows(32).any(|window| window == key.secret()));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_field() {
+        let (_directory, admin) = admin();
+        let field = |result: Result<UserRecord, AdminError>| match result.unwrap_err() {
+            AdminError::Field { field, .. } => field,
+            other => panic!("{other}"),
+        };
+        assert_eq!(field(admin.create_user("anna", "anna", "UTC")), "e-mail address");
+        assert_eq!(field(admin.create_user("anna", "anna@example.com", "Mars/Base")), "time zone");
+        assert!(matches!(admin.create_user(" ", "anna@example.com", "UTC"), Err(AdminError::Name(_))));
+        let nobody = UserId::from_bytes([1; 16]);
+        assert!(matches!(admin.create_key(&nobody, ""), Err(AdminError::NoSuchUser { .. })));
+        assert!(matches!(
+            admin.connect_google(&nobody, "token", "anna@example.com", ""),
+            Err(AdminError::NoSuchUser { .. })
+        ));
+    }
+}

@@ -1,0 +1,290 @@
+//! The counters of one core.
+//!
+//! Invariant: only the core's own thread writes; readers see a recent value.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::mailbox::MailboxStats;
+use sluice_core::{CoreStats, Counter};
+use sluice_net::ingress::IngressStats;
+use sluice_protocols::api::TaskState;
+use sluice_protocols::problem::ProblemKind;
+
+use super::{CoreState, Lent, StateCell};
+use crate::env::RunStats;
+
+/// Upper bounds of request latency in microseconds: from a session read to the longest wait.
+pub(crate) const LATENCY_US_BOUNDS: [u64; 19] = [
+    20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 15_000_000, 60_000_000,
+];
+
+/// Classes of status: 2xx, 3xx, 4xx, 5xx.
+pub(crate) const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// What a request was counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteLabel {
+    /// `POST /api/v1/command`
+    Command,
+    /// `GET /api/v1/tasks/{id}`
+    TaskGet,
+    /// `GET /api/v1/sessions/{id}`
+    SessionGet,
+    /// `DELETE /api/v1/sessions/{id}`
+    SessionDelete,
+    /// `GET /livez` and `GET /readyz`
+    Health,
+    /// `GET /metrics`
+    Metrics,
+    /// Everything else: unknown paths, wrong methods, OPTIONS.
+    Other,
+}
+
+impl RouteLabel {
+    /// Every label, in declaration order.
+    pub const ALL: [Self; 7] = [
+        Self::Command,
+        Self::TaskGet,
+        Self::SessionGet,
+        Self::SessionDelete,
+        Self::Health,
+        Self::Metrics,
+        Self::Other,
+    ];
+
+    /// The value of the label `route`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::TaskGet => "task_get",
+            Self::SessionGet => "session_get",
+            Self::SessionDelete => "session_delete",
+            Self::Health => "health",
+            Self::Metrics => "metrics",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How a task ended, for the label `state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndState {
+    /// Everything was done.
+    Done,
+    /// Something went wrong.
+    Failed,
+    /// Politely refused.
+    Declined,
+    /// Left on disk for the next start.
+    Left,
+}
+
+impl EndState {
+    /// Every state, in declaration order.
+    pub const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Declined, Self::Left];
+
+    /// The value of the label `state`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Declined => "declined",
+            Self::Left => "left",
+        }
+    }
+}
+
+impl From<TaskState> for EndState {
+    /// The end of a final task; one that is not final is left.
+    fn from(state: TaskState) -> Self {
+        match state {
+            TaskState::Done => Self::Done,
+            TaskState::Failed => Self::Failed,
+            TaskState::Declined => Self::Declined,
+            TaskState::Queued | TaskState::Running => Self::Left,
+        }
+    }
+}
+
+/// Requests of one route.
+#[derive(Debug, Default)]
+pub(crate) struct RouteCells {
+    pub(crate) classes: [Counter; CLASSES.len()],
+    /// By latency; the last takes what is over every bound.
+    pub(crate) latency: [Counter; LATENCY_US_BOUNDS.len() + 1],
+    pub(crate) latency_sum_us: Counter,
+}
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    Total,
+    Gauge,
+}
+
+macro_rules! cells {
+    ($($growth:ident $name:ident $help:literal,)+) => {
+        /// The counters of one core.
+        #[derive(Debug)]
+        pub struct CoreMetrics {
+            pub(crate) lent: Lent,
+            pub(crate) state: StateCell,
+            pub(crate) routes: [RouteCells; RouteLabel::ALL.len()],
+            pub(crate) problems: [Counter; ProblemKind::ALL.len()],
+            pub(crate) ended: [Counter; EndState::ALL.len()],
+            $(#[doc = $help] pub(crate) $name: Counter,)+
+        }
+
+        impl Default for CoreMetrics {
+            fn default() -> Self {
+                Self {
+                    lent: Lent::default(),
+                    state: StateCell::default(),
+                    routes: std::array::from_fn(|_| RouteCells::default()),
+                    problems: std::array::from_fn(|_| Counter::default()),
+                    ended: std::array::from_fn(|_| Counter::default()),
+                    $($name: Counter::default(),)+
+                }
+            }
+        }
+
+        /// Name, help and kind of each single number.
+        pub(crate) const SINGLE: &[(&str, &str, Growth)] =
+            &[$((stringify!($name), $help, Growth::$growth),)+];
+
+        impl CoreMetrics {
+            /// The single numbers, in the order of [`SINGLE`].
+            pub(crate) fn single(&self) -> [u64; SINGLE.len()] {
+                [$(self.$name.get(),)+]
+            }
+        }
+    };
+}
+
+cells! {
+    Total commands_accepted "Commands promised to be done: their task is on disk",
+    Total commands_refused_full "Commands refused since the queue was full; add cores or raise limits.tasks_queued_per_core_max",
+    Total tasks_recovered "Pending tasks taken up again after a start",
+    Total tasks_unreadable "Pending tasks that could not be read and stay where they are; look at the log",
+    Total tasks_retried "Times a task was taken up again after its storage failed for a moment",
+    Gauge tasks_queued "Tasks waiting to be run",
+    Gauge tasks_running "Tasks running",
+    Gauge waits "Requests waiting for the end of a task",
+    Total waits_refused "Requests answered at once since too many waited",
+    Total finished_hits "Polls answered from finished tasks in memory",
+    Total keys_hits "API keys believed from the cache",
+    Total keys_misses "API keys checked against the store",
+    Total keys_refused "Requests without a valid API key",
+    Gauge keys_cached "API keys in the cache",
+    Gauge sessions_active "Sessions in memory",
+    Gauge session_cache_bytes "Memory of the session cache",
+    Total session_cache_hits "Sessions read from the cache",
+    Total session_cache_misses "Sessions not found in the cache",
+    Total session_cache_evictions "Sessions given up for others",
+    Total session_cache_expired "Sessions dropped since their time was over",
+    Total session_cache_refused "Sessions too large for the cache",
+    Total sessions_created "Sessions begun",
+    Total sessions_ended "Sessions ended by their user",
+    Total hops_sent "Requests passed on to the core that owns their user",
+    Total hops_refused "Requests refused since the owner's mailbox was full",
+    Total hops_unanswered "Requests the owner did not answer in time",
+    Total hops_served "Requests of own users that came over another core",
+}
+
+impl CoreMetrics {
+    /// The counters of the core's reactor; make the reactor with them.
+    pub fn reactor(&self) -> &Arc<CoreStats> {
+        &self.lent.reactor
+    }
+
+    /// The counters of the mailboxes by which the core's ingress passes datagrams on.
+    pub fn forward(&self) -> &Arc<MailboxStats> {
+        &self.lent.forward
+    }
+
+    /// The counters of the mailboxes by which the core passes requests on.
+    pub fn mailbox(&self) -> &Arc<MailboxStats> {
+        &self.lent.mailbox
+    }
+
+    /// The counters of the core's ingress; start the ingress with them.
+    pub fn ingress(&self) -> &Arc<IngressStats> {
+        &self.lent.ingress
+    }
+
+    /// The counters of the core's running tasks.
+    pub fn run(&self) -> &Arc<RunStats> {
+        &self.lent.run
+    }
+
+    /// How the core stands.
+    pub fn state(&self) -> CoreState {
+        self.state.get()
+    }
+
+    /// How many requests of `route` were answered with a status of this class (2 to 5).
+    pub fn answered(&self, route: RouteLabel, class: u16) -> u64 {
+        self.routes[route as usize].classes[class_index(class * 100)].get()
+    }
+
+    /// How many problems of this kind were answered.
+    pub fn problems(&self, kind: ProblemKind) -> u64 {
+        self.problems[kind as usize].get()
+    }
+
+    pub(crate) fn answer(&self, route: RouteLabel, status: u16, took: Duration) {
+        let cells = &self.routes[route as usize];
+        cells.classes[class_index(status)].add(1);
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        cells.latency[LATENCY_US_BOUNDS.partition_point(|bound| *bound < took_us)].add(1);
+        cells.latency_sum_us.add(took_us);
+    }
+
+    pub(crate) fn problem(&self, kind: ProblemKind) {
+        self.problems[kind as usize].add(1);
+    }
+
+    pub(crate) fn end(&self, state: EndState) {
+        self.ended[state as usize].add(1);
+    }
+}
+
+fn class_index(status: u16) -> usize {
+    usize::from(status / 100).clamp(2, 5) - 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_where_their_numbers_say() {
+        for (index, route) in RouteLabel::ALL.into_iter().enumerate() {
+            assert_eq!(route as usize, index);
+        }
+        for (index, state) in EndState::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, index);
+        }
+        for (index, kind) in ProblemKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_counted_by_class_and_by_time() {
+        let metrics = CoreMetrics::default();
+        metrics.answer(RouteLabel::Command, 202, Duration::from_micros(20));
+        metrics.answer(RouteLabel::Command, 503, Duration::from_micros(21));
+        metrics.answer(RouteLabel::Command, 504, Duration::from_secs(3_600));
+        let cells = &metrics.routes[RouteLabel::Command as usize];
+        assert_eq!(
+            (metrics.answered(RouteLabel::Command, 2), metrics.answered(RouteLabel::Command, 5)),
+            (1, 2)
+        );
+        assert_eq!((cells.latency[0].get(), cells.latency[1].get()), (1, 1));
+        assert_eq!(cells.latency[LATENCY_US_BOUNDS.len()].get(), 1);
+        assert!(LATENCY_US_BOUNDS.is_sorted());
+    }
+}

@@ -1,0 +1,394 @@
+//! The page of metrics: what is counted, under the names operators see.
+
+use std::borrow::Cow;
+use std::fmt::Error;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use sluice_core::mailbox::MailboxStats;
+use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSnapshot};
+use sluice_protocols::problem::ProblemKind;
+use sluice_store::Store;
+use sluice_store::stats::HistogramSnapshot;
+
+use super::cells::{CLASSES, CoreMetrics, EndState, Growth, LATENCY_US_BOUNDS, RouteLabel, SINGLE};
+
+/// Seconds in a microsecond.
+const MICRO: f64 = 1e-6;
+
+/// Names of reactor and ingress counters that are no totals.
+const GAUGES: [&str; 3] = ["stall_longest_us", "connections", "requests_in_flight"];
+
+/// Everything the page shows.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) cores: Arc<[Arc<CoreMetrics>]>,
+    pub(super) store: Store,
+    pub(super) egress: Egress,
+}
+
+type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
+
+/// The number of a metric: an integer, or seconds.
+#[derive(Clone, Copy)]
+enum Number {
+    Count(u64),
+    Seconds(f64),
+}
+
+struct HistogramRow {
+    sum: f64,
+    /// Upper bound and count of each bucket alone; the last bound is infinite.
+    buckets: Vec<(f64, u64)>,
+}
+
+impl HistogramRow {
+    fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Writes families of metrics.
+struct Writer<'a>(DescriptorEncoder<'a>);
+
+impl Writer<'_> {
+    fn numbers<const N: usize>(
+        &mut self,
+        growth: Growth,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Labels<N>, Number)>,
+    ) -> Result<(), Error> {
+        let kind = match growth {
+            Growth::Total => MetricType::Counter,
+            Growth::Gauge => MetricType::Gauge,
+        };
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, number) in rows {
+            let mut row = metric.encode_family(&labels)?;
+            match (growth, number) {
+                (Growth::Total, Number::Count(n)) => row.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+                (Growth::Total, Number::Seconds(s)) => row.encode_counter::<NoLabelSet, _, f64>(&s, None)?,
+                (Growth::Gauge, Number::Count(n)) => row.encode_gauge(&n)?,
+                (Growth::Gauge, Number::Seconds(s)) => row.encode_gauge(&s)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Labels<N>, HistogramRow)>,
+    ) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, row) in rows {
+            let count = row.count();
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                row.sum,
+                count,
+                &row.buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One number without labels.
+    fn number(&mut self, growth: Growth, name: &str, help: &str, number: Number) -> Result<(), Error> {
+        self.numbers::<0>(growth, name, help, [([], number)])
+    }
+}
+
+impl Collector for Page {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut writer = Writer(encoder);
+        self.requests(&mut writer)?;
+        self.single(&mut writer)?;
+        self.cores(&mut writer)?;
+        self.mailboxes(&mut writer)?;
+        self.ingress(&mut writer)?;
+        self.runs(&mut writer)?;
+        self.commits(&mut writer)?;
+        self.reads(&mut writer)?;
+        self.upstreams(&mut writer)
+    }
+}
+
+impl Page {
+    /// Each core with its number.
+    fn each_core(&self) -> impl Iterator<Item = (Cow<'static, str>, &CoreMetrics)> {
+        self.cores.iter().enumerate().map(|(index, core)| (Cow::from(index.to_string()), &**core))
+    }
+
+    fn requests(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let routes = || {
+            self.each_core().flat_map(|(core, metrics)| {
+                let cells = RouteLabel::ALL.into_iter().zip(&metrics.routes);
+                cells.map(move |(route, cells)| (core.clone(), route.name(), cells))
+            })
+        };
+        let rows = routes().flat_map(|(core, route, cells)| {
+            CLASSES.iter().zip(&cells.classes).map(move |(class, count)| {
+                let labels = [("core", core.clone()), ("route", route.into()), ("status", (*class).into())];
+                (labels, Number::Count(count.get()))
+            })
+        });
+        writer.numbers(Growth::Total, "requests", "Requests answered, by class of status", rows)?;
+        let rows = routes().map(|(core, route, cells)| {
+            let bounds = LATENCY_US_BOUNDS.iter().map(|us| *us as f64 * MICRO).chain([f64::INFINITY]);
+            let row = HistogramRow {
+                sum: cells.latency_sum_us.get() as f64 * MICRO,
+                buckets: bounds.zip(cells.latency.iter().map(|count| count.get())).collect(),
+            };
+            ([("core", core), ("route", route.into())], row)
+        });
+        let help = "From the turn a request was complete in to its answer";
+        writer.histograms("request_duration_seconds", help, rows)?;
+        let rows = self.each_core().flat_map(|(core, metrics)| {
+            ProblemKind::ALL.iter().zip(&metrics.problems).map(move |(kind, count)| {
+                ([("core", core.clone()), ("kind", kind.slug().into())], Number::Count(count.get()))
+            })
+        });
+        writer.numbers(Growth::Total, "problems", "Problem documents answered, by kind", rows)
+    }
+
+    fn single(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        for (index, (name, help, growth)) in SINGLE.iter().enumerate() {
+            let rows = self
+                .each_core()
+                .map(|(core, metrics)| ([("core", core)], Number::Count(metrics.single()[index])));
+            writer.numbers(*growth, name, help, rows)?;
+        }
+        let rows = self.each_core().flat_map(|(core, metrics)| {
+            EndState::ALL.into_iter().zip(&metrics.ended).map(move |(state, count)| {
+                ([("core", core.clone()), ("state", state.name().into())], Number::Count(count.get()))
+            })
+        });
+        writer.numbers(Growth::Total, "tasks_ended", "Tasks ended, by how", rows)?;
+        let rows = self.each_core().map(|(core, metrics)| {
+            let is_ready = metrics.state() == super::CoreState::Ready;
+            ([("core", core)], Number::Count(u64::from(is_ready)))
+        });
+        writer.numbers(
+            Growth::Gauge,
+            "core_ready",
+            "Whether the core serves (1) or starts or drains (0)",
+            rows,
+        )
+    }
+
+    fn cores(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        self.each_named(writer, "core", "Counter of the core's reactor", |core| {
+            core.reactor().each().collect()
+        })
+    }
+
+    fn ingress(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        self.each_named(writer, "ingress", "Counter of the core's ingress", |core| {
+            core.ingress().each().collect()
+        })
+    }
+
+    fn runs(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        self.each_named(writer, "run", "Counter of the core's running tasks", |core| {
+            core.run().each().collect()
+        })
+    }
+
+    /// A set of counters that names its own, for each core. Times in microseconds become seconds.
+    fn each_named(
+        &self,
+        writer: &mut Writer<'_>,
+        prefix: &str,
+        help: &str,
+        read: impl Fn(&CoreMetrics) -> Vec<(&'static str, u64)>,
+    ) -> Result<(), Error> {
+        let Some(names) = self.cores.first().map(|core| read(core)) else { return Ok(()) };
+        for (index, (name, _)) in names.iter().enumerate() {
+            let growth = if GAUGES.contains(name) { Growth::Gauge } else { Growth::Total };
+            let seconds = name.strip_suffix("_us");
+            let full = match seconds {
+                Some(name) => format!("{prefix}_{name}_seconds"),
+                None => format!("{prefix}_{name}"),
+            };
+            let rows = self.each_core().map(|(core, metrics)| {
+                let value = read(metrics)[index].1;
+                let number = if seconds.is_some() {
+                    Number::Seconds(value as f64 * MICRO)
+                } else {
+                    Number::Count(value)
+                };
+                ([("core", core)], number)
+            });
+            writer.numbers(growth, &full, &format!("{help}: {}", name.replace('_', " ")), rows)?;
+        }
+        Ok(())
+    }
+
+    /// The mailboxes for requests and those for datagrams.
+    fn mailboxes(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        type Read = fn(&MailboxStats) -> u64;
+        let families: [(Growth, &str, &str, Read); 6] = [
+            (Growth::Total, "mailbox_sent", "Messages sent to other cores", |lane| lane.sent.get()),
+            (Growth::Total, "mailbox_refused", "Messages refused since a lane was full", |lane| {
+                lane.refused_full.get()
+            }),
+            (Growth::Total, "mailbox_received", "Messages received from other cores", |lane| {
+                lane.received.get()
+            }),
+            (Growth::Total, "mailbox_expired", "Messages dropped as their deadline had passed", |lane| {
+                lane.expired.get()
+            }),
+            (Growth::Total, "mailbox_replies", "Replies received from other cores", |lane| {
+                lane.replies.get()
+            }),
+            (Growth::Gauge, "mailbox_depth", "Messages waiting in the fullest lane", |lane| lane.depth.get()),
+        ];
+        for (growth, name, help, read) in families {
+            let rows = self.each_core().flat_map(|(core, metrics)| {
+                let lanes = [("requests", metrics.mailbox()), ("datagrams", metrics.forward())];
+                lanes.map(|(lane, stats)| {
+                    ([("core", core.clone()), ("lane", lane.into())], Number::Count(read(stats)))
+                })
+            });
+            writer.numbers(growth, name, help, rows)?;
+        }
+        Ok(())
+    }
+
+    fn commits(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let commit = &self.store.stats().commit;
+        let totals = [
+            ("commit_groups", "Groups of batches written, each by one write and sync", commit.groups.get()),
+            ("commit_batches", "Batches written", commit.batches.get()),
+            ("commit_bytes", "Bytes of batches written", commit.bytes.get()),
+            (
+                "commit_refused_full",
+                "Submissions refused since the queue was full",
+                commit.refused_full.get(),
+            ),
+            (
+                "commit_refused_stopped",
+                "Submissions refused since an earlier write failed; restart",
+                commit.refused_stopped.get(),
+            ),
+            ("commit_failures", "Writes that failed", commit.failures.get()),
+        ];
+        for (name, help, value) in totals {
+            writer.number(Growth::Total, name, help, Number::Count(value))?;
+        }
+        let seconds = |ns: u64| Number::Seconds(ns as f64 * 1e-9);
+        let help = "Time spent in writes, syncs included";
+        writer.number(Growth::Total, "commit_write_seconds", help, seconds(commit.write_ns.get()))?;
+        let help = "The longest write, sync included";
+        writer.number(
+            Growth::Gauge,
+            "commit_write_longest_seconds",
+            help,
+            seconds(commit.write_ns_max.get()),
+        )?;
+        let help = "Submissions waiting for the commit writer";
+        writer.number(Growth::Gauge, "commit_depth", help, Number::Count(self.store.log().depth() as u64))?;
+        let latency = stored_histogram(&commit.latency_us.snapshot(), MICRO);
+        let help = "From handing a turn's batches over to their receipt";
+        writer.histograms::<0>("commit_duration_seconds", help, [([], latency)])?;
+        let sizes = stored_histogram(&commit.group_batches.snapshot(), 1.0);
+        writer.histograms::<0>("commit_group_batches", "Batches in a group", [([], sizes)])
+    }
+
+    fn reads(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let (stats, reads, memory) =
+            (self.store.stats(), self.store.stats().reads(), self.store.memory_use());
+        let totals = [
+            ("store_reads_inline", "Reads answered from memory on the core", reads.inline),
+            ("store_reads_pooled", "Reads handed to the reader pool", reads.pooled),
+            ("store_scans", "Scans by the reader pool", stats.reader.scans.get()),
+            (
+                "store_reads_refused",
+                "Reads refused since the pool's queue was full",
+                stats.reader.refused_full.get(),
+            ),
+            ("store_read_failures", "Reads that failed on the disk", stats.reader.failures.get()),
+            ("store_records_damaged", "Reads that met a damaged record", stats.records.damaged.get()),
+            ("store_records_quarantined", "Damaged records copied aside", stats.records.quarantined.get()),
+        ];
+        for (name, help, value) in totals {
+            writer.number(Growth::Total, name, help, Number::Count(value))?;
+        }
+        let gauges = [
+            ("store_reader_depth", "Reads waiting for the reader pool", self.store.reader_depth()),
+            ("store_block_cache_bytes", "Memory of the block cache", memory.block_cache_bytes),
+            ("store_write_buffer_bytes", "Memory of the write buffers", memory.write_buffer_bytes),
+        ];
+        for (name, help, value) in gauges {
+            writer.number(Growth::Gauge, name, help, Number::Count(value as u64))?;
+        }
+        Ok(())
+    }
+
+    fn upstreams(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let all: Vec<_> = Upstream::ALL
+            .into_iter()
+            .map(|upstream| (upstream.name(), self.egress.stats(upstream)))
+            .collect();
+        type Read = fn(&UpstreamSnapshot) -> u64;
+        let families: [(Growth, &str, &str, Read); 7] = [
+            (Growth::Total, "egress_requests", "Calls asked for", |s| s.requests),
+            (Growth::Total, "egress_attempts", "Attempts made", |s| s.attempts),
+            (Growth::Total, "egress_retries", "Attempts beyond the first of their call", |s| s.retries),
+            (Growth::Total, "egress_retries_over_budget", "Retries not made, the budget being spent", |s| {
+                s.retries_over_budget
+            }),
+            (Growth::Total, "egress_cancelled", "Calls whose caller went away", |s| s.cancelled),
+            (Growth::Gauge, "egress_queued", "Calls waiting for a free place", |s| s.queued),
+            (Growth::Gauge, "egress_in_flight", "Attempts under way", |s| s.in_flight),
+        ];
+        for (growth, name, help, read) in families {
+            let rows = all
+                .iter()
+                .map(|(upstream, stats)| ([("upstream", Cow::from(*upstream))], Number::Count(read(stats))));
+            writer.numbers(growth, name, help, rows)?;
+        }
+        let rows = all.iter().flat_map(|(upstream, stats)| {
+            let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(stats.responses);
+            classes.map(|(class, count)| {
+                ([("upstream", Cow::from(*upstream)), ("status", class.into())], Number::Count(count))
+            })
+        });
+        writer.numbers(Growth::Total, "egress_responses", "Answers, by class of status", rows)?;
+        let rows = all.iter().flat_map(|(upstream, stats)| {
+            Reason::ALL.into_iter().map(|reason| {
+                let labels = [("upstream", Cow::from(*upstream)), ("reason", reason.name().into())];
+                (labels, Number::Count(stats.failures(reason)))
+            })
+        });
+        writer.numbers(
+            Growth::Total,
+            "egress_failures",
+            "Calls that ended without an answer, by reason",
+            rows,
+        )?;
+        let rows = all.iter().map(|(upstream, stats)| {
+            let bounds = LATENCY_BOUNDS_MS.iter().map(|ms| *ms as f64 * 1e-3).chain([f64::INFINITY]);
+            let row = HistogramRow {
+                sum: stats.latency_sum.as_secs_f64(),
+                buckets: bounds.zip(stats.latency).collect(),
+            };
+            ([("upstream", Cow::from(*upstream))], row)
+        });
+        writer.histograms("egress_duration_seconds", "From a call to its answer, waits included", rows)
+    }
+}
+
+/// A histogram of the store, its bounds multiplied by `unit`.
+fn stored_histogram(snapshot: &HistogramSnapshot, unit: f64) -> HistogramRow {
+    let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64 * unit);
+    HistogramRow {
+        sum: snapshot.sum as f64 * unit,
+        buckets: snapshot.buckets.iter().map(|(upper, count)| (bound(*upper), *count)).collect(),
+    }
+}

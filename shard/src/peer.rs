@@ -1,0 +1,52 @@
+//! Requests that came to a core which does not own their user, on their way to the one that does.
+//!
+//! Invariants: a request hops at most once; it is answered exactly once, by whoever it reached last.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sluice_core::mailbox::{Mesh, MeshEnd};
+use sluice_net::Request;
+use sluice_protocols::http::{RequestHead, Response};
+
+/// A whole request, sent from one core to another.
+#[derive(Debug)]
+pub struct PeerRequest {
+    /// Method, target and fields.
+    pub head: RequestHead,
+    /// The body.
+    pub body: Bytes,
+    /// Who sent it to the first core.
+    pub peer: SocketAddr,
+    /// Whether it came as 0-RTT data.
+    pub early_data: bool,
+    /// When the first core had it whole.
+    pub arrived: Instant,
+}
+
+/// One core's ends of the mailboxes, before they are attached.
+pub type PeerEnd = MeshEnd<PeerRequest, Response>;
+/// One core's mailboxes.
+pub(crate) type PeerMesh = Rc<Mesh<PeerRequest, Response>>;
+
+/// Requests that one core may have unanswered at another.
+pub const LANE_REQUESTS_MAX: usize = 1_024;
+
+/// Makes the mailboxes that join `cores` cores.
+pub fn mesh(cores: usize) -> Vec<PeerEnd> {
+    sluice_core::mailbox::mesh(cores, LANE_REQUESTS_MAX)
+}
+
+impl PeerRequest {
+    pub(crate) fn new(request: Request, arrived: Instant) -> Self {
+        let Request { head, body, peer, early_data } = request;
+        Self { head, body, peer, early_data, arrived }
+    }
+
+    pub(crate) fn into_request(self) -> (Request, Instant) {
+        let Self { head, body, peer, early_data, arrived } = self;
+        (Request { head, body, peer, early_data }, arrived)
+    }
+}

@@ -1,0 +1,164 @@
+//! `POST /api/v1/command`: makes a task of a command, promises it, and in mode `sync` waits for its end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_protocols::api::{AcceptedView, CommandRequest, Mode, TaskState, Timing, task_path};
+use sluice_protocols::http::Response;
+use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::CommitError;
+use sluice_store::record::TaskRecord;
+
+use super::exchange::{Context, Exchange, server_timing, task_timing};
+use super::{not_found, read_problem};
+use crate::auth::Principal;
+use crate::clock::timestamp_of;
+use crate::run::codes;
+use crate::service::Core;
+use crate::signal::Signal;
+use crate::tasks::finished::Finished;
+use crate::tasks::{NotAccepted, Outcome};
+
+/// How long a caller is kept waiting beyond the last moment the task itself may use.
+pub(crate) const REPLY_GRACE: Duration = Duration::from_secs(5);
+
+/// Answers a command.
+pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, body: Bytes) {
+    match carry(&core, &exchange.context, &who, &body).await {
+        Ok(response) => exchange.reply(response),
+        Err(refusal) => {
+            let mut response = exchange.context.problem(refusal.problem);
+            response.fields.extend(refusal.fields);
+            exchange.reply(response);
+        }
+    }
+}
+
+/// A problem with the fields that go beside it.
+struct Refusal {
+    problem: Problem,
+    fields: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)>,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem, fields: Vec::new() }
+    }
+}
+
+impl Refusal {
+    /// Of a command that was promised: where to ask for it, and where the time went.
+    fn of_task(problem: Problem, task: TaskId, timing: Option<&Timing>) -> Self {
+        let mut fields = vec![("location".into(), task_path(task).into())];
+        fields.extend(timing.map(|timing| ("server-timing".into(), task_timing(timing))));
+        Self { problem, fields }
+    }
+}
+
+async fn carry(
+    core: &Rc<Core>,
+    context: &Context,
+    who: &Principal,
+    body: &[u8],
+) -> Result<Response, Refusal> {
+    let request = CommandRequest::parse(body)?;
+    let session = core.sessions.resolve(who, request.session).await;
+    let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
+    let (mode, record) = (request.mode, task_record(core, who, request, session));
+    let (task, created_ms, deadline_ms) = (record.id, record.created_ms, record.deadline_ms);
+    let signal = core.tasks.accept(who.shard, record, context.arrived()).await.map_err(refused)?;
+    match mode {
+        Mode::Async => Ok(accepted(context, task, session, created_ms)),
+        Mode::Sync => {
+            let longest = Duration::from_millis(deadline_ms.saturating_sub(created_ms))
+                + core.config.run.unknown_outcome_grace
+                + REPLY_GRACE;
+            finished(task, &signal, longest).await
+        }
+    }
+}
+
+fn task_record(core: &Core, who: &Principal, request: CommandRequest, session: SessionId) -> TaskRecord {
+    let created_ms = core.clock.unix_ms();
+    let longest_ms = u64::try_from(core.config.command_timeout.as_millis()).unwrap_or(u64::MAX);
+    let allowed_ms = request.deadline_ms.map_or(longest_ms, |asked| u64::from(asked).min(longest_ms));
+    TaskRecord {
+        id: core.mint.task(created_ms),
+        user: who.user,
+        session,
+        command: request.command,
+        mode: codes::of_mode(request.mode),
+        state: codes::of_task_state(TaskState::Queued),
+        time_zone: request.time_zone.unwrap_or_else(|| who.time_zone.to_string()),
+        created_ms,
+        deadline_ms: created_ms.saturating_add(allowed_ms),
+        finished_ms: None,
+        attempts: 0,
+        plan_json: None,
+        steps: Vec::new(),
+        answer: None,
+        error_json: None,
+        openai_us: 0,
+        google_us: 0,
+        total_us: 0,
+    }
+}
+
+fn accepted(context: &Context, task: TaskId, session: SessionId, created_ms: u64) -> Response {
+    let view = AcceptedView::new(task, session, timestamp_of(created_ms));
+    let own_us = u64::try_from(context.arrived().elapsed().as_micros()).unwrap_or(u64::MAX);
+    let response = Response::new(202).json(&view);
+    response.with_field("location", view.location).with_field("server-timing", server_timing(own_us, 0, 0))
+}
+
+/// Waits for the end of a task that was promised.
+async fn finished(
+    task: TaskId,
+    signal: &Rc<Signal<Outcome>>,
+    longest: Duration,
+) -> Result<Response, Refusal> {
+    let deadline = sluice_core::now() + longest;
+    match sluice_core::timeout_at(deadline, signal.wait()).await {
+        Ok(Outcome::Finished(finished)) => end_of(task, &finished),
+        Ok(Outcome::Left(problem)) => Err(Refusal::of_task(problem, task, None)),
+        Err(_) => {
+            let detail = "the command is still being carried out; ask for its task";
+            let problem = Problem::new(ProblemKind::DeadlineExceeded, detail).with_retryable(false);
+            Err(Refusal::of_task(problem, task, None))
+        }
+    }
+}
+
+/// A task that failed is a problem with the task inside; one that is done or was declined is the answer.
+fn end_of(task: TaskId, finished: &Finished) -> Result<Response, Refusal> {
+    let timing = &finished.timing;
+    if finished.state != TaskState::Failed {
+        let response = Response::new(200).with_body("application/json", finished.body.clone());
+        return Ok(response
+            .with_field("location", task_path(task))
+            .with_field("server-timing", task_timing(timing)));
+    }
+    let unknown = || Problem::new(ProblemKind::Internal, "the command failed for a reason that was not kept");
+    let problem = finished.error.clone().unwrap_or_else(unknown);
+    let view = serde_json::from_slice(&finished.body).unwrap_or_default();
+    Err(Refusal::of_task(problem.with_task(view), task, Some(timing)))
+}
+
+fn refused(error: NotAccepted) -> Refusal {
+    let problem = match error {
+        NotAccepted::Full | NotAccepted::Storage(CommitError::Overloaded) => {
+            Problem::new(ProblemKind::Overloaded, "too many commands are waiting").with_retry_after_s(1)
+        }
+        NotAccepted::TooLarge => Problem::new(ProblemKind::PayloadTooLarge, "the command is too large"),
+        NotAccepted::Storage(error) => {
+            tracing::error!(%error, "a command was not stored");
+            let problem =
+                Problem::new(ProblemKind::Storage, "the command was not stored").with_retry_after_s(5);
+            // After a write of unknown outcome the command may be carried out after all, once restarted.
+            problem.with_retryable(!matches!(error, CommitError::Unknown { .. }))
+        }
+    };
+    problem.into()
+}

@@ -1,0 +1,171 @@
+//! One request being answered: what every answer carries, and what is counted about it.
+//!
+//! Invariant: an exchange is answered at most once, and whatever it answers is counted exactly once, on the core
+//! that answered.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sluice_net::Responder;
+use sluice_protocols::api::Timing;
+use sluice_protocols::http::{RequestHead, Response};
+use sluice_protocols::problem::{self, Problem, ProblemKind};
+
+use crate::metrics::{CoreMetrics, RouteLabel};
+use crate::mint::Mint;
+
+/// Longest request id taken from a caller.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// What is known about a request apart from where its answer goes.
+pub(crate) struct Context {
+    route: RouteLabel,
+    request_id: String,
+    arrived: Instant,
+    metrics: Arc<CoreMetrics>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        head: &RequestHead,
+        route: RouteLabel,
+        arrived: Instant,
+        mint: &Mint,
+        metrics: &Arc<CoreMetrics>,
+    ) -> Self {
+        let request_id = match head.header("x-request-id") {
+            Some(theirs) if is_request_id(theirs) => theirs.to_owned(),
+            _ => mint.request(),
+        };
+        Self { route, request_id, arrived, metrics: Arc::clone(metrics) }
+    }
+
+    /// When the request was whole.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// Makes an answer complete, and counts it. For HEAD it is the same as for GET: what sends it leaves the body
+    /// out and tells its length (RFC 9110 section 9.3.2).
+    pub(crate) fn finish(self, response: Response) -> Response {
+        self.metrics.answer(self.route, response.status, self.arrived.elapsed());
+        response.with_field("x-request-id", self.request_id)
+    }
+
+    /// The answer for a problem.
+    pub(crate) fn problem(&self, problem: Problem) -> Response {
+        self.metrics.problem(problem.kind());
+        problem_response(problem, &self.request_id)
+    }
+}
+
+/// A [`Context`] with the place its answer goes to.
+pub(crate) struct Exchange {
+    pub(crate) context: Context,
+    responder: Responder,
+}
+
+impl Exchange {
+    pub(crate) fn new(context: Context, responder: Responder) -> Self {
+        Self { context, responder }
+    }
+
+    /// Answers.
+    pub(crate) fn reply(self, response: Response) {
+        let response = self.context.finish(response);
+        self.responder.send(response);
+    }
+
+    /// Answers with a problem.
+    pub(crate) fn refuse(self, problem: Problem) {
+        let response = self.context.problem(problem);
+        self.reply(response);
+    }
+
+    /// Gives the responder back unanswered and uncounted: another core will answer.
+    pub(crate) fn into_responder(self) -> Responder {
+        self.responder
+    }
+}
+
+/// Ids that are safe in fields, logs and documents.
+fn is_request_id(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    (1..=REQUEST_ID_CHARS_MAX).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// A problem as a response: with the request's id, and the fields that go with the kind.
+fn problem_response(mut problem: Problem, request_id: &str) -> Response {
+    let status = problem.status();
+    if status == 503 && problem.retry_after_s().is_none() {
+        problem = problem.with_retry_after_s(1);
+    }
+    let problem = problem.with_request_id(request_id).with_instance(request_id);
+    let mut response = Response::new(status).json_as(problem::CONTENT_TYPE, &problem);
+    if let Some(seconds) = problem.retry_after_s() {
+        response = response.with_field("retry-after", seconds.to_string());
+    }
+    // RFC 6750 section 3: an error code only when a key was shown at all, which the detail tells.
+    if problem.kind() == ProblemKind::Unauthorized {
+        response = response.with_field("www-authenticate", "Bearer realm=\"sluice\"");
+    }
+    response
+}
+
+/// Where the time of a command went, for `Server-Timing`: milliseconds, as the header has them.
+pub(crate) fn server_timing(own_us: u64, openai_us: u64, google_us: u64) -> Cow<'static, str> {
+    let mut text = String::with_capacity(64);
+    for (name, us) in [("own", own_us), ("openai", openai_us), ("google", google_us)] {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{comma}{name};dur={}.{:03}", us / 1_000, us % 1_000);
+    }
+    Cow::Owned(text)
+}
+
+/// The same from a task's timing.
+pub(crate) fn task_timing(timing: &Timing) -> Cow<'static, str> {
+    server_timing(timing.own_us, timing.openai_us, timing.google_us)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(head: &RequestHead, metrics: &Arc<CoreMetrics>) -> Context {
+        Context::new(head, RouteLabel::Command, Instant::now(), &Mint::new(), metrics)
+    }
+
+    #[test]
+    fn a_callers_request_id_is_kept_when_it_is_harmless() {
+        let metrics = Arc::default();
+        for (sent, kept) in [("abc-1.2:3_X", true), ("", false), ("a b", false), ("<script>", false)] {
+            let head = RequestHead::build("GET", "/", "h").with("x-request-id", sent);
+            let answer = context(&head, &metrics).finish(Response::new(200));
+            assert_eq!(answer.header("x-request-id") == Some(sent), kept, "{sent}");
+        }
+        let long = "x".repeat(REQUEST_ID_CHARS_MAX + 1);
+        let head = RequestHead::build("GET", "/", "h").with("x-request-id", &long);
+        assert_ne!(context(&head, &metrics).finish(Response::new(200)).header("x-request-id"), Some(&*long));
+    }
+
+    #[test]
+    fn a_problem_carries_the_fields_of_its_kind() {
+        let metrics: Arc<CoreMetrics> = Arc::default();
+        let head = RequestHead::build("GET", "/", "h").with("x-request-id", "r1");
+        let full = context(&head, &metrics).problem(Problem::new(ProblemKind::Overloaded, "full"));
+        assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+        let problem: Problem = serde_json::from_slice(&full.body).unwrap();
+        assert_eq!((problem.request_id(), problem.instance()), (Some("r1"), Some("r1")));
+        assert_eq!(problem.retry_after_s(), Some(1));
+        let unknown = context(&head, &metrics).problem(Problem::new(ProblemKind::Unauthorized, "no"));
+        assert!(unknown.header("www-authenticate").unwrap().starts_with("Bearer"));
+        assert_eq!(metrics.problems(ProblemKind::Overloaded), 1);
+    }
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        assert_eq!(server_timing(1_234, 200_007, 0), "own;dur=1.234, openai;dur=200.007, google;dur=0.000");
+    }
+}

@@ -1,0 +1,161 @@
+//! The calendar: listing, making, changing and cancelling events.
+//!
+//! All three effects may be repeated: an event that is made has an id that follows from task and step, a change
+//! sets absolute values, and cancelling what is cancelled is answered as such.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use sluice_protocols::google::UpstreamFault;
+use sluice_protocols::google::calendar::{self, Event, EventChange, EventList, EventPatch, ListEvents, NewEvent};
+use sluice_protocols::plan::{DateTimeLocal, Item, ItemKind, ItemRef, Operation};
+use sluice_protocols::problem::{Problem, ProblemKind};
+
+use super::known::unresolved;
+use super::step::{Done, StepRun};
+use crate::upstream::{CallError, Reply};
+
+impl StepRun<'_> {
+    pub(super) async fn calendar_list(
+        &self,
+        from: Option<DateTimeLocal>,
+        to: Option<DateTimeLocal>,
+        query: Option<&str>,
+        limit: u8,
+    ) -> Result<Done, Problem> {
+        let from = match from {
+            Some(from) => self.moment(from.start())?,
+            None => self.shared.env.clock.timestamp(),
+        };
+        let list = ListEvents {
+            from: Some(from),
+            to: to.map(|to| self.moment(to.end())).transpose()?,
+            query,
+            results_max: limit,
+            time_zone: self.shared.zone_name,
+        };
+        let found: EventList =
+            self.google.read(&calendar::list_events(&list)).await.map_err(|error| self.problem(&error))?;
+        let events = found.items.iter().filter(|event| !event.is_cancelled()).take(usize::from(limit));
+        Ok(Done::items(events.map(Event::to_item)))
+    }
+
+    /// A civil time on the user's clock. A time that the clock skips in spring means the one an hour later, one
+    /// that it shows twice in autumn the first.
+    fn moment(&self, at: DateTime) -> Result<Timestamp, Problem> {
+        let zoned = at.to_zoned_datetime(self.shared.zone.clone());
+        zoned.map(|zoned| zoned.timestamp()).map_err(|error| {
+            tracing::error!(%error, "a time of a plan is out of bounds");
+            Problem::new(ProblemKind::Internal, "a time is out of bounds")
+        })
+    }
+
+    pub(super) async fn calendar_create(&self, call: &Operation) -> Result<Done, Problem> {
+        let Operation::CalendarCreate { title, start, end, attendees, location, description } = call else {
+            return Err(mistaken());
+        };
+        let attendees = self.shared.known.addresses(attendees)?;
+        let event = NewEvent::new((self.shared.task, self.id), title, *start, *end, self.shared.zone_name)
+            .with_attendees(&attendees)
+            .with_location(location.as_deref())
+            .with_description(description.as_deref());
+        let insert = calendar::insert_event(&event);
+        let (answer, _) = self.settle(&insert, "the event was created").await?;
+        let made = match answer {
+            Ok(reply) => parsed(&reply),
+            // Ours: nobody else uses that id.
+            Err(error) if error.fault() == Some(UpstreamFault::Conflict) => None,
+            Err(error) => return Err(self.problem(&error)),
+        };
+        let item = match made {
+            Some(event) => event.to_item(),
+            None => self.event_by_id(event.id()).await.unwrap_or_else(|| planned(event.id(), title, *start)),
+        };
+        Ok(Done::items([item]))
+    }
+
+    /// An event that is known to be there, as far as it can be got.
+    async fn event_by_id(&self, id: &str) -> Option<Item> {
+        let get = calendar::get_event(id, self.shared.zone_name);
+        self.google.read_until::<Event>(&get, self.limit()).await.ok().map(|event| event.to_item())
+    }
+
+    pub(super) async fn calendar_change(&self, call: &Operation) -> Result<Done, Problem> {
+        let Operation::CalendarChange { event, title, start, end, location, add_attendees } = call else {
+            return Err(mistaken());
+        };
+        let item = self.shared.known.item(*event)?;
+        let add_attendees = self.shared.known.addresses(add_attendees)?;
+        let change = EventChange {
+            title: title.as_deref(),
+            start: *start,
+            end: *end,
+            location: location.as_deref(),
+            add_attendees: &add_attendees,
+        };
+        let existing = self.existing(&item).await?;
+        let patch = EventPatch::new(&existing, &change, self.shared.zone_name)
+            .map_err(|error| Problem::new(ProblemKind::InvalidField, error.to_string()))?;
+        if patch.is_empty() {
+            return Ok(Done::items([existing.to_item()]));
+        }
+        let (answer, _) = self.settle(&calendar::patch_event(&existing.id, &patch), "the event was changed").await?;
+        match answer {
+            Ok(reply) => match parsed(&reply) {
+                Some(event) => Ok(Done::items([event.to_item()])),
+                None => Ok(Done::items([self.event_by_id(&item.id).await.unwrap_or(item)])),
+            },
+            Err(error) => Err(self.event_problem(&item, &error)),
+        }
+    }
+
+    async fn existing(&self, item: &Item) -> Result<Event, Problem> {
+        let get = calendar::get_event(&item.id, self.shared.zone_name);
+        let event: Event = self.google.read(&get).await.map_err(|error| self.event_problem(item, &error))?;
+        if event.is_cancelled() { Err(no_event(item)) } else { Ok(event) }
+    }
+
+    pub(super) async fn calendar_delete(&self, event: ItemRef) -> Result<Done, Problem> {
+        let item = self.shared.known.item(event)?;
+        let delete = calendar::delete_event(&item.id);
+        let (answer, in_doubt) = self.settle(&delete, "the event was cancelled").await?;
+        match answer {
+            Ok(_) => Ok(Done::default()),
+            // It is cancelled, which is what was asked for, by whomever.
+            Err(error) if error.fault() == Some(UpstreamFault::Gone) => Ok(Done::default()),
+            // An earlier attempt of ours did it.
+            Err(error) if in_doubt && error.is_not_found() => Ok(Done::default()),
+            Err(error) => Err(self.event_problem(&item, &error)),
+        }
+    }
+
+    fn event_problem(&self, item: &Item, error: &CallError) -> Problem {
+        if error.is_not_found() { no_event(item) } else { self.problem(error) }
+    }
+}
+
+fn no_event(item: &Item) -> Problem {
+    unresolved(format!("the event “{}” is not there any more", item.title))
+}
+
+fn parsed(reply: &Reply) -> Option<Event> {
+    serde_json::from_slice(&reply.body).ok()
+}
+
+/// An event that was made, in the words of the plan.
+fn planned(id: &str, title: &str, start: DateTimeLocal) -> Item {
+    Item {
+        kind: ItemKind::Event,
+        id: id.to_owned(),
+        title: title.to_owned(),
+        person: None,
+        when: Some(start.to_string()),
+        thread_id: None,
+        message_id_header: None,
+        snippet: None,
+    }
+}
+
+/// The dispatcher gives each function its own operation.
+fn mistaken() -> Problem {
+    Problem::new(ProblemKind::Internal, "a step was given to the wrong operation")
+}

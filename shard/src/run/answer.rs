@@ -1,0 +1,244 @@
+//! What the user is told, in words: what was found, read, sent and changed, and what went wrong.
+//!
+//! Lists are numbered, so that "the second one" means something. Times are on the user's clock.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use sluice_protocols::api::StepState;
+use sluice_protocols::plan::{Item, ItemKind, Operation, Plan, Recipient, Step};
+use sluice_store::record::{StepRecord, TaskRecord};
+
+use super::codes;
+use super::journal::{items_of, problem_of};
+use super::known::{Known, sought};
+
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Most characters shown of a text that was read; the whole is with the step.
+const TEXT_CHARS_SHOWN: usize = 1_500;
+/// Most characters shown of an item's first words.
+const SNIPPET_CHARS_SHOWN: usize = 100;
+
+/// What the user is told about a plan that was carried out, as far as it was.
+pub(super) fn compose(task: &TaskRecord, plan: &Plan, known: &Known<'_>, zone: &TimeZone) -> String {
+    let teller = Teller { plan, known, zone };
+    let told = plan.steps().iter().zip(&task.steps).filter(|(step, record)| !teller.is_only_a_means(step, record, task));
+    let mut answer = told.map(|(step, record)| teller.tell(step, record)).collect::<Vec<_>>().join("\n\n");
+    if answer.len() > ANSWER_BYTES_MAX {
+        answer.truncate(answer.floor_char_boundary(ANSWER_BYTES_MAX - 4));
+        answer.push('…');
+    }
+    answer
+}
+
+struct Teller<'a> {
+    plan: &'a Plan,
+    known: &'a Known<'a>,
+    zone: &'a TimeZone,
+}
+
+impl Teller<'_> {
+    /// A search for one item that a later step then used: the user hears of that step.
+    fn is_only_a_means(&self, step: &Step, record: &StepRecord, task: &TaskRecord) -> bool {
+        let one = step.call.results().is_some_and(|results| results.count_max == 1) && !step.call.is_side_effect();
+        let is_read = matches!(step.call, Operation::GmailRead { .. } | Operation::DriveRead { .. });
+        let done = |record: &StepRecord| codes::step_state(record.state) == StepState::Done;
+        let used = || {
+            let mut others = self.plan.steps().iter().zip(&task.steps);
+            others.any(|(other, record)| {
+                done(record) && other.call.references().any(|item| item.step() == Some(step.id))
+            })
+        };
+        one && !is_read && done(record) && used()
+    }
+
+    fn tell(&self, step: &Step, record: &StepRecord) -> String {
+        match codes::step_state(record.state) {
+            StepState::Done => self.done(&step.call, record),
+            StepState::Failed => {
+                let why = record.error_json.as_deref().map(problem_of);
+                let why = why.as_ref().map_or("for an unknown reason", |problem| problem.detail());
+                format!("I could not {}: {why}.", self.attempt(&step.call))
+            }
+            StepState::Skipped => {
+                format!("I did not {}, because something it depends on went wrong.", self.attempt(&step.call))
+            }
+            StepState::Pending | StepState::Running => format!("I did not come to {}.", self.attempt(&step.call)),
+        }
+    }
+
+    fn done(&self, call: &Operation, record: &StepRecord) -> String {
+        let items = items_of(record);
+        let first = items.first();
+        match call {
+            Operation::GmailSearch { .. } | Operation::CalendarList { .. } | Operation::DriveSearch { .. } => {
+                self.list(call, &items)
+            }
+            Operation::GmailRead { .. } | Operation::DriveRead { .. } => self.read(first, record.text.as_deref()),
+            Operation::GmailSend { to, subject, .. } => self.sent(first, to, subject),
+            Operation::GmailReply { .. } => self.replied(first),
+            Operation::CalendarCreate { title, start, attendees, location, .. } => {
+                let when = first.and_then(|item| item.when.clone()).unwrap_or_else(|| start.to_string());
+                let mut text = format!("Created “{title}” on {}", self.moment(&when));
+                if let Some(place) = location {
+                    let _ = write!(text, ", at {place}");
+                }
+                text + &self.inviting(attendees) + "."
+            }
+            Operation::CalendarChange { add_attendees, .. } => match first {
+                Some(item) => format!("Changed “{}”: now {}{}.", item.title, self.when(item), self.inviting(add_attendees)),
+                None => "Changed the event.".to_owned(),
+            },
+            Operation::CalendarDelete { event } => match self.known.item(*event) {
+                Ok(item) => format!("Cancelled “{}” ({}).", item.title, self.when(&item)),
+                Err(_) => "Cancelled the event.".to_owned(),
+            },
+        }
+    }
+
+    fn list(&self, call: &Operation, items: &[Item]) -> String {
+        if items.is_empty() {
+            return format!("No {} was found.", sought(call));
+        }
+        let mut text = format!("Found {}:", count(items.len(), items[0].kind));
+        for (number, item) in (1..).zip(items) {
+            let _ = write!(text, "\n{number}. {}", self.line(item));
+        }
+        text
+    }
+
+    /// One line of a list.
+    fn line(&self, item: &Item) -> String {
+        let mut line = format!("“{}”", title(item));
+        if let Some(person) = &item.person {
+            let who = person.name.as_deref().unwrap_or(&person.address);
+            let _ = match item.kind {
+                ItemKind::Message => write!(line, " from {who}"),
+                ItemKind::Event => write!(line, " with {who}"),
+                ItemKind::File => write!(line, ", owned by {who}"),
+            };
+        }
+        if let Some(when) = &item.when {
+            let _ = write!(line, ", {}", self.short(when));
+        }
+        let snippet = item.snippet.as_deref().map(str::trim).filter(|snippet| !snippet.is_empty());
+        if let (ItemKind::Message, Some(snippet)) = (item.kind, snippet) {
+            let _ = write!(line, ": {}", shortened(snippet, SNIPPET_CHARS_SHOWN));
+        }
+        line
+    }
+
+    fn read(&self, item: Option<&Item>, text: Option<&str>) -> String {
+        let text = shortened(text.unwrap_or_default().trim(), TEXT_CHARS_SHOWN);
+        match item {
+            Some(item) => {
+                // Its first words follow in full.
+                let head = self.line(&Item { snippet: None, ..item.clone() });
+                format!("{head}:\n{text}")
+            }
+            None => text,
+        }
+    }
+
+    fn sent(&self, item: Option<&Item>, to: &[Recipient], subject: &str) -> String {
+        let names = self.people(to);
+        let subject = item.map_or(subject, |item| item.title.as_str());
+        format!("Sent “{subject}” to {names}.")
+    }
+
+    fn replied(&self, item: Option<&Item>) -> String {
+        match item.and_then(|item| item.person.as_ref().map(|person| (item, person))) {
+            Some((item, person)) => format!("Replied to {person}: “{}”.", item.title),
+            None => "Sent the reply.".to_owned(),
+        }
+    }
+
+    /// The addresses of people, as they were resolved.
+    fn people(&self, recipients: &[Recipient]) -> String {
+        match self.known.addresses(recipients) {
+            Ok(addresses) => joined(addresses.iter().map(ToString::to_string).collect()),
+            Err(_) => joined(recipients.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    fn inviting(&self, people: &[Recipient]) -> String {
+        if people.is_empty() { String::new() } else { format!(", inviting {}", self.people(people)) }
+    }
+
+    /// What a step was to do, after "I could not".
+    fn attempt(&self, call: &Operation) -> String {
+        let about = |item: Result<Item, _>, kind: &str| match item {
+            Ok(item) => format!("the {kind} “{}”", title(&item)),
+            Err(_) => format!("the {kind}"),
+        };
+        match call {
+            Operation::GmailSearch { .. } => "search your mail".to_owned(),
+            Operation::GmailRead { message } => format!("read {}", about(self.known.item(*message), "message")),
+            Operation::GmailSend { subject, .. } => format!("send the mail “{subject}”"),
+            Operation::GmailReply { message, .. } => format!("reply to {}", about(self.known.item(*message), "message")),
+            Operation::CalendarList { .. } => "list your events".to_owned(),
+            Operation::CalendarCreate { title, .. } => format!("create the event “{title}”"),
+            Operation::CalendarChange { event, .. } => format!("change {}", about(self.known.item(*event), "event")),
+            Operation::CalendarDelete { event } => format!("cancel {}", about(self.known.item(*event), "event")),
+            Operation::DriveSearch { .. } => "search your files".to_owned(),
+            Operation::DriveRead { file } => format!("read {}", about(self.known.item(*file), "file")),
+        }
+    }
+
+    fn when(&self, item: &Item) -> String {
+        item.when.as_deref().map_or_else(|| "time unknown".to_owned(), |when| self.moment(when))
+    }
+
+    /// `Tuesday, 24 November 2026 at 10:00`, or the day alone.
+    fn moment(&self, when: &str) -> String {
+        self.formatted(when, "%A, %-d %B %Y at %H:%M", "%A, %-d %B %Y")
+    }
+
+    /// `Tue 24 Nov 2026, 10:00`, or the day alone.
+    fn short(&self, when: &str) -> String {
+        self.formatted(when, "%a %-d %b %Y, %H:%M", "%a %-d %b %Y")
+    }
+
+    /// A moment, a civil time or a day, on the user's clock; anything else as it is.
+    fn formatted(&self, when: &str, with_time: &str, day_only: &str) -> String {
+        if let Ok(moment) = when.parse::<Timestamp>() {
+            return moment.to_zoned_datetime(self.zone.clone()).strftime(with_time).to_string();
+        }
+        // A civil time would be read from a day as well, as its midnight.
+        if when.len() == "0000-00-00".len()
+            && let Ok(day) = when.parse::<Date>()
+        {
+            return day.strftime(day_only).to_string();
+        }
+        match when.parse::<DateTime>() {
+            Ok(at) => at.strftime(with_time).to_string(),
+            Err(_) => when.to_owned(),
+        }
+    }
+}
+
+fn title(item: &Item) -> &str {
+    if item.title.trim().is_empty() { "(untitled)" } else { &item.title }
+}
+
+fn count(number: usize, kind: ItemKind) -> String {
+    format!("{number} {kind}{}", if number == 1 { "" } else { "s" })
+}
+
+fn joined(names: Vec<String>) -> String {
+    match names.as_slice() {
+        [] => "nobody".to_owned(),
+        [one] => one.clone(),
+        [all @ .., last] => format!("{} and {last}", all.join(", ")),
+    }
+}
+
+fn shortened(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((at, _)) => format!("{}…", text[..at].trim_end()),
+        None => text.to_owned(),
+    }
+}

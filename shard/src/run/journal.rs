@@ -1,0 +1,183 @@
+//! The journal of one task: its record under `Key::task_pending`, committed before anything depends on it.
+//!
+//! Invariants:
+//! - A commit writes the record as it is when the commit is called; commits of one task keep their order.
+//! - The record always fits: texts are cut before it would be too large.
+//! - After a commit failed, nothing more may be done for the task in this process.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use sluice_protocols::ids::ShardId;
+use sluice_protocols::plan::Item;
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::record::{RecordError, StepRecord, TaskRecord, encode};
+use sluice_store::{Batch, CommitError, Key, Value};
+
+use crate::env::Env;
+use crate::upstream::meter::{Meter, micros};
+
+/// How often a commit is tried while the commit queue is full: with the waits below, some five seconds.
+const COMMITS_MAX: u32 = 10;
+const COMMIT_WAIT_FIRST: Duration = Duration::from_millis(10);
+/// What a text is cut to when the record would not fit.
+const TEXT_BYTES_CUT: usize = 4 * 1024;
+
+/// The task as the journal has it, or will have it with the next commit.
+pub(super) struct Journal<'a> {
+    env: &'a Env,
+    shard: ShardId,
+    meter: &'a Meter,
+    /// Times before this run, in microseconds.
+    before: Times,
+    began: Instant,
+    task: RefCell<TaskRecord>,
+    failed: RefCell<Option<Problem>>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    total_us: u64,
+    openai_us: u64,
+    google_us: u64,
+}
+
+impl<'a> Journal<'a> {
+    pub(super) fn new(env: &'a Env, shard: ShardId, meter: &'a Meter, task: TaskRecord) -> Self {
+        let before = Times { total_us: task.total_us, openai_us: task.openai_us, google_us: task.google_us };
+        Self { env, shard, meter, before, began: Instant::now(), task: RefCell::new(task), failed: RefCell::default() }
+    }
+
+    /// Looks at the record.
+    pub(super) fn read<R>(&self, look: impl FnOnce(&TaskRecord) -> R) -> R {
+        look(&self.task.borrow())
+    }
+
+    /// Changes the record; the change is on disk after the next commit.
+    pub(super) fn write<R>(&self, change: impl FnOnce(&mut TaskRecord) -> R) -> R {
+        change(&mut self.task.borrow_mut())
+    }
+
+    /// Changes a step; the change is on disk after the next commit.
+    pub(super) fn write_step<R>(&self, index: usize, change: impl FnOnce(&mut StepRecord) -> R) -> R {
+        change(&mut self.task.borrow_mut().steps[index])
+    }
+
+    /// Why the journal takes no more entries, once one failed.
+    pub(super) fn failure(&self) -> Option<Problem> {
+        self.failed.borrow().clone()
+    }
+
+    /// The record, with its times.
+    pub(super) fn into_task(self) -> TaskRecord {
+        self.take_times();
+        let mut task = self.task.into_inner();
+        fit(&mut task);
+        task
+    }
+
+    fn take_times(&self) {
+        self.write(|task| {
+            task.total_us = self.before.total_us.saturating_add(micros(self.began.elapsed()));
+            task.openai_us = self.before.openai_us.saturating_add(self.meter.openai.total_us());
+            task.google_us = self.before.google_us.saturating_add(self.meter.google.total_us());
+        });
+    }
+
+    /// Puts the record on disk.
+    ///
+    /// # Errors
+    /// A `storage` problem: nothing may be promised or done on the strength of this entry.
+    pub(super) async fn commit(&self) -> Result<(), Problem> {
+        let outcome = match self.failure() {
+            Some(problem) => Err(problem),
+            None => self.put().await,
+        };
+        if let Err(problem) = &outcome {
+            *self.failed.borrow_mut() = Some(problem.clone());
+        }
+        outcome
+    }
+
+    async fn put(&self) -> Result<(), Problem> {
+        self.take_times();
+        let (key, value) = self.write(|task| (Key::task_pending(&task.user, &task.id), fit(task)));
+        let Some(value) = value else {
+            return Err(Problem::new(ProblemKind::Internal, "the task is too large to be stored"));
+        };
+        let mut wait = COMMIT_WAIT_FIRST;
+        for attempt in 1..=COMMITS_MAX {
+            let mut batch = Batch::new(self.shard);
+            batch.put(&key, value.as_bytes());
+            match self.env.store.commit(batch).await {
+                Ok(_) => {
+                    self.env.stats.journal_commits.add_one();
+                    return Ok(());
+                }
+                Err(CommitError::Overloaded) if attempt < COMMITS_MAX => {
+                    sluice_core::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(error) => {
+                    tracing::error!(key = ?key, %error, "a task cannot be journaled");
+                    break;
+                }
+            }
+        }
+        Err(Problem::new(ProblemKind::Storage, "the progress of the task cannot be stored"))
+    }
+}
+
+/// The record as it is stored, with texts cut where it would not fit otherwise. `None` when even that does not
+/// help, which the bounds of plans and items rule out.
+pub(super) fn fit(task: &mut TaskRecord) -> Option<Value> {
+    for cut in [|_: &mut TaskRecord| {}, cut_texts, cut_snippets] {
+        cut(task);
+        match encode(task) {
+            Ok(value) => return Some(value),
+            Err(RecordError::TooLarge { .. }) => {}
+            Err(error) => {
+                tracing::error!(%error, "a task cannot be encoded");
+                return None;
+            }
+        }
+    }
+    None
+}
+
+fn cut_texts(task: &mut TaskRecord) {
+    for text in task.steps.iter_mut().filter_map(|step| step.text.as_mut()) {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_CUT));
+    }
+}
+
+fn cut_snippets(task: &mut TaskRecord) {
+    for step in &mut task.steps {
+        let mut items = items_of(step);
+        items.iter_mut().for_each(|item| item.snippet = None);
+        step.outcome_json = Some(items_json(&items));
+        step.calls_json = None;
+    }
+}
+
+/// The items a step found or made.
+pub(super) fn items_of(step: &StepRecord) -> Vec<Item> {
+    step.outcome_json.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Items as they stand in a step's outcome.
+pub(super) fn items_json(items: &[Item]) -> String {
+    // Strings alone: there is nothing that could fail to serialise.
+    serde_json::to_string(items).unwrap_or_else(|_| "[]".to_owned())
+}
+
+/// A problem as it stands in a record.
+pub(super) fn problem_json(problem: &Problem) -> String {
+    serde_json::to_string(problem).unwrap_or_default()
+}
+
+/// A problem out of a record; a text that is none says so.
+pub(super) fn problem_of(json: &str) -> Problem {
+    serde_json::from_str(json)
+        .unwrap_or_else(|_| Problem::new(ProblemKind::Internal, "the error was not recorded"))
+}

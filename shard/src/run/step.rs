@@ -1,0 +1,172 @@
+//! One step: what every operation needs, and how a call with an effect is brought to a known end.
+//!
+//! Invariants:
+//! - A step runs only after the journal has it as `running`.
+//! - A step that fails says so definitely, or says that the outcome is not known; it never guesses.
+
+use std::time::Instant;
+
+use jiff::tz::TimeZone;
+use sluice_protocols::api::CallView;
+use sluice_protocols::google::{ApiCall, UpstreamFault};
+use sluice_protocols::ids::TaskId;
+use sluice_protocols::plan::{Item, Operation, StepId};
+use sluice_protocols::problem::{Problem, ProblemKind};
+
+use super::journal::Journal;
+use super::known::Known;
+use crate::env::Env;
+use crate::upstream::{Backoff, CallError, Google, Reply};
+
+/// Most rounds in which the outcome of a call is sought: with waits that grow to 5 s, more than the longest
+/// deadline and any sensible grace together allow.
+pub(super) const ROUNDS_MAX: usize = 100;
+/// The longest id of a service that is taken: Calendar allows 1,024 characters.
+const ID_BYTES_MAX: usize = 1_024;
+/// The longest thread id that is taken.
+const THREAD_ID_BYTES_MAX: usize = 256;
+
+/// What a step found or made.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Done {
+    pub(super) items: Vec<Item>,
+    /// What it read.
+    pub(super) text: Option<String>,
+}
+
+impl Done {
+    pub(super) fn items(items: impl IntoIterator<Item = Item>) -> Self {
+        Self { items: items.into_iter().filter_map(usable).collect(), text: None }
+    }
+}
+
+/// An item whose ids can be stored and used again.
+fn usable(mut item: Item) -> Option<Item> {
+    item.thread_id = item.thread_id.filter(|id| id.len() <= THREAD_ID_BYTES_MAX);
+    (!item.id.is_empty() && item.id.len() <= ID_BYTES_MAX).then_some(item)
+}
+
+/// How a step ended.
+pub(super) struct StepEnd {
+    pub(super) index: usize,
+    pub(super) outcome: Result<Done, Problem>,
+    pub(super) calls: Vec<CallView>,
+}
+
+/// What all steps of a task share.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) env: &'a Env,
+    pub(super) task: TaskId,
+    pub(super) created_ms: u64,
+    pub(super) zone: &'a TimeZone,
+    pub(super) zone_name: &'a str,
+    pub(super) known: &'a Known<'a>,
+    pub(super) journal: &'a Journal<'a>,
+    /// The task's.
+    pub(super) deadline: Instant,
+}
+
+/// A step under way.
+pub(super) struct StepRun<'a> {
+    pub(super) shared: Shared<'a>,
+    /// Its place in the task's record.
+    pub(super) index: usize,
+    pub(super) id: StepId,
+    /// The journal had it as running before this process began it: its calls may have been made.
+    pub(super) resumed: bool,
+    pub(super) google: Google<'a>,
+}
+
+impl StepRun<'_> {
+    /// Runs the step to its end.
+    pub(super) async fn run(self, call: &Operation) -> StepEnd {
+        let outcome = self.perform(call).await;
+        StepEnd { index: self.index, outcome, calls: self.google.into_calls() }
+    }
+
+    async fn perform(&self, call: &Operation) -> Result<Done, Problem> {
+        match call {
+            Operation::GmailSearch { query, limit } => self.gmail_search(query, *limit).await,
+            Operation::GmailRead { message } => self.gmail_read(*message).await,
+            Operation::GmailSend { to, subject, body } => self.gmail_send(to, subject, body).await,
+            Operation::GmailReply { message, body } => self.gmail_reply(*message, body).await,
+            Operation::CalendarList { from, to, query, limit } => {
+                self.calendar_list(*from, *to, query.as_deref(), *limit).await
+            }
+            Operation::CalendarCreate { .. } => self.calendar_create(call).await,
+            Operation::CalendarChange { .. } => self.calendar_change(call).await,
+            Operation::CalendarDelete { event } => self.calendar_delete(*event).await,
+            Operation::DriveSearch { text, limit } => self.drive_search(text, *limit).await,
+            Operation::DriveRead { file } => self.drive_read(*file).await,
+        }
+    }
+
+    /// The task's deadline: nothing is begun after it.
+    pub(super) fn deadline(&self) -> Instant {
+        self.shared.deadline
+    }
+
+    /// Until when the outcome of something already sent off is sought.
+    pub(super) fn limit(&self) -> Instant {
+        self.shared.deadline + self.shared.env.config.unknown_outcome_grace
+    }
+
+    /// What the user is told of a call that failed for certain.
+    pub(super) fn problem(&self, error: &CallError) -> Problem {
+        error.to_problem(self.deadline())
+    }
+
+    /// Notes that a call may or may not have been carried out.
+    pub(super) fn note_doubt(&self) {
+        self.shared.env.stats.outcomes_unknown.add_one();
+    }
+
+    /// What the user is told when it stays unknown whether something was done.
+    pub(super) fn unknown(&self, whether: &str, last: &Problem) -> Problem {
+        self.shared.env.stats.outcomes_unresolved.add_one();
+        tracing::warn!(task = %self.shared.task, step = %self.id, last = %last, "the outcome stays unknown");
+        let detail = format!("it is not known whether {whether}: {}", last.detail());
+        let kind = match last.kind() {
+            ProblemKind::UpstreamTimeout | ProblemKind::DeadlineExceeded => ProblemKind::UpstreamTimeout,
+            _ => ProblemKind::UpstreamUnavailable,
+        };
+        Problem::new(kind, detail).with_retryable(false)
+    }
+
+    /// Makes a call that may safely be repeated, until it is known what became of it. The answer comes with
+    /// whether an earlier attempt, in this or an earlier process, may have been carried out before it.
+    ///
+    /// # Errors
+    /// A problem that says that the outcome is unknown, when time is up; or that nothing was done.
+    pub(super) async fn settle(&self, call: &ApiCall, whether: &str) -> Result<(Result<Reply, CallError>, bool), Problem> {
+        let mut in_doubt = self.resumed;
+        let mut backoff = Backoff::new();
+        for _round in 0..ROUNDS_MAX {
+            let limit = if in_doubt { self.limit() } else { self.deadline() };
+            let error = match self.google.act(call, limit).await {
+                Ok(reply) => return Ok((Ok(reply), in_doubt)),
+                Err(error) => error,
+            };
+            if error.outcome_unknown() {
+                self.note_doubt();
+                in_doubt = true;
+            } else if !goes_on(&error, in_doubt) {
+                return Ok((Err(error), in_doubt));
+            }
+            let limit = if in_doubt { self.limit() } else { self.deadline() };
+            if !backoff.wait(error.retry_after(), limit).await {
+                let problem = self.problem(&error);
+                return Err(if in_doubt { self.unknown(whether, &problem) } else { problem });
+            }
+        }
+        let late = Problem::new(ProblemKind::UpstreamTimeout, "no clear answer came");
+        Err(self.unknown(whether, &late))
+    }
+}
+
+/// Whether to try again after an error that means that nothing was done: when Google asks for patience, and, while
+/// an earlier attempt is in doubt, whenever that may change.
+pub(super) fn goes_on(error: &CallError, in_doubt: bool) -> bool {
+    matches!(error.fault(), Some(UpstreamFault::RateLimited { .. })) || (in_doubt && error.is_passing())
+}

@@ -1,0 +1,202 @@
+//! Tasks against the real egress pool, a real store and a real reactor, with a fake Google and OpenAI.
+
+mod fake;
+mod once;
+mod plans;
+mod tokens;
+
+use std::rc::Rc;
+
+use fake::{Fake, Fault};
+use serde_json::{Value, json};
+use sluice_core::{CoreId, Reactor, ReactorConfig};
+use sluice_net::egress::{Egress, EgressConfig, PerUpstream, UpstreamConfig};
+use sluice_protocols::api::{StepState, TaskState, TaskView};
+use sluice_protocols::ids::{SessionId, ShardCount, ShardId, TaskId, UserId};
+use sluice_protocols::problem::ProblemKind;
+use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, TaskRecord, TurnRecord, encode};
+use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig};
+
+use super::*;
+use crate::clock::Clock;
+use crate::env::{Env, RunConfig};
+
+/// Monday, 23 November 2026, 15:05 in Berlin.
+const NOW_MS: u64 = 1_795_442_700_000;
+
+struct Rig {
+    fake: Fake,
+    store: Store,
+    egress: Egress,
+    shard: ShardId,
+    user: UserId,
+    config: RunConfig,
+    _directory: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let count = ShardCount::new(2).expect("a count");
+        let store = Store::open(StoreConfig::new(directory.path().join("data"), count)).expect("a store");
+        let fake = Fake::start();
+        let upstream = || UpstreamConfig::new(&fake.base_url);
+        let mut egress = EgressConfig::new(PerUpstream {
+            openai: upstream(),
+            oauth: UpstreamConfig::new(format!("{}/token", fake.base_url)),
+            gmail: upstream(),
+            calendar: upstream(),
+            drive: upstream(),
+        });
+        egress.retry.backoff_base = Duration::from_millis(1);
+        egress.retry.backoff_max = Duration::from_millis(2);
+        let user = UserId::from_bytes([5; 16]);
+        let rig = Self {
+            fake,
+            store,
+            egress: Egress::start(egress).expect("the pool"),
+            shard: ShardId::of(&user, count),
+            user,
+            config: RunConfig::new("sk-test", "model", "client", "secret"),
+            _directory: directory,
+        };
+        rig.connect("refresh-0", ConnectionState::Active);
+        rig
+    }
+
+    /// A rig whose model answers with these steps.
+    fn planning(steps: Value) -> Self {
+        let rig = Self::new();
+        rig.fake.world().plans = vec![act(steps)];
+        rig
+    }
+
+    fn connect(&self, refresh_token: &str, state: ConnectionState) {
+        let record = ConnectionRecord {
+            user: self.user,
+            provider: Provider::Google,
+            email: "me@example.com".to_owned(),
+            refresh_token: refresh_token.to_owned(),
+            scope: "all".to_owned(),
+            state,
+            updated_ms: 0,
+        };
+        let mut batch = Batch::new(self.shard);
+        batch.put(&self.connection_key(), encode(&record).expect("encoded").as_bytes());
+        self.store.write_blocking(vec![batch]).expect("written");
+    }
+
+    fn connection_key(&self) -> Key {
+        Key::connection(&self.user, Provider::Google.number())
+    }
+
+    fn connection(&self) -> ConnectionRecord {
+        let loaded = self.store.load_blocking::<ConnectionRecord>(self.shard, &self.connection_key());
+        loaded.expect("read").expect("there").to_record()
+    }
+
+    /// A task as it is accepted; on disk.
+    fn accept(&self, number: u8) -> TaskRecord {
+        let task = TaskRecord {
+            id: TaskId::new(NOW_MS, [number; 10]),
+            user: self.user,
+            session: SessionId::from_bytes([9; 16]),
+            command: "do it".to_owned(),
+            mode: 1,
+            state: codes::of_task_state(TaskState::Queued),
+            time_zone: "Europe/Berlin".to_owned(),
+            created_ms: NOW_MS,
+            deadline_ms: NOW_MS + 60_000,
+            finished_ms: None,
+            attempts: 0,
+            plan_json: None,
+            steps: Vec::new(),
+            answer: None,
+            error_json: None,
+            openai_us: 0,
+            google_us: 0,
+            total_us: 0,
+        };
+        let mut batch = Batch::new(self.shard);
+        let key = Key::task_pending(&task.user, &task.id);
+        batch.put(&key, encode(&task).expect("encoded").as_bytes());
+        self.store.write_blocking(vec![batch]).expect("written");
+        task
+    }
+
+    /// The task as the journal has it.
+    fn journaled(&self, task: &TaskRecord) -> TaskRecord {
+        let key = Key::task_pending(&task.user, &task.id);
+        self.store.load_blocking::<TaskRecord>(self.shard, &key).expect("read").expect("there").to_record()
+    }
+
+    /// Runs something on a core of its own.
+    fn on_core<T: 'static, F: Future<Output = T> + 'static>(&self, body: impl FnOnce(Env) -> F + 'static) -> T {
+        let (store, egress, config) = (self.store.clone(), self.egress.clone(), self.config.clone());
+        let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0))).expect("a reactor");
+        let run = async move {
+            let env = Env::new(CoreStore::new(&store), egress, config, Clock::manual(NOW_MS));
+            body(env).await
+        };
+        reactor.block_on(run).expect("the ring works")
+    }
+
+    fn run_after(&self, task: TaskRecord, recent: Vec<TurnRecord>) -> TaskRecord {
+        let shard = self.shard;
+        let end = self.on_core(async move |env| run(&env, shard, task, &recent).await);
+        match end {
+            RunEnd::Final(task) => task,
+            RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
+        }
+    }
+
+    fn run(&self) -> TaskView {
+        let task = self.accept(1);
+        view_of(&self.run_after(task, Vec::new()))
+    }
+
+    /// Runs a task until it ends or the fake kills the process; whether it ended.
+    fn run_until_killed(&self, task: TaskRecord) -> Option<TaskRecord> {
+        let (shard, fake) = (self.shard, self.fake.clone());
+        self.on_core(async move |env| {
+            let mut run = std::pin::pin!(run(&env, shard, task, &[]));
+            let mut killed = std::pin::pin!(fake.killed());
+            std::future::poll_fn(|cx| {
+                if killed.as_mut().poll(cx).is_ready() {
+                    return std::task::Poll::Ready(None);
+                }
+                run.as_mut().poll(cx).map(|end| match end {
+                    RunEnd::Final(task) => Some(task),
+                    RunEnd::Interrupted(..) => None,
+                })
+            })
+            .await
+        })
+    }
+}
+
+fn act(steps: Value) -> Value {
+    json!({"decision": "act", "reason": null, "steps": steps})
+}
+
+fn step(id: &str, after: &[&str], call: Value) -> Value {
+    json!({"id": id, "after": after, "call": call})
+}
+
+fn search(id: &str, query: &str, limit: u8) -> Value {
+    step(id, &[], json!({"operation": "gmail.search", "query": query, "limit": limit}))
+}
+
+fn send(id: &str, after: &[&str], to: &str) -> Value {
+    step(id, after, json!({"operation": "gmail.send", "to": [to], "subject": "Hello", "body": "Hi there"}))
+}
+
+fn create(id: &str, after: &[&str]) -> Value {
+    let call = json!({"operation": "calendar.create", "title": "Meeting", "start": "2026-11-24T10:00", "end": null,
+                      "attendees": [], "location": null, "description": null});
+    step(id, after, call)
+}
+
+fn states(view: &TaskView) -> Vec<StepState> {
+    view.steps.iter().map(|step| step.state).collect()
+}

@@ -1,0 +1,159 @@
+//! A task as its session remembers it, and as callers see it.
+
+use hashbrown::HashMap;
+use sluice_protocols::api::{CallView, StepView, TaskView, Timing};
+use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
+use sluice_protocols::plan::{Handle, Item, ItemKind, Plan};
+use sluice_protocols::problem::Problem;
+use sluice_store::record::{StepRecord, TaskRecord, TurnRecord};
+
+use super::codes;
+use super::journal::{items_of, problem_of};
+use super::known::record_of;
+use crate::clock::timestamp_of;
+
+/// What the session remembers of a final task, as its turn `number`; `recent` are the turns it remembers by now,
+/// so that the new items get handles of their own.
+pub fn turn_of(task: &TaskRecord, number: u32, recent: &[TurnRecord]) -> TurnRecord {
+    let mut handles = Handles::after(recent);
+    let items = remembered(task).into_iter().map(|item| {
+        let handle = handles.next(item.kind);
+        record_of(item, handle.to_string())
+    });
+    TurnRecord {
+        number,
+        task: task.id,
+        command: task.command.clone(),
+        answer: task.answer.clone(),
+        state: task.state,
+        at_ms: task.created_ms,
+        items: items.collect(),
+    }
+}
+
+/// What a task found or made, in the order of its steps: each thing once, as it was last seen, and at most as many
+/// as the model is told of. When there are more, every step keeps its fair share.
+fn remembered(task: &TaskRecord) -> Vec<Item> {
+    let mut of_steps: Vec<Vec<Item>> = Vec::new();
+    let mut places: HashMap<(ItemKind, String), (usize, usize)> = HashMap::new();
+    for (step, record) in task.steps.iter().enumerate() {
+        let mut own = Vec::new();
+        for item in items_of(record) {
+            match places.get(&(item.kind, item.id.clone())) {
+                Some((earlier, place)) if *earlier < step => of_steps[*earlier][*place] = item,
+                Some(_) => {}
+                None => {
+                    places.insert((item.kind, item.id.clone()), (step, own.len()));
+                    own.push(item);
+                }
+            }
+        }
+        of_steps.push(own);
+    }
+    let shares = fair_shares(&of_steps.iter().map(Vec::len).collect::<Vec<_>>(), CONTEXT_ITEMS_MAX);
+    of_steps.into_iter().zip(shares).flat_map(|(items, share)| items.into_iter().take(share)).collect()
+}
+
+/// Deals `places` out one by one, round after round, to those who want more.
+fn fair_shares(wanted: &[usize], places: usize) -> Vec<usize> {
+    let mut shares = vec![0; wanted.len()];
+    let mut left = places.min(wanted.iter().sum());
+    while left > 0 {
+        for (share, wanted) in shares.iter_mut().zip(wanted) {
+            if *share < *wanted && left > 0 {
+                *share += 1;
+                left -= 1;
+            }
+        }
+    }
+    shares
+}
+
+/// The next free number of each kind.
+struct Handles([u16; 3]);
+
+impl Handles {
+    fn after(recent: &[TurnRecord]) -> Self {
+        let mut last = [0; 3];
+        // The newest turn that has a kind has the newest numbers of it: they only fall when they begin anew.
+        for item in recent.iter().flat_map(|turn| &turn.items) {
+            if let Ok(handle) = item.handle.parse::<Handle>() {
+                last[place(handle.kind())] = handle.number();
+            }
+        }
+        Self(last)
+    }
+
+    fn next(&mut self, kind: ItemKind) -> Handle {
+        let last = &mut self.0[place(kind)];
+        *last = if *last >= Handle::NUMBER_MAX { 1 } else { *last + 1 };
+        Handle::new(kind, *last).expect("1 to NUMBER_MAX, by the line above")
+    }
+}
+
+fn place(kind: ItemKind) -> usize {
+    match kind {
+        ItemKind::Message => 0,
+        ItemKind::Event => 1,
+        ItemKind::File => 2,
+    }
+}
+
+/// A task as callers see it.
+pub fn view_of(task: &TaskRecord) -> TaskView {
+    let state = codes::task_state(task.state);
+    let plan = plan_of(task);
+    let steps = plan.as_ref().map(|plan| step_views(plan, &task.steps)).unwrap_or_default();
+    TaskView {
+        id: task.id,
+        state,
+        mode: codes::mode(task.mode),
+        session: task.session,
+        command: task.command.clone(),
+        plan,
+        steps,
+        answer: task.answer.clone(),
+        error: task.error_json.as_deref().map(problem_of),
+        timing: state.is_final().then(|| timing(task)),
+        created: timestamp_of(task.created_ms),
+        finished: task.finished_ms.map(timestamp_of),
+    }
+}
+
+/// The plan in the record, if it is there and can still be read.
+pub(super) fn plan_of(task: &TaskRecord) -> Option<Plan> {
+    serde_json::from_str(task.plan_json.as_deref()?).ok()
+}
+
+/// Where the time of a task went.
+pub fn timing(task: &TaskRecord) -> Timing {
+    let waited_us = task.openai_us.saturating_add(task.google_us);
+    Timing {
+        total_us: task.total_us,
+        own_us: task.total_us.saturating_sub(waited_us),
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+    }
+}
+
+fn step_views(plan: &Plan, records: &[StepRecord]) -> Vec<StepView> {
+    let view = |(step, record): (&sluice_protocols::plan::Step, &StepRecord)| StepView {
+        id: step.id,
+        operation: step.call.name().to_owned(),
+        state: codes::step_state(record.state),
+        calls: calls_of(record),
+        items: items_of(record),
+        text: record.text.clone(),
+        error: record.error_json.as_deref().map(problem_of),
+    };
+    plan.steps().iter().zip(records).map(view).collect()
+}
+
+fn calls_of(record: &StepRecord) -> Vec<CallView> {
+    record.calls_json.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// The problem of a failed task, if it has one.
+pub fn error_of(task: &TaskRecord) -> Option<Problem> {
+    task.error_json.as_deref().map(problem_of)
+}

@@ -1,0 +1,477 @@
+//! One core's service: takes requests from the ingress and from the other cores, and answers them.
+//!
+//! ```text
+//! admit: route and method -> take the body, or refuse at once
+//! call:  whose key? -> ours: believed key -> answer
+//!                            other key    -> check it in the store, then answer
+//!                   -> another core's: one hop over the mailbox, and the answer back with Alt-Svc
+//! ```
+//! Invariants:
+//! - requests in a user's name are served by the core that owns the user's shard, and by no other;
+//! - a core serves nobody before it has taken up its pending tasks, so that old commands come before new ones;
+//! - nothing here blocks, and no borrow is held over a wait.
+
+use std::cell::OnceCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sluice_core::CoreId;
+use sluice_core::mailbox::Delivery;
+use sluice_net::egress::Egress;
+use sluice_net::{Admit, Request, Responder, Service};
+use sluice_protocols::api::WAIT_MAX;
+use sluice_protocols::http::{RequestHead, Response};
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::{CoreStore, Store};
+
+use crate::auth::{self, Denied, Keys, Principal};
+use crate::clock::Clock;
+use crate::config::ShardConfig;
+use crate::env::Env;
+use crate::metrics::{CoreMetrics, CoreState, Metrics, RouteLabel};
+use crate::mint::Mint;
+use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
+use crate::placement::Placement;
+use crate::routes::exchange::{Context, Exchange};
+use crate::routes::{self, Action, Route, Target, command, health, session, task};
+use crate::sessions::Sessions;
+use crate::signal::Signal;
+use crate::tasks::queue::{Queue, QueueLimits};
+use crate::tasks::{Runner, Tasks};
+
+/// How long clients may remember the owner's own port, in seconds.
+const ALT_SVC_AGE_S: u32 = 3_600;
+
+/// What a core's service is made of.
+pub struct CoreParts {
+    /// Which core this is.
+    pub core: CoreId,
+    /// How many there are.
+    pub cores: usize,
+    /// The store all cores share.
+    pub store: Store,
+    /// The egress pool; the service uses this core's mailbox to it.
+    pub egress: Egress,
+    /// Settings, the same for all cores.
+    pub config: Arc<ShardConfig>,
+    /// This core's ends of the mailboxes ([`crate::peer::mesh`]).
+    pub peers: PeerEnd,
+    /// Counters of the process.
+    pub metrics: Arc<Metrics>,
+    /// The own port of each core, for `Alt-Svc`; empty when cores have none.
+    pub alt_svc_ports: Vec<u16>,
+}
+
+/// The service of one core. Lives on its reactor's thread.
+pub struct CoreService {
+    core: Rc<Core>,
+}
+
+/// What the routes of one core share.
+pub(crate) struct Core {
+    id: CoreId,
+    pub(crate) config: Arc<ShardConfig>,
+    placement: Placement,
+    keys: Keys,
+    pub(crate) sessions: Rc<Sessions>,
+    pub(crate) tasks: Rc<Tasks>,
+    pub(crate) mint: Rc<Mint>,
+    pub(crate) clock: Clock,
+    store: CoreStore,
+    mesh: OnceCell<PeerMesh>,
+    all_metrics: Arc<Metrics>,
+    metrics: Arc<CoreMetrics>,
+    /// `Alt-Svc` values by core.
+    alt_svc: Vec<String>,
+    recovered: Rc<Signal<()>>,
+}
+
+impl CoreService {
+    /// Starts the service on the calling thread's reactor: attaches the mailboxes and takes up the pending tasks
+    /// of the shards this core owns.
+    ///
+    /// # Panics
+    /// Outside a reactor, or when `parts` are of different cores.
+    pub fn start(parts: CoreParts) -> Rc<Self> {
+        let store = CoreStore::new(&parts.store);
+        let clock = Clock::system();
+        let egress = parts.egress.for_core(parts.core.index());
+        let mut env = Env::new(store.clone(), egress, parts.config.run.clone(), clock.clone());
+        env.stats = Arc::clone(parts.metrics.core(parts.core).run());
+        Self::start_with(parts, store, clock, Box::new(env))
+    }
+
+    /// As [`Self::start`], with a clock and a runner of the caller's.
+    pub fn start_with(parts: CoreParts, store: CoreStore, clock: Clock, runner: Box<dyn Runner>) -> Rc<Self> {
+        assert_eq!(parts.peers.core(), parts.core, "the mailboxes are another core's");
+        let core = Rc::new(Core::new(&parts, store, clock, runner));
+        let weak = Rc::downgrade(&core);
+        let stats = Arc::clone(core.metrics.mailbox());
+        let mesh = parts.peers.attach(stats, move |delivery| receive(&weak, delivery));
+        assert!(core.mesh.set(mesh).is_ok(), "attached once");
+        let recovering = Rc::clone(&core);
+        sluice_core::spawn(async move { recovering.recover().await });
+        Rc::new(Self { core })
+    }
+
+    /// Waits until the pending tasks are taken up and the core serves.
+    pub async fn ready(&self) {
+        self.core.recovered.wait().await;
+    }
+
+    /// Whether the core serves.
+    pub fn is_ready(&self) -> bool {
+        self.core.metrics.state() == CoreState::Ready
+    }
+
+    /// Refuses new commands from now on, starts no waiting task, and waits until `deadline` for those that run.
+    /// What is left is on disk and is taken up by the next start. Gives the number of tasks that were still running.
+    pub async fn drain(&self, deadline: Instant) -> usize {
+        self.core.metrics.state.set_draining();
+        self.core.tasks.drain(deadline).await
+    }
+}
+
+impl Core {
+    fn new(parts: &CoreParts, store: CoreStore, clock: Clock, runner: Box<dyn Runner>) -> Self {
+        let config = &parts.config;
+        let metrics = Arc::clone(parts.metrics.core(parts.core));
+        let limits = QueueLimits {
+            queued_max: config.tasks_queued_max,
+            running_max: config.tasks_running_max,
+            running_per_user_max: config.tasks_running_per_user_max,
+        };
+        let queue = Rc::new(std::cell::RefCell::new(Queue::new(limits)));
+        let mint = Rc::new(Mint::new());
+        let sessions = Rc::new(Sessions::new(
+            config,
+            store.clone(),
+            clock.clone(),
+            Rc::clone(&queue),
+            Rc::clone(&mint),
+            Arc::clone(&metrics),
+        ));
+        let tasks =
+            Tasks::new(config, queue, Rc::clone(&sessions), runner, store.clone(), Arc::clone(&metrics));
+        let alt_svc = parts.alt_svc_ports.iter().map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}"));
+        Self {
+            id: parts.core,
+            config: Arc::clone(config),
+            placement: Placement::dealt(parts.store.shard_count(), parts.cores),
+            keys: Keys::new(config),
+            sessions,
+            tasks,
+            mint,
+            clock,
+            store,
+            mesh: OnceCell::new(),
+            all_metrics: Arc::clone(&parts.metrics),
+            metrics,
+            alt_svc: alt_svc.collect(),
+            recovered: Signal::new(),
+        }
+    }
+
+    async fn recover(&self) {
+        let shards = self.placement.owned_by(self.id).collect();
+        self.tasks.recover(shards, &self.mint).await;
+        self.metrics.state.set_ready();
+        self.recovered.set(());
+    }
+
+    fn context(&self, head: &RequestHead, route: RouteLabel, arrived: Instant) -> Context {
+        Context::new(head, route, arrived, &self.mint, &self.metrics)
+    }
+
+    /// Answers a whole request, or passes it on.
+    fn serve(self: &Rc<Self>, request: Request, responder: Responder, arrived: Instant, has_hopped: bool) {
+        let head = &request.head;
+        let action = find_action(head);
+        let label = action.as_ref().map_or(RouteLabel::Other, |action| action.label());
+        let exchange = Exchange::new(self.context(head, label, arrived), responder);
+        let action = match action {
+            Ok(action) => action,
+            Err(refusal) => {
+                let response = refusal.into_response(&exchange.context);
+                return exchange.reply(response);
+            }
+        };
+        if request.early_data && !head.method().is_safe() {
+            let detail = "send the request again when the handshake is complete";
+            return exchange.refuse(Problem::new(ProblemKind::TooEarly, detail));
+        }
+        match action {
+            Action::Livez => exchange.reply(health::livez()),
+            Action::Readyz => exchange.reply(health::readyz(&self.all_metrics, head)),
+            Action::Metrics => exchange.reply(health::page(&self.all_metrics)),
+            Action::Options => exchange.reply(options(head)),
+            Action::Command | Action::TaskGet(_) | Action::SessionGet(_) | Action::SessionDelete(_) => {
+                match action.target() {
+                    Some(target) => self.serve_user(target, request, exchange, has_hopped),
+                    None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
+                }
+            }
+        }
+    }
+
+    fn serve_user(self: &Rc<Self>, target: Target, request: Request, exchange: Exchange, has_hopped: bool) {
+        let text = match auth::key_text(&request.head) {
+            Ok(text) => *text,
+            Err(denied) => return self.deny(exchange, &denied),
+        };
+        let now = sluice_core::now();
+        if let Some(who) = self.keys.believed(&text, now) {
+            self.metrics.keys_hits.add(1);
+            return self.perform(target, who, request, exchange);
+        }
+        let user = match auth::parse(&text) {
+            Ok(key) => key.user(),
+            Err(denied) => return self.deny(exchange, &denied),
+        };
+        let shard = self.placement.shard_of(&user);
+        let owner = self.placement.owner(shard);
+        if owner != self.id {
+            return self.pass_on(owner, request, exchange, has_hopped);
+        }
+        self.metrics.keys_misses.add(1);
+        let core = Rc::clone(self);
+        sluice_core::spawn(async move {
+            let checked = core.keys.check(&core.store, &text, shard, now).await;
+            core.metrics.keys_cached.set(core.keys.len() as u64);
+            match checked {
+                Ok(who) => core.perform(target, who, request, exchange),
+                Err(denied) => core.deny(exchange, &denied),
+            }
+        });
+    }
+
+    fn deny(&self, exchange: Exchange, denied: &Denied) {
+        let detail = denied.to_string();
+        let problem = match denied {
+            Denied::Missing | Denied::Unknown => Problem::new(ProblemKind::Unauthorized, detail),
+            Denied::Disabled => Problem::new(ProblemKind::Forbidden, detail),
+            Denied::Storage(error) => routes::read_problem(error),
+        };
+        self.metrics.keys_refused.add(1);
+        exchange.refuse(problem);
+    }
+
+    /// Does what an authenticated user of this core asks for.
+    fn perform(self: &Rc<Self>, target: Target, who: Rc<Principal>, request: Request, exchange: Exchange) {
+        if let Some(problem) = self.not_serving(target) {
+            return exchange.refuse(problem);
+        }
+        let core = Rc::clone(self);
+        match target {
+            Target::Command => {
+                if let Some(problem) = self.unfit_command(&request.head) {
+                    return exchange.refuse(problem);
+                }
+                sluice_core::spawn(command::serve(core, exchange, who, request.body));
+            }
+            Target::TaskGet(id) => {
+                let wait = task::wait_of(&request.head);
+                if let Some(response) = task::get_recent(&self.tasks, &who, id, wait) {
+                    return exchange.reply(response);
+                }
+                sluice_core::spawn(async move {
+                    let result = task::get(&core.tasks, &who, id, wait).await;
+                    settle(exchange, result);
+                });
+            }
+            Target::SessionGet(id) => {
+                if let Some(response) = session::get_cached(&self.sessions, &who, id) {
+                    return exchange.reply(response);
+                }
+                sluice_core::spawn(async move {
+                    let result = session::get(&core.sessions, &who, id).await;
+                    settle(exchange, result);
+                });
+            }
+            Target::SessionDelete(id) => {
+                sluice_core::spawn(async move {
+                    let result = session::delete(&core.sessions, &who, id).await;
+                    settle(exchange, result);
+                });
+            }
+        }
+    }
+
+    /// Why this core does not do that now.
+    fn not_serving(&self, target: Target) -> Option<Problem> {
+        match self.metrics.state() {
+            CoreState::Ready => None,
+            CoreState::Starting => {
+                let detail = "the server is starting and takes up earlier commands first";
+                Some(Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1))
+            }
+            CoreState::Draining if target == Target::Command => {
+                let detail = "the server is shutting down and takes no new commands";
+                Some(Problem::new(ProblemKind::ShuttingDown, detail).with_retry_after_s(5))
+            }
+            CoreState::Draining => None,
+        }
+    }
+
+    /// What can be told to be wrong with a command before its body is read.
+    fn unfit_command(&self, head: &RequestHead) -> Option<Problem> {
+        if !routes::is_json(head.header("content-type")) {
+            let detail = "the body of a command is JSON: send content-type: application/json";
+            return Some(Problem::new(ProblemKind::UnsupportedMediaType, detail));
+        }
+        let bytes_max = self.config.body_bytes_max;
+        let announced = head.content_length().unwrap_or(0);
+        (announced > bytes_max as u64).then(|| body_problem(bytes_max))
+    }
+
+    /// One hop to the core that owns the user.
+    fn pass_on(self: &Rc<Self>, owner: CoreId, request: Request, exchange: Exchange, has_hopped: bool) {
+        if has_hopped {
+            tracing::error!(core = %self.id, %owner, "two cores disagree on who owns a shard");
+            return exchange.refuse(Problem::new(ProblemKind::Internal, "the request lost its way"));
+        }
+        let deadline = sluice_core::now() + self.hop_timeout();
+        let message = PeerRequest::new(request, exchange.context.arrived());
+        let mesh = self.mesh.get().expect("attached when the service started");
+        let Ok(call) = mesh.call(owner, deadline, message) else {
+            self.metrics.hops_refused.add(1);
+            let problem = Problem::new(ProblemKind::Overloaded, "too many requests wait for the user's core");
+            return exchange.refuse(problem.with_retry_after_s(1));
+        };
+        self.metrics.hops_sent.add(1);
+        let core = Rc::clone(self);
+        sluice_core::spawn(async move {
+            match sluice_core::timeout_at(deadline, call).await {
+                Ok(Ok(response)) => exchange.into_responder().send(core.with_alt_svc(response, owner)),
+                Ok(Err(_)) | Err(_) => {
+                    core.metrics.hops_unanswered.add(1);
+                    let detail = "the user's core did not answer; whether it acted is not known";
+                    let problem = Problem::new(ProblemKind::ShuttingDown, detail).with_retryable(false);
+                    exchange.refuse(problem);
+                }
+            }
+        });
+    }
+
+    fn with_alt_svc(&self, response: Response, owner: CoreId) -> Response {
+        match self.alt_svc.get(owner.index()) {
+            Some(value) => response.with_field("alt-svc", value.clone()),
+            None => response,
+        }
+    }
+
+    /// Longer than the owner takes for anything.
+    fn hop_timeout(&self) -> Duration {
+        let longest = self.config.command_timeout + self.config.run.unknown_outcome_grace;
+        longest.max(WAIT_MAX) + 2 * command::REPLY_GRACE
+    }
+
+    fn admit(&self, head: &RequestHead) -> Admit {
+        let arrived = sluice_core::now();
+        let action = match find_action(head) {
+            Ok(action) => action,
+            Err(refusal) => {
+                let context = self.context(head, RouteLabel::Other, arrived);
+                let response = refusal.into_response(&context);
+                return Admit::Reply(context.finish(response));
+            }
+        };
+        if action != Action::Command {
+            return Admit::Body { bytes_max: 0 };
+        }
+        let refused = self.not_serving(Target::Command).or_else(|| self.unfit_command(head)).or_else(|| {
+            let denied = auth::key_text(head).err()?;
+            self.metrics.keys_refused.add(1);
+            Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()))
+        });
+        match refused {
+            None => Admit::Body { bytes_max: self.config.body_bytes_max },
+            Some(problem) => {
+                let context = self.context(head, RouteLabel::Command, arrived);
+                let response = context.problem(problem);
+                Admit::Reply(context.finish(response))
+            }
+        }
+    }
+}
+
+impl Service for CoreService {
+    fn admit(&self, head: &RequestHead) -> Admit {
+        self.core.admit(head)
+    }
+
+    fn call(&self, request: Request, respond: Responder) {
+        self.core.serve(request, respond, sluice_core::now(), false);
+    }
+
+    fn refuse(&self, status: u16, detail: &str) -> Response {
+        // There is no head to speak of: it is what could not be read.
+        let head = RequestHead::build("GET", "/", "unread");
+        let context = self.core.context(&head, RouteLabel::Other, sluice_core::now());
+        let kind =
+            ProblemKind::ALL.iter().copied().find(|kind| kind.status() == status && !kind.is_retryable());
+        let response = match kind {
+            Some(kind) => context.problem(Problem::new(kind, detail)),
+            None => bare_problem(status, detail),
+        };
+        context.finish(response)
+    }
+}
+
+/// A request from another core.
+fn receive(core: &Weak<Core>, delivery: Delivery<PeerRequest, Response>) {
+    // Dropped unanswered, both tell the other core so.
+    let (Some(core), Some(reply)) = (core.upgrade(), delivery.reply) else { return };
+    core.metrics.hops_served.add(1);
+    let (request, arrived) = delivery.body.into_request();
+    core.serve(request, Responder::from_fn(move |response| reply.send(response)), arrived, true);
+}
+
+fn settle(exchange: Exchange, result: Result<Response, Problem>) {
+    match result {
+        Ok(response) => exchange.reply(response),
+        Err(problem) => exchange.refuse(problem),
+    }
+}
+
+/// Why a request asks for nothing there is.
+enum Misdirected {
+    NoRoute,
+    NoMethod { allow: &'static str },
+}
+
+impl Misdirected {
+    fn into_response(self, context: &Context) -> Response {
+        match self {
+            Self::NoRoute => context
+                .problem(Problem::new(ProblemKind::NotFound, "there is no such path; see /api/v1/command")),
+            Self::NoMethod { allow } => {
+                let problem = Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allow}"));
+                context.problem(problem).with_field("allow", allow)
+            }
+        }
+    }
+}
+
+fn find_action(head: &RequestHead) -> Result<Action<'_>, Misdirected> {
+    let route = Route::of(head.path()).ok_or(Misdirected::NoRoute)?;
+    route.action(head.method()).ok_or(Misdirected::NoMethod { allow: route.allow() })
+}
+
+fn options(head: &RequestHead) -> Response {
+    let allow = Route::of(head.path()).map_or(Route::Server.allow(), Route::allow);
+    Response::new(204).with_field("allow", allow)
+}
+
+fn body_problem(bytes_max: usize) -> Problem {
+    Problem::new(ProblemKind::PayloadTooLarge, format!("a command has at most {bytes_max} bytes"))
+}
+
+/// A problem of no kind of ours (RFC 9457 section 4.2.1: `about:blank` means the status says it all).
+fn bare_problem(status: u16, detail: &str) -> Response {
+    let document = serde_json::json!({ "type": "about:blank", "status": status, "detail": detail });
+    let body = Bytes::from(document.to_string());
+    Response::new(status).with_body(sluice_protocols::problem::CONTENT_TYPE, body)
+}

@@ -1,0 +1,226 @@
+//! Runs one task and makes its end durable.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sluice_protocols::api::TaskView;
+use sluice_protocols::ids::{ShardId, TaskId};
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::record::{HistoryRecord, Loaded, RecordError, SessionRecord, TaskRecord, encode};
+use sluice_store::{Batch, CommitError, Key, ReadError};
+
+use super::finished::Finished;
+use super::queue::LaneId;
+use super::{Outcome, Tasks};
+use crate::run::{self, RunEnd};
+
+/// Waits between attempts begin here and double.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
+/// The longest wait between attempts.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often the end of a task is handed to a full commit queue before the task is run again from its journal.
+const COMMIT_ATTEMPTS_MAX: u32 = 8;
+
+/// Why an attempt at a task did not bring its end.
+enum Setback {
+    /// It may work later.
+    Passing(Problem),
+    /// Not in this process.
+    Lasting(Problem),
+}
+
+impl From<ReadError> for Setback {
+    fn from(error: ReadError) -> Self {
+        let problem = storage_problem(&error);
+        match error {
+            ReadError::Overloaded | ReadError::Disk { .. } => Self::Passing(problem),
+            ReadError::Closed
+            | ReadError::Foreign { .. }
+            | ReadError::Quarantined { .. }
+            | ReadError::Newer { .. } => Self::Lasting(problem),
+        }
+    }
+}
+
+fn storage_problem(error: &impl std::fmt::Display) -> Problem {
+    tracing::error!(%error, "the storage failed a task");
+    let detail = "the storage failed; the command is kept and will be carried out later";
+    Problem::new(ProblemKind::Storage, detail).with_retryable(false)
+}
+
+/// The waits of a loop that tries again, each twice as long as the one before.
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self(RETRY_WAIT_MIN)
+    }
+
+    pub(super) async fn wait(&mut self) {
+        sluice_core::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY_WAIT_MAX);
+    }
+}
+
+/// The end of a task as it goes to disk.
+struct End {
+    task: TaskRecord,
+    view: TaskView,
+    session: Option<SessionRecord>,
+}
+
+impl Tasks {
+    /// Runs a task until it has ended or this process cannot end it.
+    pub(super) async fn carry_out(&self, lane: LaneId, task: TaskId) -> Outcome {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.attempt(lane, task).await {
+                Ok(finished) => return Outcome::Finished(finished),
+                Err(Setback::Lasting(problem)) => return Outcome::Left(problem),
+                Err(Setback::Passing(problem)) if !self.may_retry() => return Outcome::Left(problem),
+                Err(Setback::Passing(_)) => {
+                    self.metrics.tasks_retried.add(1);
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, lane: LaneId, task: TaskId) -> Result<Rc<Finished>, Setback> {
+        let (shard, fresh) = {
+            let mut pending = self.pending.borrow_mut();
+            let entry = pending.get_mut(&task).expect("a running task is registered");
+            entry.is_running = true;
+            (entry.shard, entry.record.take().zip(entry.arrived))
+        };
+        let record = match fresh {
+            Some((record, arrived)) => {
+                let waited_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+                TaskRecord { total_us: waited_us, ..record }
+            }
+            None => self.read_pending(shard, lane, task).await?,
+        };
+        let session = self.sessions.for_task(shard, lane, record.created_ms).await?;
+        let recent = session.as_ref().map_or(&[][..], |session| &session.turns);
+        match self.runner.run(shard, record, recent).await {
+            RunEnd::Final(task) => {
+                let view = run::view_of(&task);
+                self.complete(shard, lane, End { task, view, session }).await
+            }
+            RunEnd::Interrupted(_, problem) => Err(Setback::Passing(problem)),
+        }
+    }
+
+    async fn read_pending(&self, shard: ShardId, lane: LaneId, task: TaskId) -> Result<TaskRecord, Setback> {
+        let key = Key::task_pending(&lane.user, &task);
+        match self.store.load::<TaskRecord>(shard, &key).await? {
+            Some(record) => Ok(run::recovered(record.to_record())),
+            None => {
+                tracing::error!(%task, "a pending task is not on disk");
+                let problem =
+                    Problem::new(ProblemKind::Internal, "the command was lost").with_retryable(false);
+                Err(Setback::Lasting(problem))
+            }
+        }
+    }
+
+    /// Commits the end of a task: pending away, finished, session and history, in one batch.
+    async fn complete(&self, shard: ShardId, lane: LaneId, mut end: End) -> Result<Rc<Finished>, Setback> {
+        let mut backoff = Backoff::new();
+        let mut attempts = 0;
+        loop {
+            let (batch, session) = self.end_batch(shard, lane, &mut end);
+            let error = match self.store.commit(batch).await {
+                Ok(_) => {
+                    if let Some(session) = session {
+                        self.keep_session(lane, session);
+                    }
+                    return Ok(Finished::of(lane.user, &end.view));
+                }
+                Err(error) => error,
+            };
+            attempts += 1;
+            let problem = storage_problem(&error);
+            match error {
+                CommitError::Overloaded if attempts < COMMIT_ATTEMPTS_MAX => backoff.wait().await,
+                CommitError::Overloaded => return Err(Setback::Passing(problem)),
+                CommitError::TooLarge { .. }
+                | CommitError::Unknown { .. }
+                | CommitError::Stopped { .. }
+                | CommitError::Closed => return Err(Setback::Lasting(problem)),
+            }
+        }
+    }
+
+    fn end_batch(
+        &self,
+        shard: ShardId,
+        lane: LaneId,
+        end: &mut End,
+    ) -> (Batch, Option<Loaded<SessionRecord>>) {
+        let mut batch = Batch::new(shard);
+        let task = encode_shrinking(end);
+        batch.delete(&Key::task_pending(&lane.user, &end.task.id));
+        batch.put(&Key::task_finished(&lane.user, &end.task.id), &task);
+        let session = end.session.as_ref().and_then(|session| {
+            let turn = run::turn_of(&end.task, session.next_turn, &session.turns);
+            self.sessions.write_turn(lane, session, turn, &mut batch)
+        });
+        let history = HistoryRecord {
+            task: end.task.id,
+            at_ms: end.task.created_ms,
+            command: end.task.command.clone(),
+            state: end.task.state,
+            answer: end.task.answer.clone(),
+            services: services_of(&end.view),
+        };
+        match encode(&history) {
+            Ok(history) => {
+                let key = Key::history(&lane.user, end.task.created_ms, &end.task.id);
+                batch.put(&key, history.as_bytes());
+            }
+            Err(error) => tracing::error!(%error, task = %end.task.id, "a task is not in the history"),
+        }
+        (batch, session)
+    }
+
+    /// Keeps a session that is durable now, unless its user ended it meanwhile.
+    fn keep_session(&self, lane: LaneId, session: Loaded<SessionRecord>) {
+        if !self.queue.borrow().is_ended(lane) {
+            self.sessions.keep(session);
+        }
+    }
+}
+
+/// The value of a finished task. One that is too large loses first what its steps read, then the steps: the end
+/// itself must be kept.
+fn encode_shrinking(end: &mut End) -> Vec<u8> {
+    let shrink: [fn(&mut TaskRecord); 2] = [
+        |task| task.steps.iter_mut().for_each(|step| (step.text, step.outcome_json) = (None, None)),
+        |task| (task.steps, task.plan_json) = (Vec::new(), None),
+    ];
+    let mut shrink = shrink.into_iter();
+    loop {
+        match encode(&end.task) {
+            Ok(value) => return value.as_bytes().to_vec(),
+            Err(error @ RecordError::TooLarge { .. }) => {
+                tracing::warn!(%error, task = %end.task.id, "a finished task is kept without what its steps read");
+                let smaller = shrink.next().expect("a task without steps is far below the limit");
+                smaller(&mut end.task);
+                end.view = run::view_of(&end.task);
+            }
+            Err(error) => unreachable!("encoding fails on size alone: {error}"),
+        }
+    }
+}
+
+/// One bit for each service the task's steps belong to.
+fn services_of(view: &TaskView) -> u8 {
+    let bit = |operation: &str| match operation.split('.').next() {
+        Some("gmail") => 1,
+        Some("calendar") => 2,
+        Some("drive") => 4,
+        _ => 0,
+    };
+    view.steps.iter().fold(0, |bits, step| bits | bit(&step.operation))
+}

@@ -1,0 +1,8 @@
+//! A core serving: real reactor and store, no network. One binary, for linking the database takes long.
+
+mod commands;
+mod common;
+mod cores;
+mod metrics;
+mod requests;
+mod sessions;

@@ -1,0 +1,338 @@
+//! Administration: users, connections and keys.
+//!
+//! While a gateway runs it owns the data directory, and administration goes through
+//! its Unix socket, which only the owner of the directory may open. When none runs,
+//! the directory is opened directly. Health and metrics are on a TCP address beside.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use clap::Args;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sluice_net::egress::Egress;
+use sluice_protocols::ids::{ShardCount, UserId};
+use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
+use sluice_shard::{Admin, AdminError, Metrics};
+use sluice_store::record::UserRecord;
+use sluice_store::{OpenError, Store};
+
+use crate::config::Config;
+use crate::serve::store_config;
+
+/// Users that `user list` shows at most.
+const USERS_LISTED_MAX: usize = 10_000;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Options of `sluice user add`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct NewUser {
+    /// Name, unique in this gateway
+    name: String,
+    /// Mail address
+    #[arg(long)]
+    email: String,
+    /// Time zone that dates and times are meant in, such as Europe/Berlin
+    #[arg(long, default_value = "UTC")]
+    time_zone: String,
+}
+
+/// Options of `sluice user connect`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct NewConnection {
+    /// The user's name
+    name: String,
+    /// Refresh token that Google gave for the user's consent
+    #[arg(long, env = "SLUICE_REFRESH_TOKEN", hide_env_values = true)]
+    refresh_token: String,
+    /// Scopes it covers, separated by spaces
+    #[arg(long, default_value = "")]
+    scope: String,
+}
+
+/// Options of `sluice key add`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct NewKey {
+    /// The user's name
+    name: String,
+    /// What the key is for
+    #[arg(long, default_value = "")]
+    label: String,
+}
+
+/// A user as shown.
+#[derive(Debug, Serialize, Deserialize)]
+struct UserView {
+    id: UserId,
+    name: String,
+    email: String,
+    time_zone: String,
+    disabled: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeyView {
+    user: UserId,
+    key: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {}
+
+/// What went wrong, as the socket says it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    detail: String,
+}
+
+impl From<UserRecord> for UserView {
+    fn from(user: UserRecord) -> Self {
+        let UserRecord { id, name, email, time_zone, disabled, .. } = user;
+        Self { id, name, email, time_zone, disabled }
+    }
+}
+
+// ---- what is done, wherever it is asked for ----
+
+fn do_add_user(admin: &Admin, user: &NewUser) -> Result<UserView, AdminError> {
+    Ok(admin.create_user(&user.name, &user.email, &user.time_zone)?.into())
+}
+
+fn do_list_users(admin: &Admin) -> Result<Vec<UserView>, AdminError> {
+    Ok(admin.list_users(USERS_LISTED_MAX)?.into_iter().map(UserView::from).collect())
+}
+
+fn find(admin: &Admin, name: &str) -> anyhow::Result<UserRecord> {
+    admin.find_user(name)?.with_context(|| format!("there is no user called {name:?}; add it first"))
+}
+
+fn do_connect(admin: &Admin, connection: &NewConnection) -> anyhow::Result<Done> {
+    let user = find(admin, &connection.name)?;
+    admin.connect_google(&user.id, &connection.refresh_token, &user.email, &connection.scope)?;
+    Ok(Done {})
+}
+
+fn do_add_key(admin: &Admin, key: &NewKey) -> anyhow::Result<KeyView> {
+    let user = find(admin, &key.name)?;
+    let made = admin.create_key(&user.id, &key.label)?;
+    Ok(KeyView { user: user.id, key: made.expose() })
+}
+
+// ---- the command line ----
+
+pub(crate) fn add_user(config: &Config, user: &NewUser) -> anyhow::Result<()> {
+    let made = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/users", user)?,
+        Control::Direct(admin) => do_add_user(&admin, user)?,
+    };
+    println!("{}\t{}\t{}\t{}", made.id, made.name, made.email, made.time_zone);
+    Ok(())
+}
+
+pub(crate) fn list_users(config: &Config) -> anyhow::Result<()> {
+    let users: Vec<UserView> = match Control::open(config)? {
+        Control::Running(socket) => socket.get("/users")?,
+        Control::Direct(admin) => do_list_users(&admin)?,
+    };
+    for user in users {
+        let note = if user.disabled { "\tdisabled" } else { "" };
+        println!("{}\t{}\t{}\t{}{note}", user.id, user.name, user.email, user.time_zone);
+    }
+    Ok(())
+}
+
+pub(crate) fn connect(config: &Config, connection: &NewConnection) -> anyhow::Result<()> {
+    let Done {} = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/connections", connection)?,
+        Control::Direct(admin) => do_connect(&admin, connection)?,
+    };
+    println!("{} is connected with Google", connection.name);
+    Ok(())
+}
+
+pub(crate) fn add_key(config: &Config, key: &NewKey) -> anyhow::Result<()> {
+    let made = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/keys", key)?,
+        Control::Direct(admin) => do_add_key(&admin, key)?,
+    };
+    println!("{}", made.key);
+    Ok(())
+}
+
+/// The way to the data.
+enum Control {
+    Running(Socket),
+    Direct(Admin),
+}
+
+impl Control {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let path = config.admin.socket_path(&config.server);
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            return Ok(Self::Running(Socket { path }));
+        }
+        let count = u16::try_from(config.server.shards).ok().and_then(ShardCount::new);
+        let count = count.with_context(|| format!("server.shards is {}", config.server.shards))?;
+        match Store::open(store_config(config, count)?) {
+            Ok(store) => Ok(Self::Direct(Admin::new(store))),
+            Err(error @ OpenError::Locked { .. }) => Err(error).with_context(|| {
+                format!("a gateway runs on this directory, but its socket {} does not answer", path.display())
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+struct Socket {
+    path: PathBuf,
+}
+
+impl Socket {
+    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(path, |client, url| client.get(url))
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.call(path, |client, url| client.post(url).json(body))
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        build: impl FnOnce(&reqwest::Client, String) -> reqwest::RequestBuilder,
+    ) -> anyhow::Result<T> {
+        let client =
+            reqwest::Client::builder().unix_socket(self.path.as_path()).timeout(REQUEST_TIMEOUT).build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let request = build(&client, format!("http://sluice{path}"));
+            let response = request.send().await.context("the gateway's socket does not answer")?;
+            if response.status().is_success() {
+                return Ok(response.json().await?);
+            }
+            let status = response.status();
+            let refusal: Result<Refusal, _> = response.json().await;
+            bail!("{}", refusal.map_or_else(|_| format!("the gateway answered {status}"), |r| r.detail))
+        })
+    }
+}
+
+// ---- the server ----
+
+/// Where administration listens.
+pub(crate) struct Bound {
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: PathBuf,
+}
+
+/// Starts both listeners on the shared runtime.
+pub(crate) fn serve(
+    config: &Config,
+    egress: &Egress,
+    admin: Admin,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Bound> {
+    let runtime = egress.runtime();
+    let wanted = config.admin.listen;
+    let tcp = runtime
+        .block_on(tokio::net::TcpListener::bind(wanted))
+        .with_context(|| format!("cannot listen on admin.listen {wanted}"))?;
+    let address = tcp.local_addr()?;
+    let path = config.admin.socket_path(&config.server);
+    let _runtime = runtime.enter();
+    let unix = bind_socket(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let health = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(page))
+        .with_state(metrics);
+    let users = Router::new()
+        .route("/users", get(handle_list_users).post(handle_add_user))
+        .route("/connections", post(handle_connect))
+        .route("/keys", post(handle_add_key))
+        .with_state(admin);
+    runtime.spawn(async move { axum::serve(tcp, health).await });
+    runtime.spawn(async move { axum::serve(unix, users).await });
+    Ok(Bound { address, socket: path })
+}
+
+/// The data directory is locked by this process, so a socket that is there was
+/// left by one that died.
+fn bind_socket(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
+#[derive(Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+async fn readyz(State(metrics): State<Arc<Metrics>>, Query(query): Query<Verbose>) -> Response {
+    let states: Vec<CoreState> = metrics.cores().collect();
+    let stopped = metrics.store_stopped();
+    let is_ready = stopped.is_none() && states.iter().all(|state| *state == CoreState::Ready);
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut text = String::from(if is_ready { "ready\n" } else { "not ready\n" });
+    if query.verbose.is_some() {
+        for (core, state) in states.iter().enumerate() {
+            text.push_str(&format!("core {core}: {state:?}\n"));
+        }
+        text.push_str(&format!("store: {}\n", stopped.as_deref().unwrap_or("ok")));
+    }
+    (status, text).into_response()
+}
+
+async fn page(State(metrics): State<Arc<Metrics>>) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.render()).into_response()
+}
+
+async fn handle_list_users(State(admin): State<Admin>) -> Response {
+    answer(move || Ok(do_list_users(&admin)?)).await
+}
+
+async fn handle_add_user(State(admin): State<Admin>, Json(user): Json<NewUser>) -> Response {
+    answer(move || Ok(do_add_user(&admin, &user)?)).await
+}
+
+async fn handle_connect(State(admin): State<Admin>, Json(connection): Json<NewConnection>) -> Response {
+    answer(move || do_connect(&admin, &connection)).await
+}
+
+async fn handle_add_key(State(admin): State<Admin>, Json(key): Json<NewKey>) -> Response {
+    answer(move || do_add_key(&admin, &key)).await
+}
+
+/// Storage blocks, so it is asked on a thread where that is allowed.
+async fn answer<T, F>(work: F) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce() -> anyhow::Result<T> + Send + 'static,
+{
+    let result = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).flatten();
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => {
+            let refusal = Refusal { detail: format!("{error:#}") };
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(refusal)).into_response()
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Wiring: what `sluice serve` starts, in which order, and how it stops.
+//!
+//! Order of the start: storage, egress, sockets, then a thread a core, then
+//! administration. A stop goes the other way round: no new requests, commands under
+//! way finish or stay on disk, connections close, storage is flushed.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use sluice_core::mailbox::MailboxStats;
+use sluice_core::{CoreId, Reactor, ReactorConfig, mailbox};
+use sluice_net::egress::{Egress, EgressConfig, PerUpstream, RetryConfig, UpstreamConfig};
+use sluice_net::ingress::{self, ForwardEnd, IngressConfig, IngressStats, ServerIdentity};
+use sluice_net::quic::listen::CoreListeners;
+use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
+use sluice_net::{CoreCount, ListenConfig, Listeners};
+use sluice_protocols::ids::ShardCount;
+use sluice_shard::env::RunConfig;
+use sluice_shard::peer::PeerEnd;
+use sluice_shard::{Admin, CoreParts, CoreService, Metrics, ShardConfig};
+use sluice_store::{Store, StoreConfig};
+use sluice_tuning::{Severity, Topology};
+use tokio::sync::watch;
+
+use crate::collect::IngressCollector;
+use crate::admin;
+use crate::config::{Config, Durability, LogFormat};
+
+/// Datagrams that may be on their way from one core to another.
+const FORWARD_LANE_MAX: usize = 1024;
+/// After the grace period: how long the last packets and answers may take.
+const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+const MIB: u64 = 1 << 20;
+
+/// Directory of the development authority, in the data directory.
+pub(crate) const TLS_DIR: &str = "tls";
+
+/// Serves until a signal asks to stop.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    start_log(config);
+    config.check_credentials().map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow!("{}", lines.join("\n"))
+    })?;
+    warn_about_host();
+    let cpus = cpus(config)?;
+    let cores = CoreCount::new(cpus.len()).with_context(|| format!("{} cores are too many", cpus.len()))?;
+    let store = open_store(config)?;
+    let egress = Egress::start(egress_config(config, cores.get()))?;
+    let result = serve(config, &cpus, cores, &store, &egress);
+    egress.shutdown(SHUTDOWN_SLACK);
+    if let Err(error) = store.flush_blocking() {
+        tracing::warn!(%error, "storage not flushed; the next start replays its log");
+    }
+    result
+}
+
+fn serve(config: &Config, cpus: &[Option<usize>], cores: CoreCount, store: &Store, egress: &Egress) -> anyhow::Result<()> {
+    let identity = identity(config)?;
+    let listeners = Listeners::bind(&listen_config(config), cores)?;
+    let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
+    note_receive_buffer(config, listeners.receive_buffer_granted_bytes);
+    let ingress_stats: Vec<(Arc<IngressStats>, Arc<MailboxStats>)> = cpus.iter().map(|_| Default::default()).collect();
+    let collector = IngressCollector { cores: ingress_stats.clone() };
+    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), vec![Box::new(collector)]);
+    let shared = Arc::new(Shared {
+        identity,
+        ingress: ingress_config(config, cores),
+        shard: Arc::new(shard_config(config)?),
+        grace: config.server.shutdown_grace_ms.duration(),
+        store: store.clone(),
+        egress: egress.clone(),
+        metrics: Arc::clone(&metrics),
+        core_ports: core_ports.clone(),
+        cores,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let (tell, told) = mpsc::channel();
+    let forward = mailbox::mesh(cores.get(), FORWARD_LANE_MAX);
+    let peers = sluice_shard::peer::mesh(cores.get());
+    let mut threads = Vec::new();
+    let ends = listeners.into_cores().into_iter().zip(forward).zip(peers).zip(ingress_stats).zip(cpus);
+    for ((((listeners, forward), peers), stats), &cpu) in ends {
+        let core = Core { listeners, forward, peers, stats, cpu, stopped: stopped.clone(), tell: tell.clone() };
+        threads.push(core.start(Arc::clone(&shared))?);
+    }
+    drop(tell);
+    let started = wait_until_ready(&told, cores).and_then(|()| {
+        admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics))
+    });
+    let served = started.and_then(|admin| {
+        announce(&addresses, &core_ports, &admin);
+        wait_for_stop(egress, &told)
+    });
+    let _ = stop.send(true);
+    let ended = join(threads);
+    let socket = config.admin.socket_path(&config.server);
+    let _ = fs::remove_file(socket);
+    served.and(ended)
+}
+
+/// What every core's thread is given.
+struct Shared {
+    identity: ServerIdentity,
+    ingress: IngressConfig,
+    shard: Arc<ShardConfig>,
+    grace: Duration,
+    store: Store,
+    egress: Egress,
+    metrics: Arc<Metrics>,
+    core_ports: Vec<u16>,
+    cores: CoreCount,
+}
+
+/// What one core's thread owns.
+struct Core {
+    listeners: CoreListeners,
+    forward: ForwardEnd,
+    peers: PeerEnd,
+    stats: (Arc<IngressStats>, Arc<MailboxStats>),
+    cpu: Option<usize>,
+    stopped: watch::Receiver<bool>,
+    tell: mpsc::Sender<Told>,
+}
+
+/// What a core's thread reports.
+enum Told {
+    Ready,
+    Ended,
+}
+
+/// Says that the thread has ended, however it did.
+struct TellEnd(mpsc::Sender<Told>);
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        let _ = self.0.send(Told::Ended);
+    }
+}
+
+impl Core {
+    fn start(self, shared: Arc<Shared>) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let id = self.peers.core();
+        thread::Builder::new()
+            .name(format!("core-{id}"))
+            .spawn(move || {
+                let _end = TellEnd(self.tell.clone());
+                self.run(id, &shared).with_context(|| format!("core {id}"))
+            })
+            .context("cannot start a thread")
+    }
+
+    fn run(self, id: CoreId, shared: &Arc<Shared>) -> anyhow::Result<()> {
+        let stats = Arc::clone(shared.metrics.core(id).reactor());
+        let reactor = Reactor::new(ReactorConfig { core: id, cpu: self.cpu, stats })?;
+        let shared = Arc::clone(shared);
+        reactor.block_on(async move { self.serve(id, &shared).await })?
+    }
+
+    async fn serve(mut self, id: CoreId, shared: &Shared) -> anyhow::Result<()> {
+        let service = CoreService::start(CoreParts {
+            core: id,
+            cores: shared.cores.get(),
+            store: shared.store.clone(),
+            egress: shared.egress.clone(),
+            config: Arc::clone(&shared.shard),
+            peers: self.peers,
+            metrics: Arc::clone(&shared.metrics),
+            alt_svc_ports: shared.core_ports.clone(),
+        });
+        let (stats, forward_stats) = self.stats;
+        let ingress = ingress::start(
+            self.listeners,
+            &shared.identity,
+            &shared.ingress,
+            self.forward,
+            Rc::clone(&service) as Rc<dyn sluice_net::Service>,
+            stats,
+            forward_stats,
+        )?;
+        service.ready().await;
+        let _ = self.tell.send(Told::Ready);
+        // An error means that the sender is gone, which is a stop, too.
+        let _ = self.stopped.wait_for(|stop| *stop).await;
+        let deadline = sluice_core::now() + shared.grace;
+        let left = service.drain(deadline).await;
+        if left > 0 {
+            tracing::info!(core = %id, tasks = left, "commands left for the next start");
+        }
+        ingress.drain(deadline.max(sluice_core::now()) + SHUTDOWN_SLACK).await;
+        Ok(())
+    }
+}
+
+fn wait_until_ready(told: &mpsc::Receiver<Told>, cores: CoreCount) -> anyhow::Result<()> {
+    for _ in 0..cores.get() {
+        match told.recv() {
+            Ok(Told::Ready) => {}
+            // Why shows when its thread is joined.
+            Ok(Told::Ended) | Err(_) => bail!("a core did not start"),
+        }
+    }
+    Ok(())
+}
+
+/// Returns when a signal asks to stop, or with an error when a core has died.
+fn wait_for_stop(egress: &Egress, told: &mpsc::Receiver<Told>) -> anyhow::Result<()> {
+    let (asked, signal) = mpsc::channel();
+    egress.runtime().spawn(async move {
+        let _ = asked.send(stop_signal().await);
+        // The second signal does not wait for anything.
+        if stop_signal().await.is_ok() {
+            tracing::warn!("stopped at once by a second signal");
+            std::process::exit(1);
+        }
+    });
+    loop {
+        if let Ok(signal) = signal.recv_timeout(Duration::from_millis(100)) {
+            tracing::info!(signal = signal?, "stopping");
+            return Ok(());
+        }
+        if matches!(told.try_recv(), Ok(Told::Ended)) {
+            bail!("a core has died; the process stops, and the next start takes up its commands");
+        }
+    }
+}
+
+async fn stop_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => Ok("SIGTERM"),
+        _ = int.recv() => Ok("SIGINT"),
+    }
+}
+
+fn join(threads: Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    for thread in threads {
+        let ended = thread.join().unwrap_or_else(|_| Err(anyhow!("a core's thread panicked")));
+        result = result.and(ended);
+    }
+    result
+}
+
+/// One line for people and for programs that wait for the start.
+fn announce(addresses: &[SocketAddr], core_ports: &[u16], admin: &admin::Bound) {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("https://{address}")).collect();
+    let ports: Vec<String> = core_ports.iter().map(ToString::to_string).collect();
+    println!(
+        "sluice is ready: {} core-ports={} metrics=http://{} admin={}",
+        urls.join(" "),
+        ports.join(","),
+        admin.address,
+        admin.socket.display()
+    );
+}
+
+fn start_log(config: &Config) {
+    use tracing_subscriber::EnvFilter;
+    // Libraries speak up only when something is wrong.
+    let level = config.log.level.as_str();
+    let filter = EnvFilter::new(format!("warn,sluice={level},sluice_core={level},sluice_net={level},sluice_shard={level},sluice_store={level}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process would keep the first's log, which is harmless.
+    let _ = match config.log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+fn warn_about_host() {
+    for finding in sluice_tuning::checks() {
+        match finding.severity {
+            Severity::Error | Severity::Warning => tracing::warn!("{finding}"),
+            Severity::Advice | Severity::Good => tracing::debug!("{finding}"),
+        }
+    }
+}
+
+/// The CPU of each core, `None` where threads are not bound.
+fn cpus(config: &Config) -> anyhow::Result<Vec<Option<usize>>> {
+    let wanted = usize::try_from(config.server.cores)?;
+    let topology = Topology::read()?;
+    let available = topology.spread(0);
+    let count = if wanted == 0 { available.len() } else { wanted };
+    let shards = usize::try_from(config.server.shards)?;
+    if count > shards {
+        bail!("{count} cores cannot share {shards} shards; set server.cores to at most {shards}");
+    }
+    if !config.server.pin {
+        return Ok(vec![None; count]);
+    }
+    if count > available.len() {
+        bail!(
+            "server.cores is {count}, but this process may use {} CPUs; lower it, or set server.pin to false",
+            available.len()
+        );
+    }
+    Ok(topology.spread(count).into_iter().map(Some).collect())
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let count = u16::try_from(config.server.shards).ok().and_then(ShardCount::new);
+    let count = count.with_context(|| format!("server.shards is {}", config.server.shards))?;
+    Ok(Store::open(store_config(config, count)?)?)
+}
+
+pub(crate) fn store_config(config: &Config, shards: ShardCount) -> anyhow::Result<StoreConfig> {
+    let store = &config.store;
+    let mut result = StoreConfig::new(&config.server.data_dir, shards);
+    result.durability = match store.durability {
+        Durability::Fsync => sluice_store::Durability::Fsync,
+        Durability::Os => sluice_store::Durability::Os,
+    };
+    result.block_cache_bytes = usize::try_from(store.block_cache_mib * MIB)?;
+    result.write_buffer_bytes = usize::try_from(store.write_buffer_mib * MIB)?;
+    result.reader_threads = usize::try_from(store.reader_threads)?;
+    Ok(result)
+}
+
+fn identity(config: &Config) -> anyhow::Result<ServerIdentity> {
+    let tls = &config.tls;
+    let identity = match (tls.certificate.get(), tls.key.get()) {
+        (Some(certificate), Some(key)) => TlsIdentity::from_files(certificate, key)?,
+        _ => development_identity(&config.server.data_dir.join(TLS_DIR))?,
+    };
+    for warning in identity.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let keys = SharedKeys::generate()?;
+    let early = if tls.early_data { EarlyData::On } else { EarlyData::Off };
+    Ok(ServerIdentity { tls: server_crypto(&identity, &keys, early)?, keys })
+}
+
+fn development_identity(directory: &Path) -> anyhow::Result<TlsIdentity> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let identity = TlsIdentity::development(directory)?;
+    if let Some(authority) = identity.authority() {
+        tracing::info!(authority = %authority.display(), "development certificate; clients must trust this authority");
+    }
+    Ok(identity)
+}
+
+fn listen_config(config: &Config) -> ListenConfig {
+    let listen = &config.listen;
+    ListenConfig {
+        addresses: listen.sockets().collect(),
+        core_port_base: (listen.core_port_base != 0).then_some(listen.core_port_base),
+        receive_buffer_bytes: usize::try_from(listen.socket_buffer_bytes).unwrap_or(usize::MAX),
+    }
+}
+
+fn note_receive_buffer(config: &Config, granted: usize) {
+    let wanted = usize::try_from(config.listen.socket_buffer_bytes).unwrap_or(usize::MAX);
+    // The kernel reports twice what it was asked for, to cover its own overhead.
+    if granted / 2 < wanted {
+        tracing::warn!(
+            wanted_bytes = wanted,
+            granted_bytes = granted / 2,
+            "socket buffers are smaller than asked for; raise net.core.rmem_max"
+        );
+    }
+}
+
+fn ingress_config(config: &Config, cores: CoreCount) -> IngressConfig {
+    let limits = &config.limits;
+    let connections = usize::try_from(limits.connections_max).unwrap_or(usize::MAX);
+    IngressConfig {
+        connections_max: connections.div_ceil(cores.get()),
+        streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
+        idle_timeout: limits.idle_timeout_ms.duration(),
+        ..IngressConfig::default()
+    }
+}
+
+fn shard_config(config: &Config) -> anyhow::Result<ShardConfig> {
+    let openai_key = config.openai.resolve_key()?.unwrap_or_default();
+    let secret = config.google.resolve_client_secret()?.unwrap_or_default();
+    let run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
+    let limits = &config.limits;
+    let mut shard = ShardConfig::new(run);
+    shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;
+    shard.command_timeout = limits.command_timeout_ms.duration();
+    shard.tasks_queued_max = usize::try_from(limits.tasks_queued_per_core_max)?;
+    shard.tasks_running_max = usize::try_from(limits.tasks_running_per_core_max)?;
+    shard.tasks_running_per_user_max = usize::try_from(limits.tasks_running_per_user_max)?;
+    Ok(shard)
+}
+
+fn egress_config(config: &Config, cores: usize) -> EgressConfig {
+    let (egress, google) = (&config.egress, &config.google);
+    let count = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let upstream = |url: &str, concurrency: u64| {
+        let mut upstream = UpstreamConfig::new(url);
+        upstream.concurrency_max = count(concurrency);
+        upstream.connect_timeout = egress.connect_timeout_ms.duration();
+        upstream.attempt_timeout = egress.attempt_timeout_ms.duration();
+        upstream.idle_timeout = egress.idle_timeout_ms.duration();
+        upstream
+    };
+    let mut result = EgressConfig::new(PerUpstream {
+        openai: upstream(&config.openai.base_url, egress.openai_concurrency_max),
+        oauth: upstream(&google.token_url, egress.google_concurrency_max),
+        gmail: upstream(&google.gmail_url, egress.google_concurrency_max),
+        calendar: upstream(&google.calendar_url, egress.google_concurrency_max),
+        drive: upstream(&google.drive_url, egress.google_concurrency_max),
+    });
+    result.threads = count(egress.threads);
+    result.cores = cores;
+    result.queue_max = count(egress.queue_max);
+    result.response_bytes_max = count(egress.response_bytes_max);
+    let whole = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    result.retry = RetryConfig {
+        attempts_max: whole(egress.retry_attempts_max),
+        backoff_base: egress.retry_backoff_base_ms.duration(),
+        backoff_max: egress.retry_backoff_max_ms.duration(),
+        budget_percent: whole(egress.retry_budget_percent),
+        budget_per_second: whole(egress.retry_budget_per_second),
+    };
+    result
+}

@@ -1,0 +1,118 @@
+//! A task as people read it in a terminal.
+
+use std::fmt::Write as _;
+
+use sluice_protocols::api::{CallView, StepState, StepView, TaskState, TaskView};
+use sluice_protocols::plan::Decision;
+
+/// Command, plan, calls, answer, and where the time went.
+pub(crate) fn task(task: &TaskView) -> String {
+    let mut out = String::new();
+    line(&mut out, "command", &task.command);
+    plan(&mut out, task);
+    for step in &task.steps {
+        show_step(&mut out, step);
+    }
+    if let Some(answer) = &task.answer {
+        let mut lines = answer.lines();
+        line(&mut out, "answer", lines.next().unwrap_or_default());
+        for rest in lines {
+            line(&mut out, "", rest);
+        }
+    }
+    if let Some(problem) = &task.error {
+        line(&mut out, "problem", &format!("{}: {}", problem.kind().slug(), problem.detail()));
+    }
+    line(&mut out, "state", state(task.state));
+    if let Some(timing) = &task.timing {
+        let text = format!(
+            "{} in all: ours {}, OpenAI {}, Google {}",
+            millis(timing.total_us),
+            millis(timing.own_us),
+            millis(timing.openai_us),
+            millis(timing.google_us)
+        );
+        line(&mut out, "time", &text);
+    }
+    line(&mut out, "session", &task.session.to_string());
+    out
+}
+
+fn line(out: &mut String, label: &str, text: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{label:>9}  {text}");
+}
+
+fn plan(out: &mut String, task: &TaskView) {
+    let Some(plan) = &task.plan else { return };
+    match &plan.decision {
+        Decision::Act(steps) => {
+            for (index, step) in steps.iter().enumerate() {
+                let waits: Vec<String> = step.dependencies().iter().map(ToString::to_string).collect();
+                let after = if waits.is_empty() { String::new() } else { format!("  after {}", waits.join(", ")) };
+                let call = serde_json::to_value(&step.call).unwrap_or_default();
+                let text = format!("{} {}{}{after}", step.id, step.call.name(), arguments(&call));
+                line(out, if index == 0 { "plan" } else { "" }, &text);
+            }
+        }
+        Decision::Decline { reason } => line(out, "plan", &format!("decline: {reason}")),
+    }
+}
+
+fn arguments(call: &serde_json::Value) -> String {
+    let fields = call.as_object().into_iter().flatten();
+    fields
+        .filter(|(name, value)| *name != "operation" && !value.is_null())
+        .map(|(name, value)| format!(" {name}={value}"))
+        .collect()
+}
+
+fn show_step(out: &mut String, step: &StepView) {
+    let mark = match step.state {
+        StepState::Done => "done",
+        StepState::Failed => "failed",
+        StepState::Skipped => "skipped",
+        StepState::Running => "running",
+        StepState::Pending => "pending",
+    };
+    line(out, &step.id.to_string(), mark);
+    for call in &step.calls {
+        line(out, "", &show_call(call));
+    }
+    if let Some(problem) = &step.error {
+        line(out, "", &format!("{}: {}", problem.kind().slug(), problem.detail()));
+    }
+}
+
+fn show_call(call: &CallView) -> String {
+    let status = call.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+    let attempts = if call.attempts > 1 { format!("  ({} attempts)", call.attempts) } else { String::new() };
+    format!("{} {} -> {status}  {}{attempts}", call.method, call.path, millis(call.duration_us))
+}
+
+fn state(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Queued => "queued",
+        TaskState::Running => "running",
+        TaskState::Done => "done",
+        TaskState::Failed => "failed",
+        TaskState::Declined => "declined",
+    }
+}
+
+/// Microseconds as milliseconds, with the digits that matter.
+fn millis(us: u64) -> String {
+    if us < 10_000 { format!("{}.{:02} ms", us / 1000, us % 1000 / 10) } else { format!("{} ms", us / 1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::millis;
+
+    #[test]
+    fn times_keep_the_digits_that_matter() {
+        assert_eq!(millis(0), "0.00 ms");
+        assert_eq!(millis(1_234), "1.23 ms");
+        assert_eq!(millis(123_456), "123 ms");
+    }
+}
