@@ -1,0 +1,187 @@
+//! Real processes for the whole-system tests: the simulator of the upstreams and
+//! the gateway, each on ports the system chooses, ended when dropped.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// The gateway's binary, made for these tests.
+pub const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+
+/// The harness, built beside the gateway by `--workspace`.
+pub fn bench_binary() -> PathBuf {
+    let beside = Path::new(SLUICE).with_file_name("sluice-bench");
+    assert!(beside.exists(), "{} is missing: run with --workspace", beside.display());
+    beside
+}
+
+/// A child process that prints one line when it is ready.
+struct Process {
+    child: Child,
+    // Kept open, so that the child can go on printing.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(command: &mut Command, ready: &str) -> anyhow::Result<(Self, String)> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut stdout = BufReader::new(child.stdout.take().context("piped")?);
+        loop {
+            let mut line = String::new();
+            if stdout.read_line(&mut line)? == 0 {
+                let status = child.wait()?;
+                bail!("{command:?} ended before it was ready: {status}");
+            }
+            if let Some(rest) = line.trim().strip_prefix(ready) {
+                return Ok((Self { child, _stdout: stdout }, rest.trim().to_owned()));
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The simulator of OpenAI and Google.
+pub struct Sim {
+    process: Process,
+    /// Base URL, without a slash at the end.
+    pub url: String,
+}
+
+impl Sim {
+    /// Starts with low latencies; `options` come after and win.
+    pub fn start(options: &[&str]) -> Self {
+        let mut command = Command::new(bench_binary());
+        command.args(["sim", "--listen", "127.0.0.1:0", "--seed", "7"]);
+        for service in ["openai", "gmail", "calendar", "drive"] {
+            command.args([&format!("--{service}-latency-ms"), "2"]);
+        }
+        command.args(options);
+        let (process, url) = Process::start(&mut command, "listening on").expect("the simulator starts");
+        Self { process, url }
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    process: Process,
+    settings: Settings,
+    /// The shared port, IPv4.
+    pub address: SocketAddr,
+    /// The own port of each core, IPv4.
+    pub core_ports: Vec<u16>,
+    /// Base URL of metrics and health over HTTP/1.1.
+    pub metrics: String,
+}
+
+#[derive(Clone)]
+struct Settings {
+    sim: String,
+    directory: PathBuf,
+    options: Vec<String>,
+}
+
+impl Settings {
+    fn command(&self) -> Command {
+        let mut command = Command::new(SLUICE);
+        let sim = &self.sim;
+        command
+            .env("SLUICE_SERVER__DATA_DIR", &self.directory)
+            .env("SLUICE_OPENAI__BASE_URL", sim)
+            .env("SLUICE_OPENAI__API_KEY", "sk-simulated")
+            .env("SLUICE_GOOGLE__TOKEN_URL", format!("{sim}/token"))
+            .env("SLUICE_GOOGLE__GMAIL_URL", sim)
+            .env("SLUICE_GOOGLE__CALENDAR_URL", sim)
+            .env("SLUICE_GOOGLE__DRIVE_URL", sim)
+            .env("SLUICE_GOOGLE__CLIENT_ID", "test")
+            .env("SLUICE_GOOGLE__CLIENT_SECRET", "test")
+            .args(["--set", "listen.port=0", "--set", "listen.addresses=127.0.0.1"])
+            .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"]);
+        for option in &self.options {
+            command.args(["--set", option]);
+        }
+        command
+    }
+}
+
+impl Gateway {
+    /// Starts on a directory; `options` are `key=value` settings.
+    pub fn start(sim: &Sim, directory: &Path, options: &[&str]) -> Self {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self::launch(Settings { sim: sim.url.clone(), directory: directory.to_owned(), options })
+    }
+
+    fn launch(settings: Settings) -> Self {
+        let (process, line) =
+            Process::start(settings.command().arg("serve"), "sluice is ready:").expect("the gateway starts");
+        let field = |name: &str| {
+            line.split_whitespace()
+                .find_map(|part| part.strip_prefix(name))
+                .unwrap_or_else(|| panic!("no {name} in {line:?}"))
+                .to_owned()
+        };
+        let address = line.split_whitespace().next().and_then(|url| url.strip_prefix("https://"));
+        Self {
+            address: address.expect("an address").parse().expect("an address"),
+            core_ports: field("core-ports=").split(',').map(|port| port.parse().expect("a port")).collect(),
+            metrics: field("metrics="),
+            process,
+            settings,
+        }
+    }
+
+    /// Ends it as a crash would, and starts it again on the same directory.
+    pub fn crash_and_restart(self) -> Self {
+        let settings = self.settings.clone();
+        drop(self); // SIGKILL, then wait
+        Self::launch(settings)
+    }
+
+    /// Asks it to stop and waits; the exit status must be success.
+    pub fn stop(mut self) {
+        self.process.signal("TERM");
+        let status = self.process.child.wait().expect("it was started");
+        assert!(status.success(), "the gateway stopped with {status}");
+    }
+
+    /// Process ID.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// The certificate authority that clients must trust.
+    pub fn ca(&self) -> PathBuf {
+        self.settings.directory.join("tls").join("ca.pem")
+    }
+
+    /// Runs an administrative command and returns what it printed.
+    pub fn admin(&self, arguments: &[&str]) -> String {
+        let output = self.settings.command().args(arguments).output().expect("the command line runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+
+    /// Adds a user, connected with the simulated account of the same name, and
+    /// returns an API key.
+    pub fn user(&self, name: &str) -> String {
+        self.admin(&["user", "add", name, "--email", &format!("{name}@example.com"), "--time-zone", "Europe/Berlin"]);
+        self.admin(&["user", "connect", name, "--refresh-token", &format!("sim-refresh-{name}")]);
+        self.admin(&["key", "add", name])
+    }
+}
