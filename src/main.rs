@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-mod collect;
 mod command;
 mod config;
 mod serve;

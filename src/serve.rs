@@ -13,10 +13,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use sluice_core::mailbox::MailboxStats;
 use sluice_core::{CoreId, Reactor, ReactorConfig, mailbox};
 use sluice_net::egress::{Egress, EgressConfig, PerUpstream, RetryConfig, UpstreamConfig};
-use sluice_net::ingress::{self, ForwardEnd, IngressConfig, IngressStats, ServerIdentity};
+use sluice_net::ingress::{self, ForwardEnd, IngressConfig, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
 use sluice_net::{CoreCount, ListenConfig, Listeners};
@@ -28,7 +27,6 @@ use sluice_store::{Store, StoreConfig};
 use sluice_tuning::{Severity, Topology};
 use tokio::sync::watch;
 
-use crate::collect::IngressCollector;
 use crate::admin;
 use crate::config::{Config, Durability, LogFormat};
 
@@ -66,9 +64,7 @@ fn serve(config: &Config, cpus: &[Option<usize>], cores: CoreCount, store: &Stor
     let listeners = Listeners::bind(&listen_config(config), cores)?;
     let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
     note_receive_buffer(config, listeners.receive_buffer_granted_bytes);
-    let ingress_stats: Vec<(Arc<IngressStats>, Arc<MailboxStats>)> = cpus.iter().map(|_| Default::default()).collect();
-    let collector = IngressCollector { cores: ingress_stats.clone() };
-    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), vec![Box::new(collector)]);
+    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), Vec::new());
     let shared = Arc::new(Shared {
         identity,
         ingress: ingress_config(config, cores),
@@ -85,9 +81,9 @@ fn serve(config: &Config, cpus: &[Option<usize>], cores: CoreCount, store: &Stor
     let forward = mailbox::mesh(cores.get(), FORWARD_LANE_MAX);
     let peers = sluice_shard::peer::mesh(cores.get());
     let mut threads = Vec::new();
-    let ends = listeners.into_cores().into_iter().zip(forward).zip(peers).zip(ingress_stats).zip(cpus);
-    for ((((listeners, forward), peers), stats), &cpu) in ends {
-        let core = Core { listeners, forward, peers, stats, cpu, stopped: stopped.clone(), tell: tell.clone() };
+    let ends = listeners.into_cores().into_iter().zip(forward).zip(peers).zip(cpus);
+    for (((listeners, forward), peers), &cpu) in ends {
+        let core = Core { listeners, forward, peers, cpu, stopped: stopped.clone(), tell: tell.clone() };
         threads.push(core.start(Arc::clone(&shared))?);
     }
     drop(tell);
@@ -123,7 +119,6 @@ struct Core {
     listeners: CoreListeners,
     forward: ForwardEnd,
     peers: PeerEnd,
-    stats: (Arc<IngressStats>, Arc<MailboxStats>),
     cpu: Option<usize>,
     stopped: watch::Receiver<bool>,
     tell: mpsc::Sender<Told>,
@@ -174,15 +169,15 @@ impl Core {
             metrics: Arc::clone(&shared.metrics),
             alt_svc_ports: shared.core_ports.clone(),
         });
-        let (stats, forward_stats) = self.stats;
+        let counters = shared.metrics.core(id);
         let ingress = ingress::start(
             self.listeners,
             &shared.identity,
             &shared.ingress,
             self.forward,
             Rc::clone(&service) as Rc<dyn sluice_net::Service>,
-            stats,
-            forward_stats,
+            Arc::clone(counters.ingress()),
+            Arc::clone(counters.forward()),
         )?;
         service.ready().await;
         let _ = self.tell.send(Told::Ready);

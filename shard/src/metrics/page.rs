@@ -5,7 +5,7 @@ use std::fmt::Error;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use sluice_core::mailbox::MailboxStats;
 use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSnapshot};
@@ -15,8 +15,9 @@ use sluice_store::stats::HistogramSnapshot;
 
 use super::cells::{CLASSES, CoreMetrics, EndState, Growth, LATENCY_US_BOUNDS, RouteLabel, SINGLE};
 
-/// Seconds in a microsecond.
-const MICRO: f64 = 1e-6;
+/// Microseconds in a second. Dividing by it gives the nearest number to the decimal one means; multiplying by its
+/// inverse would not.
+const MICROS: f64 = 1e6;
 
 /// Names of reactor and ingress counters that are no totals.
 const GAUGES: [&str; 3] = ["stall_longest_us", "connections", "requests_in_flight"];
@@ -50,7 +51,20 @@ impl HistogramRow {
     }
 }
 
-/// Writes families of metrics.
+fn write_number(metric: &mut MetricEncoder<'_>, growth: Growth, number: Number) -> Result<(), Error> {
+    match (growth, number) {
+        (Growth::Total, Number::Count(n)) => metric.encode_counter::<NoLabelSet, _, u64>(&n, None),
+        (Growth::Total, Number::Seconds(s)) => metric.encode_counter::<NoLabelSet, _, f64>(&s, None),
+        (Growth::Gauge, Number::Count(n)) => metric.encode_gauge(&n),
+        (Growth::Gauge, Number::Seconds(s)) => metric.encode_gauge(&s),
+    }
+}
+
+fn write_histogram(metric: &mut MetricEncoder<'_>, row: &HistogramRow) -> Result<(), Error> {
+    metric.encode_histogram::<NoLabelSet>(row.sum, row.count(), &row.buckets, None)
+}
+
+/// Writes families of metrics; those without labels have one row.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
@@ -67,12 +81,10 @@ impl Writer<'_> {
         };
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, number) in rows {
-            let mut row = metric.encode_family(&labels)?;
-            match (growth, number) {
-                (Growth::Total, Number::Count(n)) => row.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                (Growth::Total, Number::Seconds(s)) => row.encode_counter::<NoLabelSet, _, f64>(&s, None)?,
-                (Growth::Gauge, Number::Count(n)) => row.encode_gauge(&n)?,
-                (Growth::Gauge, Number::Seconds(s)) => row.encode_gauge(&s)?,
+            if N == 0 {
+                write_number(&mut metric, growth, number)?;
+            } else {
+                write_number(&mut metric.encode_family(&labels)?, growth, number)?;
             }
         }
         Ok(())
@@ -86,13 +98,11 @@ impl Writer<'_> {
     ) -> Result<(), Error> {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, row) in rows {
-            let count = row.count();
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                row.sum,
-                count,
-                &row.buckets,
-                None,
-            )?;
+            if N == 0 {
+                write_histogram(&mut metric, &row)?;
+            } else {
+                write_histogram(&mut metric.encode_family(&labels)?, &row)?;
+            }
         }
         Ok(())
     }
@@ -139,9 +149,9 @@ impl Page {
         });
         writer.numbers(Growth::Total, "requests", "Requests answered, by class of status", rows)?;
         let rows = routes().map(|(core, route, cells)| {
-            let bounds = LATENCY_US_BOUNDS.iter().map(|us| *us as f64 * MICRO).chain([f64::INFINITY]);
+            let bounds = LATENCY_US_BOUNDS.iter().map(|us| *us as f64 / MICROS).chain([f64::INFINITY]);
             let row = HistogramRow {
-                sum: cells.latency_sum_us.get() as f64 * MICRO,
+                sum: cells.latency_sum_us.get() as f64 / MICROS,
                 buckets: bounds.zip(cells.latency.iter().map(|count| count.get())).collect(),
             };
             ([("core", core), ("route", route.into())], row)
@@ -218,7 +228,7 @@ impl Page {
             let rows = self.each_core().map(|(core, metrics)| {
                 let value = read(metrics)[index].1;
                 let number = if seconds.is_some() {
-                    Number::Seconds(value as f64 * MICRO)
+                    Number::Seconds(value as f64 / MICROS)
                 } else {
                     Number::Count(value)
                 };
@@ -281,7 +291,7 @@ impl Page {
         for (name, help, value) in totals {
             writer.number(Growth::Total, name, help, Number::Count(value))?;
         }
-        let seconds = |ns: u64| Number::Seconds(ns as f64 * 1e-9);
+        let seconds = |ns: u64| Number::Seconds(ns as f64 / 1e9);
         let help = "Time spent in writes, syncs included";
         writer.number(Growth::Total, "commit_write_seconds", help, seconds(commit.write_ns.get()))?;
         let help = "The longest write, sync included";
@@ -293,7 +303,7 @@ impl Page {
         )?;
         let help = "Submissions waiting for the commit writer";
         writer.number(Growth::Gauge, "commit_depth", help, Number::Count(self.store.log().depth() as u64))?;
-        let latency = stored_histogram(&commit.latency_us.snapshot(), MICRO);
+        let latency = stored_histogram(&commit.latency_us.snapshot(), MICROS);
         let help = "From handing a turn's batches over to their receipt";
         writer.histograms::<0>("commit_duration_seconds", help, [([], latency)])?;
         let sizes = stored_histogram(&commit.group_batches.snapshot(), 1.0);
@@ -373,7 +383,7 @@ impl Page {
             rows,
         )?;
         let rows = all.iter().map(|(upstream, stats)| {
-            let bounds = LATENCY_BOUNDS_MS.iter().map(|ms| *ms as f64 * 1e-3).chain([f64::INFINITY]);
+            let bounds = LATENCY_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).chain([f64::INFINITY]);
             let row = HistogramRow {
                 sum: stats.latency_sum.as_secs_f64(),
                 buckets: bounds.zip(stats.latency).collect(),
@@ -384,11 +394,11 @@ impl Page {
     }
 }
 
-/// A histogram of the store, its bounds multiplied by `unit`.
+/// A histogram of the store, its values divided by `unit`.
 fn stored_histogram(snapshot: &HistogramSnapshot, unit: f64) -> HistogramRow {
-    let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64 * unit);
+    let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64 / unit);
     HistogramRow {
-        sum: snapshot.sum as f64 * unit,
+        sum: snapshot.sum as f64 / unit,
         buckets: snapshot.buckets.iter().map(|(upper, count)| (bound(*upper), *count)).collect(),
     }
 }

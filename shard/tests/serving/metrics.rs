@@ -47,7 +47,8 @@ fn the_page_parses_and_counts() {
             "sluice_core_stall_longest_seconds{core=\"0\"}",
             "sluice_ingress_connections{core=\"0\"}",
             "sluice_run_plans_asked_total{core=\"0\"}",
-            "sluice_commit_duration_seconds_bucket{le=\"+Inf\"}",
+            "sluice_commit_duration_seconds_bucket{le=\"0.0032\"}",
+            "sluice_request_duration_seconds_bucket{le=\"0.00002\",core=\"0\",route=\"session_get\"}",
             "sluice_commit_group_batches_sum",
             "sluice_egress_requests_total{upstream=\"gmail\"}",
             "sluice_egress_failures_total{upstream=\"openai\",reason=\"deadline\"}",
@@ -60,7 +61,7 @@ fn the_page_parses_and_counts() {
         assert_eq!(count("requests_total{core=\"0\",route=\"command\",status=\"2xx\"}"), 2);
         assert_eq!(count("requests_total{core=\"0\",route=\"command\",status=\"5xx\"}"), 1);
         assert_eq!(count("request_duration_seconds_count{core=\"0\",route=\"command\"}"), 3);
-        assert_eq!(count("request_duration_seconds_bucket{core=\"0\",route=\"command\",le=\"+Inf\"}"), 3);
+        assert_eq!(count("request_duration_seconds_bucket{le=\"+Inf\",core=\"0\",route=\"command\"}"), 3);
         assert_eq!(count("problems_total{core=\"0\",kind=\"upstream-unavailable\"}"), 1);
         for state in ["done", "failed", "declined"] {
             assert_eq!(count(&format!("tasks_ended_total{{core=\"0\",state=\"{state}\"}}")), 1);

@@ -218,7 +218,10 @@ pub(super) fn polite(words: &[Word]) -> &[Word] {
         {
             if rest.len() > closing.len() {
                 let (head, tail) = rest.split_at(rest.len() - closing.len());
-                if tail.iter().zip(closing).all(|(word, wanted)| word.is(wanted)) {
+                // "saying thank you": the thanks are for somebody else.
+                let said =
+                    head.last().is_some_and(|word| word.any(&["saying", "say", "that", "with", "tell", ":"]));
+                if !said && tail.iter().zip(closing).all(|(word, wanted)| word.is(wanted)) {
                     rest = head;
                     continue 'closings;
                 }

@@ -152,6 +152,7 @@ fn mail_is_written() {
                 "reply to the mail from Carla about the offer saying it looks fine",
                 "gmail.search(from:carla offer; 1) | gmail.reply($s1[0]; It looks fine.)",
             ),
+            ("reply to her saying thank you", "gmail.reply(#m1; Thank you.)"),
             ("answer Ben saying yes", "gmail.search(from:ben; 1) | gmail.reply($s1[0]; Yes.)"),
             ("send a mail to Anna", "decline"),
             ("forward that to Ben", "decline"),
