@@ -46,7 +46,7 @@ pub struct CommandRequest {
     pub command: String,
     /// Whether to wait; `sync` when not given.
     pub mode: Mode,
-    /// The conversation to go on with; none starts a new one.
+    /// The conversation to go on with; none goes on with the user's newest that is not over, or starts one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
     /// The IANA name of the zone the user's times are meant in. Only its form is checked here.

@@ -1,11 +1,18 @@
 //! Real processes for the whole-system tests: the simulator of the upstreams and
 //! the gateway, each on ports the system chooses, ended when dropped.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+pub mod h3;
+pub mod metrics;
+pub mod raw;
+pub mod scene;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -149,6 +156,20 @@ impl Gateway {
     pub fn crash_and_restart(self) -> Self {
         let settings = self.settings.clone();
         drop(self); // SIGKILL, then wait
+        Self::launch(settings)
+    }
+
+    /// As [`Self::crash_and_restart`], with a second crash `life` after the new process began, which may be
+    /// before it is ready.
+    pub fn crash_twice_and_restart(self, life: Duration) -> Self {
+        let settings = self.settings.clone();
+        drop(self); // SIGKILL, then wait
+        let mut command = settings.command();
+        let short_lived = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut short_lived = short_lived.expect("the gateway starts");
+        thread::sleep(life);
+        short_lived.kill().expect("SIGKILL");
+        short_lived.wait().expect("it was started");
         Self::launch(settings)
     }
 

@@ -10,8 +10,9 @@ use jiff::civil::Date;
 
 use super::{Latencies, SimConfig};
 
-/// Flags of `sluice-bench sim`.
+/// Flags of `sluice-bench sim`; of one given twice, the last counts.
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
 pub struct SimArgs {
     /// Address to listen on; port 0 lets the kernel choose.
     #[arg(long, default_value = "127.0.0.1:0")]

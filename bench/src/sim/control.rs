@@ -2,7 +2,7 @@
 //!
 //! | request | does |
 //! |---|---|
-//! | `GET state` | every side effect by user (`?user=NAME` for one), totals, requests by endpoint, duplicates |
+//! | `GET state` | every side effect by user (`?user=NAME` for one), totals, requests by endpoint and under way, duplicates |
 //! | `POST faults` | sets a fault: `{service, kind, count, user, path_contains, method, status, retry_after_s, ms, after_effect}` |
 //! | `DELETE faults` | clears all faults and ends hanging requests |
 //! | `POST revoke` | `{user}`: refresh and access tokens of that user stop working |
@@ -56,6 +56,7 @@ fn snapshot(state: &State, only: Option<&str>) -> Value {
         "totals": effects.totals,
         "duplicates": {"messages": effects.duplicate_messages, "events": effects.duplicate_events},
         "requests": state.counts.endpoints(),
+        "under_way": state.counts.under_way.load(Ordering::Relaxed),
         "statuses": state.counts.statuses().into_iter().map(|(code, n)| (code.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
         "faults_fired": state.faults.fired(),
         "errors_injected": {

@@ -74,13 +74,15 @@ impl State {
 pub(crate) struct Counts {
     /// Requests by endpoint, such as `gmail.messages.list`.
     endpoints: Mutex<BTreeMap<&'static str, u64>>,
-    /// Answers by `endpoint` and status.
+    /// Answers by status.
     statuses: Mutex<BTreeMap<u16, u64>>,
     pub(crate) mishaps_before: AtomicU64,
     pub(crate) mishaps_after: AtomicU64,
     pub(crate) connections_cut: AtomicU64,
     /// Plans that did not fit the schema the request asked for.
     pub(crate) plans_unfit: AtomicU64,
+    /// Requests taken but not yet answered. Not a total: a reset leaves it.
+    pub(crate) under_way: AtomicU64,
 }
 
 impl Counts {
@@ -128,7 +130,13 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
     }
     // Its own task: the effect must not be cancelled when the client goes away.
     let worker = Arc::clone(&state);
-    let reply = tokio::spawn(async move { carry_out(&worker, &call, &target).await }).await;
+    state.counts.under_way.fetch_add(1, Ordering::Relaxed);
+    let reply = tokio::spawn(async move {
+        let reply = carry_out(&worker, &call, &target).await;
+        worker.counts.under_way.fetch_sub(1, Ordering::Relaxed);
+        reply
+    })
+    .await;
     match reply {
         Ok(Some(reply)) => {
             state.counts.status(reply.status);

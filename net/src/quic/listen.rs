@@ -292,6 +292,28 @@ mod tests {
         }
     }
 
+    /// Closing one socket of a group makes the kernel number the rest anew.
+    #[test]
+    fn steering_holds_when_cores_end_one_by_one() {
+        let count = CoreCount::new(4).unwrap();
+        let listeners = Listeners::bind(&config("127.0.0.1:0"), count).unwrap();
+        let to = listeners.addresses[0];
+        let mut cores = listeners.into_cores();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        while cores.len() > 1 {
+            cores.remove(0);
+            for core in &cores {
+                let socket =
+                    socket2::SockRef::from(&**core.fd(ListenerId { address: 0, port: Port::Shared }));
+                for n in 0..8 {
+                    client.send_to(&[0x40, 0, u8::try_from(core.core.index()).unwrap(), n], to).unwrap();
+                    let mut buffer = [std::mem::MaybeUninit::uninit(); 8];
+                    assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_port_in_use_is_named() {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();

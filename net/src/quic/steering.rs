@@ -43,8 +43,12 @@ impl CoreCount {
     fn bytes_for(self, core: CoreId, random: [u8; 2]) -> [u8; 2] {
         let random = u16::from_be_bytes(random);
         let aligned = random - random % self.0;
-        // The last, incomplete group would overflow: step one group back.
-        aligned.checked_add(core.get()).unwrap_or(aligned - self.0 + core.get()).to_be_bytes()
+        let bytes = match aligned.checked_add(core.get()) {
+            Some(bytes) => bytes,
+            // The last group is cut short: step one group back.
+            None => aligned - self.0 + core.get(),
+        };
+        bytes.to_be_bytes()
     }
 }
 
@@ -217,6 +221,19 @@ mod tests {
         for kind in [0b00, 0b01] {
             assert_eq!(owner(&long(kind, [0, 7]), Port::Own(CoreId::new(1)), cores), Some(CoreId::new(1)));
             assert_eq!(owner(&long(kind, [0, 7]), Port::Shared, cores), Some(CoreId::new(3)));
+        }
+    }
+
+    #[test]
+    fn any_random_number_leads_to_the_core_that_was_asked_for() {
+        for cores in [1, 2, 3, 4, 7, 16, 255, 256] {
+            let count = CoreCount::new(cores).unwrap();
+            for random in 0..=u16::MAX {
+                let core = CoreId::new(random % count.0);
+                assert_eq!(count.core_of(count.bytes_for(core, random.to_be_bytes())), core);
+                let last = CoreId::new(count.0 - 1);
+                assert_eq!(count.core_of(count.bytes_for(last, random.to_be_bytes())), last);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
@@ -14,9 +14,14 @@ use tokio::task::JoinSet;
 #[derive(Default)]
 struct Shared {
     client: Mutex<Option<SocketAddr>>,
+    /// Where the last short-header packet went: like a translator of addresses,
+    /// the relay lets answers in from there alone.
+    reached: Mutex<Option<SocketAddr>>,
     /// Where short-header packets go instead.
     astray: Mutex<Option<SocketAddr>>,
     marks_ce: AtomicU64,
+    /// Nothing reaches the client.
+    is_cut: AtomicBool,
     counts: [Counts; 2],
 }
 
@@ -89,6 +94,11 @@ impl Relay {
         *self.shared.astray.lock().unwrap() = to;
     }
 
+    /// Loses every packet to the client, or no more.
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.shared.is_cut.store(is_cut, Ordering::SeqCst);
+    }
+
     /// Marks the next packets to the server as having met congestion.
     pub(crate) fn mark_ce(&self, packets: u64) {
         self.shared.marks_ce.store(packets, Ordering::SeqCst);
@@ -105,6 +115,9 @@ async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction,
     let mut buffer = vec![0; 65_536];
     loop {
         let meta = from.receive(&mut buffer).await;
+        if matches!(direction, Direction::ToClient) && shared.is_cut.load(Ordering::SeqCst) {
+            continue;
+        }
         if let Direction::ToServer = direction {
             *shared.client.lock().unwrap() = Some(meta.addr);
         }
@@ -115,6 +128,9 @@ async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction,
                 Direction::ToServer => server,
                 Direction::ToClient => shared.client.lock().unwrap().expect("the client speaks first"),
             };
+            if is_short && !shared.lets_through(direction, meta.addr, destination) {
+                continue;
+            }
             let ecn = if is_short { shared.look_at(direction, meta.ecn) } else { meta.ecn };
             to.send(destination, ecn, datagram).await;
         }
@@ -122,6 +138,15 @@ async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction,
 }
 
 impl Shared {
+    fn lets_through(&self, direction: Direction, from: SocketAddr, to: SocketAddr) -> bool {
+        let mut reached = self.reached.lock().unwrap();
+        match direction {
+            Direction::ToServer => *reached = Some(to),
+            Direction::ToClient => return reached.is_none_or(|reached| reached == from),
+        }
+        true
+    }
+
     fn look_at(&self, direction: Direction, ecn: Option<EcnCodepoint>) -> Option<EcnCodepoint> {
         let counts = &self.counts[direction as usize];
         let counter = if ecn == Some(EcnCodepoint::Ect0) { &counts.capable } else { &counts.other };

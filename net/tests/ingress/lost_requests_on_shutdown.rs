@@ -7,6 +7,7 @@ use http::Method;
 
 use crate::common::client::{Client, config, config_for};
 use crate::common::raw::{Raw, control, frames, get, read, request, status};
+use crate::common::relay::Relay;
 use crate::common::server::{BIG_BYTES, Server, Setup};
 use crate::common::{guard, pattern, until};
 
@@ -15,6 +16,20 @@ const REQUEST_REJECTED: u64 = 0x10b;
 
 async fn settled(server: &Server) {
     until("every core has ended", || server.is_over()).await;
+}
+
+/// What the server's GOAWAY says: the first stream that will not be served.
+async fn goaway(raw: &Raw) -> Vec<u8> {
+    let mut control = guard(raw.quic.accept_uni()).await.unwrap();
+    let mut bytes = vec![];
+    loop {
+        let chunk = guard(control.read_chunk(1000, true)).await.unwrap().expect("never ends");
+        bytes.extend_from_slice(&chunk.bytes);
+        // Behind the stream type: SETTINGS, and in the end GOAWAY.
+        if let Some((_, id)) = frames(&bytes[1..]).into_iter().find(|(kind, _)| *kind == 0x07) {
+            return id;
+        }
+    }
 }
 
 #[tokio::test]
@@ -27,18 +42,7 @@ async fn a_request_in_flight_is_answered_and_others_are_refused() {
     until("the request is there", || server.sum("requests") == 1).await;
     server.begin_drain(LONG);
 
-    // Their control stream: type, SETTINGS, and then GOAWAY with the first
-    // stream that will not be served.
-    let mut ours = guard(raw.quic.accept_uni()).await.unwrap();
-    let mut bytes = vec![];
-    let goaway = loop {
-        let chunk = guard(ours.read_chunk(1000, true)).await.unwrap().expect("never ends");
-        bytes.extend_from_slice(&chunk.bytes);
-        if let Some((_, id)) = frames(&bytes[1..]).into_iter().find(|(kind, _)| *kind == 0x07) {
-            break id;
-        }
-    };
-    assert_eq!(goaway, [4]);
+    assert_eq!(goaway(&raw).await, [4]);
 
     for _ in 0..3 {
         let (mut send, mut refused) = raw.bi(&get("/")).await;
@@ -111,6 +115,29 @@ async fn an_answer_under_way_is_not_cut_off() {
     settled(&server).await;
 }
 
+/// The whole answer has been sent, and lost: the connection must stay until it
+/// was sent again and has arrived.
+#[tokio::test]
+async fn an_answer_lost_on_the_way_is_repeated() {
+    let mut server = Server::start(Setup::default());
+    let relay = Relay::start(server.address()).await;
+    let raw = Raw::connect(relay.address).await;
+    let _control = raw.uni(&control()).await;
+    let (mut send, mut answer) = raw.bi(&get("/held")).await;
+    send.finish().unwrap();
+    until("the request is there", || server.sum("requests") == 1).await;
+    relay.cut(true);
+    server.release(1);
+    until("it is answered", || server.sum("responses") == 1).await;
+    server.begin_drain(LONG);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!server.is_over());
+    relay.cut(false);
+    assert_eq!(status(&read(&mut answer).await.unwrap()), 200);
+    assert_eq!(raw.closed().await, 0x100);
+    settled(&server).await;
+}
+
 #[tokio::test]
 async fn a_request_half_sent_may_still_finish() {
     let mut server = Server::start(Setup::default());
@@ -157,6 +184,22 @@ async fn idle_connections_do_not_delay_the_end() {
     for client in clients {
         assert!(guard(client.driver).await.unwrap().is_h3_no_error());
     }
+}
+
+/// GOAWAY tells which requests may be sent again elsewhere, so it must come even
+/// where nothing is in flight as far as the server knows.
+#[tokio::test]
+async fn an_idle_client_is_told_before_it_is_shut_out() {
+    let mut server = Server::start(Setup::default());
+    let raw = Raw::connect(server.address()).await;
+    let _control = raw.uni(&control()).await;
+    let (mut send, mut answer) = raw.bi(&get("/")).await;
+    send.finish().unwrap();
+    assert_eq!(status(&read(&mut answer).await.unwrap()), 200);
+    server.begin_drain(LONG);
+    assert_eq!(goaway(&raw).await, [4]);
+    assert_eq!(raw.closed().await, 0x100);
+    settled(&server).await;
 }
 
 #[tokio::test]

@@ -184,6 +184,13 @@ impl EventTime {
         self.date_time.as_deref()?.parse().ok()
     }
 
+    /// What the clock shows at the moment, in the zone that the event was read in.
+    fn clock(&self) -> Option<DateTime> {
+        let text = self.date_time.as_deref()?;
+        // A civil time may be read from a text with an offset, but not from one with a `Z`.
+        text.strip_suffix(['Z', 'z']).unwrap_or(text).parse().ok()
+    }
+
     fn day(&self) -> Option<Date> {
         self.date.as_deref()?.parse().ok()
     }
@@ -270,6 +277,15 @@ impl NewTime {
         }
         let end = start.start().checked_add(duration.unwrap_or(DURATION_DEFAULT));
         Self::moment(end.unwrap_or_else(|_| start.start()), time_zone)
+    }
+
+    /// Whether an event read on the same clock has this time already. The hour that a clock shows twice counts as
+    /// one.
+    fn is(&self, time: &EventTime) -> bool {
+        match self {
+            Self::Day(date) => time.day() == Some(*date),
+            Self::Moment { at, .. } => time.clock() == Some(*at),
+        }
     }
 
     /// As JSON for a new event.
@@ -390,32 +406,32 @@ pub enum ChangeError {
 pub struct EventPatch(Value);
 
 impl EventPatch {
-    /// What to send so that `existing` becomes as `change` says, times on the clock of `time_zone`. Doing it
-    /// twice is as doing it once.
+    /// What to send so that `existing` becomes as `change` says, times on the clock of `time_zone`. What is so
+    /// already is left out, so that nobody is told of it again. Doing it twice is as doing it once.
+    ///
+    /// `existing` must have been read on the same clock ([`get_event`]).
     ///
     /// # Errors
     /// When a new end alone does not fit the event.
     pub fn new(existing: &Event, change: &EventChange<'_>, time_zone: &str) -> Result<Self, ChangeError> {
         let mut patch = json!({});
-        if let Some(title) = change.title {
+        if let Some(title) = change.title.filter(|title| existing.summary.as_deref() != Some(*title)) {
             patch["summary"] = json!(title);
         }
-        if let Some(location) = change.location {
+        if let Some(location) = change.location.filter(|place| existing.location.as_deref() != Some(*place)) {
             patch["location"] = json!(location);
         }
-        if let Some(start) = change.start {
-            let kept = existing.duration().filter(|_| start.is_day() == existing.is_whole_days());
-            let end = change.end.map_or_else(
-                || NewTime::after(start, kept, time_zone),
-                |end| NewTime::ending(end, time_zone),
-            );
-            patch["start"] = NewTime::starting(start, time_zone).to_patch();
-            patch["end"] = end.to_patch();
-        } else if let Some(end) = change.end {
-            if end.is_day() != existing.is_whole_days() {
-                return Err(ChangeError::EndKind);
+        let (start, end) = new_times(existing, change, time_zone)?;
+        let is_so = |new: &Option<NewTime>, old: &Option<EventTime>| {
+            new.as_ref().is_none_or(|new| old.as_ref().is_some_and(|old| new.is(old)))
+        };
+        // Both or none: an event must not end before it starts in between.
+        if !(is_so(&start, &existing.start) && is_so(&end, &existing.end)) {
+            for (name, time) in [("start", start), ("end", end)] {
+                if let Some(time) = time {
+                    patch[name] = time.to_patch();
+                }
             }
-            patch["end"] = NewTime::ending(end, time_zone).to_patch();
         }
         let added = added(existing, change.add_attendees);
         if !added.is_empty() {
@@ -430,6 +446,26 @@ impl EventPatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.as_object().is_none_or(Map::is_empty)
+    }
+}
+
+/// The times to set, if any.
+fn new_times(
+    existing: &Event,
+    change: &EventChange<'_>,
+    time_zone: &str,
+) -> Result<(Option<NewTime>, Option<NewTime>), ChangeError> {
+    if let Some(start) = change.start {
+        let kept = existing.duration().filter(|_| start.is_day() == existing.is_whole_days());
+        let end = change.end.map_or_else(
+            || NewTime::after(start, kept, time_zone),
+            |end| NewTime::ending(end, time_zone),
+        );
+        return Ok((Some(NewTime::starting(start, time_zone)), Some(end)));
+    }
+    match change.end {
+        Some(end) if end.is_day() != existing.is_whole_days() => Err(ChangeError::EndKind),
+        end => Ok((None, end.map(|end| NewTime::ending(end, time_zone)))),
     }
 }
 

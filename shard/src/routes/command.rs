@@ -64,6 +64,7 @@ async fn carry(
     body: &[u8],
 ) -> Result<Response, Refusal> {
     let request = CommandRequest::parse(body)?;
+    check_zone(&request)?;
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let (mode, record) = (request.mode, task_record(core, who, request, session));
@@ -78,6 +79,17 @@ async fn carry(
             finished(task, &signal, longest).await
         }
     }
+}
+
+/// A zone this host does not know would silently be another one.
+fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
+    let Some(name) = &request.time_zone else { return Ok(()) };
+    // Names and zones are cached by the library; the first look at a zone reads a small file.
+    if jiff::tz::TimeZone::get(name).is_ok() {
+        return Ok(());
+    }
+    let problem = Problem::new(ProblemKind::InvalidField, "one field is not valid");
+    Err(problem.with_error("/time_zone", "no IANA time zone of this name is known here"))
 }
 
 fn task_record(core: &Core, who: &Principal, request: CommandRequest, session: SessionId) -> TaskRecord {

@@ -1,12 +1,14 @@
 //! The calendar: listing, making, changing and cancelling events.
 //!
 //! All three effects may be repeated: an event that is made has an id that follows from task and step, a change
-//! sets absolute values, and cancelling what is cancelled is answered as such.
+//! sets absolute values and only those that are not so yet, and cancelling what is cancelled is answered as such.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use sluice_protocols::google::UpstreamFault;
-use sluice_protocols::google::calendar::{self, Event, EventChange, EventList, EventPatch, ListEvents, NewEvent};
+use sluice_protocols::google::calendar::{
+    self, Event, EventChange, EventList, EventPatch, ListEvents, NewEvent,
+};
 use sluice_protocols::plan::{DateTimeLocal, Item, ItemKind, ItemRef, Operation};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
@@ -98,7 +100,10 @@ impl StepRun<'_> {
         if patch.is_empty() {
             return Ok(Done::items([existing.to_item()]));
         }
-        let (answer, _) = self.settle(&calendar::patch_event(&existing.id, &patch), "the event was changed").await?;
+        let call = calendar::patch_event(&existing.id, &patch);
+        // To repeat a change does no harm, but those who are invited would be told of it again.
+        let is_done = async || self.is_so_already(&item.id, &change).await;
+        let (answer, _) = self.settle_unless(&call, "the event was changed", is_done).await?;
         match answer {
             Ok(reply) => match parsed(&reply) {
                 Some(event) => Ok(Done::items([event.to_item()])),
@@ -106,6 +111,12 @@ impl StepRun<'_> {
             },
             Err(error) => Err(self.event_problem(&item, &error)),
         }
+    }
+
+    async fn is_so_already(&self, id: &str, change: &EventChange<'_>) -> bool {
+        let get = calendar::get_event(id, self.shared.zone_name);
+        let Ok(event) = self.google.read_until::<Event>(&get, self.limit()).await else { return false };
+        EventPatch::new(&event, change, self.shared.zone_name).is_ok_and(|patch| patch.is_empty())
     }
 
     async fn existing(&self, item: &Item) -> Result<Event, Problem> {

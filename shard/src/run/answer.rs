@@ -25,7 +25,11 @@ const SNIPPET_CHARS_SHOWN: usize = 100;
 /// What the user is told about a plan that was carried out, as far as it was.
 pub(super) fn compose(task: &TaskRecord, plan: &Plan, known: &Known<'_>, zone: &TimeZone) -> String {
     let teller = Teller { plan, known, zone };
-    let told = plan.steps().iter().zip(&task.steps).filter(|(step, record)| !teller.is_only_a_means(step, record, task));
+    let told = plan
+        .steps()
+        .iter()
+        .zip(&task.steps)
+        .filter(|(step, record)| !teller.is_only_a_means(step, record, task));
     let mut answer = told.map(|(step, record)| teller.tell(step, record)).collect::<Vec<_>>().join("\n\n");
     if answer.len() > ANSWER_BYTES_MAX {
         answer.truncate(answer.floor_char_boundary(ANSWER_BYTES_MAX - 4));
@@ -43,7 +47,8 @@ struct Teller<'a> {
 impl Teller<'_> {
     /// A search for one item that a later step then used: the user hears of that step.
     fn is_only_a_means(&self, step: &Step, record: &StepRecord, task: &TaskRecord) -> bool {
-        let one = step.call.results().is_some_and(|results| results.count_max == 1) && !step.call.is_side_effect();
+        let one =
+            step.call.results().is_some_and(|results| results.count_max == 1) && !step.call.is_side_effect();
         let is_read = matches!(step.call, Operation::GmailRead { .. } | Operation::DriveRead { .. });
         let done = |record: &StepRecord| codes::step_state(record.state) == StepState::Done;
         let used = || {
@@ -66,7 +71,9 @@ impl Teller<'_> {
             StepState::Skipped => {
                 format!("I did not {}, because something it depends on went wrong.", self.attempt(&step.call))
             }
-            StepState::Pending | StepState::Running => format!("I did not come to {}.", self.attempt(&step.call)),
+            StepState::Pending | StepState::Running => {
+                format!("I did not come to {}.", self.attempt(&step.call))
+            }
         }
     }
 
@@ -74,10 +81,12 @@ impl Teller<'_> {
         let items = items_of(record);
         let first = items.first();
         match call {
-            Operation::GmailSearch { .. } | Operation::CalendarList { .. } | Operation::DriveSearch { .. } => {
-                self.list(call, &items)
+            Operation::GmailSearch { .. }
+            | Operation::CalendarList { .. }
+            | Operation::DriveSearch { .. } => self.list(call, &items),
+            Operation::GmailRead { .. } | Operation::DriveRead { .. } => {
+                self.read(first, record.text.as_deref())
             }
-            Operation::GmailRead { .. } | Operation::DriveRead { .. } => self.read(first, record.text.as_deref()),
             Operation::GmailSend { to, subject, .. } => self.sent(first, to, subject),
             Operation::GmailReply { .. } => self.replied(first),
             Operation::CalendarCreate { title, start, attendees, location, .. } => {
@@ -89,7 +98,12 @@ impl Teller<'_> {
                 text + &self.inviting(attendees) + "."
             }
             Operation::CalendarChange { add_attendees, .. } => match first {
-                Some(item) => format!("Changed “{}”: now {}{}.", item.title, self.when(item), self.inviting(add_attendees)),
+                Some(item) => format!(
+                    "Changed “{}”: now {}{}.",
+                    item.title,
+                    self.when(item),
+                    self.inviting(add_attendees)
+                ),
                 None => "Changed the event.".to_owned(),
             },
             Operation::CalendarDelete { event } => match self.known.item(*event) {
@@ -176,13 +190,21 @@ impl Teller<'_> {
         };
         match call {
             Operation::GmailSearch { .. } => "search your mail".to_owned(),
-            Operation::GmailRead { message } => format!("read {}", about(self.known.item(*message), "message")),
+            Operation::GmailRead { message } => {
+                format!("read {}", about(self.known.item(*message), "message"))
+            }
             Operation::GmailSend { subject, .. } => format!("send the mail “{subject}”"),
-            Operation::GmailReply { message, .. } => format!("reply to {}", about(self.known.item(*message), "message")),
+            Operation::GmailReply { message, .. } => {
+                format!("reply to {}", about(self.known.item(*message), "message"))
+            }
             Operation::CalendarList { .. } => "list your events".to_owned(),
             Operation::CalendarCreate { title, .. } => format!("create the event “{title}”"),
-            Operation::CalendarChange { event, .. } => format!("change {}", about(self.known.item(*event), "event")),
-            Operation::CalendarDelete { event } => format!("cancel {}", about(self.known.item(*event), "event")),
+            Operation::CalendarChange { event, .. } => {
+                format!("change {}", about(self.known.item(*event), "event"))
+            }
+            Operation::CalendarDelete { event } => {
+                format!("cancel {}", about(self.known.item(*event), "event"))
+            }
             Operation::DriveSearch { .. } => "search your files".to_owned(),
             Operation::DriveRead { file } => format!("read {}", about(self.known.item(*file), "file")),
         }

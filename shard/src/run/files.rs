@@ -12,8 +12,11 @@ use crate::upstream::CallError;
 
 impl StepRun<'_> {
     pub(super) async fn drive_search(&self, text: &str, limit: u8) -> Result<Done, Problem> {
-        let found: FileList =
-            self.google.read(&drive::search_files(text, limit)).await.map_err(|error| self.problem(&error))?;
+        let found: FileList = self
+            .google
+            .read(&drive::search_files(text, limit))
+            .await
+            .map_err(|error| self.problem(&error))?;
         Ok(Done::items(found.files.iter().take(usize::from(limit)).map(File::to_item)))
     }
 

@@ -45,7 +45,15 @@ struct Times {
 impl<'a> Journal<'a> {
     pub(super) fn new(env: &'a Env, shard: ShardId, meter: &'a Meter, task: TaskRecord) -> Self {
         let before = Times { total_us: task.total_us, openai_us: task.openai_us, google_us: task.google_us };
-        Self { env, shard, meter, before, began: Instant::now(), task: RefCell::new(task), failed: RefCell::default() }
+        Self {
+            env,
+            shard,
+            meter,
+            before,
+            began: Instant::now(),
+            task: RefCell::new(task),
+            failed: RefCell::default(),
+        }
     }
 
     /// Looks at the record.
@@ -180,4 +188,74 @@ pub(super) fn problem_json(problem: &Problem) -> String {
 pub(super) fn problem_of(json: &str) -> Problem {
     serde_json::from_str(json)
         .unwrap_or_else(|_| Problem::new(ProblemKind::Internal, "the error was not recorded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_protocols::ids::{SessionId, TaskId, UserId};
+    use sluice_protocols::plan::ItemKind;
+
+    use super::*;
+
+    fn task(text_bytes: usize, items: usize) -> TaskRecord {
+        let item = Item {
+            kind: ItemKind::File,
+            id: "i".repeat(1_000),
+            title: "t".repeat(1_200),
+            person: None,
+            when: None,
+            thread_id: None,
+            message_id_header: None,
+            snippet: Some("s".repeat(9_000)),
+        };
+        let step = StepRecord {
+            id: "s1".to_owned(),
+            state: 3,
+            intent: None,
+            outcome_json: Some(items_json(&vec![item; items])),
+            text: Some("é".repeat(text_bytes / 2)),
+            error_json: None,
+            calls_json: None,
+        };
+        TaskRecord {
+            id: TaskId::from_bytes([1; 16]),
+            user: UserId::from_bytes([2; 16]),
+            session: SessionId::from_bytes([3; 16]),
+            command: "x".to_owned(),
+            mode: 1,
+            state: 2,
+            time_zone: "UTC".to_owned(),
+            created_ms: 0,
+            deadline_ms: 0,
+            finished_ms: None,
+            attempts: 1,
+            plan_json: None,
+            steps: vec![step; 8],
+            answer: None,
+            error_json: None,
+            openai_us: 0,
+            google_us: 0,
+            total_us: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_that_fits_is_left_as_it_is() {
+        let mut record = task(64 * 1024, 2);
+        let before = record.clone();
+        assert!(fit(&mut record).is_some());
+        assert_eq!(record, before);
+    }
+
+    #[test]
+    fn texts_go_first_and_ids_never() {
+        let mut record = task(300 * 1024, 2);
+        assert!(fit(&mut record).is_some());
+        assert_eq!(record.steps[0].text.as_ref().map(String::len), Some(TEXT_BYTES_CUT));
+        assert!(items_of(&record.steps[0])[0].snippet.is_some());
+        let mut record = task(0, 30);
+        assert!(fit(&mut record).is_some());
+        let items = items_of(&record.steps[7]);
+        assert_eq!((items.len(), items[0].snippet.as_deref(), items[0].id.len()), (30, None, 1_000));
+    }
 }

@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use sluice_protocols::plan::{
-    EmailAddress, Item, ItemKind, ItemRef, Operation, Person, Plan, Recipient, StepId, STEPS_MAX,
+    EmailAddress, Item, ItemKind, ItemRef, Operation, Person, Plan, Recipient, STEPS_MAX, StepId,
 };
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{ItemRecord, TurnRecord};
@@ -83,10 +83,12 @@ pub(super) fn sought(call: &Operation) -> String {
         Operation::CalendarList { query: Some(query), .. } => format!("event with “{query}”"),
         Operation::CalendarList { .. } => "event in that time".to_owned(),
         Operation::DriveSearch { text, .. } => format!("file with “{text}”"),
-        Operation::GmailRead { .. } | Operation::GmailSend { .. } | Operation::GmailReply { .. } => "message".to_owned(),
-        Operation::CalendarCreate { .. } | Operation::CalendarChange { .. } | Operation::CalendarDelete { .. } => {
-            "event".to_owned()
+        Operation::GmailRead { .. } | Operation::GmailSend { .. } | Operation::GmailReply { .. } => {
+            "message".to_owned()
         }
+        Operation::CalendarCreate { .. }
+        | Operation::CalendarChange { .. }
+        | Operation::CalendarDelete { .. } => "event".to_owned(),
         Operation::DriveRead { .. } => "file".to_owned(),
     }
 }
@@ -120,13 +122,17 @@ fn name(text: &str) -> String {
 
 fn ordinal(index: u8) -> String {
     const FIRST: [&str; 5] = ["first", "second", "third", "fourth", "fifth"];
-    FIRST.get(usize::from(index)).map_or_else(|| format!("{}th", u16::from(index) + 1), |word| (*word).to_owned())
+    FIRST
+        .get(usize::from(index))
+        .map_or_else(|| format!("{}th", u16::from(index) + 1), |word| (*word).to_owned())
 }
 
 fn address_of(item: &Item) -> Result<EmailAddress, Problem> {
     let person = item.person.as_ref();
     let address = person.and_then(|person| person.address.parse().ok());
-    address.ok_or_else(|| unresolved(format!("{} “{}” names nobody who can be written to", the(item.kind), item.title)))
+    address.ok_or_else(|| {
+        unresolved(format!("{} “{}” names nobody who can be written to", the(item.kind), item.title))
+    })
 }
 
 fn the(kind: ItemKind) -> &'static str {
@@ -193,8 +199,11 @@ mod tests {
     }
 
     fn plan(query: &str) -> Plan {
-        Plan::from_model_json(&serde_json::json!({"decision": "act", "reason": null, "steps": [
-            {"id": "s1", "after": [], "call": {"operation": "gmail.search", "query": query, "limit": 5}}]}).to_string())
+        Plan::from_model_json(
+            &serde_json::json!({"decision": "act", "reason": null, "steps": [
+            {"id": "s1", "after": [], "call": {"operation": "gmail.search", "query": query, "limit": 5}}]})
+            .to_string(),
+        )
         .expect("a plan")
     }
 
@@ -252,7 +261,8 @@ mod tests {
         let items = vec![item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
         known.add(StepId::new(1).expect("a step"), items);
         let to = |texts: &[&str]| {
-            let recipients: Vec<Recipient> = texts.iter().map(|text| text.parse().expect("a recipient")).collect();
+            let recipients: Vec<Recipient> =
+                texts.iter().map(|text| text.parse().expect("a recipient")).collect();
             known.addresses(&recipients)
         };
         assert_eq!(to(&["anna@example.com", "$s1[0].from"]).expect("resolved").len(), 1);

@@ -38,8 +38,11 @@ enum Trace {
 
 impl StepRun<'_> {
     pub(super) async fn gmail_search(&self, query: &str, limit: u8) -> Result<Done, Problem> {
-        let list: MessageList =
-            self.google.read(&gmail::list_messages(query, limit)).await.map_err(|error| self.problem(&error))?;
+        let list: MessageList = self
+            .google
+            .read(&gmail::list_messages(query, limit))
+            .await
+            .map_err(|error| self.problem(&error))?;
         let found = list.messages.into_iter().take(usize::from(limit));
         let messages = map_bounded(found, async |message| {
             self.google.read::<Message>(&gmail::get_message(&message.id, Format::Metadata)).await
@@ -73,7 +76,12 @@ impl StepRun<'_> {
         })
     }
 
-    pub(super) async fn gmail_send(&self, to: &[Recipient], subject: &str, body: &str) -> Result<Done, Problem> {
+    pub(super) async fn gmail_send(
+        &self,
+        to: &[Recipient],
+        subject: &str,
+        body: &str,
+    ) -> Result<Done, Problem> {
         self.deliver(async || {
             let to = self.shared.known.addresses(to)?;
             Ok(OutgoingMail::new((self.shared.task, self.id), self.date(), to, subject, body))
@@ -101,7 +109,10 @@ impl StepRun<'_> {
     }
 
     /// Sends what `compose` makes, unless an earlier run did.
-    async fn deliver(&self, compose: impl AsyncFnOnce() -> Result<OutgoingMail, Problem>) -> Result<Done, Problem> {
+    async fn deliver(
+        &self,
+        compose: impl AsyncFnOnce() -> Result<OutgoingMail, Problem>,
+    ) -> Result<Done, Problem> {
         if let Some(draft) = self.intended_draft() {
             // Whether the earlier run came to send it is not known.
             let sent = self.send(&draft, true).await?;
@@ -114,7 +125,9 @@ impl StepRun<'_> {
             Trace::Draft(draft) => draft,
             Trace::Nothing => self.create_draft(mail.insert(compose().await?)).await?,
         };
-        self.shared.journal.write_step(self.index, |step| step.intent = Some(format!("{INTENT_DRAFT}{draft}")));
+        self.shared
+            .journal
+            .write_step(self.index, |step| step.intent = Some(format!("{INTENT_DRAFT}{draft}")));
         self.shared.journal.commit().await?;
         match (self.send(&draft, false).await?, mail) {
             (Some(sent), Some(mail)) => Ok(Done::items([mail.to_item(&sent)])),
@@ -157,7 +170,8 @@ impl StepRun<'_> {
     /// The mail of this step, if it was sent. A draft carries the same `Message-ID`, so the label decides.
     async fn find_sent(&self) -> Result<Option<Message>, CallError> {
         let query = format!("in:sent rfc822msgid:{}", self.message_id());
-        let list: MessageList = self.google.read_until(&gmail::list_messages(&query, 1), self.limit()).await?;
+        let list: MessageList =
+            self.google.read_until(&gmail::list_messages(&query, 1), self.limit()).await?;
         let Some(found) = list.messages.first() else { return Ok(None) };
         let whole = gmail::get_message(&found.id, Format::Metadata);
         let message: Message = self.google.read_until(&whole, self.limit()).await?;
@@ -240,7 +254,10 @@ impl StepRun<'_> {
             let asked = self.google.read_until::<Draft>(&gmail::get_draft(draft), self.limit()).await;
             let (problem, retry_after) = match asked {
                 Ok(_) if sluice_core::now() < self.deadline() => return Ok(false),
-                Ok(_) => (Problem::new(ProblemKind::DeadlineExceeded, "it was still a draft when time was up"), None),
+                Ok(_) => (
+                    Problem::new(ProblemKind::DeadlineExceeded, "it was still a draft when time was up"),
+                    None,
+                ),
                 Err(error) if error.is_not_found() => return Ok(true),
                 Err(error) if error.is_passing() => (self.problem(&error), error.retry_after()),
                 Err(error) => return Err(self.unknown_sending(&self.problem(&error))),

@@ -83,7 +83,16 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnReco
     let deadline = sluice_core::now() + Duration::from_millis(left_ms).min(DEADLINE_MAX);
     let meter = Meter::default();
     let journal = Journal::new(env, shard, &meter, task);
-    let run = Run { env, shard, recent, zone: &zone, zone_name: &zone_name, deadline, meter: &meter, journal: &journal };
+    let run = Run {
+        env,
+        shard,
+        recent,
+        zone: &zone,
+        zone_name: &zone_name,
+        deadline,
+        meter: &meter,
+        journal: &journal,
+    };
     let outcome = run.to_end().await;
     let task = journal.into_task();
     match outcome {
@@ -108,7 +117,10 @@ fn taken_up(env: &Env, mut task: TaskRecord) -> TaskRecord {
 }
 
 fn shutting_down() -> Problem {
-    Problem::new(ProblemKind::ShuttingDown, "the gateway is shutting down; the task goes on after its restart")
+    Problem::new(
+        ProblemKind::ShuttingDown,
+        "the gateway is shutting down; the task goes on after its restart",
+    )
 }
 
 struct Run<'a> {
@@ -234,7 +246,8 @@ impl Run<'_> {
         self.journal.write(|task| {
             task.state = codes::of_task_state(state);
             task.answer = Some(answer);
-            task.error_json = error.map(|error| problem_json(&error.clone().with_instance(task_path(task.id))));
+            task.error_json =
+                error.map(|error| problem_json(&error.clone().with_instance(task_path(task.id))));
             task.finished_ms = Some(now_ms.max(task.created_ms));
         });
     }

@@ -139,7 +139,22 @@ impl StepRun<'_> {
     ///
     /// # Errors
     /// A problem that says that the outcome is unknown, when time is up; or that nothing was done.
-    pub(super) async fn settle(&self, call: &ApiCall, whether: &str) -> Result<(Result<Reply, CallError>, bool), Problem> {
+    pub(super) async fn settle(
+        &self,
+        call: &ApiCall,
+        whether: &str,
+    ) -> Result<(Result<Reply, CallError>, bool), Problem> {
+        self.settle_unless(call, whether, async || false).await
+    }
+
+    /// As [`Self::settle`]; but before the call is repeated in doubt, `is_done` is asked. When it says so, the
+    /// answer is an empty one.
+    pub(super) async fn settle_unless(
+        &self,
+        call: &ApiCall,
+        whether: &str,
+        is_done: impl AsyncFn() -> bool,
+    ) -> Result<(Result<Reply, CallError>, bool), Problem> {
         let mut in_doubt = self.resumed;
         let mut backoff = Backoff::new();
         for _round in 0..ROUNDS_MAX {
@@ -158,6 +173,9 @@ impl StepRun<'_> {
             if !backoff.wait(error.retry_after(), limit).await {
                 let problem = self.problem(&error);
                 return Err(if in_doubt { self.unknown(whether, &problem) } else { problem });
+            }
+            if in_doubt && is_done().await {
+                return Ok((Ok(Reply::default()), in_doubt));
             }
         }
         let late = Problem::new(ProblemKind::UpstreamTimeout, "no clear answer came");

@@ -157,3 +157,57 @@ fn calls_of(record: &StepRecord) -> Vec<CallView> {
 pub fn error_of(task: &TaskRecord) -> Option<Problem> {
     task.error_json.as_deref().map(problem_of)
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_protocols::ids::TaskId;
+
+    use super::*;
+
+    fn turn(handles: &[&str]) -> TurnRecord {
+        let item = |handle: &&str| {
+            let kind = handle.parse::<Handle>().expect("a handle").kind();
+            let item = Item {
+                kind,
+                id: "x".to_owned(),
+                title: String::new(),
+                person: None,
+                when: None,
+                thread_id: None,
+                message_id_header: None,
+                snippet: None,
+            };
+            record_of(item, (*handle).to_owned())
+        };
+        TurnRecord {
+            number: 1,
+            task: TaskId::from_bytes([0; 16]),
+            command: String::new(),
+            answer: None,
+            state: 3,
+            at_ms: 0,
+            items: handles.iter().map(item).collect(),
+        }
+    }
+
+    #[test]
+    fn places_are_shared_fairly_and_none_is_wasted() {
+        assert_eq!(fair_shares(&[20, 20], 20), [10, 10]);
+        assert_eq!(fair_shares(&[20, 1, 0, 5], 20), [14, 1, 0, 5]);
+        assert_eq!(fair_shares(&[2, 3], 20), [2, 3]);
+        assert_eq!(fair_shares(&[], 20), [0; 0]);
+    }
+
+    #[test]
+    fn handles_go_on_by_kind_and_begin_anew_at_the_end() {
+        let mut handles = Handles::after(&[turn(&["m9998", "e1"]), turn(&["m9999"])]);
+        let mut next = |kind| handles.next(kind).to_string();
+        assert_eq!(
+            [next(ItemKind::Message), next(ItemKind::Event), next(ItemKind::File), next(ItemKind::File)],
+            ["m1", "e2", "f1", "f2"]
+        );
+        // Having begun anew, the newest numbers count, not the greatest.
+        let mut handles = Handles::after(&[turn(&["m9999"]), turn(&["m1", "m2"])]);
+        assert_eq!(handles.next(ItemKind::Message).to_string(), "m3");
+    }
+}

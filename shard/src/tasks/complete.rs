@@ -90,7 +90,6 @@ impl Tasks {
         let (shard, fresh) = {
             let mut pending = self.pending.borrow_mut();
             let entry = pending.get_mut(&task).expect("a running task is registered");
-            entry.is_running = true;
             (entry.shard, entry.record.take().zip(entry.arrived))
         };
         let record = match fresh {

@@ -185,6 +185,7 @@ impl Tasks {
     fn start_ready(self: &Rc<Self>) {
         while !self.is_draining.get() {
             let Some((lane, task)) = self.queue.borrow_mut().next() else { break };
+            self.pending.borrow_mut().get_mut(&task).expect("a queued task is registered").is_running = true;
             let tasks = Rc::clone(self);
             sluice_core::spawn(async move { tasks.run_one(lane, task).await });
         }

@@ -37,7 +37,7 @@ pub(crate) struct Google<'a> {
 }
 
 /// A successful answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) body: Bytes,
 }
@@ -46,11 +46,7 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug)]
 pub(crate) enum CallError {
     /// Google answered with an error status.
-    Refused {
-        service: Service,
-        error: GoogleError,
-        retry_after: Option<Duration>,
-    },
+    Refused { service: Service, error: GoogleError, retry_after: Option<Duration> },
     /// There is no answer.
     Lost { service: Service, error: EgressError },
     /// A success whose body cannot be understood.
@@ -132,8 +128,12 @@ pub(crate) fn title(service: Service) -> &'static str {
 fn refusal(service: Service, error: &GoogleError) -> String {
     let name = title(service);
     match error.fault {
-        UpstreamFault::Unauthorized => format!("{name} does not accept the connection; connect the account again"),
-        UpstreamFault::ScopeMissing => format!("the connection does not allow this in {name}; connect the account again"),
+        UpstreamFault::Unauthorized => {
+            format!("{name} does not accept the connection; connect the account again")
+        }
+        UpstreamFault::ScopeMissing => {
+            format!("the connection does not allow this in {name}; connect the account again")
+        }
         UpstreamFault::Forbidden => format!("{name} does not allow this: {}", error.message),
         UpstreamFault::RateLimited { .. } => format!("{name} is limiting requests"),
         UpstreamFault::QuotaExhausted => format!("the daily quota of {name} is used up"),
@@ -154,7 +154,13 @@ fn upstream(service: Service) -> Upstream {
 }
 
 impl<'a> Google<'a> {
-    pub(crate) fn new(env: &'a Env, meter: &'a Meter, shard: ShardId, user: UserId, deadline: Instant) -> Self {
+    pub(crate) fn new(
+        env: &'a Env,
+        meter: &'a Meter,
+        shard: ShardId,
+        user: UserId,
+        deadline: Instant,
+    ) -> Self {
         Self { env, meter, shard, user, deadline, calls: RefCell::default() }
     }
 

@@ -24,22 +24,26 @@ fn lost(name: &str, error: &EgressError, deadline: Instant) -> Problem {
         EgressError::Overloaded => {
             Problem::new(ProblemKind::Overloaded, format!("too many calls to {name} are waiting"))
         }
-        EgressError::DeadlineExceeded { .. } if sluice_core::now() >= deadline => {
-            Problem::new(ProblemKind::DeadlineExceeded, format!("the time for the command ran out while {name} was asked"))
-        }
+        EgressError::DeadlineExceeded { .. } if sluice_core::now() >= deadline => Problem::new(
+            ProblemKind::DeadlineExceeded,
+            format!("the time for the command ran out while {name} was asked"),
+        ),
         EgressError::DeadlineExceeded { .. } => {
             Problem::new(ProblemKind::UpstreamTimeout, format!("{name} did not answer in time"))
         }
-        EgressError::Connect(_) => Problem::new(ProblemKind::UpstreamUnavailable, format!("{name} cannot be reached")),
+        EgressError::Connect(_) => {
+            Problem::new(ProblemKind::UpstreamUnavailable, format!("{name} cannot be reached"))
+        }
         EgressError::Broken(_) => {
             Problem::new(ProblemKind::UpstreamUnavailable, format!("the connection to {name} broke off"))
         }
         EgressError::BodyTooLarge { .. } => {
             Problem::new(ProblemKind::UpstreamInvalid, format!("the answer of {name} was too large"))
         }
-        EgressError::ShuttingDown => {
-            Problem::new(ProblemKind::ShuttingDown, "the gateway is shutting down; the task goes on after its restart")
-        }
+        EgressError::ShuttingDown => Problem::new(
+            ProblemKind::ShuttingDown,
+            "the gateway is shutting down; the task goes on after its restart",
+        ),
         EgressError::Invalid(why) => {
             tracing::error!(upstream = name, why, "a request of ours was refused by the egress pool");
             Problem::new(ProblemKind::Internal, format!("a request to {name} could not be made"))
@@ -51,7 +55,9 @@ fn lost(name: &str, error: &EgressError, deadline: Instant) -> Problem {
 fn with_wait(problem: Problem, wait: Option<Duration>) -> Problem {
     let seconds = wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
     match seconds {
-        Some(seconds) if seconds > 0 => problem.with_retry_after_s(u32::try_from(seconds).unwrap_or(u32::MAX)),
+        Some(seconds) if seconds > 0 => {
+            problem.with_retry_after_s(u32::try_from(seconds).unwrap_or(u32::MAX))
+        }
         _ => problem,
     }
 }

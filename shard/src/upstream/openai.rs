@@ -123,11 +123,20 @@ fn read(response: &EgressResponse) -> Result<Plan, NoPlan> {
 fn refused(response: &EgressResponse) -> Problem {
     let error = OpenAiError::classify(response.status, &response.body);
     // The message may quote a part of the operator's key: it is for the log alone.
-    tracing::warn!(status = error.status, code = error.code.as_deref(), message = error.message, "OpenAI refused");
+    tracing::warn!(
+        status = error.status,
+        code = error.code.as_deref(),
+        message = error.message,
+        "OpenAI refused"
+    );
     let (kind, detail) = match error.fault {
-        OpenAiFault::Unauthorized => (ProblemKind::UpstreamRefused, "OpenAI does not accept the gateway's key"),
+        OpenAiFault::Unauthorized => {
+            (ProblemKind::UpstreamRefused, "OpenAI does not accept the gateway's key")
+        }
         OpenAiFault::RateLimited => (ProblemKind::UpstreamLimited, "OpenAI is limiting requests"),
-        OpenAiFault::QuotaExhausted => (ProblemKind::UpstreamLimited, "the gateway's OpenAI quota is used up"),
+        OpenAiFault::QuotaExhausted => {
+            (ProblemKind::UpstreamLimited, "the gateway's OpenAI quota is used up")
+        }
         OpenAiFault::Invalid => (ProblemKind::UpstreamRefused, "OpenAI refused the gateway's request"),
         OpenAiFault::Unavailable => (ProblemKind::UpstreamUnavailable, "OpenAI is failing at the moment"),
     };

@@ -133,7 +133,8 @@ impl TokenCache {
         deadline: Instant,
     ) -> Granted {
         let now = sluice_core::now();
-        let kept = self.state.borrow().kept.get(&user).map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at));
+        let kept =
+            self.state.borrow().kept.get(&user).map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at));
         if let Some((token, renew_at, ends_at)) = kept
             && now < ends_at
         {
@@ -143,7 +144,13 @@ impl TokenCache {
             return Granted { token: Ok(token), calls: Vec::new() };
         }
         let flight = self.flight(env, shard, user);
-        let late = |_| Err(lost("Google's token endpoint", &sluice_net::egress::EgressError::DeadlineExceeded { sent: true }, deadline));
+        let late = |_| {
+            Err(lost(
+                "Google's token endpoint",
+                &sluice_net::egress::EgressError::DeadlineExceeded { sent: true },
+                deadline,
+            ))
+        };
         let token = sluice_core::timeout_at(limit, flight.land()).await.unwrap_or_else(late);
         Granted { token, calls: flight.calls.take() }
     }
@@ -300,7 +307,8 @@ impl Refresh {
 
     async fn exchange(&self, connection: &ConnectionRecord) -> Result<TokenResponse, NoToken> {
         let config = &self.env.config;
-        let body = refresh_body(&config.google_client_id, &config.google_client_secret, &connection.refresh_token);
+        let body =
+            refresh_body(&config.google_client_id, &config.google_client_secret, &connection.refresh_token);
         let limit = sluice_core::now() + config.call_timeout;
         let request = EgressRequest {
             upstream: Upstream::OAuth,
@@ -370,7 +378,7 @@ impl Refresh {
     /// Writes the record, if the one on disk still has the refresh token of `old`.
     async fn replace(&self, old: &ConnectionRecord, mut new: ConnectionRecord) -> Result<(), Problem> {
         let stored = self.stored().await?;
-        if !stored.is_some_and(|stored| stored.refresh_token == old.refresh_token) {
+        if stored.is_none_or(|stored| stored.refresh_token != old.refresh_token) {
             return Ok(());
         }
         new.updated_ms = self.env.clock.unix_ms();
@@ -391,7 +399,10 @@ fn far(limit: Instant) -> Instant {
 }
 
 fn needs_reauth() -> Problem {
-    Problem::new(ProblemKind::NeedsReauth, "Google no longer accepts the connection; connect the account again")
+    Problem::new(
+        ProblemKind::NeedsReauth,
+        "Google no longer accepts the connection; connect the account again",
+    )
 }
 
 fn read(response: &EgressResponse) -> Result<TokenResponse, NoToken> {
@@ -410,7 +421,8 @@ fn read(response: &EgressResponse) -> Result<TokenResponse, NoToken> {
             ))
         }
         OAuthError::RateLimited => {
-            let problem = Problem::new(ProblemKind::UpstreamLimited, "Google's token endpoint is limiting requests");
+            let problem =
+                Problem::new(ProblemKind::UpstreamLimited, "Google's token endpoint is limiting requests");
             NoToken::Other(super::with_wait(problem, response.retry_after))
         }
         OAuthError::Unavailable(_) => NoToken::Other(Problem::new(

@@ -241,3 +241,43 @@ fn a_drain_waits_for_what_runs() {
         assert_eq!((drained.await, held.await.status), (0, 200));
     });
 }
+
+#[test]
+fn a_pending_task_that_cannot_be_read_stops_nobody() {
+    let world = World::new();
+    let (anna, bert) = (world.user("anna"), world.user("bert"));
+    let again = crate::common::User { id: bert.id, key: bert.key.clone() };
+    let theirs = std::rc::Rc::new(std::cell::RefCell::new(String::new()));
+    let seen = std::rc::Rc::clone(&theirs);
+    world.run(config(), |gateway| async move {
+        *seen.borrow_mut() = gateway.accepted(&bert, "hold b1").await.0;
+    });
+    let shard = sluice_protocols::ids::ShardId::of(&anna.id, world.store.shard_count());
+    let task = sluice_protocols::ids::TaskId::new(START_MS - 1, [7; 10]);
+    let mut damage = sluice_store::Batch::new(shard);
+    damage.put(&sluice_store::Key::task_pending(&anna.id, &task), b"no record");
+    world.store.write_blocking(vec![damage]).unwrap();
+    world.run(config(), move |gateway| async move {
+        gateway.script.is_released.set(true);
+        assert_eq!(gateway.finished(&again, &theirs.take()).await["state"], "done");
+        assert_eq!(gateway.metric("sluice_tasks_unreadable_total{core=\"0\"}"), 1);
+        let asked = gateway.get(&anna, &format!("/api/v1/tasks/{task}")).await;
+        assert_eq!(problem(&asked).kind(), ProblemKind::Storage);
+    });
+}
+
+#[test]
+fn nobody_is_served_before_old_commands_are_taken_up() {
+    let world = World::new();
+    let anna = world.user("anna");
+    world.run_unready(config(), |gateway| async move {
+        assert!(!gateway.service.is_ready());
+        let early = gateway.command(&anna, json!({"command": "x"})).await;
+        assert_eq!(problem(&early).kind(), ProblemKind::Overloaded);
+        assert!(early.header("retry-after").is_some());
+        let ready = sluice_protocols::http::RequestHead::build("GET", "/readyz", "localhost");
+        assert_eq!(body(&gateway.send(ready, "").await)["status"], "starting");
+        gateway.service.ready().await;
+        assert_eq!(gateway.command(&anna, json!({"command": "x"})).await.status, 200);
+    });
+}

@@ -98,6 +98,26 @@ impl World {
         F: FnOnce(Gateway) -> Fut + 'static,
         Fut: Future<Output = ()> + 'static,
     {
+        self.start(unix_ms, config, |gateway: Gateway| async move {
+            gateway.service.ready().await;
+            test(gateway).await;
+        });
+    }
+
+    /// As [`Self::run`], but the test begins before the core has taken up what is pending.
+    pub(crate) fn run_unready<F, Fut>(&self, config: ShardConfig, test: F)
+    where
+        F: FnOnce(Gateway) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.start(START_MS, config, test);
+    }
+
+    fn start<F, Fut>(&self, unix_ms: u64, config: ShardConfig, test: F)
+    where
+        F: FnOnce(Gateway) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
         let metrics = self.metrics(1);
         let parts = CoreParts {
             core: CoreId::new(0),
@@ -113,7 +133,6 @@ impl World {
             .unwrap()
             .block_on(async move {
                 let gateway = Gateway::start(parts, Clock::manual(unix_ms));
-                gateway.service.ready().await;
                 test(gateway).await;
             })
             .unwrap();
@@ -244,7 +263,6 @@ struct Slot {
 
 impl Answer {
     fn set(&self, response: Response) {
-        assert!(response.header("x-request-id").is_some(), "{response:?}");
         *self.0.response.borrow_mut() = Some(response);
         if let Some(waker) = self.0.waker.take() {
             waker.wake();
@@ -261,7 +279,10 @@ impl Future for Answer {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         match self.0.response.borrow_mut().take() {
-            Some(response) => Poll::Ready(response),
+            Some(response) => {
+                assert!(response.header("x-request-id").is_some(), "{response:?}");
+                Poll::Ready(response)
+            }
             None => {
                 *self.0.waker.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending

@@ -121,6 +121,8 @@ fn a_command_that_is_no_json_or_too_long_is_refused() {
         assert_eq!(problem(&broken).kind(), ProblemKind::InvalidJson);
         let wrong = gateway.send(json(), r#"{"command":"x","colour":1}"#).await;
         assert_eq!(problem(&wrong).errors()[0].pointer, "/colour");
+        let nowhere = gateway.send(json(), r#"{"command":"x","time_zone":"Mars/Olympus"}"#).await;
+        assert_eq!(problem(&nowhere).errors()[0].pointer, "/time_zone");
         let long = gateway.send(json(), &" ".repeat(65_537)).await;
         assert_eq!(problem(&long).kind(), ProblemKind::PayloadTooLarge);
         let announced = gateway.send(json().with("content-length", "65537"), "").await;

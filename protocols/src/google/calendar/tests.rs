@@ -167,6 +167,30 @@ fn adding_people_keeps_those_who_are_there_as_they_are() {
 }
 
 #[test]
+fn a_change_that_is_made_already_is_nothing_to_do() {
+    let existing = event(json!({"location": "Room 1", "summary": "Review"}));
+    let whole = |start: &str, end: Option<&str>| EventChange {
+        title: Some("Review"),
+        location: Some("Room 1"),
+        start: Some(local(start)),
+        end: end.map(local),
+        ..EventChange::default()
+    };
+    let is_made = |event: &Event, change| EventPatch::new(event, &change, ZONE).expect("a patch").is_empty();
+    assert!(is_made(&existing, whole("2026-11-24T10:00", None)));
+    assert!(!is_made(&existing, whole("2026-11-24T10:01", None)));
+    // Another end alone is sent together with its start.
+    let longer = patch(&existing, whole("2026-11-24T10:00", Some("2026-11-24T14:00")));
+    assert_eq!(longer.as_object().expect("an object").keys().collect::<Vec<_>>(), ["end", "start"]);
+    let days = event(json!({"start": {"date": "2026-11-24"}, "end": {"date": "2026-11-25"}, "location": "Room 1"}));
+    assert!(is_made(&days, whole("2026-11-24", None)));
+    assert!(!is_made(&days, whole("2026-11-25", None)) && !is_made(&days, whole("2026-11-24T00:00", None)));
+    let utc = event(json!({"start": {"dateTime": "2026-11-24T10:00:00Z"}, "location": "Room 1",
+        "end": {"dateTime": "2026-11-24T11:00:00Z"}}));
+    assert!(is_made(&utc, whole("2026-11-24T10:00", Some("2026-11-24T11:00"))));
+}
+
+#[test]
 fn an_event_becomes_an_item() {
     let item = event(json!({
         "organizer": {"email": "anna@example.com", "displayName": "Anna Berg"}, "location": "Room 1",

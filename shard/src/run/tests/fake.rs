@@ -215,7 +215,8 @@ impl Fake {
             Some(Fault::Together(count)) => {
                 world.waiting_together += 1;
                 self.shared.1.notify_all();
-                let met = self.shared.1.wait_timeout_while(world, HANG_MAX, |world| world.waiting_together < count);
+                let met =
+                    self.shared.1.wait_timeout_while(world, HANG_MAX, |world| world.waiting_together < count);
                 let (mut world, timeout) = met.unwrap_or_else(PoisonError::into_inner);
                 if timeout.timed_out() {
                     return Some((500, json!({"error": {"message": "nobody else came"}})));
@@ -332,7 +333,9 @@ impl World {
         let (service, rest) = request.path[1..].split_once('/').unwrap_or_default();
         match service {
             "gmail" => self.gmail(request, rest.strip_prefix("v1/users/me/").unwrap_or_default()),
-            "calendar" => self.calendar(request, rest.strip_prefix("v3/calendars/primary/events").unwrap_or_default()),
+            "calendar" => {
+                self.calendar(request, rest.strip_prefix("v3/calendars/primary/events").unwrap_or_default())
+            }
             "drive" => self.drive(request, rest.strip_prefix("v3/files").unwrap_or_default()),
             _ => google_error(404, "notFound"),
         }
@@ -360,7 +363,8 @@ impl World {
         }
         let token = format!("access-{}", self.refreshes);
         self.tokens.push(token.clone());
-        let mut answer = json!({"access_token": token, "expires_in": 3600, "scope": "all", "token_type": "Bearer"});
+        let mut answer =
+            json!({"access_token": token, "expires_in": 3600, "scope": "all", "token_type": "Bearer"});
         if self.rotates {
             self.refresh_token = format!("refresh-{}", self.refreshes);
             answer["refresh_token"] = json!(self.refresh_token);
@@ -373,7 +377,9 @@ impl World {
         match (request.method.as_str(), rest) {
             ("GET", "messages") => {
                 let found = self.mails.iter().rev().filter(|mail| matches_query(mail, &query));
-                let refs = found.take(request.limit("maxResults")).map(|mail| json!({"id": mail.id, "threadId": mail.thread}));
+                let refs = found
+                    .take(request.limit("maxResults"))
+                    .map(|mail| json!({"id": mail.id, "threadId": mail.thread}));
                 (200, json!({"messages": refs.collect::<Vec<_>>()}))
             }
             ("GET", "drafts") => {
@@ -400,7 +406,8 @@ impl World {
         let mime = String::from_utf8(URL_SAFE.decode(raw).expect("base64url")).expect("text");
         let header = |name: &str| {
             let mut lines = mime.lines();
-            let start = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default();
+            let start =
+                lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default();
             start.trim().to_owned()
         };
         let (draft, id) = (self.new_id("draft"), self.new_id("mail"));
@@ -434,7 +441,8 @@ impl World {
         let id = rest.trim_start_matches('/');
         match (request.method.as_str(), id) {
             ("GET", "") => {
-                let events: Vec<&Value> = self.events.values().filter(|event| event["status"] != "cancelled").collect();
+                let events: Vec<&Value> =
+                    self.events.values().filter(|event| event["status"] != "cancelled").collect();
                 (200, json!({"items": events}))
             }
             ("POST", "") => {
@@ -483,8 +491,11 @@ impl World {
         if id.is_empty() {
             return (200, json!({"files": self.files.iter().map(file).collect::<Vec<_>>()}));
         }
-        let Some(found) = self.files.iter().find(|found| found.0 == id) else { return google_error(404, "notFound") };
-        let wants_text = parts.next() == Some("export") || request.parameter("alt").as_deref() == Some("media");
+        let Some(found) = self.files.iter().find(|found| found.0 == id) else {
+            return google_error(404, "notFound");
+        };
+        let wants_text =
+            parts.next() == Some("export") || request.parameter("alt").as_deref() == Some("media");
         if wants_text { (200, json!(found.2)) } else { (200, file(found)) }
     }
 }
@@ -499,8 +510,14 @@ fn matches_query(mail: &Mail, query: &str) -> bool {
 }
 
 fn message_json(mail: &Mail) -> Value {
-    let headers = [("From", &mail.from), ("To", &mail.to), ("Subject", &mail.subject), ("Message-ID", &mail.message_id)];
-    let headers: Vec<Value> = headers.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    let headers = [
+        ("From", &mail.from),
+        ("To", &mail.to),
+        ("Subject", &mail.subject),
+        ("Message-ID", &mail.message_id),
+    ];
+    let headers: Vec<Value> =
+        headers.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
     json!({
         "id": mail.id, "threadId": mail.thread, "labelIds": mail.labels, "snippet": mail.body,
         "internalDate": "1795435500000",

@@ -131,7 +131,10 @@ impl Rig {
     }
 
     /// Runs something on a core of its own.
-    fn on_core<T: 'static, F: Future<Output = T> + 'static>(&self, body: impl FnOnce(Env) -> F + 'static) -> T {
+    fn on_core<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        body: impl FnOnce(Env) -> F + 'static,
+    ) -> T {
         let (store, egress, config) = (self.store.clone(), self.egress.clone(), self.config.clone());
         let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0))).expect("a reactor");
         let run = async move {

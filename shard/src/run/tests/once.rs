@@ -10,8 +10,12 @@ fn everything() -> Value {
         send("s2", &[], "$s1[0].from"),
         step("s3", &[], json!({"operation": "gmail.reply", "message": "$s1[0]", "body": "Thanks"})),
         create("s4", &[]),
-        step("s5", &[], json!({"operation": "calendar.change", "event": "$s4[0]", "title": "Review", "start": null, "end": null,
-                              "location": "Room 1", "add_attendees": ["anna@example.com"]})),
+        step(
+            "s5",
+            &[],
+            json!({"operation": "calendar.change", "event": "$s4[0]", "title": "Review", "start": null, "end": null,
+                              "location": "Room 1", "add_attendees": ["anna@example.com"]})
+        ),
         create("s6", &["s5"]),
         step("s7", &[], json!({"operation": "calendar.delete", "event": "$s6[0]"})),
     ])
@@ -75,7 +79,8 @@ fn killed_again_and_again_everything_still_happens_once() {
         let mut ended = None;
         // Two requests further each time, so that it comes to an end.
         for round in 0..40 {
-            rig.fake.kill_at(Kill { at: (seed + 5 * round) % (3 + 2 * round), done: (seed + round) % 2 == 0 });
+            rig.fake
+                .kill_at(Kill { at: (seed + 5 * round) % (3 + 2 * round), done: (seed + round) % 2 == 0 });
             ended = rig.run_until_killed(task.clone());
             if ended.is_some() {
                 break;
@@ -109,6 +114,17 @@ fn a_lost_answer_is_found_out_and_nothing_is_done_twice() {
             let task = rig.run_after(rig.accept(1), Vec::new());
             assert_done_once(&rig, &task, &format!("{target} {fault:?}"));
         }
+    }
+}
+
+#[test]
+fn a_change_whose_answer_was_lost_is_not_made_again() {
+    for (fault, made) in [(Fault::BreakAfter, 1), (Fault::StatusAfter(503, json!({})), 1), (Fault::Break, 2)] {
+        let rig = rig();
+        rig.fake.fault("PATCH /calendar", 1, fault.clone());
+        let task = rig.run_after(rig.accept(1), Vec::new());
+        assert_done_once(&rig, &task, &format!("{fault:?}"));
+        assert_eq!(rig.fake.count("PATCH /calendar"), made, "{fault:?}");
     }
 }
 
@@ -154,7 +170,10 @@ fn a_draft_that_was_deleted_before_it_was_sent_was_not_sent() {
     rig.fake.fault("POST /gmail/v1/users/me/drafts/send", 1, Fault::Status(404, json!({})));
     let view = rig.run();
     assert_eq!(view.state, TaskState::Failed);
-    assert_eq!(view.error.expect("an error").detail(), "the draft of the mail was deleted before it could be sent");
+    assert_eq!(
+        view.error.expect("an error").detail(),
+        "the draft of the mail was deleted before it could be sent"
+    );
     assert!(rig.fake.world().sent().is_empty());
 }
 

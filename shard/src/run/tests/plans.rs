@@ -24,7 +24,8 @@ fn a_search_brings_items_calls_times_and_an_answer() {
              2. “Budget” from Anna Berg, Mon 23 Nov 2026, 13:05: The numbers"
         )
     );
-    let calls: Vec<String> = view.steps[0].calls.iter().map(|call| format!("{} {}", call.method, call.path)).collect();
+    let calls: Vec<String> =
+        view.steps[0].calls.iter().map(|call| format!("{} {}", call.method, call.path)).collect();
     assert_eq!(calls[..2], ["POST /token", "GET /gmail/v1/users/me/messages"]);
     assert_eq!(calls.len(), 4);
     assert!(!calls.iter().any(|call| call.contains('?')), "{calls:?}");
@@ -42,7 +43,8 @@ fn the_model_is_told_the_time_the_zone_and_the_turns_before() {
     rig.run_after(rig.accept(2), vec![turn]);
     let requests = std::mem::take(&mut rig.fake.world().plan_requests);
     let context = requests[1]["input"][0]["content"].as_str().expect("a context").to_owned();
-    let context: Value = serde_json::from_str(context.strip_prefix("Context: ").expect("a prefix")).expect("json");
+    let context: Value =
+        serde_json::from_str(context.strip_prefix("Context: ").expect("a prefix")).expect("json");
     assert_eq!(context["now"], "2026-11-23T15:05");
     assert_eq!(context["time_zone"], "Europe/Berlin");
     assert_eq!(context["recent"][0]["items"][0]["handle"], "m1");
@@ -55,7 +57,11 @@ fn the_model_is_told_the_time_the_zone_and_the_turns_before() {
 fn independent_steps_start_together() {
     let rig = Rig::planning(json!([
         search("s1", "", 1),
-        step("s2", &[], json!({"operation": "calendar.list", "from": null, "to": null, "query": null, "limit": 5})),
+        step(
+            "s2",
+            &[],
+            json!({"operation": "calendar.list", "from": null, "to": null, "query": null, "limit": 5})
+        ),
         step("s3", &[], json!({"operation": "drive.search", "text": "plan", "limit": 5})),
     ]));
     // Each is answered only once all three have arrived.
@@ -76,12 +82,19 @@ fn the_messages_of_a_search_are_fetched_together() {
     rig.fake.fault("GET /gmail/v1/users/me/messages/", 10, Fault::Together(10));
     let view = rig.run();
     assert_eq!(view.steps[0].items.len(), 20);
-    assert_eq!((view.steps[0].items[0].title.as_str(), view.steps[0].items[19].title.as_str()), ("Mail 19", "Mail 0"));
+    assert_eq!(
+        (view.steps[0].items[0].title.as_str(), view.steps[0].items[19].title.as_str()),
+        ("Mail 19", "Mail 0")
+    );
 }
 
 #[test]
 fn a_step_waits_for_what_it_uses_and_for_what_it_comes_after() {
-    let rig = Rig::planning(json!([send("s1", &["s3"], "$s2[0].from"), search("s2", "from:anna", 1), create("s3", &["s2"])]));
+    let rig = Rig::planning(json!([
+        send("s1", &["s3"], "$s2[0].from"),
+        search("s2", "from:anna", 1),
+        create("s3", &["s2"])
+    ]));
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "x");
     let view = rig.run();
     assert_eq!(states(&view), [Done, Done, Done]);
@@ -159,7 +172,10 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
     assert_eq!(states(&view), [Done, Done, Failed]);
     assert_eq!(view.steps[1].text.as_deref(), Some("The numbers"));
     let reply = rig.fake.world().sent()[0].clone();
-    assert_eq!((reply.subject.as_str(), reply.body.as_str(), reply.thread.as_str()), ("Re: Budget", "Thanks", "thread-mail1"));
+    assert_eq!(
+        (reply.subject.as_str(), reply.body.as_str(), reply.thread.as_str()),
+        ("Re: Budget", "Thanks", "thread-mail1")
+    );
     assert!(reply.to.contains("anna@example.com"));
     // The reply is new; what was read again keeps no second name in this turn.
     let turn = turn_of(&second, 2, &turns);
@@ -171,8 +187,12 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
 fn events_are_changed_moved_and_cancelled() {
     let rig = Rig::planning(json!([
         create("s1", &[]),
-        step("s2", &[], json!({"operation": "calendar.change", "event": "$s1[0]", "title": "Review", "start": "2026-11-25T09:30",
-                              "end": null, "location": null, "add_attendees": ["anna@example.com"]})),
+        step(
+            "s2",
+            &[],
+            json!({"operation": "calendar.change", "event": "$s1[0]", "title": "Review", "start": "2026-11-25T09:30",
+                              "end": null, "location": null, "add_attendees": ["anna@example.com"]})
+        ),
         step("s3", &["s2"], json!({"operation": "calendar.delete", "event": "$s1[0]"})),
     ]));
     let view = rig.run();
@@ -182,7 +202,12 @@ fn events_are_changed_moved_and_cancelled() {
     assert_eq!((event["summary"].as_str(), event["status"].as_str()), (Some("Review"), Some("cancelled")));
     assert_eq!(event["end"]["dateTime"], "2026-11-25T10:30:00");
     let answer = view.answer.expect("an answer");
-    assert!(answer.contains("Changed “Review”: now Wednesday, 25 November 2026 at 09:30, inviting anna@example.com."), "{answer}");
+    assert!(
+        answer.contains(
+            "Changed “Review”: now Wednesday, 25 November 2026 at 09:30, inviting anna@example.com."
+        ),
+        "{answer}"
+    );
     assert!(answer.contains("Cancelled “Meeting”"), "{answer}");
 }
 
@@ -204,7 +229,9 @@ fn what_is_cancelled_already_is_cancelled_and_what_never_was_is_not_found() {
 
 #[test]
 fn texts_are_read_and_pictures_are_linked() {
-    let read = |id: &str, index: u8| step(id, &[], json!({"operation": "drive.read", "file": format!("$s1[{index}]")}));
+    let read = |id: &str, index: u8| {
+        step(id, &[], json!({"operation": "drive.read", "file": format!("$s1[{index}]")}))
+    };
     let rig = Rig::planning(json!([
         step("s1", &[], json!({"operation": "drive.search", "text": "x", "limit": 3})),
         read("s2", 0),
@@ -218,7 +245,8 @@ fn texts_are_read_and_pictures_are_linked() {
     ];
     let view = rig.run();
     assert_eq!(view.state, TaskState::Done, "{:?}", view.error);
-    let texts: Vec<&str> = view.steps[1..].iter().map(|step| step.text.as_deref().unwrap_or_default()).collect();
+    let texts: Vec<&str> =
+        view.steps[1..].iter().map(|step| step.text.as_deref().unwrap_or_default()).collect();
     assert_eq!(texts[..2], ["plain words", "exported words"]);
     assert_eq!(
         texts[2],
@@ -231,7 +259,10 @@ fn texts_are_read_and_pictures_are_linked() {
 #[test]
 fn refusals_and_declined_plans_end_politely() {
     let rig = Rig::new();
-    rig.fake.world().plans = vec![json!("I will not do that."), json!({"decision": "decline", "reason": "No music here.", "steps": []})];
+    rig.fake.world().plans = vec![
+        json!("I will not do that."),
+        json!({"decision": "decline", "reason": "No music here.", "steps": []}),
+    ];
     for (number, reason) in [(1, "I will not do that."), (2, "No music here.")] {
         let view = view_of(&rig.run_after(rig.accept(number), Vec::new()));
         assert_eq!((view.state, view.answer.as_deref()), (TaskState::Declined, Some(reason)));
@@ -270,7 +301,8 @@ fn each_failure_of_the_model_has_its_problem() {
 #[test]
 fn each_failure_of_google_has_its_problem() {
     let limited = json!({"error": {"message": "slow down", "errors": [{"reason": "rateLimitExceeded"}]}});
-    let scope = json!({"error": {"message": "x", "details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}});
+    let scope =
+        json!({"error": {"message": "x", "details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}});
     for (fault, wanted) in [
         (Fault::Status(503, json!({})), ProblemKind::UpstreamUnavailable),
         (Fault::Break, ProblemKind::UpstreamUnavailable),

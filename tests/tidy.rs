@@ -1,0 +1,154 @@
+//! Laws of the source tree that no compiler checks: who may depend on whom, where `unsafe` may stand, how long a
+//! file may be.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines a source file may have.
+const LINES_MAX: usize = 1_000;
+
+/// Each crate, and the sister crates it may use. Tests and benches of a crate are held to the same.
+const LAYERS: [(&str, &[&str]); 8] = [
+    ("core", &[]),
+    ("protocols", &[]),
+    ("tuning", &[]),
+    ("net", &["core", "protocols"]),
+    ("store", &["core", "protocols"]),
+    ("shard", &["core", "protocols", "tuning", "net", "store"]),
+    (".", &["core", "protocols", "tuning", "net", "store", "shard"]),
+    ("bench", &["core", "protocols", "tuning", "net", "store", "shard"]),
+];
+
+/// Crates that do without `unsafe` and say so to the compiler, by their root files.
+const FORBID: [&str; 5] =
+    ["protocols/src/lib.rs", "shard/src/lib.rs", "src/main.rs", "bench/src/lib.rs", "bench/src/main.rs"];
+
+/// Where `unsafe` may stand: next to the kernel, the archived records, and the host.
+const UNSAFE: [&str; 4] = ["core/src/", "net/src/", "store/src/record/", "tuning/src/"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn table(path: &Path) -> toml::Table {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every source file of ours, by its path below the root.
+fn sources() -> BTreeMap<String, String> {
+    fn visit(directory: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(directory).expect("readable") {
+            let path: PathBuf = entry.expect("readable").path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            // Targets, checkouts' own files, data.
+            if name.starts_with('.') || matches!(&*name, "target" | "data") {
+                continue;
+            }
+            if path.is_dir() {
+                visit(&path, found);
+            } else if matches!(path.extension().and_then(|end| end.to_str()), Some("rs" | "py" | "sh")) || name == "dev" {
+                let text = fs::read_to_string(&path).expect("UTF-8");
+                let below = path.strip_prefix(root()).expect("below the root");
+                found.insert(below.to_string_lossy().into_owned(), text);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    visit(root(), &mut found);
+    assert!(found.contains_key("core/src/lib.rs") && found.contains_key("tests/tidy.rs"), "the tree was found");
+    found
+}
+
+/// A line's code, without its comment. A `//` in a text cuts too much, which hides nothing we look for.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether a word stands alone in a line of code, outside of plain texts.
+fn has_word(line: &str, word: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '"'));
+    code(line).match_indices(word).any(|(at, _)| {
+        !is_part(line[..at].chars().next_back()) && !is_part(line[at + word.len()..].chars().next())
+    })
+}
+
+/// Sister crates in a table of dependencies.
+fn sisters(manifest: &toml::Table) -> Vec<String> {
+    let mut tables = Vec::new();
+    let mut collect = |table: &toml::Table| {
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            if let Some(toml::Value::Table(table)) = table.get(kind) {
+                tables.extend(table.keys().cloned());
+            }
+        }
+    };
+    collect(manifest);
+    if let Some(toml::Value::Table(targets)) = manifest.get("target") {
+        targets.values().filter_map(toml::Value::as_table).for_each(collect);
+    }
+    tables.into_iter().filter_map(|name| name.strip_prefix("sluice-").map(str::to_owned)).collect()
+}
+
+#[test]
+fn no_crate_depends_on_one_above_or_beside_it() {
+    for (name, allowed) in LAYERS {
+        for sister in sisters(&table(&root().join(name).join("Cargo.toml"))) {
+            assert!(allowed.contains(&&*sister), "{name} may not depend on {sister}");
+        }
+    }
+}
+
+#[test]
+fn every_member_of_the_workspace_has_its_layer() {
+    let manifest = table(&root().join("Cargo.toml"));
+    let members = manifest["workspace"]["members"].as_array().expect("a list");
+    for member in members {
+        let member = member.as_str().expect("a text");
+        assert!(LAYERS.iter().any(|(name, _)| *name == member), "{member} has no layer");
+        let lints = &table(&root().join(member).join("Cargo.toml"))["lints"];
+        assert_eq!(lints["workspace"].as_bool(), Some(true), "{member} goes without the workspace's lints");
+    }
+    assert_eq!(members.len() + 1, LAYERS.len());
+}
+
+#[test]
+fn unsafe_code_stands_only_where_it_may() {
+    let word = concat!("un", "safe");
+    for (path, text) in sources() {
+        if !path.ends_with(".rs") || UNSAFE.iter().any(|allowed| path.starts_with(allowed)) {
+            continue;
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            assert!(!has_word(line, word), "{path}:{number}: {line}");
+        }
+    }
+}
+
+#[test]
+fn crates_that_can_do_without_unsafe_code_forbid_it() {
+    let sources = sources();
+    for path in FORBID {
+        let text = sources.get(path).unwrap_or_else(|| panic!("{path} is missing"));
+        assert!(text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]"), "{path} does not forbid it");
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{path} has {lines} lines; {LINES_MAX} are allowed");
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("d", "bg!("), concat!("#[ig", "nore")];
+    for (path, text) in sources() {
+        for (number, line) in (1..).zip(text.lines()) {
+            assert!(marks.iter().all(|mark| !line.contains(mark)), "{path}:{number}: {line}");
+        }
+    }
+}
