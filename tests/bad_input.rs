@@ -107,14 +107,24 @@ async fn fields_that_are_wrong_are_each_named() {
     let body = json!({"command": " ", "mode": "later", "session": "ses_1", "time_zone": "../etc", "deadline_ms": 1,
         "colour": "red", "a/b~": 1});
     let problem = stage.post_body(body.to_string()).await.problem(422, "invalid-field");
-    let pointers: Vec<&str> =
-        problem["errors"].as_array().expect("errors").iter().map(|e| e["pointer"].as_str().expect("a text")).collect();
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .map(|e| e["pointer"].as_str().expect("a text"))
+        .collect();
     assert_eq!(
         pointers,
         ["/a~1b~0", "/colour", "/command", "/deadline_ms", "/mode", "/session", "/time_zone"]
     );
-    for body in [json!([]), json!("x"), json!(null), json!({}), json!({"command": 1}), json!({"command": "x".repeat(2_001)})]
-    {
+    for body in [
+        json!([]),
+        json!("x"),
+        json!(null),
+        json!({}),
+        json!({"command": 1}),
+        json!({"command": "x".repeat(2_001)}),
+    ] {
         stage.post_body(body.to_string()).await.problem(422, "invalid-field");
     }
     stage.others_go_on().await;
@@ -155,11 +165,25 @@ async fn bodies_that_are_too_large() {
 async fn paths_that_lead_nowhere() {
     let mut stage = Stage::start().await;
     let long = format!("/{}", "x".repeat(8_000));
-    for path in ["/", "/api", "/api/v1/", "/api/v2/command", "/api/v1/command/", "/api/v1/tasks", "/api/v1/tasks/", &long] {
+    for path in [
+        "/",
+        "/api",
+        "/api/v1/",
+        "/api/v2/command",
+        "/api/v1/command/",
+        "/api/v1/tasks",
+        "/api/v1/tasks/",
+        &long,
+    ] {
         stage.caller.get(path, &stage.key).await.problem(404, "not-found");
         stage.caller.send("POST", path, &[], "{}").await.problem(404, "not-found");
     }
-    for path in ["/api/v1/tasks/1", "/api/v1/tasks/ses_00000000000000000000000000", "/api/v1/sessions/%00", "/api/v1/sessions/.."] {
+    for path in [
+        "/api/v1/tasks/1",
+        "/api/v1/tasks/ses_00000000000000000000000000",
+        "/api/v1/sessions/%00",
+        "/api/v1/sessions/..",
+    ] {
         stage.caller.get(path, &stage.key).await.problem(404, "not-found");
     }
     stage.others_go_on().await;
@@ -317,7 +341,10 @@ async fn a_model_that_answers_nonsense() {
 #[tokio::test]
 async fn a_model_that_fails_is_asked_again_and_given_up_in_the_end() {
     let mut stage = Stage::start().await;
-    for fault in [json!({"service": "openai", "kind": "down"}), json!({"service": "openai", "kind": "status", "status": 500})] {
+    for fault in [
+        json!({"service": "openai", "kind": "down"}),
+        json!({"service": "openai", "kind": "status", "status": 500}),
+    ] {
         let with = |count: u64| {
             let mut fault = fault.clone();
             fault["count"] = json!(count);
@@ -335,9 +362,11 @@ async fn a_model_that_fails_is_asked_again_and_given_up_in_the_end() {
 #[tokio::test]
 async fn a_model_that_limits_requests_says_when_to_come_back() {
     let mut stage = Stage::start().await;
-    let limit = json!({"service": "openai", "kind": "status", "status": 429, "retry_after_s": 30, "count": 1});
+    let limit =
+        json!({"service": "openai", "kind": "status", "status": 429, "retry_after_s": 30, "count": 1});
     stage.fault(limit).await;
-    let problem = stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
+    let problem =
+        stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
     assert_eq!((&problem["retryable"], &problem["retry_after_s"]), (&json!(true), &json!(30)));
     // A wait that fits is waited for.
     let soon = json!({"service": "openai", "kind": "status", "status": 429, "retry_after_s": 1, "count": 1});
@@ -358,7 +387,8 @@ async fn a_model_that_does_not_take_our_key() {
 async fn a_model_that_is_slower_than_the_commands_deadline() {
     let mut stage = Stage::start().await;
     stage.fault(json!({"service": "openai", "kind": "hang", "count": 1})).await;
-    let problem = stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 300}), 504, "deadline-exceeded").await;
+    let problem =
+        stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 300}), 504, "deadline-exceeded").await;
     assert_eq!(problem["retryable"], true);
     stage.scene.sim.clear_faults().await;
 }
@@ -396,7 +426,11 @@ async fn a_model_behind_a_proxy_that_answers_html() {
         ((502, "text/html", PAGE), 502, "upstream-unavailable"),
         ((200, "text/html", PAGE), 502, "upstream-invalid"),
         ((403, "text/html", PAGE), 502, "upstream-refused"),
-        ((200, "application/json", "{\"status\":\"failed\",\"error\":null,\"output\":[]}"), 502, "upstream-invalid"),
+        (
+            (200, "application/json", "{\"status\":\"failed\",\"error\":null,\"output\":[]}"),
+            502,
+            "upstream-invalid",
+        ),
         ((200, "application/json", "{\"output\":{\"a\":[1,2]},\"status\":7}"), 502, "upstream-invalid"),
         ((302, "text/html", PAGE), 502, "upstream-refused"),
     ] {
@@ -416,7 +450,8 @@ async fn a_model_behind_a_proxy_that_answers_html() {
 async fn a_model_that_cannot_be_reached() {
     let sim = Sim::start(&[]);
     // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let directory = tempfile::tempdir().expect("a directory");
     let mut gateway = gateway_with_model(&sim, &directory, &format!("http://127.0.0.1:{port}"));
     let key = gateway.user("ada");
@@ -447,7 +482,9 @@ async fn a_service_that_is_down_fails_its_own_step_alone() {
 #[tokio::test]
 async fn a_service_that_answers_nonsense() {
     let mut stage = Stage::start().await;
-    for (service, text) in [("gmail", SEARCH_MAIL), ("calendar", "what's on my calendar tomorrow?"), ("drive", SEARCH_FILES)] {
+    for (service, text) in
+        [("gmail", SEARCH_MAIL), ("calendar", "what's on my calendar tomorrow?"), ("drive", SEARCH_FILES)]
+    {
         stage.fault(json!({"service": service, "kind": "garbage", "user": "ada"})).await;
         stage.fails(&json!({ "command": text }), 502, "upstream-invalid").await;
         stage.scene.sim.clear_faults().await;
@@ -460,7 +497,9 @@ async fn a_service_that_answers_nonsense() {
 #[tokio::test]
 async fn a_service_that_refuses_the_request() {
     let mut stage = Stage::start().await;
-    stage.fault(json!({"service": "drive", "kind": "status", "status": 400, "user": "ada", "count": 1})).await;
+    stage
+        .fault(json!({"service": "drive", "kind": "status", "status": 400, "user": "ada", "count": 1}))
+        .await;
     let problem = stage.fails(&json!({"command": SEARCH_FILES}), 502, "upstream-refused").await;
     assert_eq!(problem["retryable"], false);
 }
@@ -469,7 +508,9 @@ async fn a_service_that_refuses_the_request() {
 #[tokio::test]
 async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
     let mut stage = Stage::start().await;
-    for kind in [json!({"kind": "down"}), json!({"kind": "status", "status": 503}), json!({"kind": "garbage"})] {
+    for kind in
+        [json!({"kind": "down"}), json!({"kind": "status", "status": 503}), json!({"kind": "garbage"})]
+    {
         stage.scene.sim.reset().await;
         let mut fault = json!({"service": "gmail", "user": "ada", "path_contains": "/drafts/send", "count": 1, "after_effect": true});
         fault.as_object_mut().expect("an object").extend(kind.as_object().expect("an object").clone());

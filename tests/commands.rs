@@ -158,7 +158,10 @@ async fn an_event_is_created_changed_and_deleted_each_once() {
     assert_eq!(operations(&changed), ["calendar.change"]);
     expected.patches = 1;
     let record = stage.assert_effects(expected).await;
-    assert_eq!((&record["patches"][0]["id"], &record["patches"][0]["summary"]), (&event["id"], &json!("Release sync")));
+    assert_eq!(
+        (&record["patches"][0]["id"], &record["patches"][0]["summary"]),
+        (&event["id"], &json!("Release sync"))
+    );
 
     let deleted = stage.done("cancel it").await;
     assert_eq!(operations(&deleted), ["calendar.delete"]);
@@ -232,7 +235,9 @@ async fn steps_that_do_not_need_each_other_run_side_by_side() {
             let requests = &stage.scene.sim.state().await["requests"];
             let asked = |service: &str| {
                 let counts = requests.as_object().expect("counts").iter();
-                counts.filter(|(name, _)| name.starts_with(service)).any(|(_, count)| count.as_u64() > Some(0))
+                counts
+                    .filter(|(name, _)| name.starts_with(service))
+                    .any(|(_, count)| count.as_u64() > Some(0))
             };
             if asked("calendar.") && asked("drive.") {
                 break;
@@ -259,7 +264,9 @@ async fn a_step_runs_after_the_one_it_needs() {
 #[tokio::test]
 async fn what_is_none_of_its_business_is_declined_without_a_call_to_google() {
     let stage = Stage::start().await;
-    for text in ["what's the weather like tomorrow", "send a mail to Anna", "delete all my meetings", "!refuse"] {
+    for text in
+        ["what's the weather like tomorrow", "send a mail to Anna", "delete all my meetings", "!refuse"]
+    {
         let task = stage.caller.command(&stage.key, text).await;
         assert_eq!((text_of(&task, "/state"), &task["error"]), ("declined", &Value::Null), "{task:#}");
         assert!(answer(&task).len() > 10, "a reason: {task:#}");
@@ -276,7 +283,8 @@ async fn what_is_none_of_its_business_is_declined_without_a_call_to_google() {
 #[tokio::test]
 async fn a_queued_command_is_polled_to_its_end() {
     let stage = Stage::start().await;
-    let (key, text) = (&*stage.key, "send an email to ben@x.example with subject Later and body Hello there!");
+    let (key, text) =
+        (&*stage.key, "send an email to ben@x.example with subject Later and body Hello there!");
     stage.scene.sim.fault(json!({"service": "openai", "kind": "hang", "count": 1})).await;
     let reply = stage.caller.post(key, &json!({"command": text, "mode": "async"})).await;
     let accepted = reply.value();
@@ -291,7 +299,8 @@ async fn a_queued_command_is_polled_to_its_end() {
     let waited = guard(stage.caller.http.get_waiting(&path, key, 0)).await.expect("an answer");
     assert_eq!(waited.field("preference-applied"), Some("wait=0"));
 
-    let (end, ()) = tokio::join!(guard(stage.caller.http.get_waiting(&path, key, 60)), stage.scene.sim.clear_faults());
+    let (end, ()) =
+        tokio::join!(guard(stage.caller.http.get_waiting(&path, key, 60)), stage.scene.sim.clear_faults());
     let end = end.expect("an answer");
     let task = end.value();
     assert_eq!((end.status.as_u16(), end.field("preference-applied")), (200, Some("wait=60")), "{task:#}");
@@ -309,7 +318,8 @@ async fn a_session_remembers_its_turns_until_it_is_ended() {
     stage.caller.command(key, "tell me a joke").await;
     let session = stage.caller.get(&path, key).await;
     let view = session.value();
-    let states: Vec<&str> = view["turns"].as_array().expect("turns").iter().map(|turn| text_of(turn, "/state")).collect();
+    let states: Vec<&str> =
+        view["turns"].as_array().expect("turns").iter().map(|turn| text_of(turn, "/state")).collect();
     assert_eq!((session.status.as_u16(), &*states), (200, &["done", "declined"][..]));
     assert_eq!(text_of(&view, "/turns/0/task"), text_of(&first, "/id"));
     assert_eq!(text_of(&view, "/turns/0/items/0/handle"), "f1");
@@ -321,7 +331,11 @@ async fn a_session_remembers_its_turns_until_it_is_ended() {
     stage.caller.get(&path, key).await.problem(404, "not-found");
     stage.caller.send("DELETE", &path, &fields, "").await.problem(404, "not-found");
     let id = &first["session"];
-    stage.caller.post(key, &json!({"command": "open that file", "session": id})).await.problem(404, "not-found");
+    stage
+        .caller
+        .post(key, &json!({"command": "open that file", "session": id}))
+        .await
+        .problem(404, "not-found");
     // The next command begins a new one, which knows nothing of the old.
     let task = stage.caller.command(key, "open that file").await;
     assert_eq!(text_of(&task, "/state"), "declined");
@@ -333,8 +347,10 @@ async fn tasks_and_sessions_of_others_are_not_there() {
     let stage = Stage::start().await;
     let stranger = stage.scene.gateway.user("bob");
     let task = stage.done("find the file about the roadmap").await;
-    let paths =
-        [format!("/api/v1/tasks/{}", text_of(&task, "/id")), format!("/api/v1/sessions/{}", text_of(&task, "/session"))];
+    let paths = [
+        format!("/api/v1/tasks/{}", text_of(&task, "/id")),
+        format!("/api/v1/sessions/{}", text_of(&task, "/session")),
+    ];
     let bearer = format!("Bearer {stranger}");
     for path in &paths {
         let seen = stage.caller.get(path, &stranger).await.problem(404, "not-found");
@@ -344,7 +360,11 @@ async fn tasks_and_sessions_of_others_are_not_there() {
         let unseen = stage.caller.get(&never, &stranger).await.problem(404, "not-found");
         assert_eq!(seen["detail"], unseen["detail"]);
     }
-    stage.caller.send("DELETE", &paths[1], &[("authorization", &*bearer)], "").await.problem(404, "not-found");
+    stage
+        .caller
+        .send("DELETE", &paths[1], &[("authorization", &*bearer)], "")
+        .await
+        .problem(404, "not-found");
     let command = json!({"command": "open that file", "session": task["session"]});
     stage.caller.post(&stranger, &command).await.problem(404, "not-found");
     for path in &paths {
@@ -359,7 +379,8 @@ async fn a_commands_answer_says_where_the_time_went_and_which_request_it_is() {
     let stage = Stage::start().await;
     let bearer = format!("Bearer {}", stage.key);
     let body = json!({"command": "find the file about the roadmap"}).to_string();
-    let fields = [("authorization", &*bearer), ("content-type", "application/json"), ("x-request-id", "mine-1")];
+    let fields =
+        [("authorization", &*bearer), ("content-type", "application/json"), ("x-request-id", "mine-1")];
     let reply = stage.caller.send("POST", "/api/v1/command", &fields, body.clone()).await;
     let timing = &reply.value()["timing"];
     assert_eq!(reply.field("x-request-id"), Some("mine-1"));
@@ -378,7 +399,13 @@ async fn a_commands_answer_says_where_the_time_went_and_which_request_it_is() {
         assert!(us <= timing["total_us"].as_u64().expect("a number"));
     }
     let calls = reply.value()["steps"][0]["calls"].clone();
-    assert!(calls.as_array().expect("calls").iter().any(|call| call["service"] == "drive" && call["status"] == 200));
+    assert!(
+        calls
+            .as_array()
+            .expect("calls")
+            .iter()
+            .any(|call| call["service"] == "drive" && call["status"] == 200)
+    );
 
     let own = stage.caller.send("POST", "/api/v1/command", &fields[..2], body).await;
     let again = stage.caller.get("/livez", &stage.key).await;
@@ -417,7 +444,11 @@ async fn each_route_tells_the_methods_it_takes_and_refuses_others() {
     for (path, allow, wrong) in [
         ("/api/v1/command", "POST, OPTIONS", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "BREW"]),
         ("/api/v1/tasks/tsk_x", "GET, HEAD, OPTIONS", ["POST", "PUT", "DELETE", "PATCH", "BREW", "TRACE"]),
-        ("/api/v1/sessions/ses_x", "GET, HEAD, DELETE, OPTIONS", ["POST", "PUT", "PATCH", "BREW", "TRACE", "LINK"]),
+        (
+            "/api/v1/sessions/ses_x",
+            "GET, HEAD, DELETE, OPTIONS",
+            ["POST", "PUT", "PATCH", "BREW", "TRACE", "LINK"],
+        ),
         ("/livez", "GET, HEAD, OPTIONS", ["POST", "PUT", "DELETE", "PATCH", "BREW", "TRACE"]),
         ("/readyz", "GET, HEAD, OPTIONS", ["POST", "PUT", "DELETE", "PATCH", "BREW", "TRACE"]),
         ("/metrics", "GET, HEAD, OPTIONS", ["POST", "PUT", "DELETE", "PATCH", "BREW", "TRACE"]),
@@ -447,7 +478,8 @@ async fn health_is_told_over_http3_and_on_the_administrative_address() {
         assert_eq!(stage.scene.gateway.admin_get(path).await.0, 200, "{path}");
     }
     let verbose = stage.caller.send("GET", "/readyz?verbose", &[], "").await.value();
-    let names: Vec<&str> = verbose["checks"].as_array().expect("checks").iter().map(|c| text_of(c, "/name")).collect();
+    let names: Vec<&str> =
+        verbose["checks"].as_array().expect("checks").iter().map(|c| text_of(c, "/name")).collect();
     assert_eq!(names.len(), 3, "two cores and the store: {names:?}");
     let (_, _, text) = stage.scene.gateway.admin_get("/readyz?verbose").await;
     assert!(text.contains("core 1: Ready") && text.contains("store: ok"), "{text}");
@@ -470,7 +502,8 @@ async fn the_metrics_page_has_every_family_once() {
     let listed = families(&text);
     assert_eq!(listed, families(&admin), "both places show the same page");
     let once: BTreeSet<&String> = listed.iter().collect();
-    let twice: Vec<&String> = once.iter().copied().filter(|name| listed.iter().filter(|n| n == name).count() > 1).collect();
+    let twice: Vec<&String> =
+        once.iter().copied().filter(|name| listed.iter().filter(|n| n == name).count() > 1).collect();
     assert!(twice.is_empty(), "declared twice: {twice:?}");
     for name in [
         "requests",

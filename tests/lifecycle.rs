@@ -86,7 +86,10 @@ fn a_refused_configuration_names_file_key_and_what_is_allowed() {
         ("[listen]\nport = 70000\n", &["listen.port", "up to 65535"]),
         ("[listen]\naddresses = ['nowhere']\n", &["listen.addresses", "IP addresses"]),
         ("[store]\ndurability = 'maybe'\n", &["store.durability", "fsync", "os"]),
-        ("[limits]\nstreams_max = 5000\n", &["limits.streams_max: 5000 is out of bounds; allowed is 1 to 1024"]),
+        (
+            "[limits]\nstreams_max = 5000\n",
+            &["limits.streams_max: 5000 is out of bounds; allowed is 1 to 1024"],
+        ),
         ("[server]\ncores = 8\nshards = 4\n", &["server.cores", "at most one core a shard"]),
         ("[tls]\ncertificate = 'a.pem'\n", &["tls.certificate: needs tls.key"]),
         ("[google]\ngmail_url = 'gmail'\n", &["google.gmail_url", "allowed is http:// or https://"]),
@@ -116,7 +119,8 @@ fn a_refusal_names_variable_or_flag_when_it_came_from_there() {
     let said = refused(&[], &["--set", "egress.threads=99", "config", "check"]);
     assert_says(&said, &["command line: egress.threads", "allowed is 1 to 32"]);
     // All that is wrong, not only the first.
-    let both = refused(&[], &["--set", "egress.threads=99", "--set", "store.reader_threads=0", "config", "check"]);
+    let both =
+        refused(&[], &["--set", "egress.threads=99", "--set", "store.reader_threads=0", "config", "check"]);
     assert_says(&both, &["egress.threads", "store.reader_threads"]);
 }
 
@@ -166,7 +170,8 @@ fn a_directory_of_somebody_else_is_refused_and_left_as_it_was() {
     fs::write(directory.path().join("letters.txt"), "Dear all").expect("writable");
     let said = start_refused(directory.path(), &[]);
     assert_says(&said, &[directory.path().to_str().expect("UTF-8"), "no Sluice data directory"]);
-    let names: Vec<_> = fs::read_dir(directory.path()).expect("readable").map(|e| e.expect("readable").file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).expect("readable").map(|e| e.expect("readable").file_name()).collect();
     assert_eq!(names, ["letters.txt"]);
     let said = start_refused(&directory.path().join("letters.txt"), &[]);
     assert_says(&said, &["letters.txt", "not a directory"]);
@@ -228,7 +233,10 @@ fn what_cannot_be_administered_is_refused_the_same_with_and_without_a_gateway() 
     let cases: [(&[&str], &str); 6] = [
         (&["user", "add", "ada", "--email", "other@example.com"], "already"),
         (&["user", "add", "bob", "--email", "nobody"], "email"),
-        (&["user", "add", "bob", "--email", "bob@example.com", "--time-zone", "Mars/Olympus"], "Mars/Olympus"),
+        (
+            &["user", "add", "bob", "--email", "bob@example.com", "--time-zone", "Mars/Olympus"],
+            "Mars/Olympus",
+        ),
         (&["user", "add", "", "--email", "bob@example.com"], "name"),
         (&["key", "add", "eve"], "no user called \"eve\""),
         (&["user", "connect", "eve", "--refresh-token", "x"], "no user called \"eve\""),
@@ -384,8 +392,10 @@ async fn a_restart_finds_sessions_tasks_and_keys_again() {
     let caller = Caller::of(&gateway).await;
     let task = caller.done(&key, SEARCH_MAIL).await;
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let paths =
-        [format!("/api/v1/tasks/{}", text(&task["id"])), format!("/api/v1/sessions/{}", text(&task["session"]))];
+    let paths = [
+        format!("/api/v1/tasks/{}", text(&task["id"])),
+        format!("/api/v1/sessions/{}", text(&task["session"])),
+    ];
     let before = [caller.get(&paths[0], &key).await.value(), caller.get(&paths[1], &key).await.value()];
     let gateway = restarted(gateway).await;
     let caller = Caller::of(&gateway).await;

@@ -87,7 +87,8 @@ impl Expected {
         assert_eq!(requests("command"), self.commands);
         assert_eq!(by_core("sluice_commands_accepted_total", &[]), self.commands);
         assert_eq!(by_core("sluice_tasks_ended_total", &[("state", "declined")]), self.commands);
-        let reads: Vec<u64> = requests("session_get").iter().zip(requests("task_get")).map(|(a, b)| a + b).collect();
+        let reads: Vec<u64> =
+            requests("session_get").iter().zip(requests("task_get")).map(|(a, b)| a + b).collect();
         assert_eq!(reads, self.reads);
         assert_eq!(by_core("sluice_hops_sent_total", &[]), self.hops_sent);
         assert_eq!(by_core("sluice_hops_served_total", &[]), self.hops_served);
@@ -116,7 +117,8 @@ async fn every_port_leads_to_the_owner(cores: usize) {
             assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
             assert_alt_svc(&scene, &answer, landed, user.owner);
             let task = answer.value();
-            let (id, session) = (task["id"].as_str().expect("an id"), task["session"].as_str().expect("an id"));
+            let (id, session) =
+                (task["id"].as_str().expect("an id"), task["session"].as_str().expect("an id"));
             for path in [format!("/api/v1/tasks/{id}"), format!("/api/v1/sessions/{session}")] {
                 let answer = caller.get(&path, &user.key).await;
                 assert_eq!(answer.status.as_u16(), 200, "{path}");
@@ -179,13 +181,21 @@ async fn users_who_share_connections_are_each_served_by_their_own_core() {
         expected.request(0, user.owner);
     }
     for number in 0..16 {
-        callers.push(land(&scene, [scene.gateway.address, scene.gateway.core_address(number % cores)][number % 2], cores).await);
+        callers.push(
+            land(
+                &scene,
+                [scene.gateway.address, scene.gateway.core_address(number % cores)][number % 2],
+                cores,
+            )
+            .await,
+        );
     }
     let mut calls = tokio::task::JoinSet::new();
     for (caller, landed) in &callers {
         for (user, path) in users.iter().zip(&sessions) {
             let (http, key, path) = (caller.http.clone(), user.key.clone(), path.clone());
-            calls.spawn(async move { guard(http.get(&path, &key)).await.expect("an answer").status.as_u16() });
+            calls
+                .spawn(async move { guard(http.get(&path, &key)).await.expect("an answer").status.as_u16() });
             expected.reads[user.owner] += 1;
             expected.request(*landed, user.owner);
         }

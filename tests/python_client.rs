@@ -54,7 +54,12 @@ fn report() -> Option<Value> {
     let stranger = Scene::start(1, &[]);
     let mut command = Command::new(python);
     command.arg(CLIENT).args(["--host", "127.0.0.1", "--port", &scene.gateway.address.port().to_string()]);
-    command.arg("--ca").arg(scene.gateway.ca()).arg("--wrong-ca").arg(stranger.gateway.ca()).args(["--key", &key]);
+    command
+        .arg("--ca")
+        .arg(scene.gateway.ca())
+        .arg("--wrong-ca")
+        .arg(stranger.gateway.ca())
+        .args(["--key", &key]);
     let output = command.stdin(Stdio::null()).output().expect("the interpreter runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let state = tokio::runtime::Runtime::new().expect("a runtime").block_on(scene.sim.effects("ada"));
@@ -79,9 +84,15 @@ fn a_python_client_is_served() {
     assert_eq!(polled["body"]["id"], accepted["body"]["id"]);
     assert_eq!(polled["fields"]["preference-applied"], "wait=30");
 
-    assert_eq!((&report["big_header"]["status"], &report["big_header"]["body"]["status"]), (&json!(200), &json!("ok")));
+    assert_eq!(
+        (&report["big_header"]["status"], &report["big_header"]["body"]["status"]),
+        (&json!(200), &json!("ok"))
+    );
     let too_big = &report["too_big_header"];
-    assert_eq!((&too_big["status"], &too_big["fields"]["content-type"]), (&json!(431), &json!("application/problem+json")));
+    assert_eq!(
+        (&too_big["status"], &too_big["fields"]["content-type"]),
+        (&json!(431), &json!("application/problem+json"))
+    );
     assert_problem(&too_big["body"], 431, "headers-too-large");
 
     let parallel = report["parallel"].as_array().expect("a list");

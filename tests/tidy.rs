@@ -48,7 +48,9 @@ fn sources() -> BTreeMap<String, String> {
             }
             if path.is_dir() {
                 visit(&path, found);
-            } else if matches!(path.extension().and_then(|end| end.to_str()), Some("rs" | "py" | "sh")) || name == "dev" {
+            } else if matches!(path.extension().and_then(|end| end.to_str()), Some("rs" | "py" | "sh"))
+                || name == "dev"
+            {
                 let text = fs::read_to_string(&path).expect("UTF-8");
                 let below = path.strip_prefix(root()).expect("below the root");
                 found.insert(below.to_string_lossy().into_owned(), text);
@@ -57,7 +59,10 @@ fn sources() -> BTreeMap<String, String> {
     }
     let mut found = BTreeMap::new();
     visit(root(), &mut found);
-    assert!(found.contains_key("core/src/lib.rs") && found.contains_key("tests/tidy.rs"), "the tree was found");
+    assert!(
+        found.contains_key("core/src/lib.rs") && found.contains_key("tests/tidy.rs"),
+        "the tree was found"
+    );
     found
 }
 
@@ -131,7 +136,10 @@ fn crates_that_can_do_without_unsafe_code_forbid_it() {
     let sources = sources();
     for path in FORBID {
         let text = sources.get(path).unwrap_or_else(|| panic!("{path} is missing"));
-        assert!(text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]"), "{path} does not forbid it");
+        assert!(
+            text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]"),
+            "{path} does not forbid it"
+        );
     }
 }
 
@@ -145,7 +153,12 @@ fn no_file_is_too_long() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("d", "bg!("), concat!("#[ig", "nore")];
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("d", "bg!("),
+        concat!("#[ig", "nore"),
+    ];
     for (path, text) in sources() {
         for (number, line) in (1..).zip(text.lines()) {
             assert!(marks.iter().all(|mark| !line.contains(mark)), "{path}:{number}: {line}");

@@ -24,6 +24,7 @@ pub trait Service: 'static {
 }
 
 /// What to do with a request whose header section is complete.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once; a box would cost an allocation")]
 #[derive(Debug)]
 pub enum Admit {
     /// Take a body of at most this many bytes; a longer one is refused with

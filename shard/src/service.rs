@@ -457,7 +457,7 @@ impl Misdirected {
 
 fn find_action(head: &RequestHead) -> Result<Action<'_>, Misdirected> {
     let route = Route::of(head.path()).ok_or(Misdirected::NoRoute)?;
-    route.action(head.method()).ok_or(Misdirected::NoMethod { allow: route.allow() })
+    route.action(head.method()).ok_or_else(|| Misdirected::NoMethod { allow: route.allow() })
 }
 
 fn options(head: &RequestHead) -> Response {

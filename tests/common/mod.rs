@@ -201,7 +201,15 @@ impl Gateway {
     /// Adds a user, connected with the simulated account of the same name, and
     /// returns an API key.
     pub fn user(&self, name: &str) -> String {
-        self.admin(&["user", "add", name, "--email", &format!("{name}@example.com"), "--time-zone", "Europe/Berlin"]);
+        self.admin(&[
+            "user",
+            "add",
+            name,
+            "--email",
+            &format!("{name}@example.com"),
+            "--time-zone",
+            "Europe/Berlin",
+        ]);
         self.admin(&["user", "connect", name, "--refresh-token", &format!("sim-refresh-{name}")]);
         self.admin(&["key", "add", name])
     }

@@ -122,7 +122,9 @@ impl Raw {
                 let body = frames.iter().filter(|(kind, _)| *kind == DATA).flat_map(|(_, part)| part.clone());
                 End::Answer(head.status(), body.collect())
             }
-            Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => End::Reset(VarInt::into_inner(code)),
+            Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => {
+                End::Reset(VarInt::into_inner(code))
+            }
             Err(_) => self.closed().await,
         }
     }

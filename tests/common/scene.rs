@@ -155,7 +155,8 @@ impl Sim {
 
     async fn control(&self, action: &str, body: &Value) {
         let url = format!("{}/_sim/{action}", self.url);
-        let response = reqwest::Client::new().post(url).json(body).send().await.expect("the simulator answers");
+        let response =
+            reqwest::Client::new().post(url).json(body).send().await.expect("the simulator answers");
         assert_eq!(response.status().as_u16(), 200, "{body}");
     }
 }
@@ -180,7 +181,13 @@ impl Caller {
     }
 
     /// Sends a request with these fields.
-    pub async fn send(&self, method: &str, path: &str, fields: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("https://localhost{path}"));
         for (name, value) in fields {
             request = request.header(*name, *value);

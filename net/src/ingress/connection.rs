@@ -102,6 +102,7 @@ enum Uni {
 }
 
 /// What reading a stream led to.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once; a box would cost an allocation")]
 enum Outcome {
     /// More must come.
     Pending,

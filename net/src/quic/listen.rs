@@ -157,7 +157,7 @@ fn own_port_base(
         None => bound
             .port()
             .checked_add(1)
-            .ok_or(ListenError::PortRange { base: bound.port(), cores: cores.get() })?,
+            .ok_or_else(|| ListenError::PortRange { base: bound.port(), cores: cores.get() })?,
     };
     if usize::from(base) + cores.get() > usize::from(u16::MAX) + 1 {
         return Err(ListenError::PortRange { base, cores: cores.get() });

@@ -191,7 +191,7 @@ async fn a_request_in_early_data_is_answered_and_marked() {
 
     let endpoint = endpoint(server.address());
     let connecting = endpoint.connect_with(config, server.address(), "localhost").unwrap();
-    let (quic, accepted) = connecting.into_0rtt().ok().expect("a session to resume");
+    let (quic, accepted) = connecting.into_0rtt().expect("a session to resume");
     let client = Client::over(endpoint, quic).await;
     assert_eq!(client.get("/").await.json()["early_data"], true);
     assert!(guard(accepted).await);

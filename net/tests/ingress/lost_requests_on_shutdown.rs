@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use quinn::RecvStream;
 
 use crate::common::client::{Client, config, config_for};
 use crate::common::raw::{Raw, control, frames, get, read, request, status};
@@ -18,8 +19,9 @@ async fn settled(server: &Server) {
     until("every core has ended", || server.is_over()).await;
 }
 
-/// What the server's GOAWAY says: the first stream that will not be served.
-async fn goaway(raw: &Raw) -> Vec<u8> {
+/// What the server's GOAWAY says, the first stream that will not be served, and
+/// its control stream, which must not be stopped.
+async fn goaway(raw: &Raw) -> (Vec<u8>, RecvStream) {
     let mut control = guard(raw.quic.accept_uni()).await.unwrap();
     let mut bytes = vec![];
     loop {
@@ -27,7 +29,7 @@ async fn goaway(raw: &Raw) -> Vec<u8> {
         bytes.extend_from_slice(&chunk.bytes);
         // Behind the stream type: SETTINGS, and in the end GOAWAY.
         if let Some((_, id)) = frames(&bytes[1..]).into_iter().find(|(kind, _)| *kind == 0x07) {
-            return id;
+            return (id, control);
         }
     }
 }
@@ -42,7 +44,8 @@ async fn a_request_in_flight_is_answered_and_others_are_refused() {
     until("the request is there", || server.sum("requests") == 1).await;
     server.begin_drain(LONG);
 
-    assert_eq!(goaway(&raw).await, [4]);
+    let (goaway, _ours) = goaway(&raw).await;
+    assert_eq!(goaway, [4]);
 
     for _ in 0..3 {
         let (mut send, mut refused) = raw.bi(&get("/")).await;
@@ -196,8 +199,11 @@ async fn an_idle_client_is_told_before_it_is_shut_out() {
     let (mut send, mut answer) = raw.bi(&get("/")).await;
     send.finish().unwrap();
     assert_eq!(status(&read(&mut answer).await.unwrap()), 200);
+    // Until the server knows that its answer has arrived.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     server.begin_drain(LONG);
-    assert_eq!(goaway(&raw).await, [4]);
+    let (goaway, _ours) = goaway(&raw).await;
+    assert_eq!(goaway, [4]);
     assert_eq!(raw.closed().await, 0x100);
     settled(&server).await;
 }
