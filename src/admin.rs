@@ -22,14 +22,14 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::Egress;
-use sluice_protocols::ids::{ShardCount, UserId};
+use sluice_protocols::ids::UserId;
 use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
 use sluice_shard::{Admin, AdminError, Metrics};
+use sluice_store::OpenError;
 use sluice_store::record::UserRecord;
-use sluice_store::{OpenError, Store};
 
 use crate::config::Config;
-use crate::serve::store_config;
+use crate::serve::open_store;
 
 /// Users that `user list` shows at most.
 const USERS_LISTED_MAX: usize = 10_000;
@@ -182,14 +182,15 @@ impl Control {
         if std::os::unix::net::UnixStream::connect(&path).is_ok() {
             return Ok(Self::Running(Socket { path }));
         }
-        let count = u16::try_from(config.server.shards).ok().and_then(ShardCount::new);
-        let count = count.with_context(|| format!("server.shards is {}", config.server.shards))?;
-        match Store::open(store_config(config, count)?) {
+        match open_store(config) {
             Ok(store) => Ok(Self::Direct(Admin::new(store))),
-            Err(error @ OpenError::Locked { .. }) => Err(error).with_context(|| {
-                format!("a gateway runs on this directory, but its socket {} does not answer", path.display())
-            }),
-            Err(error) => Err(error.into()),
+            Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
+                let path = path.display();
+                let context =
+                    format!("a gateway runs on this directory, but its socket {path} does not answer");
+                Err(error.context(context))
+            }
+            Err(error) => Err(error),
         }
     }
 }

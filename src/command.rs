@@ -103,7 +103,9 @@ pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
         print!("{}", show::task(&task));
     }
     match args.expect {
-        Some(expect) if task.state != expect.state() => bail!("the command ended in another state than expected"),
+        Some(expect) if task.state != expect.state() => {
+            bail!("the command ended in another state than expected")
+        }
         None if task.state == TaskState::Failed => bail!("the command failed"),
         _ => Ok(()),
     }
@@ -116,8 +118,11 @@ fn target(config: &Config, args: &CommandArgs) -> anyhow::Result<(String, Socket
     };
     let authority = url.strip_prefix("https://").context("--url must start with https://")?;
     let authority = authority.trim_end_matches('/');
-    let with_port =
-        if authority.rsplit(']').next().is_some_and(|end| end.contains(':')) { authority.to_owned() } else { format!("{authority}:443") };
+    let with_port = if authority.rsplit(']').next().is_some_and(|end| end.contains(':')) {
+        authority.to_owned()
+    } else {
+        format!("{authority}:443")
+    };
     let mut addresses = with_port.to_socket_addrs().with_context(|| format!("cannot resolve {authority}"))?;
     let address = addresses.next().with_context(|| format!("{authority} has no address"))?;
     Ok((authority.to_owned(), address))
@@ -189,7 +194,11 @@ impl Call {
         Ok(head.try_with("authorization", &format!("Bearer {}", self.key))?)
     }
 
-    async fn poll(&self, connection: &ClientConnection, accepted: &ClientResponse) -> anyhow::Result<TaskView> {
+    async fn poll(
+        &self,
+        connection: &ClientConnection,
+        accepted: &ClientResponse,
+    ) -> anyhow::Result<TaskView> {
         let location = accepted.head.header("location").context("accepted, but without a location")?;
         if !self.is_json {
             println!("queued: {location}");

@@ -585,7 +585,6 @@ impl Listen {
     pub(crate) fn core_port_first(&self) -> Option<u16> {
         if self.core_port_base == 0 { self.port.checked_add(1) } else { Some(self.core_port_base) }
     }
-
 }
 
 impl Admin {

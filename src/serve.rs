@@ -23,8 +23,9 @@ use sluice_protocols::ids::ShardCount;
 use sluice_shard::env::RunConfig;
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, ShardConfig};
-use sluice_store::{Store, StoreConfig};
+use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_tuning::{Severity, Topology};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
@@ -59,7 +60,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     result
 }
 
-fn serve(config: &Config, cpus: &[Option<usize>], cores: CoreCount, store: &Store, egress: &Egress) -> anyhow::Result<()> {
+fn serve(
+    config: &Config,
+    cpus: &[Option<usize>],
+    cores: CoreCount,
+    store: &Store,
+    egress: &Egress,
+) -> anyhow::Result<()> {
+    // Before the start, so that whoever asks in its midst gets an orderly end, too.
+    let asked = listen_for_stop(egress)?;
     let identity = identity(config)?;
     let listeners = Listeners::bind(&listen_config(config), cores)?;
     let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
@@ -87,18 +96,21 @@ fn serve(config: &Config, cpus: &[Option<usize>], cores: CoreCount, store: &Stor
         threads.push(core.start(Arc::clone(&shared))?);
     }
     drop(tell);
-    let started = wait_until_ready(&told, cores).and_then(|()| {
-        admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics))
-    });
+    let started = wait_until_ready(&told, cores)
+        .and_then(|()| admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics)));
     let served = started.and_then(|admin| {
         announce(&addresses, &core_ports, &admin);
-        wait_for_stop(egress, &told)
+        wait_for_stop(&asked, &told)
     });
     let _ = stop.send(true);
     let ended = join(threads);
     let socket = config.admin.socket_path(&config.server);
     let _ = fs::remove_file(socket);
-    served.and(ended)
+    match (served, ended) {
+        // Why a core ended says more than that it did.
+        (Err(served), Err(ended)) => Err(ended.context(served)),
+        (served, ended) => served.and(ended),
+    }
 }
 
 /// What every core's thread is given.
@@ -204,34 +216,37 @@ fn wait_until_ready(told: &mpsc::Receiver<Told>, cores: CoreCount) -> anyhow::Re
     Ok(())
 }
 
-/// Returns when a signal asks to stop, or with an error when a core has died.
-fn wait_for_stop(egress: &Egress, told: &mpsc::Receiver<Told>) -> anyhow::Result<()> {
-    let (asked, signal) = mpsc::channel();
+/// Hears the signals that ask to stop, from now on. The first is told; the second does not wait for anything.
+fn listen_for_stop(egress: &Egress) -> anyhow::Result<mpsc::Receiver<&'static str>> {
+    let _runtime = egress.runtime().enter();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (tell, told) = mpsc::channel();
     egress.runtime().spawn(async move {
-        let _ = asked.send(stop_signal().await);
-        // The second signal does not wait for anything.
-        if stop_signal().await.is_ok() {
-            tracing::warn!("stopped at once by a second signal");
-            std::process::exit(1);
-        }
+        let _ = tell.send(next_signal(&mut term, &mut int).await);
+        next_signal(&mut term, &mut int).await;
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(1);
     });
+    Ok(told)
+}
+
+async fn next_signal(term: &mut Signal, int: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    }
+}
+
+/// Returns when a signal asks to stop, or with an error when a core has died.
+fn wait_for_stop(asked: &mpsc::Receiver<&'static str>, told: &mpsc::Receiver<Told>) -> anyhow::Result<()> {
     loop {
-        if let Ok(signal) = signal.recv_timeout(Duration::from_millis(100)) {
-            tracing::info!(signal = signal?, "stopping");
+        if let Ok(signal) = asked.recv_timeout(Duration::from_millis(100)) {
+            tracing::info!(signal, "stopping");
             return Ok(());
         }
         if matches!(told.try_recv(), Ok(Told::Ended)) {
             bail!("a core has died; the process stops, and the next start takes up its commands");
         }
-    }
-}
-
-async fn stop_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => Ok("SIGTERM"),
-        _ = int.recv() => Ok("SIGINT"),
     }
 }
 
@@ -261,7 +276,9 @@ fn start_log(config: &Config) {
     use tracing_subscriber::EnvFilter;
     // Libraries speak up only when something is wrong.
     let level = config.log.level.as_str();
-    let filter = EnvFilter::new(format!("warn,sluice={level},sluice_core={level},sluice_net={level},sluice_shard={level},sluice_store={level}"));
+    let filter = EnvFilter::new(format!(
+        "warn,sluice={level},sluice_core={level},sluice_net={level},sluice_shard={level},sluice_store={level}"
+    ));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process would keep the first's log, which is harmless.
     let _ = match config.log.format {
@@ -301,13 +318,19 @@ fn cpus(config: &Config) -> anyhow::Result<Vec<Option<usize>>> {
     Ok(topology.spread(count).into_iter().map(Some).collect())
 }
 
-fn open_store(config: &Config) -> anyhow::Result<Store> {
+/// Opens the data directory. What is wrong is an [`OpenError`], with the key where a setting does not fit.
+pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
     let count = u16::try_from(config.server.shards).ok().and_then(ShardCount::new);
     let count = count.with_context(|| format!("server.shards is {}", config.server.shards))?;
-    Ok(Store::open(store_config(config, count)?)?)
+    match Store::open(store_config(config, count)?) {
+        Err(error @ OpenError::ShardCount { made, .. }) => {
+            Err(error).with_context(|| format!("server.shards must be {made}"))
+        }
+        opened => Ok(opened?),
+    }
 }
 
-pub(crate) fn store_config(config: &Config, shards: ShardCount) -> anyhow::Result<StoreConfig> {
+fn store_config(config: &Config, shards: ShardCount) -> anyhow::Result<StoreConfig> {
     let store = &config.store;
     let mut result = StoreConfig::new(&config.server.data_dir, shards);
     result.durability = match store.durability {

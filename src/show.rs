@@ -49,7 +49,8 @@ fn plan(out: &mut String, task: &TaskView) {
         Decision::Act(steps) => {
             for (index, step) in steps.iter().enumerate() {
                 let waits: Vec<String> = step.dependencies().iter().map(ToString::to_string).collect();
-                let after = if waits.is_empty() { String::new() } else { format!("  after {}", waits.join(", ")) };
+                let after =
+                    if waits.is_empty() { String::new() } else { format!("  after {}", waits.join(", ")) };
                 let call = serde_json::to_value(&step.call).unwrap_or_default();
                 let text = format!("{} {}{}{after}", step.id, step.call.name(), arguments(&call));
                 line(out, if index == 0 { "plan" } else { "" }, &text);

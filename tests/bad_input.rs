@@ -489,7 +489,10 @@ async fn a_service_that_answers_nonsense() {
         stage.fails(&json!({ "command": text }), 502, "upstream-invalid").await;
         stage.scene.sim.clear_faults().await;
     }
-    stage.fault(json!({"service": "oauth", "kind": "garbage", "user": "ada", "count": 1})).await;
+    // And the one that gives tokens, for somebody who has none yet.
+    stage.key = stage.scene.gateway.user("eve");
+    stage.fault(json!({"service": "oauth", "kind": "garbage", "user": "eve"})).await;
+    stage.fails(&json!({"command": SEARCH_MAIL}), 502, "upstream-invalid").await;
     stage.scene.sim.clear_faults().await;
     stage.caller.done(&stage.key, SEARCH_MAIL).await;
 }

@@ -29,7 +29,7 @@ const KILLS: usize = 50;
 /// Users of the random trial; each has its commands done one after the other.
 const USERS: usize = 8;
 /// The most commands sent between two kills.
-const COMMANDS_MAX: u64 = 5;
+const COMMANDS_MAX: u64 = 8;
 /// A kill comes at most so long after the acknowledgement it waited for.
 const LIFE_US_MAX: u64 = 60_000;
 /// About as long as it takes to accept a command.

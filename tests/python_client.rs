@@ -105,7 +105,8 @@ fn a_python_client_is_served() {
         }
     }
 
-    assert_eq!((&report["head"]["status"], &report["head"]["body"]), (&json!(200), &json!("")));
+    let options = &report["options"];
+    assert_eq!((&options["status"], &options["fields"]["allow"]), (&json!(204), &json!("POST, OPTIONS")));
     assert_problem(&report["no_key"]["body"], 401, "unauthorized");
     let refused = report["wrong_authority"].as_str().expect("no connection");
     assert!(refused.contains("ConnectionError"), "{refused}");

@@ -50,7 +50,7 @@ pub enum OpenError {
         "{path} was made by a newer Sluice (format {found}, this version reads {FORMAT}): run that version"
     )]
     NewerFormat { path: PathBuf, found: u32 },
-    #[error("{path} was made with {made} shards, but {configured} are configured: set shard_count = {made}")]
+    #[error("{path} was made with {made} shards for good, but {configured} are configured: configure {made}")]
     ShardCount { path: PathBuf, made: u16, configured: u16 },
     #[error(
         "{path} is in use by process {}: stop it first, or name another directory",

@@ -41,7 +41,7 @@ fn another_shard_count_is_refused_with_the_one_it_was_made_with() {
     drop(open(dir.path()));
     let error = refusal(StoreConfig { shard_count: shards(8), ..config(dir.path()) });
     assert!(matches!(error, OpenError::ShardCount { made: SHARDS, configured: 8, .. }), "{error}");
-    assert!(error.to_string().ends_with("set shard_count = 4"));
+    assert!(error.to_string().ends_with("configure 4"));
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Gateway {
         assert!(status.success(), "the gateway stopped with {status}");
     }
 
+    /// Waits for the end of a gateway, whatever it is, and gives the exit code.
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.process.child.wait().expect("it was started").code()
+    }
+
     /// Stops it in good order and starts it again on the same directory.
     pub fn stop_and_restart(self) -> Self {
         let settings = self.settings.clone();

@@ -127,7 +127,8 @@ async def scenarios(session):
     answers = await asyncio.gather(*(session.get(path) for path in paths))
     report["parallel"] = [{"path": path, **answer.report()} for path, answer in zip(paths, answers)]
 
-    report["head"] = (await session.client.request("HEAD", "/livez")).report()
+    # Not HEAD: aioquic takes the content-length of its answer for that of a body which then does not come.
+    report["options"] = (await session.client.request("OPTIONS", "/api/v1/command")).report()
     report["no_key"] = (await session.client.request("GET", task)).report()
     return report
 
