@@ -187,6 +187,28 @@ fn a_damaged_marker_is_refused_by_name() {
     assert_says(&start_refused(directory.path(), &[]), &["SLUICE", "damaged", "shard_count"]);
 }
 
+// ---- addresses ----
+
+/// Even though cores share a port, gateways do not: each would get some of the other's packets.
+#[tokio::test]
+async fn a_port_in_use_by_another_gateway_is_refused_and_its_clients_notice_nothing() {
+    let scene = Scene::start(2, &[]);
+    let caller = scene.caller().await;
+    let port = format!("listen.port={}", scene.gateway.address.port());
+    for cores in ["server.cores=1", "server.cores=4"] {
+        let data = directory();
+        let said = start_refused(data.path(), &[&port, "listen.core_port_base=60001", cores]);
+        assert_says(&said, &["cannot listen on", &scene.gateway.address.to_string(), "another program"]);
+        for caller in [&caller, &scene.caller().await] {
+            assert_eq!(caller.send("GET", "/livez", &[], "").await.status.as_u16(), 200);
+        }
+    }
+    let admin = scene.gateway.metrics.strip_prefix("http://").expect("a URL");
+    let data = directory();
+    let said = start_refused(data.path(), &[&format!("admin.listen={admin}")]);
+    assert_says(&said, &["cannot listen on admin.listen", admin]);
+}
+
 // ---- users and keys ----
 
 fn admin(data: &Path, command: &[&str]) -> String {

@@ -23,7 +23,8 @@ pub fn process_time(pid: u32) -> anyhow::Result<Duration> {
 
 /// Resident memory of a process in bytes (`/proc/PID/status`, `VmRSS`).
 pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("odd VmRSS")?.parse()?;
     Ok(kib * 1024)

@@ -180,14 +180,16 @@ impl Client {
             ClientConnection { state: Rc::clone(&self.state), index, generation }
         };
         let key = (connection.index, connection.generation);
-        poll_fn(|cx| connection.poll(|quic_state| match quic_state {
-            None => Poll::Ready(()),
-            Some(state) if state.is_connected || state.lost.is_some() => Poll::Ready(()),
-            Some(state) => {
-                state.waiting.push(cx.waker().clone());
-                Poll::Pending
-            }
-        }))
+        poll_fn(|cx| {
+            connection.poll(|quic_state| match quic_state {
+                None => Poll::Ready(()),
+                Some(state) if state.is_connected || state.lost.is_some() => Poll::Ready(()),
+                Some(state) => {
+                    state.waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+        })
         .await;
         match self.state.borrow().lost.get(&key) {
             Some(error) => Err(error.clone()),
@@ -238,7 +240,12 @@ impl ClientConnection {
         poll_fn(|cx| answer.poll(cx)).await
     }
 
-    fn poll_open(&self, cx: &Context<'_>, message: &Bytes, is_head_request: bool) -> Poll<Result<StreamId, ClientError>> {
+    fn poll_open(
+        &self,
+        cx: &Context<'_>,
+        message: &Bytes,
+        is_head_request: bool,
+    ) -> Poll<Result<StreamId, ClientError>> {
         let mut state = self.state.borrow_mut();
         let Some(connection) = state.driver.get_generation(self.index, self.generation) else {
             drop(state);
@@ -466,7 +473,12 @@ fn open_control(quic: &mut qp::Connection) {
     }
 }
 
-fn handle_stream(quic: &mut qp::Connection, state: &mut ConnectionState, event: qp::StreamEvent, now: Instant) {
+fn handle_stream(
+    quic: &mut qp::Connection,
+    state: &mut ConnectionState,
+    event: qp::StreamEvent,
+    now: Instant,
+) {
     match event {
         qp::StreamEvent::Opened { dir } => {
             while let Some(id) = quic.streams().accept(dir) {

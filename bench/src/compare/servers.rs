@@ -84,8 +84,15 @@ fn serve_sluice(cpu: Option<usize>, identity: ServerIdentity) -> anyhow::Result<
     let config = IngressConfig { streams_max: 256, ..IngressConfig::default() };
     reactor.block_on(async move {
         let forward = mailbox::mesh(1, 1).pop().context("one core")?;
-        let _ingress =
-            ingress::start(core, &identity, &config, forward, Rc::new(Reply), Arc::default(), Arc::default())?;
+        let _ingress = ingress::start(
+            core,
+            &identity,
+            &config,
+            forward,
+            Rc::new(Reply),
+            Arc::default(),
+            Arc::default(),
+        )?;
         println!("{address}");
         std::future::pending::<anyhow::Result<()>>().await
     })?

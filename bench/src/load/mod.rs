@@ -104,7 +104,8 @@ impl LoadArgs {
         if self.rate.is_some() && self.requests_per_connection.is_some() {
             bail!("--requests-per-connection goes with a closed loop; leave --rate out");
         }
-        if !(self.duration_s > 0.0 && self.duration_s <= 86_400.0 && (0.0..=3600.0).contains(&self.warmup_s)) {
+        if !(self.duration_s > 0.0 && self.duration_s <= 86_400.0 && (0.0..=3600.0).contains(&self.warmup_s))
+        {
             bail!("--duration-s must be at most a day, --warmup-s at most an hour");
         }
         Ok(())
@@ -125,7 +126,8 @@ pub struct Target {
 impl Target {
     /// Reads `https://HOST:PORT`.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
-        let rest = url.strip_prefix("https://").with_context(|| format!("{url:?} must start with https://"))?;
+        let rest =
+            url.strip_prefix("https://").with_context(|| format!("{url:?} must start with https://"))?;
         let authority = rest.trim_end_matches('/').to_owned();
         let (host, port) = authority.rsplit_once(':').unwrap_or((&authority, "443"));
         let port: u16 = port.parse().with_context(|| format!("odd port in {url:?}"))?;

@@ -163,7 +163,12 @@ impl fmt::Display for Summary {
         if let Some(cpu) = self.server_cpu_us {
             writeln!(f, "server CPU    {cpu:>12.2}  us a request")?;
         }
-        writeln!(f, "client CPU    {:>12.2}  us a request, {:.0} % busy", self.client_cpu_us, self.client_busy * 1e2)?;
+        writeln!(
+            f,
+            "client CPU    {:>12.2}  us a request, {:.0} % busy",
+            self.client_cpu_us,
+            self.client_busy * 1e2
+        )?;
         if self.client_busy > 0.95 {
             writeln!(f, "the client was the limit: give it more threads or a lower rate")?;
         }

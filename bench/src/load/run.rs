@@ -32,7 +32,8 @@ pub fn run_load(args: &LoadArgs) -> anyhow::Result<Summary> {
     let barrier = Arc::new(std::sync::Barrier::new(args.threads + 1));
     let threads: Vec<_> = (0..args.threads)
         .map(|index| {
-            let (args, target, tls, barrier) = (args.clone(), target.clone(), Arc::clone(&tls), Arc::clone(&barrier));
+            let (args, target, tls, barrier) =
+                (args.clone(), target.clone(), Arc::clone(&tls), Arc::clone(&barrier));
             thread::spawn(move || worker(index, args, target, tls, &barrier))
         })
         .collect();
@@ -185,7 +186,8 @@ impl Worker {
             let left = Rc::new(Cell::new(self.args.requests_per_connection.unwrap_or(u64::MAX)));
             let streams: Vec<_> = (0..self.args.streams)
                 .map(|_| {
-                    let (worker, connection, left) = (Rc::clone(&self), Rc::clone(&connection), Rc::clone(&left));
+                    let (worker, connection, left) =
+                        (Rc::clone(&self), Rc::clone(&connection), Rc::clone(&left));
                     spawn(async move {
                         while !worker.is_over() && left.get() > 0 {
                             left.set(left.get() - 1);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use sluice_core::CoreId;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::steering::{self, CoreCount, Port};
 
@@ -172,14 +172,25 @@ fn bind_group(
     granted: &mut usize,
 ) -> Result<(SocketAddr, Vec<Arc<OwnedFd>>), ListenError> {
     let mut group: Vec<Arc<OwnedFd>> = Vec::with_capacity(cores.get());
-    for _ in 0..cores.get() {
-        let (fd, bound, size) = bind(address, true, buffer_bytes)?;
+    for index in 0..cores.get() {
+        // The first is bound for itself alone: a shared bind would silently join the group of another
+        // gateway on this port and take its packets.
+        let (fd, bound, size) = bind(address, index > 0, buffer_bytes)?;
         *granted = size.min(*granted);
         // The first may have been given a port; the rest join it.
         address = bound;
+        if index == 0 {
+            SockRef::from(&*fd)
+                .set_reuse_port(true)
+                .map_err(|source| ListenError::Bind { address, source })?;
+        }
         group.push(fd);
     }
-    steering::attach(group[0].as_fd(), cores).map_err(|source| ListenError::Steering { address, source })?;
+    // A socket that nobody joined is no group, and there is nothing to steer.
+    if cores.get() > 1 {
+        steering::attach(group[0].as_fd(), cores)
+            .map_err(|source| ListenError::Steering { address, source })?;
+    }
     Ok((address, group))
 }
 
@@ -320,6 +331,21 @@ mod tests {
         let address = taken.local_addr().unwrap().to_string();
         let error = Listeners::bind(&config(&address), CoreCount::new(1).unwrap()).err().unwrap();
         assert!(error.to_string().contains(&address), "{error}");
+    }
+
+    #[test]
+    fn the_port_of_another_gateway_is_not_shared_with_it() {
+        for count in [1, 2] {
+            let cores = CoreCount::new(count).unwrap();
+            let first = Listeners::bind(&config("127.0.0.1:0"), cores).unwrap();
+            let address = first.addresses[0].to_string();
+            for others in [1, 3] {
+                let mut config = config(&address);
+                config.core_port_base = Some(0);
+                let error = Listeners::bind(&config, CoreCount::new(others).unwrap()).err().unwrap();
+                assert!(error.to_string().contains(&address), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -457,10 +457,9 @@ fn new_times(
 ) -> Result<(Option<NewTime>, Option<NewTime>), ChangeError> {
     if let Some(start) = change.start {
         let kept = existing.duration().filter(|_| start.is_day() == existing.is_whole_days());
-        let end = change.end.map_or_else(
-            || NewTime::after(start, kept, time_zone),
-            |end| NewTime::ending(end, time_zone),
-        );
+        let end = change
+            .end
+            .map_or_else(|| NewTime::after(start, kept, time_zone), |end| NewTime::ending(end, time_zone));
         return Ok((Some(NewTime::starting(start, time_zone)), Some(end)));
     }
     match change.end {

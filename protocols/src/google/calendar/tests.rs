@@ -182,7 +182,8 @@ fn a_change_that_is_made_already_is_nothing_to_do() {
     // Another end alone is sent together with its start.
     let longer = patch(&existing, whole("2026-11-24T10:00", Some("2026-11-24T14:00")));
     assert_eq!(longer.as_object().expect("an object").keys().collect::<Vec<_>>(), ["end", "start"]);
-    let days = event(json!({"start": {"date": "2026-11-24"}, "end": {"date": "2026-11-25"}, "location": "Room 1"}));
+    let days =
+        event(json!({"start": {"date": "2026-11-24"}, "end": {"date": "2026-11-25"}, "location": "Room 1"}));
     assert!(is_made(&days, whole("2026-11-24", None)));
     assert!(!is_made(&days, whole("2026-11-25", None)) && !is_made(&days, whole("2026-11-24T00:00", None)));
     let utc = event(json!({"start": {"dateTime": "2026-11-24T10:00:00Z"}, "location": "Room 1",

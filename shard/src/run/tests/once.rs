@@ -119,7 +119,8 @@ fn a_lost_answer_is_found_out_and_nothing_is_done_twice() {
 
 #[test]
 fn a_change_whose_answer_was_lost_is_not_made_again() {
-    for (fault, made) in [(Fault::BreakAfter, 1), (Fault::StatusAfter(503, json!({})), 1), (Fault::Break, 2)] {
+    for (fault, made) in [(Fault::BreakAfter, 1), (Fault::StatusAfter(503, json!({})), 1), (Fault::Break, 2)]
+    {
         let rig = rig();
         rig.fake.fault("PATCH /calendar", 1, fault.clone());
         let task = rig.run_after(rig.accept(1), Vec::new());
