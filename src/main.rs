@@ -48,7 +48,8 @@ enum Command {
     /// Run the gateway
     Serve,
     /// Send a command to a gateway and show the plan, the calls and the answer
-    Command(command::CommandArgs),
+    #[command(name = "command")]
+    Send(command::CommandArgs),
     /// Users
     #[command(subcommand)]
     User(UserCommand),
@@ -113,7 +114,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let config = cli.settings.load()?;
     match cli.command {
         Command::Serve => serve::run(&config).context("cannot serve"),
-        Command::Command(args) => command::run(&config, &args),
+        Command::Send(args) => command::run(&config, &args),
         Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
         Command::User(UserCommand::List) => admin::list_users(&config),
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),

@@ -80,7 +80,7 @@ fn worker(
     let made = setup();
     barrier.wait();
     let (reactor, heads) = made?;
-    let outcome = reactor.block_on(async move {
+    reactor.block_on(async move {
         let client = Client::start(tls, target.address, IDLE_TIMEOUT)?;
         let start = now() + args.warmup();
         let worker = Rc::new(Worker {
@@ -97,8 +97,7 @@ fn worker(
         worker.run(index).await;
         let outcome = worker.outcome.take();
         anyhow::Ok(outcome)
-    })?;
-    outcome
+    })?
 }
 
 fn heads(args: &LoadArgs, target: &Target) -> anyhow::Result<Vec<RequestHead>> {

@@ -314,8 +314,7 @@ mod tests {
         while cores.len() > 1 {
             cores.remove(0);
             for core in &cores {
-                let socket =
-                    socket2::SockRef::from(&**core.fd(ListenerId { address: 0, port: Port::Shared }));
+                let socket = SockRef::from(&**core.fd(ListenerId { address: 0, port: Port::Shared }));
                 for n in 0..8 {
                     client.send_to(&[0x40, 0, u8::try_from(core.core.index()).unwrap(), n], to).unwrap();
                     let mut buffer = [std::mem::MaybeUninit::uninit(); 8];
