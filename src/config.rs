@@ -121,7 +121,7 @@ section! {
     Listen {
         /// IP addresses to listen on, 1 to 16 of them.
         addresses: Vec<IpAddr> = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-        /// The port that all cores share, up to 65535; 0 lets the system choose it and the cores' own.
+        /// The port that all cores share, 0 to 65535; 0 lets the system choose it and the cores' own.
         port: u16 = 4433,
         /// Core i also has port core_port_base + i to itself; 0 means port + 1.
         core_port_base: u16 = 0,
