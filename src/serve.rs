@@ -5,6 +5,7 @@
 //! way finish or stay on disk, connections close, storage is flushed.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -263,7 +264,9 @@ fn join(threads: Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
 fn announce(addresses: &[SocketAddr], core_ports: &[u16], admin: &admin::Bound) {
     let urls: Vec<String> = addresses.iter().map(|address| format!("https://{address}")).collect();
     let ports: Vec<String> = core_ports.iter().map(ToString::to_string).collect();
-    println!(
+    // Whoever started the gateway may no longer read: that is no reason to stop.
+    let _ = writeln!(
+        std::io::stdout(),
         "sluice is ready: {} core-ports={} metrics=http://{} admin={}",
         urls.join(" "),
         ports.join(","),

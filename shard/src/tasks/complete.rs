@@ -95,7 +95,7 @@ impl Tasks {
         let record = match fresh {
             Some((record, arrived)) => {
                 let waited_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-                TaskRecord { total_us: waited_us, ..record }
+                TaskRecord { total_us: waited_us, ..*record }
             }
             None => self.read_pending(shard, lane, task).await?,
         };

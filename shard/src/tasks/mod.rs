@@ -86,7 +86,8 @@ struct Pending {
     shard: ShardId,
     lane: LaneId,
     /// The record while the task waits; one that is not here is read from the store when its turn comes.
-    record: Option<TaskRecord>,
+    /// Boxed, so that the table of pending tasks stays small: growing it moves every entry, in one turn.
+    record: Option<Box<TaskRecord>>,
     /// When its command arrived; `None` when that was in an earlier process.
     arrived: Option<Instant>,
     is_running: bool,
@@ -176,6 +177,7 @@ impl Tasks {
     ) -> Rc<Signal<Outcome>> {
         let signal = Signal::new();
         let (record, arrived) = fresh.unzip();
+        let record = record.map(Box::new);
         let entry = Pending { shard, lane, record, arrived, is_running: false, signal: Rc::clone(&signal) };
         self.pending.borrow_mut().insert(task, entry);
         signal
@@ -257,7 +259,7 @@ impl Tasks {
     fn queued_view(&self, user: UserId, task: &TaskId) -> Option<TaskView> {
         let pending = self.pending.borrow();
         let entry = pending.get(task).filter(|entry| entry.lane.user == user)?;
-        entry.record.as_ref().map(run::view_of)
+        entry.record.as_deref().map(run::view_of)
     }
 
     fn is_running(&self, task: &TaskId) -> bool {
