@@ -83,7 +83,7 @@ fn a_refused_configuration_names_file_key_and_what_is_allowed() {
     let cases: [(&str, &[&str]); 9] = [
         ("[listen]\nprot = 1\n", &["listen.prot: unknown key", "keys in [listen] are addresses, port"]),
         ("[listn]\nport = 1\n", &["listn: unknown section", "sections are server, listen"]),
-        ("[listen]\nport = 70000\n", &["listen.port", "up to 65535"]),
+        ("[listen]\nport = 70000\n", &["listen.port", "0 to 65535"]),
         ("[listen]\naddresses = ['nowhere']\n", &["listen.addresses", "IP addresses"]),
         ("[store]\ndurability = 'maybe'\n", &["store.durability", "fsync", "os"]),
         (
