@@ -59,6 +59,9 @@ pub(crate) struct Fault {
     /// The side effect happens before the fault strikes.
     #[serde(default)]
     pub(crate) after_effect: bool,
+    /// Clearings before it struck; a hang ends with the next.
+    #[serde(skip)]
+    clearings: u64,
 }
 
 fn forever() -> i64 {
@@ -161,7 +164,8 @@ impl Faults {
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         let index = set.iter().position(|fault| fault.strikes(service, user, method, target))?;
         self.fired.fetch_add(1, Ordering::Relaxed);
-        let fault = set[index].clone();
+        let mut fault = set[index].clone();
+        fault.clearings = *self.cleared.borrow();
         if fault.count > 0 {
             set[index].count -= 1;
             if set[index].count == 0 {
@@ -172,10 +176,12 @@ impl Faults {
         Some(fault)
     }
 
-    /// Waits until faults are cleared, at most [`HANG_MAX`].
-    pub(crate) async fn hang(&self) {
+    /// Waits until faults have been cleared since `fault` struck, at most [`HANG_MAX`]. They may have been before
+    /// the request comes to hang.
+    pub(crate) async fn hang(&self, fault: &Fault) {
         let mut cleared = self.cleared.subscribe();
-        let _ = tokio::time::timeout(HANG_MAX, cleared.changed()).await;
+        let since = cleared.wait_for(|clearings| *clearings > fault.clearings);
+        let _ = tokio::time::timeout(HANG_MAX, since).await;
     }
 }
 
@@ -287,5 +293,17 @@ mod tests {
         assert!(mishaps.iter().all(|m| !(m.after_effect && m.reply.status == 429)));
         assert!(mishaps.iter().any(|m| m.reply.status == 429));
         assert!(mishap(&luck, 0.0, Service::Gmail).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_hang_ends_even_when_faults_are_cleared_before_it_begins() {
+        let faults = Faults::new();
+        faults
+            .add(fault(serde_json::json!({"service": "openai", "kind": "hang", "count": 1})))
+            .expect("sound");
+        let struck = faults.strike(Service::OpenAi, None, "POST", "/v1/responses").expect("it strikes");
+        faults.clear();
+        let guard = Duration::from_secs(10);
+        assert!(tokio::time::timeout(guard, faults.hang(&struck)).await.is_ok());
     }
 }

@@ -235,7 +235,7 @@ async fn struck(state: &State, fault: &super::fault::Fault) -> Option<Reply> {
     match fault.kind {
         FaultKind::Down => None,
         FaultKind::Hang => {
-            state.faults.hang().await;
+            state.faults.hang(fault).await;
             None
         }
         FaultKind::Status | FaultKind::Slow | FaultKind::Garbage => Some(fault.reply()),
