@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use sluice_core::Counter;
 use sluice_net::egress::Egress;
 use sluice_store::CoreStore;
 
@@ -161,20 +161,4 @@ counters! {
     tokens_evicted,
     /// Connections found dead; their users must connect again.
     connections_lost,
-}
-
-/// A counter with one writer.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds one. Only the core's own thread may.
-    pub(crate) fn add_one(&self) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    /// The value now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
 }

@@ -106,7 +106,7 @@ impl<'a> Execution<'a> {
                 let states = self.states_before(index);
                 if states.iter().any(|state| matches!(state, StepState::Failed | StepState::Skipped)) {
                     self.set_state(index, StepState::Skipped);
-                    self.shared.env.stats.steps_skipped.add_one();
+                    self.shared.env.stats.steps_skipped.add(1);
                 } else if states.iter().all(|state| *state == StepState::Done) {
                     self.set_state(index, StepState::Running);
                     ready.push(Ready { index, resumed: false });
@@ -145,11 +145,11 @@ impl<'a> Execution<'a> {
         let stats = &self.shared.env.stats;
         let state = match &end.outcome {
             Ok(_) => {
-                stats.steps_done.add_one();
+                stats.steps_done.add(1);
                 StepState::Done
             }
             Err(problem) => {
-                stats.steps_failed.add_one();
+                stats.steps_failed.add(1);
                 tracing::info!(task = %self.shared.task, step = end.index + 1, %problem, "a step failed");
                 StepState::Failed
             }

@@ -119,7 +119,7 @@ impl<'a> Journal<'a> {
             batch.put(&key, value.as_bytes());
             match self.env.store.commit(batch).await {
                 Ok(_) => {
-                    self.env.stats.journal_commits.add_one();
+                    self.env.stats.journal_commits.add(1);
                     return Ok(());
                 }
                 Err(CommitError::Overloaded) if attempt < COMMITS_MAX => {

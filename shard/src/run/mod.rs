@@ -98,7 +98,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnReco
     match outcome {
         Ok(()) => RunEnd::Final(task),
         Err(problem) => {
-            env.stats.tasks_interrupted.add_one();
+            env.stats.tasks_interrupted.add(1);
             tracing::warn!(task = %task.id, %problem, "a task is left to the next start");
             RunEnd::Interrupted(task, problem)
         }
@@ -107,7 +107,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnReco
 
 fn taken_up(env: &Env, mut task: TaskRecord) -> TaskRecord {
     if task.attempts > 0 {
-        env.stats.tasks_resumed.add_one();
+        env.stats.tasks_resumed.add(1);
         let default_ms = u64::try_from(env.config.command_deadline_default.as_millis()).unwrap_or(u64::MAX);
         task.deadline_ms = task.deadline_ms.max(env.clock.unix_ms().saturating_add(default_ms));
     }
@@ -208,7 +208,7 @@ impl Run<'_> {
         match self.first_error(plan) {
             Some(problem) => self.fail(&problem, answer),
             None => {
-                self.env.stats.tasks_done.add_one();
+                self.env.stats.tasks_done.add(1);
                 self.finish(TaskState::Done, answer, None);
             }
         }
@@ -232,12 +232,12 @@ impl Run<'_> {
     }
 
     fn decline(&self, reason: &str) {
-        self.env.stats.tasks_declined.add_one();
+        self.env.stats.tasks_declined.add(1);
         self.finish(TaskState::Declined, reason.to_owned(), None);
     }
 
     fn fail(&self, problem: &Problem, answer: String) {
-        self.env.stats.tasks_failed.add_one();
+        self.env.stats.tasks_failed.add(1);
         self.finish(TaskState::Failed, answer, Some(problem));
     }
 

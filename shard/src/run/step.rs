@@ -119,12 +119,12 @@ impl StepRun<'_> {
 
     /// Notes that a call may or may not have been carried out.
     pub(super) fn note_doubt(&self) {
-        self.shared.env.stats.outcomes_unknown.add_one();
+        self.shared.env.stats.outcomes_unknown.add(1);
     }
 
     /// What the user is told when it stays unknown whether something was done.
     pub(super) fn unknown(&self, whether: &str, last: &Problem) -> Problem {
-        self.shared.env.stats.outcomes_unresolved.add_one();
+        self.shared.env.stats.outcomes_unresolved.add(1);
         tracing::warn!(task = %self.shared.task, step = %self.id, last = %last, "the outcome stays unknown");
         let detail = format!("it is not known whether {whether}: {}", last.detail());
         let kind = match last.kind() {

@@ -203,7 +203,7 @@ impl<'a> Google<'a> {
         let token = self.token(limit).await?;
         match self.once(call, retry, &token, limit).await {
             Err(error) if error.fault() == Some(UpstreamFault::Unauthorized) => {
-                self.env.stats.tokens_rejected.add_one();
+                self.env.stats.tokens_rejected.add(1);
                 self.env.tokens.reject(&self.user, &token);
                 let token = self.token(limit).await?;
                 self.once(call, retry, &token, limit).await

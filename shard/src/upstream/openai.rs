@@ -41,9 +41,9 @@ pub(crate) async fn plan(env: &Env, meter: &Meter, question: &Question<'_>) -> R
     let limit = question.deadline.min(sluice_core::now() + env.config.parse_timeout);
     let body = request_body(&env.config.openai_model, question);
     for asked in 1..=ASKED_MAX {
-        env.stats.plans_asked.add_one();
+        env.stats.plans_asked.add(1);
         if asked > 1 {
-            env.stats.plans_asked_again.add_one();
+            env.stats.plans_asked_again.add(1);
         }
         match ask(env, meter, body.clone(), limit, question.deadline).await {
             Ok(plan) => return Ok(plan),
@@ -60,7 +60,7 @@ pub(crate) async fn plan(env: &Env, meter: &Meter, question: &Question<'_>) -> R
 }
 
 fn no_plan(env: &Env, problem: Problem) -> Result<Plan, Problem> {
-    env.stats.plans_missing.add_one();
+    env.stats.plans_missing.add(1);
     Err(problem)
 }
 

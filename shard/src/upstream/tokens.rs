@@ -181,7 +181,7 @@ impl TokenCache {
             let Some((age, oldest)) = state.by_age.pop_front() else { break };
             if state.kept.get(&oldest).is_some_and(|kept| kept.age == age) {
                 state.kept.remove(&oldest);
-                env.stats.tokens_evicted.add_one();
+                env.stats.tokens_evicted.add(1);
             }
         }
         kept.age = state.next_age;
@@ -248,9 +248,9 @@ impl Refresh {
     async fn run(self) {
         let outcome = self.fresh().await;
         match &outcome {
-            Ok(_) => self.env.stats.token_refreshes.add_one(),
+            Ok(_) => self.env.stats.token_refreshes.add(1),
             Err(problem) => {
-                self.env.stats.token_refresh_failures.add_one();
+                self.env.stats.token_refresh_failures.add(1);
                 tracing::info!(user = %self.user, problem = %problem, "no access token");
             }
         }
@@ -351,7 +351,7 @@ impl Refresh {
             changed.scope = scope.unwrap_or(changed.scope);
             self.replace(&used, changed).await?;
             if rotated.is_some() {
-                self.env.stats.token_rotations.add_one();
+                self.env.stats.token_rotations.add(1);
             }
         }
         let now = sluice_core::now();
@@ -365,7 +365,7 @@ impl Refresh {
     }
 
     async fn give_up(&self, dead: ConnectionRecord) -> Problem {
-        self.env.stats.connections_lost.add_one();
+        self.env.stats.connections_lost.add(1);
         tracing::warn!(user = %self.user, "Google no longer accepts the refresh token; the user must connect again");
         let marked = ConnectionRecord { state: ConnectionState::NeedsReauth, ..dead.clone() };
         if let Err(problem) = self.replace(&dead, marked).await {
