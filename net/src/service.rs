@@ -57,6 +57,8 @@ pub(crate) struct StreamRef {
     /// Tells a connection from a later one in the same place.
     pub(crate) generation: u32,
     pub(crate) stream: quinn_proto::StreamId,
+    /// Where the connection keeps what it needs for the answer.
+    pub(crate) place: usize,
 }
 
 /// Answers on their way to the endpoint task.

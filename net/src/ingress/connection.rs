@@ -2,14 +2,15 @@
 //! [`Service`].
 //!
 //! Invariants:
-//! - A request stream is in `reading` until its request is whole or refused, then
-//!   in `answering` until its answer is known, and in `writing` while that waits
-//!   for flow control; in one of them at most. An event on a stream in none is
-//!   stale: quinn-proto may report a stream readable that was read in this turn.
+//! - A request stream is in `reading` while its request is not whole, then in
+//!   `answering` until its answer is known, and in `writing` while that waits for
+//!   flow control; in one of them at most. An event on a stream in none is stale:
+//!   quinn-proto may report a stream readable that was read in this turn. The
+//!   usual request comes whole and its answer fits: it is in no table but
+//!   `answering`, where its place is known without a search.
 //! - Every bound here is per stream times the stream limit of the transport, and
 //!   requests that a client gave up count until the service has let go of them.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -17,12 +18,14 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use quinn_proto as qp;
 use quinn_proto::{Dir, StreamId, VarInt};
+use slab::Slab;
 use sluice_protocols::h3::{
     self, ControlDecoder, ErrorCode, Event as FrameEvent, FIELD_SECTION_BYTES_MAX, FrameDecoder, H3Error,
     PeerUniStreams, Role, UniStreamType, UniStreamTypeDecoder,
 };
 use sluice_protocols::http::{Limits, Method, RequestHead, Response};
 use sluice_protocols::qpack::{self, DecoderStream, EncoderStream, HeadError};
+use smallvec::{SmallVec, smallvec};
 
 use super::stats::IngressStats;
 use crate::service::{Admit, Request, Service};
@@ -101,6 +104,26 @@ enum Uni {
     QpackDecoder(DecoderStream),
 }
 
+/// A request whose answer is due.
+struct Answering {
+    id: StreamId,
+    /// The answer must go without a body.
+    is_head: bool,
+}
+
+/// What is to be written, in order.
+type Pieces = SmallVec<[Bytes; 2]>;
+
+/// How far writing came.
+#[derive(PartialEq, Eq)]
+enum Written {
+    All,
+    /// The client must make room first.
+    Blocked,
+    /// The client does not want it any more.
+    Refused,
+}
+
 /// What reading a stream led to.
 #[allow(clippy::large_enum_variant, reason = "taken apart at once; a box would cost an allocation")]
 enum Outcome {
@@ -121,10 +144,9 @@ pub(crate) struct H3Connection {
     peer: Option<PeerUniStreams>,
     uni: Vec<(StreamId, Uni)>,
     reading: FastMap<Reading>,
-    /// Streams whose answer is due, and whether it must go without a body.
-    answering: FastMap<bool>,
+    answering: Slab<Answering>,
     /// What waits for flow control: answers, and frames on the control stream.
-    writing: FastMap<VecDeque<Bytes>>,
+    writing: FastMap<Pieces>,
     /// Requests that the service still works on and whose client gave them up.
     orphans: usize,
     /// Streams from this index on are refused, as announced by GOAWAY.
@@ -141,8 +163,11 @@ pub(crate) struct Context<'a> {
     /// stream given up is free for the next request, so without this bound the
     /// stream limit would bound nothing.
     pub(crate) orphans_max: usize,
-    /// Receives each whole request: the stream and the request.
-    pub(crate) deliver: &'a mut dyn FnMut(StreamId, Request),
+    /// Receives each whole request: the stream, the place its answer is due at,
+    /// and the request.
+    pub(crate) deliver: &'a mut dyn FnMut(StreamId, usize, Request),
+    /// Where answers are put together.
+    pub(crate) scratch: &'a mut Vec<u8>,
 }
 
 impl H3Connection {
@@ -222,7 +247,8 @@ impl H3Connection {
             return Err(closed_critical());
         }
         let was_read = self.reading.remove(&id).is_some();
-        let was_answered = self.answering.remove(&id).is_some();
+        let place = self.answering.iter().find(|(_, due)| due.id == id).map(|(place, _)| place);
+        let was_answered = place.map(|place| self.answering.remove(place)).is_some();
         let was_written = self.writing.remove(&id).is_some();
         let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
         // Refused when all was sent and acknowledged, or was reset before.
@@ -265,7 +291,7 @@ impl H3Connection {
     /// the answers, so it may have to wait.
     fn write_control(&mut self, quic: &mut qp::Connection, bytes: Vec<u8>) {
         let Some(id) = self.control else { return };
-        self.writing.entry(id).or_default().push_back(bytes.into());
+        self.writing.entry(id).or_default().push(bytes.into());
         self.write(quic, id);
     }
 
@@ -352,8 +378,7 @@ impl H3Connection {
             }
             Outcome::Refuse(response) => {
                 let is_head = reading.head.as_ref().is_some_and(|head| head.method() == Method::Head);
-                self.answering.insert(id, is_head);
-                self.respond(quic, id, response, cx);
+                self.write_answer(quic, id, response, is_head, cx);
                 // RFC 9114 section 4.1: the rest is not needed for the answer.
                 discard(quic, id, code(ErrorCode::H3_NO_ERROR));
                 Ok(())
@@ -376,7 +401,7 @@ impl H3Connection {
 
     fn deliver(&mut self, quic: &mut qp::Connection, id: StreamId, reading: Reading, cx: &mut Context<'_>) {
         let Some(head) = reading.head else { return };
-        self.answering.insert(id, head.method() == Method::Head);
+        let place = self.answering.insert(Answering { id, is_head: head.method() == Method::Head });
         cx.stats.requests.add(1);
         let request = Request {
             head,
@@ -384,53 +409,56 @@ impl H3Connection {
             peer: peer_of(quic),
             early_data: quic.is_handshaking(),
         };
-        (cx.deliver)(id, request);
+        (cx.deliver)(id, place, request);
     }
 
-    /// Writes the answer to a request, unless the client has given it up.
+    /// Writes the answer to the request delivered with this place, unless the
+    /// client has given it up.
     pub(crate) fn respond(
         &mut self,
         quic: &mut qp::Connection,
         id: StreamId,
+        place: usize,
         response: Response,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
     ) {
-        let Some(is_head) = self.answering.remove(&id) else {
+        // Stream IDs are never used again, so the place tells whose it is now.
+        if self.answering.get(place).is_none_or(|due| due.id != id) {
             self.orphans = self.orphans.saturating_sub(1);
             cx.stats.responses_undeliverable.add(1);
             return;
+        }
+        let is_head = self.answering.remove(place).is_head;
+        self.write_answer(quic, id, response, is_head, cx);
+    }
+
+    fn write_answer(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        response: Response,
+        is_head: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let mut pieces = encode(response, is_head, cx.scratch);
+        let written = match quic.is_closed() {
+            true => Written::Refused,
+            false => write_pieces(quic, id, &mut pieces, true),
         };
-        self.writing.insert(id, encode(response, is_head));
-        let taken = !quic.is_closed() && self.write(quic, id);
+        if written == Written::Blocked {
+            self.writing.insert(id, pieces);
+        }
+        let taken = written != Written::Refused;
         cx.stats.responses.add(u64::from(taken));
         cx.stats.responses_undeliverable.add(u64::from(!taken));
     }
 
-    /// Writes as much of what waits as the client has room for; false when it
-    /// does not want it any more.
-    fn write(&mut self, quic: &mut qp::Connection, id: StreamId) -> bool {
-        let Some(mut pieces) = self.writing.remove(&id) else { return true };
-        let mut stream = quic.send_stream(id);
-        while let Some(front) = pieces.front_mut() {
-            match stream.write_chunks(std::slice::from_mut(front)) {
-                Ok(written) if written.chunks == 1 => {
-                    pieces.pop_front();
-                }
-                // What it took is cut off. It must be asked once more: only a
-                // write that finds no room at all is told when there is some.
-                Ok(_) => {}
-                Err(qp::WriteError::Blocked) => {
-                    self.writing.insert(id, pieces);
-                    return true;
-                }
-                Err(qp::WriteError::Stopped(_) | qp::WriteError::ClosedStream) => return false,
-            }
+    /// Goes on with what waits for flow control.
+    fn write(&mut self, quic: &mut qp::Connection, id: StreamId) {
+        let Some(pieces) = self.writing.get_mut(&id) else { return };
+        if write_pieces(quic, id, pieces, Some(id) != self.control) != Written::Blocked {
+            self.writing.remove(&id);
         }
-        if Some(id) != self.control {
-            // The client may have stopped the stream meanwhile, which is no loss.
-            let _ = stream.finish();
-        }
-        true
     }
 
     /// Closes the connection over an error, or resets what it concerns.
@@ -461,6 +489,30 @@ impl H3Connection {
         h3::write_goaway(&mut frame, from * 4);
         self.write_control(quic, frame);
     }
+}
+
+/// Writes as much as the client has room for, and ends the stream behind the
+/// last piece when asked to. What was taken is cut off.
+fn write_pieces(quic: &mut qp::Connection, id: StreamId, pieces: &mut Pieces, finish: bool) -> Written {
+    let mut stream = quic.send_stream(id);
+    let mut done = 0;
+    while done < pieces.len() {
+        // It is asked until it has no room at all: only then does it tell when
+        // there is some.
+        match stream.write_chunks(&mut pieces[done..]) {
+            Ok(written) => done += written.chunks,
+            Err(qp::WriteError::Blocked) => {
+                pieces.drain(..done);
+                return Written::Blocked;
+            }
+            Err(qp::WriteError::Stopped(_) | qp::WriteError::ClosedStream) => return Written::Refused,
+        }
+    }
+    if finish {
+        // The client may have stopped the stream meanwhile, which is no loss.
+        let _ = stream.finish();
+    }
+    Written::All
 }
 
 fn peer_of(quic: &qp::Connection) -> SocketAddr {
@@ -622,32 +674,34 @@ fn refuse_head(error: &HeadError, cx: &Context<'_>) -> Outcome {
     }
 }
 
-/// The frames of an answer, in pieces ready for the stream.
-fn encode(response: Response, is_head: bool) -> VecDeque<Bytes> {
+/// The frames of an answer, in pieces ready for the stream. They are put
+/// together in `scratch` and leave it in memory of exactly their length, since
+/// quinn-proto holds them until they are acknowledged.
+fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
     let Response { status, body, .. } = &response;
     // RFC 9110 section 8.6: no content-length where there can be no content.
     let has_length = *status != 204 && *status >= 200 && response.header("content-length").is_none();
     let mut digits = [0; 20];
     let length = has_length.then(|| ("content-length", write_decimal(body.len(), &mut digits)));
-    let inline = body.len() <= INLINE_BODY_BYTES_MAX && !is_head;
-    let mut out = Vec::with_capacity(160 + if inline { body.len() } else { 0 });
     let fields = response.headers().chain(length);
-    if h3::write_headers(&mut out, |out| qpack::encode_response(out, *status, fields)).is_err() {
+    scratch.clear();
+    if h3::write_headers(scratch, |out| qpack::encode_response(out, *status, fields)).is_err() {
         // A field that cannot be sent is a fault of ours, not of the client.
         tracing::error!(status, "answer with an invalid field");
-        let written = h3::write_headers(&mut out, |out| qpack::encode_response(out, 500, []));
+        scratch.clear();
+        let written = h3::write_headers(scratch, |out| qpack::encode_response(out, 500, []));
         debug_assert!(written.is_ok(), "a bare status always encodes");
-        return VecDeque::from([out.into()]);
+        return smallvec![Bytes::copy_from_slice(scratch)];
     }
     if is_head || body.is_empty() {
-        return VecDeque::from([out.into()]);
+        return smallvec![Bytes::copy_from_slice(scratch)];
     }
-    h3::write_data_header(&mut out, body.len() as u64);
-    if inline {
-        out.extend_from_slice(body);
-        return VecDeque::from([out.into()]);
+    h3::write_data_header(scratch, body.len() as u64);
+    if body.len() <= INLINE_BODY_BYTES_MAX {
+        scratch.extend_from_slice(body);
+        return smallvec![Bytes::copy_from_slice(scratch)];
     }
-    VecDeque::from([out.into(), response.body])
+    smallvec![Bytes::copy_from_slice(scratch), response.body]
 }
 
 fn write_decimal(mut value: usize, buffer: &mut [u8; 20]) -> &str {

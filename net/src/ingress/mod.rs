@@ -25,6 +25,7 @@ use sluice_core::timer::Sleep;
 use sluice_core::udp::{ReceiveMeta, UdpSocket};
 use sluice_core::{CoreId, JoinHandle, now, quiesce, sleep_until, spawn};
 use sluice_protocols::h3::ErrorCode;
+use sluice_protocols::http::Response;
 
 use self::connection::{Context, H3Connection, code};
 pub use self::stats::IngressStats;
@@ -182,6 +183,8 @@ pub fn start(
             mesh,
             stats,
             orphans_max: config.streams_max as usize,
+            scratch: Vec::new(),
+            answers: Vec::new(),
             behind: false,
             drain: None,
             sleep: None,
@@ -218,6 +221,10 @@ struct Server {
     mesh: Rc<Mesh<Forwarded, ()>>,
     stats: Arc<IngressStats>,
     orphans_max: usize,
+    /// Where answers are put together.
+    scratch: Vec<u8>,
+    /// Answers taken off the outbox, whose place is used again.
+    answers: Vec<(StreamRef, Response)>,
     /// Something was left unsent in the last turn.
     behind: bool,
     drain: Option<Drain>,
@@ -279,7 +286,9 @@ impl Server {
             self.sleep = None;
             return false;
         };
-        if self.sleep.as_ref().is_none_or(|(set, _)| *set != at) {
+        // Deadlines mostly move back, by a packet at a time: a sleep that ends too
+        // early costs less than a new one every turn.
+        if self.sleep.as_ref().is_none_or(|(set, _)| *set > at) {
             self.sleep = Some((at, Box::pin(sleep_until(at))));
         }
         let is_due = self.sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
@@ -325,34 +334,36 @@ impl Server {
     }
 
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, orphans_max, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, orphans_max, scratch, .. } = self;
         while let Some((index, event)) = driver.next_event() {
             let Some(connection) = driver.get_mut(index) else { continue };
             let generation = connection.generation;
-            let mut deliver = |stream, request| {
+            let mut deliver = |stream, place, request| {
                 *in_flight += 1;
-                let to = StreamRef { connection: index, generation, stream };
+                let to = StreamRef { connection: index, generation, stream, place };
                 service.call(request, Responder::stream(Rc::clone(&shared.outbox), to));
             };
             let orphans_max = *orphans_max;
-            let mut cx = Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver };
+            let mut cx =
+                Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver, scratch };
             connection.state.handle(&mut connection.quic, event, &mut cx);
         }
     }
 
     fn take_answers(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, orphans_max, .. } = self;
-        let ready = std::mem::take(&mut *shared.outbox.ready.borrow_mut());
-        for (to, response) in ready {
+        let Self { driver, service, shared, stats, in_flight, orphans_max, scratch, answers, .. } = self;
+        std::mem::swap(answers, &mut *shared.outbox.ready.borrow_mut());
+        for (to, response) in answers.drain(..) {
             *in_flight -= 1;
             let Some(connection) = driver.get_generation(to.connection, to.generation) else {
                 stats.responses_undeliverable.add(1);
                 continue;
             };
-            let mut deliver = |_, _| {};
+            let mut deliver = |_, _, _| {};
             let orphans_max = *orphans_max;
-            let cx = Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver };
-            connection.state.respond(&mut connection.quic, to.stream, response, &cx);
+            let mut cx =
+                Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver, scratch };
+            connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             driver.mark(to.connection);
         }
     }

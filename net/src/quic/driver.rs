@@ -42,6 +42,8 @@ pub(crate) struct Connection<S> {
     pub(crate) quic: qp::Connection,
     pub(crate) generation: u32,
     pub(crate) state: S,
+    /// When the connection is looked at without a packet: at its deadline, or
+    /// earlier when that has moved back since.
     timer: Option<(Instant, TimerKey)>,
     listener: ListenerId,
     dirty: bool,
@@ -75,6 +77,8 @@ pub(crate) struct Driver<S> {
     live: usize,
     handshaking: usize,
     timers: TimerWheel<usize>,
+    /// Timers that came before their deadline.
+    moved: Vec<usize>,
     dirty: Vec<usize>,
     /// How far `next_event` has come in `dirty`.
     cursor: usize,
@@ -96,6 +100,7 @@ impl<S: Default> Driver<S> {
             live: 0,
             handshaking: 0,
             timers: TimerWheel::new(now),
+            moved: Vec::new(),
             dirty: Vec::new(),
             cursor: 0,
             loose: Vec::new(),
@@ -235,16 +240,23 @@ impl<S: Default> Driver<S> {
 
     /// Fires the timers that are due.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let Self { timers, connections, dirty, .. } = self;
+        let Self { timers, connections, dirty, moved, .. } = self;
         timers.advance(now, |index| {
             let Some(connection) = connections[index].as_deref_mut() else { return };
             connection.timer = None;
-            connection.quic.handle_timeout(now);
+            match connection.quic.poll_timeout() {
+                Some(at) if at <= now => connection.quic.handle_timeout(now),
+                Some(_) => return moved.push(index),
+                None => return,
+            }
             if !connection.dirty {
                 connection.dirty = true;
                 dirty.push(index);
             }
         });
+        while let Some(index) = self.moved.pop() {
+            self.set_timer(index);
+        }
     }
 
     /// Whether a connection waits to be looked at.
@@ -365,13 +377,16 @@ impl<S: Default> Driver<S> {
 
     fn set_timer(&mut self, index: usize) {
         let Some(connection) = self.connections[index].as_deref_mut() else { return };
-        let wanted = connection.quic.poll_timeout();
-        if wanted != connection.timer.map(|(at, _)| at) {
-            if let Some((_, key)) = connection.timer.take() {
-                self.timers.cancel(key);
-            }
-            connection.timer = wanted.map(|at| (at, self.timers.insert(at, index)));
+        let Some(wanted) = connection.quic.poll_timeout() else { return };
+        // Nearly every packet moves the deadline back: the timer stays, and is
+        // set anew when it finds itself early.
+        if connection.timer.as_ref().is_some_and(|(at, _)| *at <= wanted) {
+            return;
         }
+        if let Some((_, key)) = connection.timer.take() {
+            self.timers.cancel(key);
+        }
+        connection.timer = Some((wanted, self.timers.insert(wanted, index)));
     }
 
     fn send_loose<'a>(&mut self, fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>) {
