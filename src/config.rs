@@ -109,6 +109,8 @@ section! {
         cores: u64 = 0,
         /// Whether each core's thread is bound to a CPU.
         pin: bool = true,
+        /// How the cores do I/O: "uring", "epoll", or "auto": uring, and epoll where it is forbidden.
+        io: IoMode = IoMode::Auto,
         /// Shards a new data directory is divided into, 1 to 4096. Fixed for the life of the directory.
         shards: u64 = 256,
         /// After a request to stop: how long commands under way may take to finish, in milliseconds, up to 600000.
@@ -274,6 +276,18 @@ pub(crate) enum Durability {
     Fsync,
     /// With the operating system: survives our death, not the machine's.
     Os,
+}
+
+/// How the cores do I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IoMode {
+    /// io_uring where it is allowed.
+    Auto,
+    /// io_uring or no start.
+    Uring,
+    /// epoll.
+    Epoll,
 }
 
 /// Least level that is logged.

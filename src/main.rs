@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use sluice_core::IO_VARIABLE;
 
 use crate::config::Config;
 
@@ -46,7 +47,7 @@ struct Settings {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
-    Serve,
+    Serve(ServeArgs),
     /// Send a command to a gateway and show the plan, the calls and the answer
     #[command(name = "command")]
     Send(command::CommandArgs),
@@ -59,6 +60,13 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// How the cores do I/O (server.io): auto, uring or epoll
+    #[arg(long, env = IO_VARIABLE, value_name = "BACKEND")]
+    io: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,10 +99,14 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl Settings {
-    fn load(&self) -> anyhow::Result<Config> {
+    /// The configuration; `command` may have flags for keys of its own.
+    fn load(&self, command: &Command) -> anyhow::Result<Config> {
         let mut flags = self.set.clone();
         if let Some(directory) = &self.data_dir {
             flags.push(("server.data_dir".to_owned(), directory.clone()));
+        }
+        if let Command::Serve(ServeArgs { io: Some(io) }) = command {
+            flags.push(("server.io".to_owned(), io.clone()));
         }
         Ok(Config::load(self.config.as_deref(), &flags)?)
     }
@@ -111,9 +123,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let config = cli.settings.load()?;
+    let config = cli.settings.load(&cli.command)?;
     match cli.command {
-        Command::Serve => serve::run(&config).context("cannot serve"),
+        Command::Serve(_) => serve::run(&config).context("cannot serve"),
         Command::Send(args) => command::run(&config, &args),
         Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
         Command::User(UserCommand::List) => admin::list_users(&config),

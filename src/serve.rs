@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use sluice_core::{CoreId, Reactor, ReactorConfig, mailbox};
+use sluice_core::{CoreId, IoBackend, IoChoice, Reactor, ReactorConfig, mailbox};
 use sluice_net::egress::{Egress, EgressConfig, PerUpstream, RetryConfig, UpstreamConfig};
 use sluice_net::ingress::{self, ForwardEnd, IngressConfig, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::config::{Config, Durability, LogFormat};
+use crate::config::{Config, Durability, IoMode, LogFormat};
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
@@ -78,6 +78,7 @@ fn serve(
     let shared = Arc::new(Shared {
         identity,
         ingress: ingress_config(config, cores),
+        io: io_choice(config),
         shard: Arc::new(shard_config(config)?),
         grace: config.server.shutdown_grace_ms.duration(),
         store: store.clone(),
@@ -97,10 +98,12 @@ fn serve(
         threads.push(core.start(Arc::clone(&shared))?);
     }
     drop(tell);
-    let started = wait_until_ready(&told, cores)
-        .and_then(|()| admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics)));
-    let served = started.and_then(|admin| {
-        announce(&addresses, &core_ports, &admin);
+    let started = wait_until_ready(&told, cores).and_then(|io| {
+        let admin = admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics))?;
+        Ok((admin, io))
+    });
+    let served = started.and_then(|(admin, io)| {
+        announce(&addresses, &core_ports, io, &admin);
         wait_for_stop(&asked, &told)
     });
     let _ = stop.send(true);
@@ -118,6 +121,7 @@ fn serve(
 struct Shared {
     identity: ServerIdentity,
     ingress: IngressConfig,
+    io: IoChoice,
     shard: Arc<ShardConfig>,
     grace: Duration,
     store: Store,
@@ -139,7 +143,7 @@ struct Core {
 
 /// What a core's thread reports.
 enum Told {
-    Ready,
+    Ready(IoBackend),
     Ended,
 }
 
@@ -166,12 +170,13 @@ impl Core {
 
     fn run(self, id: CoreId, shared: &Arc<Shared>) -> anyhow::Result<()> {
         let stats = Arc::clone(shared.metrics.core(id).reactor());
-        let reactor = Reactor::new(ReactorConfig { core: id, cpu: self.cpu, stats })?;
+        let reactor = Reactor::new(ReactorConfig { core: id, cpu: self.cpu, stats, io: Some(shared.io) })?;
         let shared = Arc::clone(shared);
-        reactor.block_on(async move { self.serve(id, &shared).await })?
+        let io = reactor.io();
+        reactor.block_on(async move { self.serve(id, io, &shared).await })?
     }
 
-    async fn serve(mut self, id: CoreId, shared: &Shared) -> anyhow::Result<()> {
+    async fn serve(mut self, id: CoreId, io: IoBackend, shared: &Shared) -> anyhow::Result<()> {
         let service = CoreService::start(CoreParts {
             core: id,
             cores: shared.cores.get(),
@@ -193,7 +198,7 @@ impl Core {
             Arc::clone(counters.forward()),
         )?;
         service.ready().await;
-        let _ = self.tell.send(Told::Ready);
+        let _ = self.tell.send(Told::Ready(io));
         // An error means that the sender is gone, which is a stop, too.
         let _ = self.stopped.wait_for(|stop| *stop).await;
         let deadline = sluice_core::now() + shared.grace;
@@ -206,15 +211,17 @@ impl Core {
     }
 }
 
-fn wait_until_ready(told: &mpsc::Receiver<Told>, cores: CoreCount) -> anyhow::Result<()> {
+/// Returns with the backend of the last core that got ready; the host treats all of them alike.
+fn wait_until_ready(told: &mpsc::Receiver<Told>, cores: CoreCount) -> anyhow::Result<IoBackend> {
+    let mut backend = None;
     for _ in 0..cores.get() {
         match told.recv() {
-            Ok(Told::Ready) => {}
+            Ok(Told::Ready(io)) => backend = Some(io),
             // Why shows when its thread is joined.
             Ok(Told::Ended) | Err(_) => bail!("a core did not start"),
         }
     }
-    Ok(())
+    backend.context("there is at least one core")
 }
 
 /// Hears the signals that ask to stop, from now on. The first is told; the second does not wait for anything.
@@ -261,13 +268,13 @@ fn join(threads: Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<()> {
 }
 
 /// One line for people and for programs that wait for the start.
-fn announce(addresses: &[SocketAddr], core_ports: &[u16], admin: &admin::Bound) {
+fn announce(addresses: &[SocketAddr], core_ports: &[u16], io: IoBackend, admin: &admin::Bound) {
     let urls: Vec<String> = addresses.iter().map(|address| format!("https://{address}")).collect();
     let ports: Vec<String> = core_ports.iter().map(ToString::to_string).collect();
     // Whoever started the gateway may no longer read: that is no reason to stop.
     let _ = writeln!(
         std::io::stdout(),
-        "sluice is ready: {} core-ports={} metrics=http://{} admin={}",
+        "sluice is ready: {} core-ports={} io={io} metrics=http://{} admin={}",
         urls.join(" "),
         ports.join(","),
         admin.address,
@@ -291,11 +298,20 @@ fn start_log(config: &Config) {
 }
 
 fn warn_about_host() {
-    for finding in sluice_tuning::checks() {
+    // What becomes of io_uring each core finds out, and says so where it matters.
+    for finding in sluice_tuning::checks().into_iter().filter(|finding| finding.name != "io_uring") {
         match finding.severity {
             Severity::Error | Severity::Warning => tracing::warn!("{finding}"),
             Severity::Advice | Severity::Good => tracing::debug!("{finding}"),
         }
+    }
+}
+
+fn io_choice(config: &Config) -> IoChoice {
+    match config.server.io {
+        IoMode::Auto => IoChoice::Auto,
+        IoMode::Uring => IoChoice::Uring,
+        IoMode::Epoll => IoChoice::Epoll,
     }
 }
 

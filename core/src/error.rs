@@ -2,13 +2,16 @@
 
 use std::io;
 
+use crate::io::UnknownIo;
+
 /// A reactor could not be made on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The kernel refused to make a ring with the flags Sluice needs.
     #[error(
-        "io_uring is not usable here ({source}); Linux 6.1 or newer is needed, with sysctl \
-         kernel.io_uring_disabled=0 and no seccomp rule against it"
+        "io_uring is not usable here ({source}); it needs Linux 6.1 or newer, sysctl \
+         kernel.io_uring_disabled=0, and a seccomp profile that allows io_uring_setup, \
+         io_uring_enter and io_uring_register"
     )]
     Ring {
         /// The refusal as the kernel gave it.
@@ -21,10 +24,26 @@ pub enum SetupError {
         feature: &'static str,
     },
     /// Provided buffers could not be registered.
-    #[error("cannot register receive buffers ({source}); raise RLIMIT_MEMLOCK or free memory")]
+    #[error(
+        "cannot register receive buffers with io_uring ({source}); allow io_uring_register, raise \
+         RLIMIT_MEMLOCK, or free memory"
+    )]
     Buffers {
         /// The refusal as the kernel gave it.
         source: io::Error,
+    },
+    /// The epoll instance could not be made.
+    #[error("cannot make an epoll instance ({source}); raise RLIMIT_NOFILE or fs.epoll.max_user_watches")]
+    Epoll {
+        /// The refusal as the kernel gave it.
+        source: io::Error,
+    },
+    /// The environment names an I/O backend that does not exist.
+    #[error("{}: {source}", crate::io::IO_VARIABLE)]
+    Choice {
+        /// What is there instead.
+        #[from]
+        source: UnknownIo,
     },
     /// The eventfd that other threads wake the core with could not be made.
     #[error("cannot make an eventfd ({source}); raise RLIMIT_NOFILE")]
@@ -48,10 +67,11 @@ pub enum SetupError {
     },
 }
 
-/// The ring stopped working while the reactor ran. The core cannot go on.
+/// The kernel refused to wait for events while the reactor ran. The core cannot
+/// go on.
 #[derive(Debug, thiserror::Error)]
-#[error("io_uring_enter failed: {source}")]
-pub struct RingError {
+#[error("waiting for events failed: {source}")]
+pub struct EnterError {
     /// What the kernel said.
     #[from]
     pub source: io::Error,

@@ -1,8 +1,9 @@
 //! The reactor of one core.
 //!
-//! A [`Reactor`] belongs to one pinned thread. It owns an io_uring, the tasks
-//! spawned on that thread, their timers and the core's ends of the mailboxes
-//! that join it to the other cores. Everything here is `!Send`; what crosses
+//! A [`Reactor`] belongs to one pinned thread. It owns an io_uring (or, where
+//! that is forbidden, an epoll instance: [`IoChoice`]), the tasks spawned on that
+//! thread, their timers and the core's ends of the mailboxes that join it to the
+//! other cores. Everything here is `!Send`; what crosses
 //! threads is a [`std::task::Waker`], a [`RemoteWaker`] or a [`mailbox`]
 //! message, and nothing else.
 //!
@@ -11,8 +12,8 @@
 //! 1. reap completions, foreign wakes and mailboxes; fire due timers;
 //! 2. poll ready tasks until none is left (or the turn's budget is spent), then
 //!    those that wait for the end of the turn ([`quiesce`]);
-//! 3. submit everything and wait, in one `io_uring_enter`, with the next
-//!    timer's deadline riding along.
+//! 3. submit everything and wait, with the next timer's deadline riding along:
+//!    one `io_uring_enter`, or a `sendmmsg` a socket and an `epoll_pwait2`.
 //!
 //! Invariants:
 //! - The clock is read once a turn for tasks ([`now`]), and once more before
@@ -22,21 +23,21 @@
 //! - A wake from the same thread is a push to a local queue; a wake from
 //!   another thread costs at most one eventfd write until the core has woken.
 
-mod bufring;
 mod error;
 mod executor;
+mod io;
 pub mod mailbox;
 pub mod op;
 mod reactor;
 mod remote;
-mod ring;
 pub mod spsc;
 mod stats;
 pub mod timer;
 pub mod udp;
 
-pub use error::{RingError, SetupError};
+pub use error::{EnterError, SetupError};
 pub use executor::{JoinHandle, now, quiesce, spawn, yield_now};
+pub use io::{IO_VARIABLE, IoBackend, IoChoice, UnknownIo};
 pub use reactor::{Reactor, ReactorConfig, TurnHook, add_turn_hook, remote_waker};
 pub use remote::RemoteWaker;
 pub use stats::{CoreStats, Counter};

@@ -1,20 +1,19 @@
 //! Single operations as futures.
 //!
 //! The buffer moves into the operation and comes back with the result. When the
-//! future is dropped first, the kernel is asked to cancel and the buffer stays
-//! with the ring until the kernel has answered.
+//! future is dropped first, the operation is cancelled and the buffer stays with
+//! the reactor for as long as the kernel may still use it.
 
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use io_uring::{opcode, squeue, types::Fd};
-
 use crate::executor::{try_with_inner, with_inner};
+use crate::io::{Backend as _, Operation};
 
 /// Memory the kernel may write to while an operation runs.
 ///
@@ -55,12 +54,16 @@ struct Op<B> {
 }
 
 impl<B: StableBuffer> Op<B> {
-    fn start(fd: Rc<OwnedFd>, mut buffer: B, build: impl FnOnce(Fd, *mut u8, u32) -> squeue::Entry) -> Self {
+    fn start(
+        fd: Rc<OwnedFd>,
+        mut buffer: B,
+        operation: impl FnOnce(RawFd, *mut u8, u32) -> Operation,
+    ) -> Self {
         // Longer buffers are used in part, as read(2) and write(2) allow.
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = build(Fd(fd.as_raw_fd()), buffer.as_mut_ptr(), len);
+        let operation = operation(fd.as_raw_fd(), buffer.as_mut_ptr(), len);
         let resource = Box::new(Resource { buffer, _fd: fd });
-        let index = with_inner(|inner| inner.ring.borrow_mut().start(resource, entry));
+        let index = with_inner(|inner| inner.io.borrow_mut().start(operation, resource));
         Self { index: Some(index), _buffer: PhantomData }
     }
 }
@@ -70,7 +73,7 @@ impl<B: StableBuffer> Future for Op<B> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let index = self.index.expect("not polled after completion");
-        let done = with_inner(|inner| inner.ring.borrow_mut().poll_op(index, cx.waker()));
+        let done = with_inner(|inner| inner.io.borrow_mut().poll_op(index, cx.waker()));
         let Some((result, resource)) = done else { return Poll::Pending };
         self.index = None;
         let resource = resource.downcast::<Resource<B>>().expect("the type it was started with");
@@ -82,18 +85,19 @@ impl<B: StableBuffer> Future for Op<B> {
 impl<B> Drop for Op<B> {
     fn drop(&mut self) {
         if let Some(index) = self.index {
-            // With the reactor gone, the ring has drained or leaked it already.
-            try_with_inner(|inner| inner.ring.borrow_mut().orphan(index));
+            // With the reactor gone, its backend has let go of it already.
+            try_with_inner(|inner| inner.io.borrow_mut().orphan(index));
         }
     }
 }
 
-/// Reads at the descriptor's position into `buffer`, as `read(2)`.
+/// Reads at the descriptor's position into `buffer`, as `read(2)`. Waits until
+/// there is something, for descriptors that can wait.
 pub async fn read<B: StableBuffer>(fd: Rc<OwnedFd>, buffer: B) -> (io::Result<usize>, B) {
-    Op::start(fd, buffer, |fd, at, len| opcode::Read::new(fd, at, len).offset(u64::MAX).build()).await
+    Op::start(fd, buffer, |fd, to, len| Operation::Read { fd, to, len }).await
 }
 
-/// Writes `buffer` at the descriptor's position, as `write(2)`.
+/// Writes `buffer` at the descriptor's position, as `write(2)`, perhaps in part.
 pub async fn write<B: StableBuffer>(fd: Rc<OwnedFd>, buffer: B) -> (io::Result<usize>, B) {
-    Op::start(fd, buffer, |fd, at, len| opcode::Write::new(fd, at, len).offset(u64::MAX).build()).await
+    Op::start(fd, buffer, |fd, from, len| Operation::Write { fd, from, len }).await
 }

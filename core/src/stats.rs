@@ -27,7 +27,7 @@ counters! {
     enters,
     /// Tasks polled.
     polls,
-    /// Completions reaped.
+    /// Completions reaped (io_uring), or descriptors that were ready (epoll).
     completions,
     /// Turns that kept the core busy for more than 1 ms.
     stalls,
@@ -41,7 +41,7 @@ counters! {
     wakes_foreign,
     /// Datagrams received, after GRO was taken apart.
     udp_datagrams_in,
-    /// Receive completions (each may hold many datagrams).
+    /// Receives (each may hold many datagrams).
     udp_receives,
     /// Sends submitted (each may hold many datagrams).
     udp_sends,
@@ -51,14 +51,18 @@ counters! {
     udp_bytes_in,
     /// Sends the kernel refused; the datagrams are lost, as on the wire.
     udp_send_errors,
-    /// Times a receive found no buffer; the pool grows until its bound.
+    /// Times a receive found no buffer; the pool grows until its bound, then the
+    /// socket waits until one is given back.
     udp_receive_starved,
     /// Datagrams whose address or control data could not be read.
     udp_receive_invalid,
     /// Times a sender found every send slot in flight.
     udp_send_slots_exhausted,
-    /// Times the kernel had to hold completions back (queue overflow).
+    /// Turns in which the kernel had to hold completions back, since their queue
+    /// was full; they come with the next enter.
     completion_overflows,
+    /// Completions the kernel lost, being out of memory; their operations hang.
+    completions_lost,
     /// Buffers given up at shutdown since the kernel still held them.
     buffers_leaked,
 }

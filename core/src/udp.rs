@@ -1,5 +1,5 @@
-//! UDP with everything QUIC wants: multishot receive, GRO and GSO, ECN, and
-//! the local address of each datagram.
+//! UDP with everything QUIC wants: GRO and GSO, ECN, and the local address of
+//! each datagram.
 
 use std::io;
 use std::mem;
@@ -8,22 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::Poll;
 
-use io_uring::types::RecvMsgOut;
-
 use crate::executor::{try_with_inner, with_inner};
+use crate::io::{Arrival, Backend as _, CONTROL_BYTES, NAME_BYTES};
 
 /// Send operations a core may have in flight; each holds one GSO train.
 pub const SEND_SLOTS_MAX: usize = 1024;
-
-/// Room for the control messages asked for below: GRO size, TOS or traffic
-/// class, and packet info, each with its header and padding (24 + 24 + 40).
-const CONTROL_BYTES: usize = 128;
-const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
-
-const _: () = assert!(
-    16 + NAME_BYTES + CONTROL_BYTES + 65_535 <= crate::bufring::BUFFER_BYTES,
-    "a receive buffer holds the largest train and what comes before it"
-);
 
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
@@ -54,7 +43,7 @@ pub struct SendMeta {
     pub segment: Option<u16>,
 }
 
-/// A UDP socket that receives on this core's ring.
+/// A UDP socket that receives on this core.
 pub struct UdpSocket {
     fd: Arc<OwnedFd>,
     index: usize,
@@ -65,17 +54,14 @@ impl UdpSocket {
     /// packet information; where the kernel has no GRO, datagrams come singly.
     ///
     /// # Errors
-    /// When an option that every supported kernel has is refused.
+    /// When an option that every supported kernel has is refused, or the socket
+    /// cannot be watched.
     ///
     /// # Panics
     /// Outside a reactor.
     pub fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         set_options(fd.as_fd())?;
-        // SAFETY: all-zero is a valid msghdr: no name, no data, no control.
-        let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
-        header.msg_namelen = libc::socklen_t::try_from(NAME_BYTES).expect("28");
-        header.msg_controllen = CONTROL_BYTES as _;
-        let index = with_inner(|inner| inner.ring.borrow_mut().attach(Arc::clone(&fd), header));
+        let index = with_inner(|inner| inner.io.borrow_mut().attach(Arc::clone(&fd)))?;
         Ok(Self { fd, index })
     }
 
@@ -95,25 +81,24 @@ impl UdpSocket {
 
     /// Ready when something has arrived.
     pub fn poll_arrived(&self, cx: &std::task::Context<'_>) -> Poll<()> {
-        let ready = with_inner(|inner| inner.ring.borrow_mut().poll_arrived(self.index, cx.waker()));
+        let ready = with_inner(|inner| inner.io.borrow_mut().poll_arrived(self.index, cx.waker()));
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Hands the oldest arrival to `f`, in place: the bytes are the kernel's
-    /// buffer and go back when `f` returns. `f` must not receive, send or spawn
-    /// operations (the ring is borrowed).
+    /// Hands the oldest arrival to `f`, in place: the bytes are the buffer the
+    /// kernel wrote to, which goes back when `f` returns. `f` must not receive,
+    /// send or spawn operations (the backend is borrowed).
     ///
     /// Returns `None` when nothing has arrived; `Some(None)` when the arrival
     /// was unreadable and dropped (counted).
     pub fn with_arrived<R>(&self, f: impl FnOnce(&ReceiveMeta, &mut [u8]) -> R) -> Option<Option<R>> {
         with_inner(|inner| {
             let stats = &inner.stats;
-            inner.ring.borrow_mut().with_arrived(self.index, |header, buffer| {
-                let Some((meta, range)) = parse(header, buffer) else {
+            inner.io.borrow_mut().with_arrived(self.index, |arrival| {
+                let Some((meta, payload)) = arrival.and_then(parse) else {
                     stats.udp_receive_invalid.add(1);
                     return None;
                 };
-                let payload = &mut buffer[range];
                 stats.udp_receives.add(1);
                 stats.udp_bytes_in.add(payload.len() as u64);
                 stats.udp_datagrams_in.add(payload.len().div_ceil(meta.segment.max(1)) as u64);
@@ -125,8 +110,8 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        // With the reactor gone, the ring has let go already.
-        try_with_inner(|inner| inner.ring.borrow_mut().detach(self.index));
+        // With the reactor gone, its backend has let go already.
+        try_with_inner(|inner| inner.io.borrow_mut().detach(self.index));
     }
 }
 
@@ -137,12 +122,12 @@ pub struct SendBuffer(Option<Box<SendSlot>>);
 impl SendBuffer {
     /// A buffer to fill; `None` when all of [`SEND_SLOTS_MAX`] are in flight.
     pub fn acquire() -> Option<Self> {
-        with_inner(|inner| inner.ring.borrow_mut().acquire_slot()).map(|slot| Self(Some(slot)))
+        with_inner(|inner| inner.io.borrow_mut().acquire_slot()).map(|slot| Self(Some(slot)))
     }
 
     /// The bytes to send; empty at first, its capacity kept from earlier use.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
-        &mut self.0.as_mut().expect("present until sent").bytes
+        self.0.as_mut().expect("present until sent").bytes()
     }
 
     /// Queues the buffer; it leaves with this turn's enter. A refusal by the
@@ -150,14 +135,14 @@ impl SendBuffer {
     pub fn send(mut self, fd: &Arc<OwnedFd>, meta: &SendMeta) {
         let mut slot = self.0.take().expect("present until sent");
         slot.address(meta);
-        with_inner(|inner| inner.ring.borrow_mut().send(slot, Arc::clone(fd)));
+        with_inner(|inner| inner.io.borrow_mut().send(slot, Arc::clone(fd)));
     }
 }
 
 impl Drop for SendBuffer {
     fn drop(&mut self) {
         if let Some(slot) = self.0.take() {
-            try_with_inner(|inner| inner.ring.borrow_mut().release_slot(slot));
+            try_with_inner(|inner| inner.io.borrow_mut().release_slot(slot));
         }
     }
 }
@@ -198,6 +183,10 @@ impl SendSlot {
 
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
     fn address(&mut self, meta: &SendMeta) {
@@ -301,17 +290,12 @@ fn set_flag(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn parse(header: &libc::msghdr, buffer: &[u8]) -> Option<(ReceiveMeta, std::ops::Range<usize>)> {
-    let out = RecvMsgOut::parse(buffer, header).ok()?;
-    if out.is_payload_truncated() || out.is_control_data_truncated() {
-        return None;
-    }
-    let source = parse_name(out.name_data())?;
-    let payload = out.payload_data().len();
-    let start = 16 + NAME_BYTES + CONTROL_BYTES;
-    let mut meta = ReceiveMeta { source, destination: None, ecn: 0, segment: payload };
-    parse_control(out.control_data(), &mut meta);
-    Some((meta, start..start + payload))
+fn parse(arrival: Arrival<'_>) -> Option<(ReceiveMeta, &mut [u8])> {
+    let Arrival { name, control, payload } = arrival;
+    let source = parse_name(name)?;
+    let mut meta = ReceiveMeta { source, destination: None, ecn: 0, segment: payload.len() };
+    parse_control(control, &mut meta);
+    Some((meta, payload))
 }
 
 /// Lays an address out as the kernel reads it, and returns its length.
@@ -454,33 +438,61 @@ mod tests {
         check_train("[::1]:0");
     }
 
+    /// Sends a datagram of two bytes for each number, from a socket of its own,
+    /// so that GRO cannot join them, with turns in between that take none.
+    async fn send_each(numbers: std::ops::Range<u16>, to: SocketAddr) {
+        for n in numbers {
+            let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            from.send_to(&n.to_be_bytes(), to).unwrap();
+            if n % 20 == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    async fn take_each(count: u16, from: &UdpSocket) {
+        let mut seen = vec![];
+        while seen.len() < usize::from(count) {
+            let (_, bytes) = receive(from).await;
+            seen.push(u16::from_be_bytes(bytes.try_into().unwrap()));
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..count).collect::<Vec<_>>());
+    }
+
+    fn with_stats<F: Future<Output = ()> + 'static>(test: impl FnOnce(Arc<crate::CoreStats>) -> F) {
+        let config = ReactorConfig::new(CoreId::new(0));
+        let stats = Arc::clone(&config.stats);
+        Reactor::new(config).unwrap().block_on(test(stats)).unwrap();
+    }
+
     #[test]
     fn receiving_goes_on_after_buffers_ran_out() {
-        let stats = Arc::new(crate::CoreStats::default());
-        let config = ReactorConfig { core: CoreId::new(0), cpu: None, stats: Arc::clone(&stats) };
-        Reactor::new(config)
-            .unwrap()
-            .block_on(async {
-                let to = UdpSocket::new(socket("127.0.0.1:0")).unwrap();
-                let address = to.local_addr().unwrap();
-                // More datagrams than buffers, none taken meanwhile. Each comes
-                // from its own socket, so that GRO cannot join them.
-                for n in 0..200u8 {
-                    let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-                    from.send_to(&[n], address).unwrap();
-                    if n % 20 == 0 {
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                }
-                let mut seen = vec![];
-                while seen.len() < 200 {
-                    seen.extend(receive(&to).await.1);
-                }
-                seen.sort_unstable();
-                assert_eq!(seen, (0..200u8).collect::<Vec<_>>());
-            })
-            .unwrap();
-        assert!(stats.udp_receive_starved.get() > 0, "the pool never ran dry: nothing was tested");
+        with_stats(|stats| async move {
+            let to = UdpSocket::new(socket("127.0.0.1:0")).unwrap();
+            // More datagrams than there are buffers at first.
+            send_each(0..200, to.local_addr().unwrap()).await;
+            take_each(200, &to).await;
+            assert!(stats.udp_receive_starved.get() > 0, "the pool never ran dry: nothing was tested");
+        });
+    }
+
+    #[test]
+    fn a_socket_waits_in_peace_when_every_buffer_is_taken() {
+        with_stats(|stats| async move {
+            let to = UdpSocket::new(socket("127.0.0.1:0")).unwrap();
+            // More datagrams than there ever may be buffers; the rest waits in the socket.
+            send_each(0..600, to.local_addr().unwrap()).await;
+            let starved = stats.udp_receive_starved.get();
+            assert!(starved > 0, "the pool never ran dry: nothing was tested");
+            let turns = stats.turns.get();
+            for _ in 0..20 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert!(stats.turns.get() >= turns + 20);
+            assert_eq!(stats.udp_receive_starved.get(), starved, "tried again with no buffer given back");
+            take_each(600, &to).await;
+        });
     }
 
     #[test]

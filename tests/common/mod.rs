@@ -92,6 +92,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// The own port of each core, IPv4.
     pub core_ports: Vec<u16>,
+    /// The I/O backend its cores use.
+    pub io: String,
     /// Base URL of metrics and health over HTTP/1.1.
     pub metrics: String,
 }
@@ -104,6 +106,11 @@ struct Settings {
 }
 
 impl Settings {
+    fn new(sim: &Sim, directory: &Path, options: &[&str]) -> Self {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self { sim: sim.url.clone(), directory: directory.to_owned(), options }
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(SLUICE);
         let sim = &self.sim;
@@ -129,13 +136,36 @@ impl Settings {
 impl Gateway {
     /// Starts on a directory; `options` are `key=value` settings.
     pub fn start(sim: &Sim, directory: &Path, options: &[&str]) -> Self {
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Self::launch(Settings { sim: sim.url.clone(), directory: directory.to_owned(), options })
+        Self::launch(Settings::new(sim, directory, options))
+    }
+
+    /// The binary with the settings it would start with, without a subcommand.
+    pub fn command(sim: &Sim, directory: &Path, options: &[&str]) -> Command {
+        Settings::new(sim, directory, options).command()
+    }
+
+    /// As [`Self::start`], with arguments for `serve` and a last word on how the process is started.
+    pub fn start_with(
+        sim: &Sim,
+        directory: &Path,
+        options: &[&str],
+        arguments: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let settings = Settings::new(sim, directory, options);
+        let mut command = settings.command();
+        command.arg("serve").args(arguments);
+        prepare(&mut command);
+        Self::spawn(settings, &mut command)
     }
 
     fn launch(settings: Settings) -> Self {
-        let (process, line) =
-            Process::start(settings.command().arg("serve"), "sluice is ready:").expect("the gateway starts");
+        let mut command = settings.command();
+        Self::spawn(settings, command.arg("serve"))
+    }
+
+    fn spawn(settings: Settings, command: &mut Command) -> Self {
+        let (process, line) = Process::start(command, "sluice is ready:").expect("the gateway starts");
         let field = |name: &str| {
             line.split_whitespace()
                 .find_map(|part| part.strip_prefix(name))
@@ -146,6 +176,7 @@ impl Gateway {
         Self {
             address: address.expect("an address").parse().expect("an address"),
             core_ports: field("core-ports=").split(',').map(|port| port.parse().expect("a port")).collect(),
+            io: field("io="),
             metrics: field("metrics="),
             process,
             settings,

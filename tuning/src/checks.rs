@@ -136,7 +136,7 @@ fn io_uring(disabled: Option<&str>, probe: Probe) -> Finding {
         }
         _ => "install a kernel with CONFIG_IO_URING",
     };
-    Finding::new("io_uring", found, "allowed: without it the slower epoll way is taken").unless(
+    Finding::new("io_uring", found, "allowed: without it the cores use epoll").unless(
         probe == Probe::Allowed,
         Severity::Error,
         fix,

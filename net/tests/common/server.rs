@@ -157,7 +157,8 @@ impl Server {
         self.stop.push(Some(stop));
         let gate = Arc::clone(&self.gate);
         self.threads.push(std::thread::spawn(move || {
-            let reactor = Reactor::new(ReactorConfig { core, cpu: None, stats: core_stats }).unwrap();
+            let reactor =
+                Reactor::new(ReactorConfig { stats: core_stats, ..ReactorConfig::new(core) }).unwrap();
             let serve = async move {
                 let service = Rc::new(Echo { core, gate });
                 let forward_stats = Arc::new(MailboxStats::default());
