@@ -15,6 +15,7 @@ use std::fmt;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use sluice_core::IoChoice;
 
 use crate::load::{LoadArgs, run_load};
 use peer::Peer;
@@ -39,6 +40,9 @@ pub struct CompareArgs {
     /// Only the cases whose name contains this
     #[arg(long)]
     pub case: Option<String>,
+    /// How Sluice does I/O: auto, uring or epoll
+    #[arg(long, default_value_t)]
+    pub io: IoChoice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -138,11 +142,12 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     }
     let mut rows = Vec::new();
     for case in CASES.iter().filter(|case| args.case.as_deref().is_none_or(|part| case.name.contains(part))) {
+        let own = if args.io == IoChoice::Epoll { "sluice-epoll" } else { "sluice" };
         // Runs alternate, so that a change of the machine's mood hits both.
         let (mut ours, mut theirs) = (vec![], vec![]);
         for run in 0..args.runs.max(1) {
             eprintln!("{}: run {} of {}", case.name, run + 1, args.runs.max(1));
-            ours.push(measure(case, "sluice", args)?);
+            ours.push(measure(case, own, args)?);
             theirs.push(measure(case, "quinn-h3", args)?);
         }
         let (sluice, quinn_h3) = (median(ours), median(theirs));
@@ -151,7 +156,8 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     }
     let about = format!(
         "server CPU a request, one server thread on CPU 0, one client thread on CPU 1, 200-byte reply, \
-         TLS 1.3, median of {} runs of {} s",
+         TLS 1.3, Sluice's I/O: {}, median of {} runs of {} s",
+        args.io,
         args.runs.max(1),
         args.duration_s
     );

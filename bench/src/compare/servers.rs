@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use quinn::crypto::rustls::QuicServerConfig;
-use sluice_core::{CoreId, Reactor, ReactorConfig, mailbox};
+use sluice_core::{CoreId, IoChoice, Reactor, ReactorConfig, mailbox};
 use sluice_net::ingress::{self, IngressConfig, ServerIdentity};
 use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
 use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
@@ -23,8 +23,10 @@ static REPLY: [u8; REPLY_BYTES] = [b'x'; REPLY_BYTES];
 /// Which server to be.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Stack {
-    /// Sluice's ingress on its reactor.
+    /// Sluice's ingress on its reactor, with io_uring where it is allowed.
     Sluice,
+    /// The same with epoll.
+    SluiceEpoll,
     /// The `quinn` and `h3` crates on a tokio current_thread runtime.
     QuinnH3,
 }
@@ -49,7 +51,8 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let keys = SharedKeys::generate()?;
     let tls = server_crypto(&identity?, &keys, EarlyData::Off)?;
     match args.stack {
-        Stack::Sluice => serve_sluice(args.cpu, ServerIdentity { tls, keys }),
+        Stack::Sluice => serve_sluice(args.cpu, IoChoice::Auto, ServerIdentity { tls, keys }),
+        Stack::SluiceEpoll => serve_sluice(args.cpu, IoChoice::Epoll, ServerIdentity { tls, keys }),
         Stack::QuinnH3 => serve_quinn(args.cpu, tls),
     }
 }
@@ -70,7 +73,7 @@ impl Service for Reply {
     }
 }
 
-fn serve_sluice(cpu: Option<usize>, identity: ServerIdentity) -> anyhow::Result<()> {
+fn serve_sluice(cpu: Option<usize>, io: IoChoice, identity: ServerIdentity) -> anyhow::Result<()> {
     let cores = CoreCount::new(1).context("one is a valid count")?;
     let listen = ListenConfig {
         addresses: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -80,7 +83,7 @@ fn serve_sluice(cpu: Option<usize>, identity: ServerIdentity) -> anyhow::Result<
     let listeners = Listeners::bind(&listen, cores)?;
     let address = listeners.addresses[0];
     let core = listeners.into_cores().pop().context("one core was asked for")?;
-    let reactor = Reactor::new(ReactorConfig { cpu, ..ReactorConfig::new(CoreId::new(0)) })?;
+    let reactor = Reactor::new(ReactorConfig { cpu, io: Some(io), ..ReactorConfig::new(CoreId::new(0)) })?;
     let config = IngressConfig { streams_max: 256, ..IngressConfig::default() };
     reactor.block_on(async move {
         let forward = mailbox::mesh(1, 1).pop().context("one core")?;
