@@ -7,7 +7,9 @@
 //! omission). Starts that find the bound of requests in flight reached are
 //! dropped and counted.
 
+pub mod machine;
 mod report;
+pub mod result;
 mod run;
 
 use std::net::{SocketAddr, ToSocketAddrs};
