@@ -19,21 +19,25 @@ struct Cli {
 enum Command {
     /// Simulate OpenAI and Google (tokens, Gmail, Calendar, Drive) on one port.
     Sim(Box<sim::SimArgs>),
-    /// Load a server over HTTP/3, in a closed loop or at a constant rate.
-    Load(Box<load::LoadArgs>),
+    /// Load a server over HTTP/3, HTTP/2 or HTTP/1.1, by the clock or as fast as it answers.
+    Load(Box<load::LoadOptions>),
     /// Compare Sluice with its peers on this machine.
     #[command(subcommand)]
     Compare(compare::CompareCommand),
     /// Serve a fixed reply; what `compare` starts.
     #[command(hide = true)]
     ServeReply(compare::ServeArgs),
+    /// Serve a fixed reply over any version of HTTP; what `load` starts.
+    #[command(hide = true)]
+    ServeLoad(load::ServeLoadArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Sim(args) => sim::run(*args),
-        Command::Load(args) => load::run(&args),
+        Command::Load(args) => load::run(*args),
         Command::Compare(command) => compare::run(&command),
         Command::ServeReply(args) => compare::serve(&args),
+        Command::ServeLoad(args) => load::serve(&args),
     }
 }

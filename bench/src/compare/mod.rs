@@ -19,7 +19,7 @@ use sluice_core::IoChoice;
 
 use crate::load::{LoadArgs, run_load};
 use peer::Peer;
-pub use servers::{ServeArgs, serve};
+pub use servers::{ServeArgs, Stack, serve};
 
 /// What to compare.
 #[derive(Debug, Clone, Subcommand)]

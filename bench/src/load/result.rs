@@ -53,6 +53,9 @@ pub struct LoadResult {
     /// The server's memory over time, when its process was known.
     #[serde(default)]
     pub memory: Option<Memory>,
+    /// Turns that kept a core of the server busy, when its metrics page was given.
+    #[serde(default)]
+    pub stalls: Option<Stalls>,
     /// Load levels that were tried one after the other, by rising rate.
     #[serde(default)]
     pub steps: Vec<Step>,
@@ -129,6 +132,10 @@ pub struct Totals {
     pub requests_per_s: f64,
     /// Connections made.
     pub connections: u64,
+    /// Completed requests that took longer than the histograms hold, a minute; they
+    /// count as a minute.
+    #[serde(default)]
+    pub saturated: u64,
     /// The first failure in words.
     #[serde(default)]
     pub first_error: Option<String>,
@@ -292,6 +299,23 @@ pub struct Memory {
     pub rss_bytes: Vec<(f64, u64)>,
     /// Slope of a straight line through the samples, in bytes a minute.
     pub slope_bytes_per_min: f64,
+    /// Half the width of the slope's 95 % confidence interval, in bytes a minute, as
+    /// if samples were independent; `None` for fewer than three.
+    #[serde(default)]
+    pub slope_ci95_bytes_per_min: Option<f64>,
+}
+
+/// What the server's metrics page says of its cores, over the whole run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Stalls {
+    /// Turns that took longer than 1 ms.
+    pub over_1ms: u64,
+    /// Turns that took longer than 25 ms.
+    pub over_25ms: u64,
+    /// The longest turn of the server's life, in microseconds.
+    pub longest_us: f64,
+    /// What that was before the run; the same figure means that the run had none longer.
+    pub longest_before_us: f64,
 }
 
 impl Memory {
@@ -307,8 +331,23 @@ impl Memory {
             square += (at - mean_at).powi(2);
         }
         let slope = if square > 0.0 { product / square } else { 0.0 };
-        Self { rss_bytes, slope_bytes_per_min: slope * 60.0 }
+        let residual = |(at, bytes): &(f64, u64)| *bytes as f64 - mean - slope * (at - mean_at);
+        let rest: f64 = rss_bytes.iter().map(|sample| residual(sample).powi(2)).sum();
+        let freedom = count - 2.0;
+        let ci95 = (freedom >= 1.0 && square > 0.0)
+            .then(|| student_t95(freedom) * (rest / freedom / square).sqrt() * 60.0);
+        Self { rss_bytes, slope_bytes_per_min: slope * 60.0, slope_ci95_bytes_per_min: ci95 }
     }
+}
+
+/// The 97.5th percentile of Student's t with this many degrees of freedom (1 or more),
+/// by the Cornish-Fisher expansion around the normal distribution's: within 1 % from 3
+/// on, too small below.
+fn student_t95(freedom: f64) -> f64 {
+    const Z: f64 = 1.959_964;
+    let first = (Z.powi(3) + Z) / 4.0;
+    let second = (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / 96.0;
+    Z + first / freedom + second / (freedom * freedom)
 }
 
 /// One load level of a run that tried several.

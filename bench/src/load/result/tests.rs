@@ -66,7 +66,9 @@ pub(crate) fn example() -> LoadResult {
             profile: "release, opt-level 3".into(),
         },
         pinning: Pinning { client_cpus: vec![1], server_cpus: vec![0] },
+        stalls: Some(Stalls { over_1ms: 2, longest_us: 1_500.0, ..Stalls::default() }),
         totals: Totals {
+            saturated: 0,
             intended: 10_000,
             started: 9_991,
             completed: 9_990,
@@ -181,6 +183,21 @@ fn percentiles_and_buckets_agree_with_the_histogram() {
 fn memory_that_grows_has_a_slope() {
     let grows = Memory::of((0..60).map(|s| (f64::from(s), 1_000_000 + 100 * s as u64)).collect());
     assert!((grows.slope_bytes_per_min - 6_000.0).abs() < 1e-6);
+    assert!(grows.slope_ci95_bytes_per_min.unwrap() < 1e-3, "it grows evenly");
     assert_eq!(Memory::of(vec![(0.0, 5)]).slope_bytes_per_min, 0.0);
     assert_eq!(Memory::of(vec![]).slope_bytes_per_min, 0.0);
+}
+
+#[test]
+fn a_slope_in_noise_says_how_sure_it_is() {
+    // By hand, with three degrees of freedom: t is 3.182.
+    let samples: Vec<(f64, u64)> =
+        [100, 200, 100, 200, 100].iter().zip(0u32..).map(|(b, s)| (f64::from(s), *b)).collect();
+    let memory = Memory::of(samples);
+    // Mean 140, slope 0, sum of squared residuals 12,000, sum of squared times 10.
+    let expected = 3.182 * (12_000.0f64 / 3.0 / 10.0).sqrt() * 60.0;
+    assert!(memory.slope_bytes_per_min.abs() < 1e-9);
+    let found = memory.slope_ci95_bytes_per_min.unwrap();
+    assert!((found / expected - 1.0).abs() < 0.02, "{found} for {expected}");
+    assert_eq!(Memory::of(vec![(0.0, 5), (1.0, 6)]).slope_ci95_bytes_per_min, None);
 }
