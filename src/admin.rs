@@ -5,9 +5,9 @@
 //! the directory is opened directly. Health and metrics are on a TCP address beside.
 
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sluice_net::egress::Egress;
 use sluice_protocols::ids::UserId;
 use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
-use sluice_shard::{Admin, AdminError, Metrics};
+use sluice_shard::{Admin, AdminError, Metrics, SEEDED_AT_ONCE_MAX, Seed};
 use sluice_store::OpenError;
 use sluice_store::record::UserRecord;
 
@@ -33,6 +33,11 @@ use crate::serve::open_store;
 
 /// Users that `user list` shows at most.
 const USERS_LISTED_MAX: usize = 10_000;
+/// Users that one `user seed` makes at most.
+const SEED_USERS_MAX: usize = 1_000_000;
+/// Users asked for at once.
+const SEED_PART: usize = 2_000;
+const _: () = assert!(SEED_PART <= SEEDED_AT_ONCE_MAX);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options of `sluice user add`.
@@ -69,6 +74,41 @@ pub(crate) struct NewKey {
     /// What the key is for
     #[arg(long, default_value = "")]
     label: String,
+}
+
+/// Options of `sluice user seed`.
+#[derive(Debug, Args)]
+pub(crate) struct NewSeed {
+    /// How many users, at most a million
+    #[arg(long)]
+    count: usize,
+    /// File their keys are written to, a line a user: name, tab, key
+    #[arg(long, value_name = "FILE")]
+    keys_out: PathBuf,
+    /// What their names begin with
+    #[arg(long, default_value = "load-")]
+    prefix: String,
+    /// Number of the first
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Connect each by this text and its name as refresh token
+    #[arg(long, value_name = "TEXT")]
+    refresh_token_prefix: Option<String>,
+}
+
+/// Part of a seed, as the socket takes it.
+#[derive(Debug, Serialize, Deserialize)]
+struct SeedPart {
+    prefix: String,
+    first: u64,
+    count: usize,
+    refresh_token_prefix: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SeededView {
+    name: String,
+    key: String,
 }
 
 /// A user as shown.
@@ -129,7 +169,44 @@ fn do_add_key(admin: &Admin, key: &NewKey) -> anyhow::Result<KeyView> {
     Ok(KeyView { user: user.id, key: made.expose() })
 }
 
+fn do_seed(admin: &Admin, part: SeedPart) -> Result<Vec<SeededView>, AdminError> {
+    let SeedPart { prefix, first, count, refresh_token_prefix } = part;
+    let made = admin.seed_users(&Seed { name_prefix: prefix, first, count, refresh_token_prefix })?;
+    Ok(made.into_iter().map(|(user, key)| SeededView { name: user.name, key: key.expose() }).collect())
+}
+
 // ---- the command line ----
+
+pub(crate) fn seed_users(config: &Config, seed: &NewSeed) -> anyhow::Result<()> {
+    if seed.count == 0 || seed.count > SEED_USERS_MAX {
+        bail!("--count must be 1 to {SEED_USERS_MAX}");
+    }
+    let control = Control::open(config)?;
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600);
+    let file = file.open(&seed.keys_out);
+    let file = file.with_context(|| format!("cannot write {}", seed.keys_out.display()))?;
+    let mut out = io::BufWriter::new(file);
+    let mut made = 0;
+    while made < seed.count {
+        let part = SeedPart {
+            prefix: seed.prefix.clone(),
+            first: seed.first + made as u64,
+            count: (seed.count - made).min(SEED_PART),
+            refresh_token_prefix: seed.refresh_token_prefix.clone(),
+        };
+        made += part.count;
+        let users: Vec<SeededView> = match &control {
+            Control::Running(socket) => socket.post("/seed", &part)?,
+            Control::Direct(admin) => do_seed(admin, part)?,
+        };
+        for user in users {
+            writeln!(out, "{}\t{}", user.name, user.key)?;
+        }
+    }
+    out.flush()?;
+    println!("{made} users, keys in {}", seed.keys_out.display());
+    Ok(())
+}
 
 pub(crate) fn add_user(config: &Config, user: &NewUser) -> anyhow::Result<()> {
     let made = match Control::open(config)? {
@@ -262,6 +339,7 @@ pub(crate) fn serve(
         .route("/users", get(handle_list_users).post(handle_add_user))
         .route("/connections", post(handle_connect))
         .route("/keys", post(handle_add_key))
+        .route("/seed", post(handle_seed))
         .with_state(admin);
     runtime.spawn(async move { axum::serve(tcp, health).await });
     runtime.spawn(async move { axum::serve(unix, users).await });
@@ -320,6 +398,10 @@ async fn handle_connect(State(admin): State<Admin>, Json(connection): Json<NewCo
 
 async fn handle_add_key(State(admin): State<Admin>, Json(key): Json<NewKey>) -> Response {
     answer(move || do_add_key(&admin, &key)).await
+}
+
+async fn handle_seed(State(admin): State<Admin>, Json(part): Json<SeedPart>) -> Response {
+    answer(move || Ok(do_seed(&admin, part)?)).await
 }
 
 /// Storage blocks, so it is asked on a thread where that is allowed.

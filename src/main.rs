@@ -75,6 +75,8 @@ enum UserCommand {
     Add(admin::NewUser),
     /// List users
     List,
+    /// Make many users with keys, for load tests
+    Seed(admin::NewSeed),
     /// Connect a user with a Google account by its refresh token
     Connect(admin::NewConnection),
 }
@@ -128,6 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(_) => serve::run(&config).context("cannot serve"),
         Command::Send(args) => command::run(&config, &args),
         Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
+        Command::User(UserCommand::Seed(seed)) => admin::seed_users(&config, &seed),
         Command::User(UserCommand::List) => admin::list_users(&config),
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),

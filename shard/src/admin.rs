@@ -25,6 +25,22 @@ use crate::clock::Clock;
 /// Users read at once while listing.
 const PAGE_ROWS: usize = 500;
 
+/// Users made in one write: some 2 MB.
+pub const SEEDED_AT_ONCE_MAX: usize = 5_000;
+
+/// Which users [`Admin::seed_users`] makes.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// What their names begin with.
+    pub name_prefix: String,
+    /// Number of the first.
+    pub first: u64,
+    /// How many.
+    pub count: usize,
+    /// What their refresh tokens begin with; without it they are not connected.
+    pub refresh_token_prefix: Option<String>,
+}
+
 /// Why an operation was not done. Nothing was changed unless the store says its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -179,6 +195,74 @@ impl Admin {
         Ok(key)
     }
 
+    /// Makes many users at once, each with a key and, when `refresh_token_prefix` is given, connected by the
+    /// refresh token that is the prefix and the name: for load tests. They are `name_prefix` and a number from
+    /// `first` on. Nothing is done when one of the names is taken. One write, so at most
+    /// [`SEEDED_AT_ONCE_MAX`] of them.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn seed_users(&self, seed: &Seed) -> Result<Vec<(UserRecord, ApiKey)>, AdminError> {
+        if seed.count > SEEDED_AT_ONCE_MAX {
+            let allowed = "at most 5,000 users at once";
+            return Err(AdminError::Field { field: "count", found: seed.count.to_string(), allowed });
+        }
+        let _guard = self.lock();
+        let mut made = Vec::with_capacity(seed.count);
+        let mut batches = Vec::with_capacity(seed.count * 2);
+        for number in (seed.first..).take(seed.count) {
+            let name = format!("{}{number:07}", seed.name_prefix);
+            let email = format!("{name}@example.com");
+            check_email(&email)?;
+            let name_key = Key::name(&name)?;
+            let home = name_shard(&name, self.store.shard_count());
+            if let Some(user) = self.user_at(home, &name_key)? {
+                return Err(AdminError::NameTaken { name, user });
+            }
+            let created_ms = now_ms();
+            let id = UserId::from_bytes(random()?);
+            let user =
+                UserRecord { id, name, email, time_zone: "UTC".to_owned(), created_ms, disabled: false };
+            batches.push(put(home, &name_key, &NameRecord { user: id, created_ms })?);
+            let key = ApiKey::new(id, random()?);
+            batches.push(self.seeded(&user, &key, seed.refresh_token_prefix.as_deref())?);
+            made.push((user, key));
+        }
+        if !batches.is_empty() {
+            self.store.write_blocking(batches)?;
+        }
+        Ok(made)
+    }
+
+    /// Everything of a seeded user but the name, which may belong to another shard.
+    fn seeded(&self, user: &UserRecord, key: &ApiKey, prefix: Option<&str>) -> Result<Batch, AdminError> {
+        let mut batch = Batch::new(self.shard_of(&user.id));
+        batch.put(&Key::user(&user.id), encode(user)?.as_bytes());
+        let hash = secret_hash(key);
+        let record = KeyRecord {
+            id: key_id(&hash),
+            user: user.id,
+            hash,
+            label: "load".to_owned(),
+            created_ms: user.created_ms,
+        };
+        batch.put(&Key::api_key(&user.id, &record.id), encode(&record)?.as_bytes());
+        if let Some(prefix) = prefix {
+            let connection = ConnectionRecord {
+                user: user.id,
+                provider: Provider::Google,
+                email: user.email.clone(),
+                refresh_token: format!("{prefix}{}", user.name),
+                scope: String::new(),
+                state: ConnectionState::Active,
+                updated_ms: user.created_ms,
+            };
+            let key = Key::connection(&user.id, Provider::Google.number());
+            batch.put(&key, encode(&connection)?.as_bytes());
+        }
+        Ok(batch)
+    }
+
     /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one.
     ///
     /// # Errors
@@ -320,6 +404,36 @@ mod tests {
         let bytes = value.unwrap().unwrap().as_bytes().to_vec();
         assert!(bytes.windows(32).any(|window| window == hash));
         assert!(!bytes.windows(32).any(|window| window == key.secret()));
+    }
+
+    #[test]
+    fn seeded_users_are_as_others_and_all_or_none() {
+        let (_directory, admin) = admin();
+        let seed = Seed {
+            name_prefix: "load-".into(),
+            first: 3,
+            count: 40,
+            refresh_token_prefix: Some("sim-refresh-".into()),
+        };
+        let made = admin.seed_users(&seed).unwrap();
+        assert_eq!((made.len(), made[0].0.name.as_str()), (40, "load-0000003"));
+        let (user, key) = &made[39];
+        assert_eq!(admin.find_user("load-0000042").unwrap().as_ref(), Some(user));
+        assert_eq!(key.user(), user.id);
+        let hash = secret_hash(key);
+        let record = admin
+            .store
+            .load_blocking::<KeyRecord>(admin.shard_of(&user.id), &Key::api_key(&user.id, &key_id(&hash)));
+        assert_eq!(record.unwrap().unwrap().to_record().hash, hash);
+        let connection = admin.store.load_blocking::<ConnectionRecord>(
+            admin.shard_of(&user.id),
+            &Key::connection(&user.id, Provider::Google.number()),
+        );
+        assert_eq!(connection.unwrap().unwrap().to_record().refresh_token, "sim-refresh-load-0000042");
+        let overlapping = Seed { first: 42, count: 2, ..seed.clone() };
+        assert!(matches!(admin.seed_users(&overlapping), Err(AdminError::NameTaken { .. })));
+        assert_eq!(admin.find_user("load-0000043").unwrap(), None);
+        assert!(admin.seed_users(&Seed { count: SEEDED_AT_ONCE_MAX + 1, ..seed }).is_err());
     }
 
     #[test]

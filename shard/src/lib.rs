@@ -28,7 +28,7 @@ mod signal;
 mod tasks;
 pub mod upstream;
 
-pub use admin::{Admin, AdminError};
+pub use admin::{Admin, AdminError, SEEDED_AT_ONCE_MAX, Seed};
 pub use config::{SESSION_LIFE, ShardConfig};
 pub use metrics::Metrics;
 pub use placement::Placement;
