@@ -303,8 +303,10 @@ impl<T: Transport> Worker<T> {
         let text = if texts > 1 { rng.below(texts) } else { 0 };
         let mut fresh = rng.chance(plan.shares.new_connection).then(|| {
             let point = rng.unit();
+            let is_safe = plan.mix.scenarios[scenario].requests[0].is_safe;
             match plan.shares {
-                shares if point < shares.early_data => Handshake::Early,
+                // What must not be replayed resumes without it (RFC 8470 section 4).
+                shares if point < shares.early_data && is_safe => Handshake::Early,
                 shares if point < shares.early_data + shares.resumption => Handshake::Resumed,
                 _ => Handshake::Full,
             }

@@ -205,6 +205,8 @@ pub(super) struct RequestPlan {
     pub(super) repeat: Option<Repeat>,
     /// Number over all requests of the mix.
     pub(super) index: usize,
+    /// Whether the method may be sent as early data.
+    pub(super) is_safe: bool,
     /// Whether the head is the same for every request of a user.
     pub(super) is_head_per_user: bool,
 }
@@ -253,6 +255,7 @@ impl RequestPlan {
             captures,
             repeat: file.repeat.clone(),
             index,
+            is_safe: matches!(file.method.as_str(), "GET" | "HEAD" | "OPTIONS"),
             is_head_per_user,
         })
     }
