@@ -1,53 +1,18 @@
 //! A client in another language, on a QUIC and HTTP/3 stack that has nothing in common with ours: aioquic.
-//!
-//! The interpreter is the one `SLUICE_TEST_PYTHON` names, or that of the environment `./dev test` makes. Without
-//! aioquic the test says that it was skipped, except where it was asked for or nobody would notice: there it fails.
 
 mod common;
 
-use std::env;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::python;
 use common::scene::{Scene, assert_problem};
 use serde_json::{Value, json};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/client.py");
-const REQUIREMENTS: &str = "tests/python/requirements.txt";
-
-/// An interpreter that has aioquic, or why there is none.
-fn python() -> Result<PathBuf, String> {
-    let named = env::var_os("SLUICE_TEST_PYTHON").map(PathBuf::from);
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")));
-    let python = named.or_else(|| Some(cache?.join("sluice/venv/bin/python")));
-    let python = python.ok_or("neither SLUICE_TEST_PYTHON nor HOME is set")?;
-    let told = Command::new(&python).args(["-c", "import aioquic"]).stderr(Stdio::piped()).output();
-    match told {
-        Ok(output) if output.status.success() => Ok(python),
-        Ok(output) => {
-            let error = String::from_utf8_lossy(&output.stderr);
-            Err(format!("{} has no aioquic: {}", python.display(), error.lines().last().unwrap_or_default()))
-        }
-        Err(error) => Err(format!("{}: {error}", python.display())),
-    }
-}
-
-fn is_set(name: &str) -> bool {
-    env::var_os(name).is_some_and(|value| !value.is_empty())
-}
 
 /// Runs the client and gives its report; `None` when it was skipped.
 fn report() -> Option<Value> {
-    let python = match python() {
-        Ok(python) => python,
-        Err(reason) => {
-            let how = format!("{reason}; install {REQUIREMENTS} or run ./dev test");
-            assert!(!is_set("CI") && !is_set("SLUICE_TEST_PYTHON"), "{how}");
-            eprintln!("SKIPPED: {how}");
-            return None;
-        }
-    };
+    let python = python::interpreter("aioquic")?;
     let scene = Scene::start(2, &[]);
     let key = scene.gateway.user("ada");
     // An authority of the same kind that knows nothing of this gateway.

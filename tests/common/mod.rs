@@ -4,6 +4,7 @@
 
 pub mod h3;
 pub mod metrics;
+pub mod python;
 pub mod raw;
 pub mod scene;
 

@@ -1,0 +1,102 @@
+//! Clients that people use, each with a QUIC stack of its own: niquests (qh3), curl (ngtcp2) and Chromium. Each must
+//! say itself that what it spoke was HTTP/3.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::python;
+use common::scene::{Scene, assert_problem};
+use serde_json::{Value, json};
+
+/// Requests each client sends at least: four alone and twenty at once.
+const REQUESTS: u64 = 24;
+
+/// Runs a client of tests/python against a gateway of its own.
+fn report(program: &str, interpreter: PathBuf) -> Value {
+    let scene = Scene::start(2, &[]);
+    let key = scene.gateway.user("ada");
+    let certificate = scene.gateway.ca().with_file_name("server.pem");
+    let mut command = Command::new(interpreter);
+    command.arg(format!("{}/tests/python/{program}.py", env!("CARGO_MANIFEST_DIR")));
+    command.args(["--port", &scene.gateway.address.port().to_string(), "--key", &key]);
+    command.arg("--ca").arg(scene.gateway.ca()).arg("--certificate").arg(certificate);
+    let output = command.stdin(Stdio::null()).output().expect("the interpreter runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What the ingress counts came by HTTP/3.
+    let metrics = tokio::runtime::Runtime::new().expect("a runtime").block_on(scene.gateway.page());
+    let served = metrics.sum("sluice_ingress_responses_total", &[]);
+    assert!(served >= REQUESTS, "the gateway answered {served} requests over HTTP/3");
+    serde_json::from_slice(&output.stdout).expect("a report")
+}
+
+/// What every client must have got.
+fn assert_served(report: &Value) {
+    assert_eq!((&report["get"]["status"], &report["get"]["body"]), (&json!(200), &json!({"status": "ok"})));
+    for name in ["command", "large"] {
+        let answer = &report[name];
+        assert_eq!(
+            (&answer["status"], &answer["body"]["state"]),
+            (&json!(200), &json!("done")),
+            "{answer:#}"
+        );
+        assert!(
+            answer["body"]["answer"].as_str().is_some_and(|text| text.contains("Q4 budget")),
+            "{answer:#}"
+        );
+    }
+    let parallel = report["parallel"].as_array().expect("a list");
+    assert_eq!(parallel.len(), 20);
+    for answer in parallel {
+        match answer["path"].as_str().expect("a path") {
+            "/livez" | "/readyz" => assert_eq!(answer["body"]["status"], "ok", "{answer:#}"),
+            // A path, and a session, that do not exist.
+            _ => assert_problem(&answer["body"], 404, "not-found"),
+        }
+    }
+    assert_eq!(report["no_key"]["status"], 401);
+    assert_eq!(report["no_key"]["fields"]["content-type"], "application/problem+json");
+    assert_problem(&report["no_key"]["body"], 401, "unauthorized");
+}
+
+/// Each answer by itself came over HTTP/3.
+fn assert_each_over_http3(report: &Value) {
+    let alone = ["get", "command", "large", "too_large", "no_key"].map(|name| &report[name]);
+    let parallel = report["parallel"].as_array().expect("a list");
+    for answer in alone.into_iter().chain(parallel) {
+        assert_eq!(answer["protocol"], "h3", "{answer:#}");
+    }
+    assert_problem(&report["too_large"]["body"], 413, "payload-too-large");
+}
+
+#[test]
+fn niquests_is_served_over_http3() {
+    let Some(interpreter) = python::interpreter("niquests") else { return };
+    let report = report("niquests_client", interpreter);
+    assert_served(&report);
+    assert_each_over_http3(&report);
+}
+
+#[test]
+fn curl_is_served_over_http3() {
+    let Some(interpreter) = python::interpreter("curl_cffi") else { return };
+    let report = report("curl_client", interpreter);
+    assert_served(&report);
+    assert_each_over_http3(&report);
+}
+
+#[test]
+fn chromium_is_served_over_http3() {
+    let (Some(interpreter), Some(_)) = (python::interpreter("cryptography"), python::chromium()) else {
+        return;
+    };
+    let report = report("chromium_client", interpreter);
+    assert_served(&report);
+    // The page and all it fetched, as the page sees it and as the debugger does.
+    for protocols in ["page_protocols", "network_protocols"] {
+        let seen = report[protocols].as_array().expect("a list");
+        assert!(seen.len() as u64 >= REQUESTS, "{protocols}: {seen:?}");
+        assert!(seen.iter().all(|protocol| protocol == "h3"), "{protocols}: {seen:?}");
+    }
+}
