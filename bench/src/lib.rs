@@ -8,4 +8,5 @@
 pub mod compare;
 pub mod cpu;
 pub mod load;
+pub mod report;
 pub mod sim;

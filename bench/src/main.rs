@@ -1,8 +1,10 @@
 //! `sluice-bench`: the command line of the harness and of the simulator.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, load, sim};
+use sluice_bench::{compare, load, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,6 +23,10 @@ enum Command {
     Sim(Box<sim::SimArgs>),
     /// Load a server over HTTP/3, HTTP/2 or HTTP/1.1, by the clock or as fast as it answers.
     Load(Box<load::LoadOptions>),
+    /// Show a result of `load` again, as a table, page or percentile file.
+    LoadShow(report::ShowArgs),
+    /// Compare two results of `load`; exit code 1 when a gate broke, 2 when they cannot be compared.
+    LoadDiff(report::diff::DiffArgs),
     /// Compare Sluice with its peers on this machine.
     #[command(subcommand)]
     Compare(compare::CompareCommand),
@@ -32,12 +38,15 @@ enum Command {
     ServeLoad(load::ServeLoadArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Sim(args) => sim::run(*args),
         Command::Load(args) => load::run(*args),
+        Command::LoadShow(args) => report::show(&args),
+        Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
         Command::Compare(command) => compare::run(&command),
         Command::ServeReply(args) => compare::serve(&args),
         Command::ServeLoad(args) => load::serve(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

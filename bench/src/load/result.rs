@@ -513,4 +513,4 @@ pub fn per_request_us(time: Duration, requests: u64) -> Option<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
