@@ -1,16 +1,19 @@
-//! `sluice-bench compare h3`: the same small reply from Sluice's ingress and from
-//! quinn + h3 on tokio, under the same load, in one run.
+//! `sluice-bench compare h3`: the same small reply from Sluice's ingress, from quinn +
+//! h3 on tokio, and from whichever of caddy, nginx and h2o the machine has, under the
+//! same load, in one run.
 //!
-//! Each server is a process of its own with one thread on CPU 0; the load comes
+//! Each server is a process of its own with one worker on CPU 0; the load comes
 //! from one thread on CPU 1. What counts is the server's CPU time a request, from
 //! the kernel's accounting, since it does not depend on how fast the client is.
 //! On loopback the kernel charges the delivery of a datagram to its sender, so the
 //! servers' figures include putting the reply into the client's socket.
 
+mod external;
 mod peer;
 mod servers;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -18,13 +21,14 @@ use serde::Serialize;
 use sluice_core::IoChoice;
 
 use crate::load::{LoadArgs, run_load};
+use external::{External, Kind};
 use peer::Peer;
 pub use servers::{ServeArgs, Stack, serve};
 
 /// What to compare.
 #[derive(Debug, Clone, Subcommand)]
 pub enum CompareCommand {
-    /// A 200-byte reply over HTTP/3: Sluice's ingress and quinn + h3
+    /// A 200-byte reply over HTTP/3: Sluice's ingress, quinn + h3, and caddy, nginx and h2o where they are
     H3(CompareArgs),
 }
 
@@ -37,6 +41,18 @@ pub struct CompareArgs {
     /// Runs of each case; the median counts
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+    /// Caddy to compare with, instead of the one in PATH
+    #[arg(long, value_name = "PATH")]
+    pub caddy: Option<PathBuf>,
+    /// nginx to compare with: 1.25 or newer, with http_v3_module
+    #[arg(long, value_name = "PATH")]
+    pub nginx: Option<PathBuf>,
+    /// h2o to compare with
+    #[arg(long, value_name = "PATH")]
+    pub h2o: Option<PathBuf>,
+    /// Leave caddy, nginx and h2o out
+    #[arg(long)]
+    pub only_own: bool,
     /// Only the cases whose name contains this
     #[arg(long)]
     pub case: Option<String>,
@@ -89,18 +105,28 @@ pub struct Figures {
     pub client_busy: f64,
 }
 
-/// Both servers in one case.
+/// One peer in one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerFigures {
+    /// Which server.
+    pub server: &'static str,
+    /// Its figures.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Ours divided by its, in CPU time a request.
+    pub cpu_ratio: f64,
+}
+
+/// All servers in one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Connections x streams.
     pub case: &'static str,
     /// Ours.
     pub sluice: Figures,
-    /// quinn + h3 on a tokio current_thread runtime.
-    pub quinn_h3: Figures,
-    /// Ours divided by theirs, in CPU time a request.
-    pub cpu_ratio: f64,
-    /// The bound, where one is set.
+    /// The others; quinn + h3 first.
+    pub peers: Vec<PeerFigures>,
+    /// Bound of the first peer's ratio, where one is set.
     pub ratio_max: Option<f64>,
 }
 
@@ -109,6 +135,8 @@ pub struct Row {
 pub struct Table {
     /// What was measured, for the reader.
     pub about: String,
+    /// Which servers there are, and which were not found.
+    pub servers: Vec<String>,
     /// A row a case.
     pub rows: Vec<Row>,
 }
@@ -116,21 +144,93 @@ pub struct Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.about)?;
-        writeln!(f, "case             sluice us   req/s   | quinn+h3 us   req/s   | ratio")?;
+        for server in &self.servers {
+            writeln!(f, "  {server}")?;
+        }
+        writeln!(
+            f,
+            "{:<16} {:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>8}",
+            "case", "server", "CPU us", "req/s", "p50 us", "p99 us", "client busy", "ours/it"
+        )?;
         for row in &self.rows {
-            writeln!(
-                f,
-                "{:<16} {:>8.2} {:>9.0}  | {:>10.2} {:>9.0}  | {:.2}",
-                row.case,
-                row.sluice.cpu_us,
-                row.sluice.requests_per_s,
-                row.quinn_h3.cpu_us,
-                row.quinn_h3.requests_per_s,
-                row.cpu_ratio
-            )?;
+            line(f, row.case, "sluice", &row.sluice, None)?;
+            for peer in &row.peers {
+                line(f, "", peer.server, &peer.figures, Some(peer.cpu_ratio))?;
+            }
         }
         Ok(())
     }
+}
+
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    case: &str,
+    server: &str,
+    of: &Figures,
+    ratio: Option<f64>,
+) -> fmt::Result {
+    let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+    let busy = format!("{:.0} %", of.client_busy * 1e2);
+    writeln!(
+        f,
+        "{case:<16} {server:<10} {:>8.2} {:>10.0} {:>10.0} {:>10.0} {busy:>12} {ratio:>8}",
+        of.cpu_us, of.requests_per_s, of.p50_us, of.p99_us
+    )
+}
+
+/// A server of the comparison.
+enum Server {
+    /// This program again.
+    Own(&'static str),
+    External(External),
+}
+
+impl Server {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Own(name) => name,
+            Self::External(external) => external.kind.name(),
+        }
+    }
+
+    fn start(&self) -> anyhow::Result<Peer> {
+        match self {
+            Self::Own(stack) => Peer::start_own(stack),
+            Self::External(external) => Peer::start_external(external),
+        }
+    }
+}
+
+/// The servers, ours first, and what to tell of them.
+fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
+    let is_epoll = args.io == IoChoice::Epoll;
+    let mut servers = vec![Server::Own(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Own("quinn-h3")];
+    let mut told = vec![
+        format!("sluice: this build, I/O {}", args.io),
+        "quinn-h3: quinn + h3 on tokio, current_thread".into(),
+    ];
+    if !is_epoll {
+        servers.push(Server::Own("sluice-epoll"));
+        told.push("sluice-epoll: this build, I/O epoll".into());
+    }
+    if args.only_own {
+        return Ok((servers, told));
+    }
+    for kind in Kind::ALL {
+        let given: Option<&Path> = match kind {
+            Kind::Caddy => args.caddy.as_deref(),
+            Kind::Nginx => args.nginx.as_deref(),
+            Kind::H2o => args.h2o.as_deref(),
+        };
+        match External::find(kind, given)? {
+            Ok(external) => {
+                told.push(format!("{}: {}", kind.name(), external.version));
+                servers.push(Server::External(external));
+            }
+            Err(reason) => told.push(reason),
+        }
+    }
+    Ok((servers, told))
 }
 
 /// Runs the comparison.
@@ -140,19 +240,14 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     if cpus < 2 {
         bail!("two CPUs are needed: one for the server, one for the load");
     }
+    peer::end_with_signals()?;
+    let (servers, told) = servers(args)?;
+    for line in &told {
+        eprintln!("{line}");
+    }
     let mut rows = Vec::new();
     for case in CASES.iter().filter(|case| args.case.as_deref().is_none_or(|part| case.name.contains(part))) {
-        let own = if args.io == IoChoice::Epoll { "sluice-epoll" } else { "sluice" };
-        // Runs alternate, so that a change of the machine's mood hits both.
-        let (mut ours, mut theirs) = (vec![], vec![]);
-        for run in 0..args.runs.max(1) {
-            eprintln!("{}: run {} of {}", case.name, run + 1, args.runs.max(1));
-            ours.push(measure(case, own, args)?);
-            theirs.push(measure(case, "quinn-h3", args)?);
-        }
-        let (sluice, quinn_h3) = (median(ours), median(theirs));
-        let cpu_ratio = sluice.cpu_us / quinn_h3.cpu_us;
-        rows.push(Row { case: case.name, sluice, quinn_h3, cpu_ratio, ratio_max: case.ratio_max });
+        rows.push(compare_case(case, &servers, args)?);
     }
     let about = format!(
         "server CPU a request, one server thread on CPU 0, one client thread on CPU 1, 200-byte reply, \
@@ -161,21 +256,43 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
         args.runs.max(1),
         args.duration_s
     );
-    let table = Table { about, rows };
+    let table = Table { about, servers: told, rows };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&table)?);
     } else {
         print!("{table}");
     }
-    let over = table.rows.iter().find(|row| row.ratio_max.is_some_and(|max| row.cpu_ratio > max));
+    let over = table.rows.iter().find_map(|row| {
+        let ratio = row.peers.first()?.cpu_ratio;
+        row.ratio_max.is_some_and(|max| ratio > max).then_some((row.case, ratio))
+    });
     match over {
-        Some(row) if args.gate => bail!("{}: ratio {:.2} is above its bound", row.case, row.cpu_ratio),
+        Some((case, ratio)) if args.gate => bail!("{case}: ratio {ratio:.2} is above its bound"),
         _ => Ok(()),
     }
 }
 
-fn measure(case: &Case, stack: &str, args: &CompareArgs) -> anyhow::Result<Figures> {
-    let peer = Peer::start(stack)?;
+fn compare_case(case: &Case, servers: &[Server], args: &CompareArgs) -> anyhow::Result<Row> {
+    // Runs alternate, so that a change of the machine's mood hits all.
+    let mut figures: Vec<Vec<Figures>> = servers.iter().map(|_| Vec::new()).collect();
+    for run in 0..args.runs.max(1) {
+        eprintln!("{}: run {} of {}", case.name, run + 1, args.runs.max(1));
+        for (server, figures) in servers.iter().zip(&mut figures) {
+            figures.push(measure(case, server, args)?);
+        }
+    }
+    let mut medians = figures.into_iter().map(median);
+    let sluice = medians.next().context("ours is always there")?;
+    let peers = servers.iter().skip(1).zip(medians).map(|(server, figures)| PeerFigures {
+        server: server.name(),
+        figures,
+        cpu_ratio: sluice.cpu_us / figures.cpu_us,
+    });
+    Ok(Row { case: case.name, sluice, peers: peers.collect(), ratio_max: case.ratio_max })
+}
+
+fn measure(case: &Case, server: &Server, args: &CompareArgs) -> anyhow::Result<Figures> {
+    let peer = server.start()?;
     let load = LoadArgs {
         url: format!("https://{}", peer.address),
         ca: None,
@@ -199,7 +316,7 @@ fn measure(case: &Case, stack: &str, args: &CompareArgs) -> anyhow::Result<Figur
     };
     let summary = run_load(&load)?;
     if summary.errors > 0 {
-        bail!("{stack}, {}: {}", case.name, summary.first_error.unwrap_or_default());
+        bail!("{}, {}: {}", server.name(), case.name, summary.first_error.unwrap_or_default());
     }
     Ok(Figures {
         cpu_us: summary.server_cpu_us.context("the server's pid was given")?,

@@ -15,7 +15,7 @@ use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, 
 use sluice_protocols::http::{RequestHead, Response};
 
 /// Length of the reply's body, in bytes.
-const REPLY_BYTES: usize = 200;
+pub(super) const REPLY_BYTES: usize = 200;
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 static REPLY: [u8; REPLY_BYTES] = [b'x'; REPLY_BYTES];
