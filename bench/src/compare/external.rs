@@ -24,7 +24,7 @@ const STREAMS: u32 = 256;
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(super) enum Kind {
     /// Caddy (quic-go).
     Caddy,
     /// nginx.
@@ -37,7 +37,7 @@ impl Kind {
     pub(super) const ALL: [Self; 3] = [Self::Caddy, Self::Nginx, Self::H2o];
 
     /// Name of the program, and in the table.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Caddy => "caddy",
             Self::Nginx => "nginx",

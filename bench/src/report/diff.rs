@@ -208,6 +208,7 @@ fn metrics(result: &LoadResult) -> Vec<Metric> {
     add("cpu", "µs", result.cpu.server_us_per_request);
     add("client-cpu", "µs", Some(result.cpu.client_us_per_request));
     add("rss-slope", "B/min", result.memory.as_ref().map(|memory| memory.slope_bytes_per_min));
+    add("stalls", "", result.stalls.as_ref().map(|stalls| real(stalls.over_1ms)));
     let of = |latency: &Latency| latency.count > 0;
     let all_latencies = [("", &result.latency.corrected), ("uncorrected/", &result.latency.uncorrected)];
     for (prefix, latency) in all_latencies {

@@ -137,8 +137,12 @@ fn charts(out: &mut String, result: &LoadResult) {
             series: vec![Series { name: "resident".into(), colour: 1, points }],
             limits: vec![],
         };
-        let slope =
-            format!("A straight line through it rises by {} a minute.", bytes(memory.slope_bytes_per_min));
+        let sure = memory.slope_ci95_bytes_per_min.map(|half| format!(" ± {}", bytes(half)));
+        let slope = format!(
+            "A straight line through it rises by {}{} a minute.",
+            bytes(memory.slope_bytes_per_min),
+            sure.unwrap_or_default()
+        );
         chart(out, lines.title, &slope, lines.svg());
     }
 }
@@ -360,6 +364,21 @@ fn conditions(out: &mut String, result: &LoadResult) {
         ),
         ("connections made", count(result.totals.connections)),
         ("intended, started", format!("{}, {}", count(result.totals.intended), count(result.totals.started))),
+        ("longer than a minute", count(result.totals.saturated)),
+        (
+            "stalls of the server",
+            result.stalls.as_ref().map_or_else(
+                || "not asked for".into(),
+                |s| {
+                    format!(
+                        "{} turns over 1 ms, {} over 25 ms, longest ever {}",
+                        s.over_1ms,
+                        s.over_25ms,
+                        latency(s.longest_us)
+                    )
+                },
+            ),
+        ),
         ("first error", result.totals.first_error.clone().unwrap_or_else(|| "none".into())),
         ("client CPU", format!("{} µs a request", digits(result.cpu.client_us_per_request))),
         ("client busy", format!("{:.0} % of its threads' time", result.cpu.client_busy * 1e2)),

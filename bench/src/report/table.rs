@@ -66,7 +66,20 @@ fn totals(out: &mut String, result: &LoadResult) {
     if let Some(memory) = &result.memory {
         let last = memory.rss_bytes.last().map_or(0, |(_, bytes)| *bytes);
         let slope = bytes(memory.slope_bytes_per_min);
-        line(out, "memory", &format!("{} at the end, {slope} a minute", bytes(to_f64(last))));
+        let sure = memory.slope_ci95_bytes_per_min.map(|half| format!(" ± {}", bytes(half)));
+        let sure = sure.unwrap_or_default();
+        line(out, "memory", &format!("{} at the end, {slope}{sure} a minute", bytes(to_f64(last))));
+    }
+    if let Some(stalls) = &result.stalls {
+        let longest = latency(stalls.longest_us);
+        let text = format!(
+            "{} turns over 1 ms, {} over 25 ms; longest ever {longest}",
+            stalls.over_1ms, stalls.over_25ms
+        );
+        line(out, "stalls", &text);
+    }
+    if totals.saturated > 0 {
+        line(out, "", &format!("{} requests took longer than a minute and count as one", totals.saturated));
     }
 }
 
