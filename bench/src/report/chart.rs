@@ -177,8 +177,7 @@ impl Lines {
                 write!(out, r#"<line class="limit" x1="{LEFT}" x2="{right}" y1="{at:.1}" y2="{at:.1}"/>"#);
             let _ = write!(
                 out,
-                r#"<text class="tick" x="{}" y="{:.1}">{}</text>"#,
-                LEFT + 4.0,
+                r#"<text class="tick" text-anchor="end" x="{right}" y="{:.1}">{}</text>"#,
                 at - 3.0,
                 escape(name)
             );

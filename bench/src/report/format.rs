@@ -78,6 +78,16 @@ pub(super) fn cpus(cpus: &[usize]) -> String {
     cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// The first few of many sentences, and how many are left out.
+pub(super) fn shown_signs(signs: &[String]) -> Vec<String> {
+    const SHOWN_MAX: usize = 5;
+    let mut shown: Vec<_> = signs.iter().take(SHOWN_MAX).cloned().collect();
+    if signs.len() > SHOWN_MAX {
+        shown.push(format!("and {} more, in the result file", signs.len() - SHOWN_MAX));
+    }
+    shown
+}
+
 /// Makes text safe between HTML tags and inside quoted attributes; characters that
 /// no HTML or SVG text may hold become the replacement character.
 pub(super) fn escape(text: &str) -> String {
@@ -117,6 +127,13 @@ mod tests {
             ("0.3".into(), "1.5k".into(), "2M".into(), "10".into())
         );
         assert_eq!((bytes(512.0), bytes(3.0 * 1024.0 * 1024.0)), ("512 B".into(), "3.00 MiB".into()));
+    }
+
+    #[test]
+    fn many_sentences_are_cut_short_and_counted() {
+        let signs: Vec<_> = (0..7).map(|n| n.to_string()).collect();
+        assert_eq!(shown_signs(&signs[..5]), signs[..5]);
+        assert_eq!(shown_signs(&signs).last().unwrap(), "and 2 more, in the result file");
     }
 
     #[test]

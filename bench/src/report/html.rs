@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::chart::{Axis, Bar, Bars, Lines, Scale, Series};
-use super::format::{bytes, count, cpus, digits, escape, latency, or_dash, rate, short};
+use super::format::{bytes, count, cpus, digits, escape, latency, or_dash, rate, short, shown_signs};
 use crate::load::result::{Latency, LoadResult, Threshold};
 
 const STYLE: &str = include_str!("page.css");
@@ -39,7 +39,7 @@ fn warnings(out: &mut String, result: &LoadResult) {
     let limited = &result.client_limited;
     if limited.limited {
         let signs: String =
-            limited.evidence.iter().map(|sign| format!("<li>{}</li>", escape(sign))).collect();
+            shown_signs(&limited.evidence).iter().map(|sign| format!("<li>{}</li>", escape(sign))).collect();
         let _ = writeln!(
             out,
             "<section class=\"warn\"><strong>The client was the limit.</strong> \
@@ -204,10 +204,9 @@ fn frontier(out: &mut String, result: &LoadResult) {
         "The most requests a second whose 99th percentile stays within a limit.",
         bars.svg(),
     );
-    let of = |name: &str, colour, value: fn(&crate::load::result::Step) -> f64| Series {
-        name: name.into(),
-        colour,
-        points: result.steps.iter().map(|step| (step.requests_per_s, value(step) / 1e3)).collect(),
+    let of = |name: &str, colour, value: fn(&crate::load::result::Step) -> f64| {
+        let points = result.steps.iter().map(|step| (step.requests_per_s, value(step) / 1e3)).collect();
+        Series { name: name.into(), colour, points: by_rate(points) }
     };
     let lines = Lines {
         title: "Latency by load",
@@ -224,9 +223,15 @@ fn frontier(out: &mut String, result: &LoadResult) {
     chart(out, lines.title, "Each load level that was tried.", lines.svg());
 }
 
+/// A search tries rates in an order of its own; the line goes from left to right.
+fn by_rate(mut points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    points
+}
+
 fn cpu(out: &mut String, result: &LoadResult, over_time: Series) {
-    let steps: Vec<_> =
-        result.steps.iter().filter_map(|step| Some((step.requests_per_s, step.server_cpu_us?))).collect();
+    let steps = result.steps.iter().filter_map(|step| Some((step.requests_per_s, step.server_cpu_us?)));
+    let steps = by_rate(steps.collect());
     let (label, series) = if steps.len() > 1 {
         ("requests a second", Series { name: "server".into(), colour: 1, points: steps })
     } else {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::format::{bytes, count, cpus, digits, latency, or_dash, printable, rate, short};
+use super::format::{bytes, count, cpus, digits, latency, or_dash, printable, rate, short, shown_signs};
 use crate::load::result::{Latency, LoadResult};
 
 /// The whole result as lines of text.
@@ -167,8 +167,8 @@ fn handshakes(out: &mut String, result: &LoadResult) {
 fn foot(out: &mut String, result: &LoadResult) {
     if result.client_limited.limited {
         let _ = writeln!(out, "\nTHE CLIENT WAS THE LIMIT: these figures say little of the server");
-        for sign in &result.client_limited.evidence {
-            line(out, "", sign);
+        for sign in shown_signs(&result.client_limited.evidence) {
+            line(out, "", &sign);
         }
     }
     if !result.thresholds.is_empty() {
