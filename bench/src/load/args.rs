@@ -15,7 +15,8 @@ use super::plan::{Load, Plan, Protocol, Shares, Target};
 use super::scenario::Mix;
 use super::schedule::{Segment, spike};
 use super::threshold::Condition;
-use super::users::{USERS_MAX, Users, Zipf};
+use super::users::{Users, Zipf};
+use crate::report::Outputs;
 
 const CLIENTS: usize = 16;
 const CLIENTS_MAX: usize = 100_000;
@@ -278,15 +279,8 @@ pub struct LoadOptions {
     /// What must hold, such as p99<10ms, errors<0.1%, gmail:p95<50ms; repeat for several
     #[arg(long = "threshold", value_name = "CONDITION")]
     pub thresholds: Vec<String>,
-    /// Write the result as JSON; - prints it instead of the table
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write the latencies as an .hgrm file
-    #[arg(long, value_name = "FILE")]
-    pub hgrm: Option<PathBuf>,
-    /// Write one HTML page with charts
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
+    #[command(flatten)]
+    pub outputs: Outputs,
     /// No progress
     #[arg(long)]
     pub quiet: bool,
@@ -570,8 +564,6 @@ fn bounded(name: &str, value: Option<usize>, default: usize, max: usize) -> anyh
     ensure!((1..=max).contains(&value), "{name} must be 1 to {max}");
     Ok(value)
 }
-
-const _: () = assert!(USERS_MAX == 1_000_000);
 
 /// The command line as it may be kept: keys are replaced.
 pub(super) fn command_line(arguments: impl Iterator<Item = String>) -> Vec<String> {

@@ -24,6 +24,7 @@ use crate::cpu;
 
 /// From when all threads are ready until the warm-up begins.
 const HEAD_START: Duration = Duration::from_millis(20);
+const FAREWELL: Duration = Duration::from_millis(5);
 const READY_POLL: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// Lines of progress when nobody watches a terminal: one in this many seconds.
@@ -179,6 +180,8 @@ impl Link {
         let slices = self.sender.clone();
         let flush = move |slice| drop(slices.send(Message::Slice(Box::new(slice))));
         let outcome = worker.run::<R>(base, flush).await;
+        // The connections were dropped with the worker; their farewells still have to leave.
+        R::sleep_until(R::now() + FAREWELL).await;
         self.sender.send(Message::Done(Box::new(outcome))).context("the run was given up")
     }
 }

@@ -46,11 +46,13 @@ pub use self::plan::{Protocol, Target};
 use self::result::LoadResult;
 use self::server::OwnServer;
 pub use self::server::{ServeLoadArgs, serve};
+use crate::report;
 
 /// Runs the command; an error when a threshold did not hold, or nothing was answered.
 pub fn run(options: LoadOptions) -> anyhow::Result<()> {
     let result = measure(options.clone())?;
-    deliver(&options, &result)?;
+    options.outputs.write(&result)?;
+    print!("{}", report::table(&result));
     if let Some(failed) = result.thresholds.iter().find(|threshold| !threshold.passed) {
         let value = failed.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
         bail!("the threshold {} did not hold: {value}", failed.expression);
@@ -90,15 +92,4 @@ pub fn measure(options: LoadOptions) -> anyhow::Result<LoadResult> {
     let stalls = before.zip(after).map(|(before, after)| observe::stalls(before, after));
     let command = args::command_line(std::env::args());
     Ok(assemble::result(&settings, combined, started_at, command, stalls))
-}
-
-/// Prints the result and writes the files asked for.
-fn deliver(options: &LoadOptions, result: &LoadResult) -> anyhow::Result<()> {
-    match &options.json {
-        Some(path) if path.as_os_str() == "-" => print!("{}", result.to_json()),
-        Some(path) => std::fs::write(path, result.to_json())
-            .with_context(|| format!("cannot write {}", path.display()))?,
-        None => print!("{}", result.to_json()),
-    }
-    Ok(())
 }

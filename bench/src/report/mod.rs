@@ -28,13 +28,13 @@ pub use table::table;
 #[derive(Debug, Clone, Default, Args)]
 pub struct Outputs {
     /// Write the whole result to this file (JSON)
-    #[arg(long = "json-out", value_name = "FILE")]
+    #[arg(long = "json", value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the corrected latency's percentiles to this file, for HdrHistogram plotters
-    #[arg(long = "hgrm-out", value_name = "FILE")]
+    #[arg(long = "hgrm", value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
     /// Write a page with charts to this file
-    #[arg(long = "html-out", value_name = "FILE")]
+    #[arg(long = "html", value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
