@@ -344,7 +344,8 @@ mod tests {
 
     #[test]
     fn runs_that_do_not_compare_are_refused_or_noted() {
-        let changes: [(&str, fn(&mut LoadResult)); 5] = [
+        type Change = fn(&mut LoadResult);
+        let changes: [(&str, Change); 5] = [
             ("protocol", |r| r.run.protocol = "h2".into()),
             ("mode", |r| r.run.mode = "closed".into()),
             ("mix", |r| r.scenarios[0].weight = 1.0),

@@ -28,8 +28,7 @@ fn text_of(page: &str) -> String {
         }
     }
     assert!(open.is_empty(), "never closed: {open:?}");
-    let bare =
-        text.split('&').skip(1).find(|part| !part.split(';').next().is_some_and(|name| name.len() < 8));
+    let bare = text.split('&').skip(1).find(|part| part.split(';').next().is_none_or(|name| name.len() >= 8));
     assert_eq!(bare, None, "an ampersand that begins nothing");
     text.replace("&lt;", "<")
         .replace("&gt;", ">")
