@@ -356,8 +356,8 @@ impl LoadOptions {
         let protocol = run.http.unwrap_or(Protocol::H3);
         let mix = self.mix(scenarios, own.is_some())?;
         let users = self.users(&mix)?;
-        let profile =
-            run.profile.unwrap_or(if run.ramp.is_some() { Profile::Ramp } else { Profile::Constant });
+        let by_rate = if run.ramp.is_some() { Profile::Ramp } else { Profile::Constant };
+        let profile = run.profile.unwrap_or(by_rate);
         let mode = self.mode(profile)?;
         let default = if profile == Profile::Soak { DURATION_SOAK } else { DURATION };
         let duration = run.duration.map_or(default, |span| span.0);
@@ -397,7 +397,7 @@ impl LoadOptions {
             server_cores: run.server_cores,
             seed: run.seed.unwrap_or(1),
             spin: run.no_spin != Some(true),
-            pid: run.pid.or(own.map(|(_, pid)| pid)),
+            pid: run.pid.or_else(|| own.map(|(_, pid)| pid)),
             is_quiet: self.quiet,
         };
         ensure!(plan.warmup <= Duration::from_secs(3_600), "--warm-up must be at most an hour");
@@ -466,7 +466,8 @@ impl LoadOptions {
         let has_rate = run.rate.is_some() || run.ramp.is_some();
         let mode = match profile {
             Profile::Constant | Profile::Soak => {
-                run.mode.unwrap_or(if has_rate { Mode::Open } else { Mode::Closed })
+                let by_rate = if has_rate { Mode::Open } else { Mode::Closed };
+                run.mode.unwrap_or(by_rate)
             }
             Profile::Ramp | Profile::Steps | Profile::Spike => Mode::Open,
             // Both run the closed loop first and open ones after it.

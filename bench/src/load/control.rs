@@ -240,9 +240,14 @@ impl<'a> Watch<'a> {
         let start = begin + self.plan.warmup;
         let seconds = i64::try_from(self.plan.duration.as_millis().div_ceil(1000))?;
         let (mut next_s, mut done) = (0, 0);
-        while done < self.plan.threads {
+        while done < self.plan.threads || next_s <= seconds {
             let due = start + (SECOND * u32::try_from(next_s)?).min(self.plan.duration);
             let wait = if next_s <= seconds { due.saturating_duration_since(Instant::now()) } else { SECOND };
+            if wait.is_zero() {
+                self.observe(next_s, due.saturating_duration_since(start))?;
+                next_s += 1;
+                continue;
+            }
             match receiver.recv_timeout(wait) {
                 Ok(Message::Slice(slice)) => self.take_slice(*slice),
                 Ok(Message::Done(outcome)) => {
@@ -250,12 +255,7 @@ impl<'a> Watch<'a> {
                     done += 1;
                 }
                 Ok(Message::Failed(error)) => return Err(error),
-                Ok(Message::Ready) => {}
-                Err(RecvTimeoutError::Timeout) if next_s <= seconds => {
-                    self.observe(next_s, due.saturating_duration_since(start))?;
-                    next_s += 1;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Ready) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("a client thread panicked"),
             }
         }

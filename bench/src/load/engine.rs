@@ -65,13 +65,16 @@ struct Choice {
     fresh: Option<Handshake>,
 }
 
+/// Heads by request and user.
+type Heads<H> = HashMap<(usize, usize), Rc<H>>;
+
 /// One client thread.
 pub(super) struct Worker<T: Transport> {
     plan: Arc<Plan>,
     index: usize,
     transport: T,
     pool: Rc<Pool<T::Connection>>,
-    heads: RefCell<HashMap<(usize, usize), Rc<T::Head>>>,
+    heads: RefCell<Heads<T::Head>>,
     rng: RefCell<Rng>,
     /// Starts so far, for `{n}`.
     number: Cell<u64>,

@@ -198,6 +198,6 @@ fn a_slope_in_noise_says_how_sure_it_is() {
     let expected = 3.182 * (12_000.0f64 / 3.0 / 10.0).sqrt() * 60.0;
     assert!(memory.slope_bytes_per_min.abs() < 1e-9);
     let found = memory.slope_ci95_bytes_per_min.unwrap();
-    assert!((found / expected - 1.0).abs() < 0.02, "{found} for {expected}");
+    assert!((found / expected - 1.0).abs() < 0.04, "{found} for {expected}");
     assert_eq!(Memory::of(vec![(0.0, 5), (1.0, 6)]).slope_ci95_bytes_per_min, None);
 }
