@@ -65,7 +65,9 @@ impl Transport for H3 {
         let target = &self.plan.target;
         let client = if wanted == Handshake::Full { &self.full } else { &self.resuming };
         let connection = client.connect(target.address, &target.host, core).await.map_err(failure)?;
-        Ok((connection, wanted))
+        // Whether the server took the ticket is not known here; that nothing was sent
+        // before the handshake ended is.
+        Ok((connection, if wanted == Handshake::Early { Handshake::Resumed } else { wanted }))
     }
 
     fn settled(&self, _: &ClientConnection, begun: Handshake) -> Handshake {
