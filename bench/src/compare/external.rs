@@ -71,7 +71,9 @@ impl External {
     /// # Errors
     /// When one was given and will not do.
     pub(super) fn find(kind: Kind, given: Option<&Path>) -> anyhow::Result<Result<Self, String>> {
-        let program = given.map(Path::to_path_buf).or_else(|| in_path(kind.name(), std::env::var_os("PATH")));
+        // It is started in a directory of its own, so a path from here must be whole.
+        let given = given.map(std::path::absolute).transpose()?;
+        let program = given.clone().or_else(|| in_path(kind.name(), std::env::var_os("PATH")));
         let Some(program) = program else {
             return Ok(Err(format!("{}: not found; {}", kind.name(), kind.hint())));
         };
