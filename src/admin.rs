@@ -182,9 +182,10 @@ pub(crate) fn seed_users(config: &Config, seed: &NewSeed) -> anyhow::Result<()> 
         bail!("--count must be 1 to {SEED_USERS_MAX}");
     }
     let control = Control::open(config)?;
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600);
-    let file = file.open(&seed.keys_out);
-    let file = file.with_context(|| format!("cannot write {}", seed.keys_out.display()))?;
+    // Whoever reads the keys is these users.
+    let opened =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&seed.keys_out);
+    let file = opened.with_context(|| format!("cannot write {}", seed.keys_out.display()))?;
     let mut out = io::BufWriter::new(file);
     let mut made = 0;
     while made < seed.count {

@@ -204,7 +204,8 @@ impl Server {
 /// The servers, ours first, and what to tell of them.
 fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
     let is_epoll = args.io == IoChoice::Epoll;
-    let mut servers = vec![Server::Own(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Own("quinn-h3")];
+    let mut servers =
+        vec![Server::Own(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Own("quinn-h3")];
     let mut told = vec![
         format!("sluice: this build, I/O {}", args.io),
         "quinn-h3: quinn + h3 on tokio, current_thread".into(),
