@@ -141,13 +141,37 @@ impl Client {
         remote: SocketAddr,
         idle_timeout: Duration,
     ) -> Result<Self, ClientError> {
+        let local: SocketAddr = match remote {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        Self::start_from(tls, local, idle_timeout)
+    }
+
+    /// Binds a socket to an address of this host, port 0 for any port, and starts
+    /// the client's task. Connections go out from there.
+    ///
+    /// # Errors
+    /// When the socket or the TLS settings cannot be used.
+    ///
+    /// # Panics
+    /// Outside a reactor.
+    pub fn start_from(
+        tls: Arc<rustls::ClientConfig>,
+        local: SocketAddr,
+        idle_timeout: Duration,
+    ) -> Result<Self, ClientError> {
         let tls = QuicClientConfig::try_from(tls).map_err(|_| ClientError::Cipher)?;
         let keys = SharedKeys::generate().map_err(|error| ClientError::Invalid(error.to_string().into()))?;
-        let fd = bind(remote).map_err(|error| ClientError::Socket(Arc::new(error)))?;
+        let fd = bind(local).map_err(|error| ClientError::Socket(Arc::new(error)))?;
         let socket = UdpSocket::new(Arc::clone(&fd)).map_err(|error| ClientError::Socket(Arc::new(error)))?;
         let endpoint =
             qp::Endpoint::new(Arc::new(qp::EndpointConfig::new(keys.reset_key())), None, true, None);
-        let limits = AdmissionLimits { connections_max: usize::MAX, handshakes_max: usize::MAX };
+        let limits = AdmissionLimits {
+            connections_max: usize::MAX,
+            handshakes_max: usize::MAX,
+            handshake_timeout: None,
+        };
         let state = Rc::new(RefCell::new(State {
             driver: Driver::new(endpoint, limits, now()),
             lost: FastMap::default(),
@@ -348,12 +372,8 @@ fn code(code: ErrorCode) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
 }
 
-fn bind(remote: SocketAddr) -> io::Result<Arc<OwnedFd>> {
-    let local: SocketAddr = match remote {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
+fn bind(local: SocketAddr) -> io::Result<Arc<OwnedFd>> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     ask_for_buffers(&socket, RECEIVE_BUFFER_BYTES);
     socket.bind(&local.into())?;

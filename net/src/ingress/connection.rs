@@ -28,8 +28,16 @@ use sluice_protocols::qpack::{self, DecoderStream, EncoderStream, HeadError};
 use smallvec::{SmallVec, smallvec};
 
 use super::stats::IngressStats;
+use crate::quic::STREAMS_WIDEN_AT;
 use crate::service::{Admit, Request, Service};
 
+/// Times a half-received request, or an answer of which nothing is taken, is
+/// passed over before it is given up. The time limit is this many periods, so it
+/// is kept to one period, with no clock read and no timer for a request.
+pub(crate) const WATCHES_MAX: u8 = 4;
+/// Bytes of answers that may wait for the client of one connection, beside the
+/// 1 MiB that the transport holds: room for sixteen large ones.
+const UNREAD_BYTES_MAX: usize = 16 << 20;
 /// Bodies up to this length are sent in one piece with their head.
 const INLINE_BODY_BYTES_MAX: usize = 4096;
 /// Bytes of unknown frames a client may send on its control stream: some to
@@ -46,6 +54,8 @@ struct Reading {
     head: Option<RequestHead>,
     body: Body,
     body_bytes_max: usize,
+    /// How often it was met half done.
+    watches: u8,
 }
 
 impl Default for Reading {
@@ -55,6 +65,7 @@ impl Default for Reading {
             head: None,
             body: Body::Empty,
             body_bytes_max: 0,
+            watches: 0,
         }
     }
 }
@@ -94,6 +105,20 @@ impl Body {
             Self::One(bytes) => bytes,
             Self::Joined(bytes) => bytes.into(),
         }
+    }
+}
+
+/// What waits to be written on a stream.
+#[derive(Default)]
+struct Unwritten {
+    pieces: Pieces,
+    /// How often it was met since some of it was taken.
+    watches: u8,
+}
+
+impl Unwritten {
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
     }
 }
 
@@ -146,12 +171,14 @@ pub(crate) struct H3Connection {
     reading: FastMap<Reading>,
     answering: Slab<Answering>,
     /// What waits for flow control: answers, and frames on the control stream.
-    writing: FastMap<Pieces>,
+    writing: FastMap<Unwritten>,
     /// Requests that the service still works on and whose client gave them up.
     orphans: usize,
     /// Streams from this index on are refused, as announced by GOAWAY.
     goaway_from: Option<u64>,
     next_request: u64,
+    /// Whether it is among those that are looked at again.
+    is_watched: bool,
 }
 
 /// What the connection's methods need besides its state.
@@ -159,10 +186,10 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) service: &'a dyn Service,
     pub(crate) stats: &'a IngressStats,
-    /// Requests a client may have given up while they are still worked on. A
-    /// stream given up is free for the next request, so without this bound the
-    /// stream limit would bound nothing.
-    pub(crate) orphans_max: usize,
+    /// Requests a client may have open, and as many again that it has given up
+    /// while they are still worked on: a stream given up is free for the next
+    /// request, so without that bound the stream limit would bound nothing.
+    pub(crate) streams_max: u32,
     /// Receives each whole request: the stream, the place its answer is due at,
     /// and the request.
     pub(crate) deliver: &'a mut dyn FnMut(StreamId, usize, Request),
@@ -224,6 +251,7 @@ impl H3Connection {
                         }
                     }
                 }
+                widen(quic, cx.streams_max);
                 Ok(())
             }
             qp::StreamEvent::Readable { id } if id.dir() == Dir::Bi => match self.reading.remove(&id) {
@@ -258,7 +286,7 @@ impl H3Connection {
         }
         cx.stats.streams_abandoned.add(u64::from(was_read || was_answered || was_written));
         self.orphans += usize::from(was_answered);
-        if self.orphans > cx.orphans_max {
+        if self.orphans > cx.streams_max as usize {
             return Err(H3Error::Connection {
                 code: ErrorCode::H3_EXCESSIVE_LOAD,
                 reason: "too many requests given up",
@@ -291,7 +319,7 @@ impl H3Connection {
     /// the answers, so it may have to wait.
     fn write_control(&mut self, quic: &mut qp::Connection, bytes: Vec<u8>) {
         let Some(id) = self.control else { return };
-        self.writing.entry(id).or_default().push(bytes.into());
+        self.writing.entry(id).or_default().pieces.push(bytes.into());
         self.write(quic, id);
     }
 
@@ -445,8 +473,10 @@ impl H3Connection {
             true => Written::Refused,
             false => write_pieces(quic, id, &mut pieces, true),
         };
-        if written == Written::Blocked {
-            self.writing.insert(id, pieces);
+        if written == Written::Blocked && !self.wait_for_room(id, pieces) {
+            cx.stats.responses_over_bound.add(1);
+            let _ = quic.send_stream(id).reset(code(ErrorCode::H3_EXCESSIVE_LOAD));
+            return;
         }
         let taken = written != Written::Refused;
         cx.stats.responses.add(u64::from(taken));
@@ -455,10 +485,72 @@ impl H3Connection {
 
     /// Goes on with what waits for flow control.
     fn write(&mut self, quic: &mut qp::Connection, id: StreamId) {
-        let Some(pieces) = self.writing.get_mut(&id) else { return };
-        if write_pieces(quic, id, pieces, Some(id) != self.control) != Written::Blocked {
+        let Some(unwritten) = self.writing.get_mut(&id) else { return };
+        let before = unwritten.len();
+        if write_pieces(quic, id, &mut unwritten.pieces, Some(id) != self.control) != Written::Blocked {
             self.writing.remove(&id);
+        } else if unwritten.len() < before {
+            unwritten.watches = 0;
         }
+    }
+
+    /// Keeps what the client has no room for; false where too much waits already.
+    fn wait_for_room(&mut self, id: StreamId, pieces: Pieces) -> bool {
+        let unwritten = Unwritten { pieces, watches: 0 };
+        let waiting: usize = self.writing.values().map(Unwritten::len).sum();
+        let has_room = waiting + unwritten.len() <= UNREAD_BYTES_MAX;
+        if has_room {
+            self.writing.insert(id, unwritten);
+        }
+        has_room
+    }
+
+    /// Whether something is half done that has not been put under watch yet; it
+    /// counts as such from now on.
+    pub(crate) fn must_be_watched(&mut self) -> bool {
+        let must = !self.is_watched && !(self.reading.is_empty() && self.writing.is_empty());
+        self.is_watched |= must;
+        must
+    }
+
+    /// Gives up requests and answers that have been half done for too long.
+    /// Returns whether to come again.
+    pub(crate) fn expire(&mut self, quic: &mut qp::Connection, cx: &mut Context<'_>) -> bool {
+        self.is_watched = false;
+        if quic.is_closed() {
+            return false;
+        }
+        let mut late = Vec::new();
+        for (id, reading) in &mut self.reading {
+            reading.watches += 1;
+            if reading.watches > WATCHES_MAX {
+                late.push(*id);
+            }
+        }
+        for id in late.drain(..) {
+            self.reading.remove(&id);
+            cx.stats.requests_timed_out.add(1);
+            // RFC 9110 section 15.5.9.
+            let response = cx.service.refuse(408, "the request did not arrive whole in time");
+            self.write_answer(quic, id, response, false, cx);
+            discard(quic, id, code(ErrorCode::H3_NO_ERROR));
+        }
+        let control = self.control;
+        for (id, unwritten) in self.writing.iter_mut().filter(|(id, _)| Some(**id) != control) {
+            unwritten.watches += 1;
+            if unwritten.watches > WATCHES_MAX {
+                late.push(*id);
+            }
+        }
+        for id in late {
+            self.writing.remove(&id);
+            cx.stats.responses_stalled.add(1);
+            let _ = quic.send_stream(id).reset(code(ErrorCode::H3_EXCESSIVE_LOAD));
+        }
+        // Our control stream waits for as long as it must: it carries nothing
+        // that grows.
+        self.is_watched = !self.reading.is_empty() || self.writing.keys().any(|id| Some(*id) != self.control);
+        self.is_watched
     }
 
     /// Closes the connection over an error, or resets what it concerns.
@@ -513,6 +605,15 @@ fn write_pieces(quic: &mut qp::Connection, id: StreamId, pieces: &mut Pieces, fi
         let _ = stream.finish();
     }
     Written::All
+}
+
+/// Lets a client that makes use of the streams it has open as many as there are.
+fn widen(quic: &mut qp::Connection, streams_max: u32) {
+    if quic.streams().send_streams() > STREAMS_WIDEN_AT
+        && quic.max_concurrent_streams(Dir::Bi) < u64::from(streams_max)
+    {
+        quic.set_max_concurrent_streams(Dir::Bi, VarInt::from_u32(streams_max));
+    }
 }
 
 fn peer_of(quic: &qp::Connection) -> SocketAddr {

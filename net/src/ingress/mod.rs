@@ -42,6 +42,9 @@ const ARRIVALS_MAX: usize = 64;
 /// When a train could not leave for want of send slots, or a connection used up
 /// its share of a turn: come back after a tick, when completions are reaped.
 const RETRY_DELAY: Duration = Duration::from_micros(100);
+/// Connections with something half done that are looked at in one turn; the rest
+/// comes right after.
+const WATCHED_MAX: usize = 64;
 /// How often a core that winds up looks for connections that are done.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// Round trips a connection stays open after GOAWAY, so that requests which were
@@ -61,6 +64,11 @@ pub struct IngressConfig {
     pub streams_max: u32,
     /// Silence after which a connection is closed.
     pub idle_timeout: Duration,
+    /// Time within which a handshake must be done.
+    pub handshake_timeout: Duration,
+    /// Time within which a request must have arrived whole, and within which a
+    /// client must take some of an answer that waits for it. Kept to a quarter.
+    pub request_timeout: Duration,
 }
 
 impl Default for IngressConfig {
@@ -70,6 +78,8 @@ impl Default for IngressConfig {
             handshakes_max: 4096,
             streams_max: 128,
             idle_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -145,8 +155,11 @@ pub fn start(
 ) -> Result<IngressHandle, IngressError> {
     let (core, cores) = (listeners.core, listeners.cores);
     let endpoint = endpoint(core, cores, identity, config)?;
-    let limits =
-        AdmissionLimits { connections_max: config.connections_max, handshakes_max: config.handshakes_max };
+    let limits = AdmissionLimits {
+        connections_max: config.connections_max,
+        handshakes_max: config.handshakes_max,
+        handshake_timeout: Some(config.handshake_timeout),
+    };
     let mut sockets = Vec::new();
     for address in 0..listeners.shared.len() {
         for port in [Port::Shared, Port::Own(core)] {
@@ -182,7 +195,9 @@ pub fn start(
             inbox,
             mesh,
             stats,
-            orphans_max: config.streams_max as usize,
+            streams_max: config.streams_max,
+            watch_period: config.request_timeout / u32::from(connection::WATCHES_MAX),
+            watched: VecDeque::new(),
             scratch: Vec::new(),
             answers: Vec::new(),
             behind: false,
@@ -220,7 +235,11 @@ struct Server {
     inbox: Rc<RefCell<VecDeque<Forwarded>>>,
     mesh: Rc<Mesh<Forwarded, ()>>,
     stats: Arc<IngressStats>,
-    orphans_max: usize,
+    streams_max: u32,
+    watch_period: Duration,
+    /// Connections with something half done, in the order of when to look at them
+    /// again; each at most once.
+    watched: VecDeque<Watched>,
     /// Where answers are put together.
     scratch: Vec<u8>,
     /// Answers taken off the outbox, whose place is used again.
@@ -231,6 +250,13 @@ struct Server {
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Requests delivered and not yet answered.
     in_flight: u64,
+}
+
+/// A connection to look at again.
+struct Watched {
+    at: Instant,
+    connection: usize,
+    generation: u32,
 }
 
 /// Winding up.
@@ -249,6 +275,7 @@ impl Server {
             self.take_arrivals(now);
             self.driver.expire(now);
             self.take_events(now);
+            self.check_watched(now);
             quiesce().await;
             self.take_answers(now);
             let is_drained = self.drain_step(now);
@@ -278,6 +305,9 @@ impl Server {
         if self.behind {
             let soon = now() + RETRY_DELAY;
             next = Some(next.map_or(soon, |at| at.min(soon)));
+        }
+        if let Some(watched) = self.watched.front() {
+            next = Some(next.map_or(watched.at, |at| at.min(watched.at)));
         }
         if let Some(drain) = &self.drain {
             next = Some(next.map_or(drain.next, |at| at.min(drain.next)));
@@ -334,7 +364,8 @@ impl Server {
     }
 
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, orphans_max, scratch, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, .. } = self;
+        let (watched, watch_period) = (&mut self.watched, self.watch_period);
         while let Some((index, event)) = driver.next_event() {
             let Some(connection) = driver.get_mut(index) else { continue };
             let generation = connection.generation;
@@ -343,15 +374,40 @@ impl Server {
                 let to = StreamRef { connection: index, generation, stream, place };
                 service.call(request, Responder::stream(Rc::clone(&shared.outbox), to));
             };
-            let orphans_max = *orphans_max;
+            let streams_max = *streams_max;
             let mut cx =
-                Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver, scratch };
+                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
             connection.state.handle(&mut connection.quic, event, &mut cx);
+            if connection.state.must_be_watched() {
+                watched.push_back(Watched { at: now + watch_period, connection: index, generation });
+            }
+        }
+    }
+
+    /// Gives up what has been half done for too long, on connections whose turn it
+    /// is to be looked at.
+    fn check_watched(&mut self, now: Instant) {
+        let Self { driver, service, stats, streams_max, scratch, watched, watch_period, .. } = self;
+        for _ in 0..WATCHED_MAX {
+            if watched.front().is_none_or(|watched| watched.at > now) {
+                return;
+            }
+            let Some(Watched { connection: index, generation, .. }) = watched.pop_front() else { return };
+            let Some(connection) = driver.get_generation(index, generation) else { continue };
+            let streams_max = *streams_max;
+            let mut deliver = |_, _, _| {};
+            let mut cx =
+                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
+            if connection.state.expire(&mut connection.quic, &mut cx) {
+                watched.push_back(Watched { at: now + *watch_period, connection: index, generation });
+            }
+            driver.mark(index);
         }
     }
 
     fn take_answers(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, orphans_max, scratch, answers, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, answers, .. } = self;
+        let (watched, watch_period) = (&mut self.watched, self.watch_period);
         std::mem::swap(answers, &mut *shared.outbox.ready.borrow_mut());
         for (to, response) in answers.drain(..) {
             *in_flight -= 1;
@@ -360,10 +416,14 @@ impl Server {
                 continue;
             };
             let mut deliver = |_, _, _| {};
-            let orphans_max = *orphans_max;
+            let streams_max = *streams_max;
             let mut cx =
-                Context { now, service: &**service, stats, orphans_max, deliver: &mut deliver, scratch };
+                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
+            if connection.state.must_be_watched() {
+                let StreamRef { connection, generation, .. } = to;
+                watched.push_back(Watched { at: now + watch_period, connection, generation });
+            }
             driver.mark(to.connection);
         }
     }
@@ -415,6 +475,10 @@ impl Server {
         stats.connections_retried.add(counts.retried);
         stats.connections_rejected.add(counts.rejected);
         stats.connections_closed.add(counts.closed);
+        stats.handshakes_timed_out.add(counts.handshakes_timed_out);
+        stats.datagrams_forged.add(counts.forged);
+        stats.stateless_sent.add(counts.stateless_sent);
+        stats.stateless_lost.add(counts.stateless_lost);
         stats.requests_in_flight.set(self.in_flight);
     }
 }

@@ -30,6 +30,8 @@ counters! {
     connections_rejected,
     /// Connections closed, for whatever reason.
     connections_closed,
+    /// Handshakes not done in time, and ended.
+    handshakes_timed_out,
     /// Connections closed by us over an HTTP/3 error.
     connections_failed,
     /// Requests that arrived whole and were handed to the service.
@@ -51,6 +53,12 @@ counters! {
     requests_headers_too_large,
     /// Requests refused for too large a body.
     requests_body_too_large,
+    /// Requests that did not arrive whole in time, and were answered 408.
+    requests_timed_out,
+    /// Answers given up since their client took none of their bytes for too long.
+    responses_stalled,
+    /// Answers given up since too much already waited for the client to read it.
+    responses_over_bound,
     /// Requests refused since the connection winds up.
     requests_refused_draining,
     /// Datagrams passed on to the core that owns their connection.
@@ -61,4 +69,12 @@ counters! {
     forwarded_lost,
     /// Datagrams too short to belong to anyone.
     datagrams_unroutable,
+    /// Datagrams that named a connection at another of our ports and were not
+    /// from its client.
+    datagrams_forged,
+    /// Packets sent without a connection: version negotiations, stateless resets,
+    /// refusals and demands to prove an address.
+    stateless_sent,
+    /// Such packets not sent for want of a send slot.
+    stateless_lost,
 }

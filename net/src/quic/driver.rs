@@ -9,10 +9,11 @@
 //! - A place is emptied in the same step in which quinn-proto frees its handle,
 //!   so that a handle never names two connections.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quinn_proto as qp;
@@ -36,6 +37,16 @@ pub(crate) struct AdmissionLimits {
     /// Unfinished handshakes, above which a client must prove its address first
     /// (RFC 9000 section 8.1.2).
     pub(crate) handshakes_max: usize,
+    /// Time after which a handshake that is not done is ended. A client that
+    /// keeps talking would never fall silent, and so keep its place for ever.
+    pub(crate) handshake_timeout: Option<Duration>,
+}
+
+/// A handshake, and when it must be done.
+struct Handshake {
+    until: Instant,
+    connection: usize,
+    generation: u32,
 }
 
 pub(crate) struct Connection<S> {
@@ -59,6 +70,10 @@ pub(crate) struct DriverCounts {
     pub(crate) retried: u64,
     pub(crate) rejected: u64,
     pub(crate) closed: u64,
+    pub(crate) handshakes_timed_out: u64,
+    pub(crate) forged: u64,
+    pub(crate) stateless_sent: u64,
+    pub(crate) stateless_lost: u64,
 }
 
 /// How far sending for one connection came.
@@ -76,6 +91,9 @@ pub(crate) struct Driver<S> {
     connections: Vec<Option<Box<Connection<S>>>>,
     live: usize,
     handshaking: usize,
+    /// In the order of their beginning, hence of their end; the foremost is under
+    /// way. At most one a connection begun within the time limit.
+    handshakes: VecDeque<Handshake>,
     timers: TimerWheel<usize>,
     /// Timers that came before their deadline.
     moved: Vec<usize>,
@@ -99,6 +117,7 @@ impl<S: Default> Driver<S> {
             connections: Vec::new(),
             live: 0,
             handshaking: 0,
+            handshakes: VecDeque::new(),
             timers: TimerWheel::new(now),
             moved: Vec::new(),
             dirty: Vec::new(),
@@ -157,9 +176,14 @@ impl<S: Default> Driver<S> {
         match event {
             Some(qp::DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.get_mut(handle.0) {
-                    connection.quic.handle_event(event);
-                    // A client may move to another of our addresses.
-                    connection.listener = listener;
+                    if connection.listener == listener {
+                        connection.quic.handle_event(event);
+                    } else if was_authentic(&mut connection.quic, event) {
+                        // A client may move to another of our addresses.
+                        connection.listener = listener;
+                    } else {
+                        self.counts.forged += 1;
+                    }
                     self.mark(handle.0);
                 }
             }
@@ -188,6 +212,10 @@ impl<S: Default> Driver<S> {
             Ok((handle, quic)) => {
                 self.counts.accepted += 1;
                 self.insert(handle, quic, listener);
+                if let Some(timeout) = self.limits.handshake_timeout {
+                    let (connection, generation) = (handle.0, self.generation);
+                    self.handshakes.push_back(Handshake { until: now + timeout, connection, generation });
+                }
             }
             Err(error) => {
                 self.counts.rejected += 1;
@@ -238,8 +266,26 @@ impl<S: Default> Driver<S> {
         self.loose.push((listener, transmit, bytes));
     }
 
+    /// Ends the handshakes that took too long.
+    fn expire_handshakes(&mut self, now: Instant) {
+        while let Some(&Handshake { until, connection: index, generation }) = self.handshakes.front() {
+            if let Some(connection) = self.get_generation(index, generation)
+                && connection.handshaking
+            {
+                if until > now {
+                    return;
+                }
+                connection.quic.close(now, qp::VarInt::from_u32(0), bytes::Bytes::new());
+                self.counts.handshakes_timed_out += 1;
+                self.mark(index);
+            }
+            self.handshakes.pop_front();
+        }
+    }
+
     /// Fires the timers that are due.
     pub(crate) fn expire(&mut self, now: Instant) {
+        self.expire_handshakes(now);
         let Self { timers, connections, dirty, moved, .. } = self;
         timers.advance(now, |index| {
             let Some(connection) = connections[index].as_deref_mut() else { return };
@@ -266,7 +312,8 @@ impl<S: Default> Driver<S> {
 
     /// When [`expire`](Self::expire) is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        let handshake = self.handshakes.front().map(|handshake| handshake.until);
+        self.timers.next_deadline().into_iter().chain(handshake).min()
     }
 
     /// The next event of a connection that has any.
@@ -392,11 +439,55 @@ impl<S: Default> Driver<S> {
     fn send_loose<'a>(&mut self, fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>) {
         for (listener, transmit, bytes) in self.loose.drain(..) {
             // Without a slot the packet is lost, as it may be on the wire.
-            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else { continue };
+            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else {
+                self.counts.stateless_lost += 1;
+                continue;
+            };
+            self.counts.stateless_sent += 1;
             buffer.bytes().extend_from_slice(&bytes);
             buffer.send(fd(listener), &send_meta(&transmit));
         }
     }
+}
+
+/// Hands a datagram to a connection, and tells whether its peer made it. Anyone
+/// who has seen a connection ID can send a datagram that bears it; only a packet
+/// that authenticates, and is no repetition, has its frames counted.
+fn was_authentic(quic: &mut qp::Connection, event: qp::ConnectionEvent) -> bool {
+    let before = frames_received(quic);
+    quic.handle_event(event);
+    frames_received(quic) > before
+}
+
+/// Frames a connection has received, of the kinds that a peer may send. Padding
+/// alone is not counted.
+fn frames_received(quic: &qp::Connection) -> u64 {
+    let frames = quic.stats().frame_rx;
+    [
+        frames.acks,
+        frames.crypto,
+        frames.connection_close,
+        frames.data_blocked,
+        frames.datagram,
+        frames.max_data,
+        frames.max_stream_data,
+        frames.max_streams_bidi,
+        frames.max_streams_uni,
+        frames.new_connection_id,
+        frames.new_token,
+        frames.path_challenge,
+        frames.path_response,
+        frames.ping,
+        frames.reset_stream,
+        frames.retire_connection_id,
+        frames.stream_data_blocked,
+        frames.streams_blocked_bidi,
+        frames.streams_blocked_uni,
+        frames.stop_sending,
+        frames.stream,
+    ]
+    .iter()
+    .sum()
 }
 
 fn send_meta(transmit: &qp::Transmit) -> SendMeta {

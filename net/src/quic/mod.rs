@@ -24,6 +24,15 @@ const UNI_STREAMS_MAX: u32 = 8;
 /// and 1,325 comes next where that is lost. Halving the way down to 20 bytes, as
 /// is the default, costs a small connection four full packets each way.
 const MTU_STEP_BYTES: u16 = 127;
+/// Requests a client may have open before it has shown that it wants more. What
+/// quinn-proto keeps for a connection grows with the streams it allows, used or
+/// not: about 100 bytes each, and 360 more once each was used. Most connections
+/// never have more than a few open, and pay for those alone.
+const STREAMS_FIRST_MAX: u32 = 12;
+/// With this many open a client is given all the streams there are: early enough
+/// for the word to arrive before it has to wait.
+pub(crate) const STREAMS_WIDEN_AT: usize = 6;
+const _: () = assert!(STREAMS_WIDEN_AT < STREAMS_FIRST_MAX as usize);
 
 /// Transport limits of both sides; `streams_max` bounds the peer's requests.
 pub(crate) fn transport(streams_max: u32, idle: Duration) -> TransportConfig {
@@ -31,7 +40,7 @@ pub(crate) fn transport(streams_max: u32, idle: Duration) -> TransportConfig {
     let mut mtu_discovery = MtuDiscoveryConfig::default();
     mtu_discovery.minimum_change(MTU_STEP_BYTES);
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(streams_max))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams_max.min(STREAMS_FIRST_MAX)))
         .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))

@@ -6,7 +6,24 @@ pub(crate) mod relay;
 pub(crate) mod server;
 
 use std::future::Future;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn_proto::{ClientConfig, Endpoint, EndpointConfig, Transmit};
+
+/// A client's first datagram.
+pub(crate) fn initial(remote: SocketAddr) -> Vec<u8> {
+    let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+    let now = Instant::now();
+    let config = ClientConfig::new(client::tls());
+    let (_, mut connection) = endpoint.connect(now, config, remote, "localhost").unwrap();
+    let mut bytes = vec![];
+    let Transmit { size, .. } = connection.poll_transmit(now, 1, &mut bytes).unwrap();
+    bytes.truncate(size);
+    assert!(bytes.len() >= 1200);
+    bytes
+}
 
 /// Ends a test that hangs; nothing is measured by it.
 pub(crate) async fn guard<T>(future: impl Future<Output = T>) -> T {

@@ -22,6 +22,8 @@ struct Shared {
     marks_ce: AtomicU64,
     /// Nothing reaches the client.
     is_cut: AtomicBool,
+    /// The client's last packet with a short header.
+    last: Mutex<Vec<u8>>,
     counts: [Counts; 2],
 }
 
@@ -41,6 +43,7 @@ pub(crate) enum Direction {
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
+    back: Arc<Socket>,
     _tasks: JoinSet<()>,
 }
 
@@ -84,9 +87,17 @@ impl Relay {
         let mut tasks = JoinSet::new();
         let (a, b, state) = (Arc::clone(&front), Arc::clone(&back), Arc::clone(&shared));
         tasks.spawn(async move { pass(&a, &b, &state, Direction::ToServer, server).await });
-        let state = Arc::clone(&shared);
-        tasks.spawn(async move { pass(&back, &front, &state, Direction::ToClient, server).await });
-        Self { address, shared, _tasks: tasks }
+        let (a, b, state) = (Arc::clone(&back), front, Arc::clone(&shared));
+        tasks.spawn(async move { pass(&a, &b, &state, Direction::ToClient, server).await });
+        Self { address, shared, back, _tasks: tasks }
+    }
+
+    /// Sends a packet like the client's last, by the client's address, whose seal
+    /// is broken.
+    pub(crate) async fn forge(&self, to: SocketAddr) {
+        let mut packet = self.shared.last.lock().unwrap().clone();
+        *packet.last_mut().expect("the client has spoken") ^= 1;
+        self.back.send(to, None, &packet).await;
     }
 
     /// Leads the client's short-header packets to another address, or home again.
@@ -130,6 +141,9 @@ async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction,
             };
             if is_short && !shared.lets_through(direction, meta.addr, destination) {
                 continue;
+            }
+            if let (Direction::ToServer, true) = (direction, is_short) {
+                *shared.last.lock().unwrap() = datagram.to_vec();
             }
             let ecn = if is_short { shared.look_at(direction, meta.ecn) } else { meta.ecn };
             to.send(destination, ecn, datagram).await;

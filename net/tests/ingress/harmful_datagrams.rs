@@ -1,26 +1,11 @@
 //! Datagrams that are no QUIC, or nearly, do no harm.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::net::UdpSocket;
+use std::time::Duration;
 
-use quinn_proto::{Endpoint, EndpointConfig, Transmit};
-
-use crate::common::client::{Client, config, tls};
+use crate::common::client::{Client, config};
 use crate::common::server::{Server, Setup};
-use crate::common::until;
-
-/// A client's first datagram.
-fn initial(remote: SocketAddr) -> Vec<u8> {
-    let mut endpoint = Endpoint::new(std::sync::Arc::new(EndpointConfig::default()), None, true, None);
-    let config = quinn_proto::ClientConfig::new(tls());
-    let now = Instant::now();
-    let (_, mut connection) = endpoint.connect(now, config, remote, "localhost").unwrap();
-    let mut bytes = vec![];
-    let Transmit { size, .. } = connection.poll_transmit(now, 1, &mut bytes).unwrap();
-    bytes.truncate(size);
-    assert!(bytes.len() >= 1200);
-    bytes
-}
+use crate::common::{initial, until};
 
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -5,10 +5,13 @@
 mod common;
 
 mod busy_loops;
+mod forged_packets;
 mod harmful_datagrams;
 mod lost_bytes;
 mod lost_requests_on_shutdown;
 mod misread_frames;
+mod restless_clients;
+mod slow_clients;
 mod unbounded_admission;
 mod wrong_core;
 mod wrong_counts;

@@ -1,0 +1,52 @@
+//! An allocator that keeps the balance of each thread.
+//!
+//! What a core keeps for its connections is allocated and freed on its own
+//! thread, so the balance of that thread is what they cost, however much the
+//! clients in the same process use.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static BYTES: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Counts, and leaves the work to the system's allocator.
+pub(crate) struct Counting;
+
+fn add(bytes: isize) {
+    // A thread that ends frees after its locals are gone; nobody asks by then.
+    let _ = BYTES.try_with(|total| total.set(total.get() + bytes));
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came; the
+// count allocates nothing, since its cell is constant-initialised and needs no
+// destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(signed(layout.size()));
+        // SAFETY: the caller's promises are those the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        add(-signed(layout.size()));
+        // SAFETY: as above; the pointer came from it.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        add(signed(size) - signed(layout.size()));
+        // SAFETY: as above; the pointer came from it.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// Bytes this thread has allocated and not freed.
+pub(crate) fn balance() -> isize {
+    BYTES.with(Cell::get)
+}
