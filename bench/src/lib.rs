@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod connections;
 pub mod cpu;
 pub mod load;
 pub mod report;

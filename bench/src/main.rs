@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, load, report, sim};
+use sluice_bench::{compare, connections, load, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +30,8 @@ enum Command {
     /// Compare Sluice with its peers on this machine.
     #[command(subcommand)]
     Compare(compare::CompareCommand),
+    /// Measure what idle connections cost the server, in memory and CPU time.
+    Connections(connections::ConnectionsArgs),
     /// Serve a fixed reply; what `compare` starts.
     #[command(hide = true)]
     ServeReply(compare::ServeArgs),
@@ -45,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::LoadShow(args) => report::show(&args),
         Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
         Command::Compare(command) => compare::run(&command),
+        Command::Connections(args) => connections::run(&args),
         Command::ServeReply(args) => compare::serve(&args),
         Command::ServeLoad(args) => load::serve(&args),
     }

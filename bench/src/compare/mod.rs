@@ -22,7 +22,7 @@ use sluice_core::IoChoice;
 
 use crate::load::{LoadArgs, run_load};
 use external::{External, Kind};
-use peer::Peer;
+pub(crate) use peer::Peer;
 pub use servers::{ServeArgs, Stack, serve};
 
 /// What to compare.

@@ -78,19 +78,24 @@ fn running() -> std::sync::MutexGuard<'static, Vec<Running>> {
 }
 
 /// A running server; ended when dropped.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     id: u64,
     pid: u32,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Peer {
     /// Starts this program again as the named server, and waits for the address it
     /// prints.
     pub(super) fn start_own(stack: &str) -> anyhow::Result<Self> {
+        Self::start_with(stack, &[])
+    }
+
+    /// The same, with further options.
+    pub(crate) fn start_with(stack: &str, options: &[&str]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
-        command.args(["serve-reply", "--stack", stack, "--cpu", &SERVER_CPU.to_string()]);
+        command.args(["serve-reply", "--stack", stack, "--cpu", &SERVER_CPU.to_string()]).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let (mut peer, stdout) = Self::spawn(&mut command, None, |child| child.stdout.take())?;
         let mut line = String::new();
@@ -162,7 +167,7 @@ impl Peer {
         Ok(child.try_wait()?)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -40,6 +41,9 @@ pub struct ServeArgs {
     /// CPU to run on
     #[arg(long)]
     pub cpu: Option<usize>,
+    /// Silence after which Sluice closes a connection, in seconds
+    #[arg(long, default_value_t = 30)]
+    pub idle_timeout_s: u64,
 }
 
 /// Serves until killed; prints its address first.
@@ -51,8 +55,8 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let keys = SharedKeys::generate()?;
     let tls = server_crypto(&identity?, &keys, EarlyData::Off)?;
     match args.stack {
-        Stack::Sluice => serve_sluice(args.cpu, IoChoice::Auto, ServerIdentity { tls, keys }),
-        Stack::SluiceEpoll => serve_sluice(args.cpu, IoChoice::Epoll, ServerIdentity { tls, keys }),
+        Stack::Sluice => serve_sluice(args, IoChoice::Auto, ServerIdentity { tls, keys }),
+        Stack::SluiceEpoll => serve_sluice(args, IoChoice::Epoll, ServerIdentity { tls, keys }),
         Stack::QuinnH3 => serve_quinn(args.cpu, tls),
     }
 }
@@ -73,7 +77,7 @@ impl Service for Reply {
     }
 }
 
-fn serve_sluice(cpu: Option<usize>, io: IoChoice, identity: ServerIdentity) -> anyhow::Result<()> {
+fn serve_sluice(args: &ServeArgs, io: IoChoice, identity: ServerIdentity) -> anyhow::Result<()> {
     let cores = CoreCount::new(1).context("one is a valid count")?;
     let listen = ListenConfig {
         addresses: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -83,8 +87,13 @@ fn serve_sluice(cpu: Option<usize>, io: IoChoice, identity: ServerIdentity) -> a
     let listeners = Listeners::bind(&listen, cores)?;
     let address = listeners.addresses[0];
     let core = listeners.into_cores().pop().context("one core was asked for")?;
-    let reactor = Reactor::new(ReactorConfig { cpu, io: Some(io), ..ReactorConfig::new(CoreId::new(0)) })?;
-    let config = IngressConfig { streams_max: 256, ..IngressConfig::default() };
+    let own = ReactorConfig::new(CoreId::new(0));
+    let reactor = Reactor::new(ReactorConfig { cpu: args.cpu, io: Some(io), ..own })?;
+    let config = IngressConfig {
+        streams_max: 256,
+        idle_timeout: Duration::from_secs(args.idle_timeout_s),
+        ..IngressConfig::default()
+    };
     reactor.block_on(async move {
         let forward = mailbox::mesh(1, 1).pop().context("one core")?;
         let _ingress = ingress::start(

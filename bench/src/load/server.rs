@@ -78,7 +78,11 @@ impl Drop for OwnServer {
 /// Serves until killed; prints its address first.
 pub fn serve(args: &ServeLoadArgs) -> anyhow::Result<()> {
     if args.http == Protocol::H3 {
-        return compare::serve(&compare::ServeArgs { stack: compare::Stack::Sluice, cpu: args.cpu });
+        return compare::serve(&compare::ServeArgs {
+            stack: compare::Stack::Sluice,
+            cpu: args.cpu,
+            idle_timeout_s: 30,
+        });
     }
     if let Some(cpu) = args.cpu {
         cpu::pin_thread(cpu)?;
