@@ -36,6 +36,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::quic::driver::{AdmissionLimits, Driver};
 use crate::quic::listen::{ListenerId, ask_for_buffers};
+use crate::quic::outlet::Sockets;
 use crate::quic::steering::{CoreCount, Port, initial_connection_id};
 use crate::quic::transport;
 use crate::tls::SharedKeys;
@@ -423,7 +424,7 @@ async fn run(state: std::rc::Weak<RefCell<State>>, socket: UdpSocket, fd: Arc<Ow
         }
         quiesce().await;
         let Some(state) = state.upgrade() else { return };
-        is_behind = state.borrow_mut().driver.transmit(now, |_| &fd);
+        is_behind = state.borrow_mut().driver.transmit(now, &mut Sockets(|_| &fd));
     }
 }
 

@@ -5,7 +5,7 @@
 //! ready, and only then sends, so that answers and acknowledgements share
 //! packets.
 
-mod connection;
+pub(crate) mod connection;
 mod stats;
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +31,7 @@ use self::connection::{Context, H3Connection, code};
 pub use self::stats::IngressStats;
 use crate::quic::driver::{AdmissionLimits, Driver};
 use crate::quic::listen::{CoreListeners, ListenerId};
+use crate::quic::outlet::Sockets;
 use crate::quic::steering::{self, CoreCount, Port, SteeredIds};
 use crate::quic::transport;
 use crate::service::{Outbox, Responder, Service, StreamRef};
@@ -430,7 +431,7 @@ impl Server {
 
     fn send(&mut self, now: Instant) {
         let Self { driver, listeners, .. } = self;
-        self.behind = driver.transmit(now, |listener| listeners.fd(listener));
+        self.behind = driver.transmit(now, &mut Sockets(|listener| listeners.fd(listener)));
     }
 
     /// Winds up when asked to; true when every connection is closed.

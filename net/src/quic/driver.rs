@@ -11,16 +11,15 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quinn_proto as qp;
 use sluice_core::timer::{TimerKey, TimerWheel};
-use sluice_core::udp::{ReceiveMeta, SendBuffer, SendMeta};
+use sluice_core::udp::{ReceiveMeta, SendMeta};
 
 use super::listen::ListenerId;
+use super::outlet::Outlet;
 
 /// Datagrams in one train: at 1,452 bytes each within the 64 KiB of a UDP
 /// length, and small enough to leave a send slot's memory modest.
@@ -103,7 +102,6 @@ pub(crate) struct Driver<S> {
     /// Packets that belong to no connection: refusals, retries, resets.
     loose: Vec<(ListenerId, qp::Transmit, Vec<u8>)>,
     scratch: Vec<u8>,
-    spare: Option<SendBuffer>,
     generation: u32,
     limits: AdmissionLimits,
     pub(crate) accepting: bool,
@@ -124,7 +122,6 @@ impl<S: Default> Driver<S> {
             cursor: 0,
             loose: Vec::new(),
             scratch: Vec::new(),
-            spare: None,
             generation: 0,
             limits,
             accepting: true,
@@ -369,13 +366,14 @@ impl<S: Default> Driver<S> {
     /// Returns whether something had to stay behind, so that the caller comes
     /// back soon. Connections that found no slot then come first, those that
     /// used up their share last.
-    pub(crate) fn transmit<'a>(&mut self, now: Instant, fd: impl Fn(ListenerId) -> &'a Arc<OwnedFd>) -> bool {
-        self.send_loose(&fd);
+    pub(crate) fn transmit<O: Outlet>(&mut self, now: Instant, outlet: &mut O) -> bool {
+        let mut spare = None;
+        self.send_loose(outlet, &mut spare);
         self.cursor = 0;
         let mut has_more = Vec::new();
         let mut starved = std::mem::take(&mut self.dirty);
         starved.retain(|&index| {
-            let progress = self.transmit_connection(now, index, &fd);
+            let progress = self.transmit_connection(now, index, outlet, &mut spare);
             match (progress, self.get_mut(index)) {
                 (Progress::Done, Some(connection)) => connection.dirty = false,
                 (Progress::More, Some(_)) => has_more.push(index),
@@ -389,24 +387,25 @@ impl<S: Default> Driver<S> {
         !self.dirty.is_empty()
     }
 
-    fn transmit_connection<'a>(
+    /// `spare` is a buffer that was acquired and not filled.
+    fn transmit_connection<O: Outlet>(
         &mut self,
         now: Instant,
         index: usize,
-        fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>,
+        outlet: &mut O,
+        spare: &mut Option<O::Buffer>,
     ) -> Progress {
         let mut progress = Progress::More;
         for _ in 0..TRAINS_MAX {
             let Some(connection) = self.connections[index].as_deref_mut() else { return Progress::Done };
-            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else {
+            let Some(mut buffer) = spare.take().or_else(|| outlet.acquire()) else {
                 progress = Progress::Starved;
                 break;
             };
-            let listener = connection.listener;
-            match connection.quic.poll_transmit(now, TRAIN_DATAGRAMS_MAX, buffer.bytes()) {
-                Some(transmit) => buffer.send(fd(listener), &send_meta(&transmit)),
+            match connection.quic.poll_transmit(now, TRAIN_DATAGRAMS_MAX, O::bytes(&mut buffer)) {
+                Some(transmit) => outlet.send(connection.listener, &send_meta(&transmit), buffer),
                 None => {
-                    self.spare = Some(buffer);
+                    *spare = Some(buffer);
                     progress = Progress::Done;
                     break;
                 }
@@ -436,16 +435,16 @@ impl<S: Default> Driver<S> {
         connection.timer = Some((wanted, self.timers.insert(wanted, index)));
     }
 
-    fn send_loose<'a>(&mut self, fd: &impl Fn(ListenerId) -> &'a Arc<OwnedFd>) {
+    fn send_loose<O: Outlet>(&mut self, outlet: &mut O, spare: &mut Option<O::Buffer>) {
         for (listener, transmit, bytes) in self.loose.drain(..) {
             // Without a slot the packet is lost, as it may be on the wire.
-            let Some(mut buffer) = self.spare.take().or_else(SendBuffer::acquire) else {
+            let Some(mut buffer) = spare.take().or_else(|| outlet.acquire()) else {
                 self.counts.stateless_lost += 1;
                 continue;
             };
             self.counts.stateless_sent += 1;
-            buffer.bytes().extend_from_slice(&bytes);
-            buffer.send(fd(listener), &send_meta(&transmit));
+            O::bytes(&mut buffer).extend_from_slice(&bytes);
+            outlet.send(listener, &send_meta(&transmit), buffer);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod driver;
 pub mod listen;
+pub(crate) mod outlet;
 pub mod steering;
 
 use std::time::Duration;
