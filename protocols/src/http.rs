@@ -18,6 +18,6 @@ mod tests;
 
 pub use build::{HeadBuilder, HeadFault, Limits, Malformed, TooLarge};
 pub use fields::Fields;
-pub(crate) use fields::{is_valid_name, is_valid_value};
+pub(crate) use fields::{is_connection_specific, is_valid_name, is_valid_value};
 pub use head::{Method, RequestHead, ResponseHead};
 pub use response::Response;

@@ -781,7 +781,7 @@ fn refuse_head(error: &HeadError, cx: &Context<'_>) -> Outcome {
 fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
     let Response { status, body, .. } = &response;
     // RFC 9110 section 8.6: no content-length where there can be no content.
-    let has_length = *status != 204 && *status >= 200 && response.header("content-length").is_none();
+    let has_length = !matches!(status, 204 | 304) && response.header("content-length").is_none();
     let mut digits = [0; 20];
     let length = has_length.then(|| ("content-length", write_decimal(body.len(), &mut digits)));
     let fields = response.headers().chain(length);
@@ -794,7 +794,8 @@ fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
         debug_assert!(written.is_ok(), "a bare status always encodes");
         return smallvec![Bytes::copy_from_slice(scratch)];
     }
-    if is_head || body.is_empty() {
+    // RFC 9110 section 6.4.1: these have no content, whatever the service gave them.
+    if is_head || body.is_empty() || matches!(status, 204 | 304) {
         return smallvec![Bytes::copy_from_slice(scratch)];
     }
     h3::write_data_header(scratch, body.len() as u64);

@@ -10,20 +10,28 @@ pub fn write_stream_type(out: &mut Vec<u8>, kind: UniStreamType) {
     kind.write(out);
 }
 
-/// Appends what begins our control stream: its type and [`Settings::OURS`].
+/// A setting without a meaning, of the kind that RFC 9114 section 7.2.4.1 reserves so that peers are kept in
+/// the habit of ignoring what they do not know: 0x1f * N + 0x21 for N = 27.
+pub(super) const GREASE_SETTING: u64 = 0x366;
+
+/// Appends what begins our control stream: its type, [`Settings::OURS`] and a reserved setting.
 pub fn write_control_preamble(out: &mut Vec<u8>) {
     write_stream_type(out, UniStreamType::Control);
-    write_settings(out, &Settings::OURS);
+    write_settings_and(out, &Settings::OURS, Some((GREASE_SETTING, 0)));
 }
 
 /// Appends a SETTINGS frame.
 pub fn write_settings(out: &mut Vec<u8>, settings: &Settings) {
+    write_settings_and(out, settings, None);
+}
+
+fn write_settings_and(out: &mut Vec<u8>, settings: &Settings, more: Option<(u64, u64)>) {
     let pairs = [
         (QPACK_MAX_TABLE_CAPACITY, Some(settings.qpack_max_table_capacity)),
         (QPACK_BLOCKED_STREAMS, Some(settings.qpack_blocked_streams)),
         (MAX_FIELD_SECTION_SIZE, settings.max_field_section_size),
     ];
-    let present = pairs.iter().filter_map(|(id, value)| Some((*id, (*value)?)));
+    let present = pairs.iter().filter_map(|(id, value)| Some((*id, (*value)?))).chain(more);
     let payload_bytes: usize = present.clone().map(|(id, value)| varint_len(id) + varint_len(value)).sum();
     write_frame_header(out, FrameType::SETTINGS, payload_bytes as u64);
     for (id, value) in present {

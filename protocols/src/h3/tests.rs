@@ -380,6 +380,34 @@ mod control_stream {
     }
 
     #[test]
+    fn our_preamble_carries_a_reserved_setting_and_none_of_http2() {
+        let mut bytes = Vec::new();
+        write_control_preamble(&mut bytes);
+        // Behind stream type, frame type and length.
+        let mut rest = &bytes[3..];
+        assert_eq!(usize::from(bytes[2]), rest.len());
+        let mut ids = Vec::new();
+        while let Some((id, taken)) = read_varint(rest) {
+            let (_, value) = read_varint(&rest[taken..]).unwrap();
+            rest = &rest[taken + value..];
+            ids.push(id);
+        }
+        assert!(rest.is_empty());
+        assert_eq!(ids.iter().filter(|&&id| id >= 0x21 && (id - 0x21) % 0x1f == 0).count(), 1);
+        assert!(ids.iter().all(|id| !matches!(id, 0 | 2..=5)));
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn settings_of_any_size_that_nobody_knows_are_ignored() {
+        let ids = [0x21, 0x1f * 1_000_000 + 0x21, 0x8, 0x33, VARINT_MAX - 1, VARINT_MAX];
+        let pairs: Vec<_> = ids.into_iter().map(|id| (id, VARINT_MAX)).collect();
+        let event = decode(Role::Server, &[settings(&pairs)]);
+        assert_eq!(event, Ok(vec![ControlEvent::Settings(Settings::DEFAULT)]));
+    }
+
+    #[test]
     fn unknown_settings_are_ignored() {
         let event = decode(Role::Server, &[settings(&[(0x21, 5), (0x6, 99), (0x33, 1)])]);
         let expected = Settings { max_field_section_size: Some(99), ..Settings::DEFAULT };

@@ -1,6 +1,6 @@
 //! Makes heads from field lines and holds them to the rules of RFC 9114 sections 4.2 and 4.3.
 
-use super::fields::{Fields, Span, is_token, is_valid_name, is_valid_value, offset};
+use super::fields::{Fields, Span, is_connection_specific, is_token, is_valid_name, is_valid_value, offset};
 use super::head::{Method, RequestHead, ResponseHead};
 
 /// What RFC 9114 section 4.2.2 adds to each field when it measures a section, in bytes.
@@ -79,8 +79,8 @@ pub enum Malformed {
     /// A connection-specific field such as `transfer-encoding` (section 4.2).
     #[error("connection-specific field")]
     ConnectionSpecific,
-    /// `te` with something other than `trailers` (section 4.2).
-    #[error("te is not \"trailers\"")]
+    /// `te` with something other than `trailers`, or elsewhere than in a request's head (section 4.2).
+    #[error("te is not \"trailers\" in the head of a request")]
     Te,
     /// `content-length` is no decimal number of 64 bits, or came twice (RFC 9110 section 8.6).
     #[error("content-length is invalid or came twice")]
@@ -137,6 +137,8 @@ pub struct HeadBuilder {
     host: Option<Span>,
     status: Option<u16>,
     content_length: Option<u64>,
+    /// How many lines of `cookie` came.
+    cookies: usize,
 }
 
 /// Where the request pseudo-headers lie.
@@ -176,6 +178,7 @@ impl HeadBuilder {
             host: None,
             status: None,
             content_length: None,
+            cookies: 0,
         }
     }
 
@@ -220,16 +223,33 @@ impl HeadBuilder {
         debug_assert_eq!(self.kind, Kind::Request);
         let Some(method) = self.method else { return Err(Malformed::PseudoMissing.into()) };
         if self.method_is(b"CONNECT") {
-            return Err(HeadFault::ConnectUnsupported);
+            return Err(self.connect_fault());
         }
         // RFC 9114 section 4.3.1: all requests but CONNECT have exactly one of each.
         if self.pseudo.scheme.is_none() || self.pseudo.path.is_none() {
             return Err(Malformed::PseudoMissing.into());
         }
         let path = self.check_path(method)?;
-        let authority = self.check_authority()?;
+        let mut authority = self.check_authority()?;
+        let mut fields = self.fields;
+        if self.cookies > 1 {
+            fields = fields.with_joined("cookie", b"; ");
+            // A host in its place stands among the fields, which have moved.
+            if self.pseudo.authority.is_none() {
+                authority = fields.span_of("host").unwrap_or_default();
+            }
+        }
         let pseudo = Pseudo { authority: Some(authority), ..self.pseudo };
-        Ok(RequestHead::from_parts(self.fields, method, pseudo, path, self.content_length))
+        Ok(RequestHead::from_parts(fields, method, pseudo, path, self.content_length))
+    }
+
+    /// RFC 9114 section 4.4: CONNECT has an authority, and neither scheme nor path.
+    fn connect_fault(&self) -> HeadFault {
+        match &self.pseudo {
+            Pseudo { scheme: None, path: None, authority: Some(_), .. } => HeadFault::ConnectUnsupported,
+            Pseudo { authority: None, .. } => Malformed::PseudoMissing.into(),
+            _ => Malformed::PseudoUnknown.into(),
+        }
     }
 
     /// Ends a response.
@@ -257,6 +277,7 @@ impl HeadBuilder {
         builder.lines = fields.len();
         // A host that is there already says what the authority says, or the head would not have been made.
         builder.host = fields.get_bytes("host").and(pseudo.authority);
+        builder.cookies = usize::from(fields.get_bytes("cookie").is_some());
         builder.fields = fields;
         builder.method = Some(method);
         builder.pseudo = pseudo;
@@ -299,10 +320,13 @@ impl HeadBuilder {
         let value = Span { start: offset(name_end), end: offset(arena.len()) };
         match &arena[name_start..name_end] {
             // RFC 9114 section 4.2: connection-specific fields make a message malformed.
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
-                Err(Malformed::ConnectionSpecific)
+            name if is_connection_specific(name) => Err(Malformed::ConnectionSpecific),
+            b"te"
+                if self.kind != Kind::Request
+                    || !self.fields.bytes(value).eq_ignore_ascii_case(b"trailers") =>
+            {
+                Err(Malformed::Te)
             }
-            b"te" if !self.fields.bytes(value).eq_ignore_ascii_case(b"trailers") => Err(Malformed::Te),
             b"content-length" => {
                 let length =
                     parse_content_length(self.fields.bytes(value)).ok_or(Malformed::ContentLength)?;
@@ -310,6 +334,10 @@ impl HeadBuilder {
                 if self.content_length.replace(length).is_some() {
                     return Err(Malformed::ContentLength);
                 }
+                Ok(())
+            }
+            b"cookie" => {
+                self.cookies += 1;
                 Ok(())
             }
             b"host" if self.kind == Kind::Request => {

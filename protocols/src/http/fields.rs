@@ -20,7 +20,8 @@ pub(super) struct Span {
 
 /// The field lines of a header or trailer section, in the order they came, names lower case.
 ///
-/// A field that came several times is kept as several lines, `cookie` among them (RFC 9114 section 4.2.1).
+/// A field that came several times is kept as several lines; only `cookie` in a request, which a client may
+/// cut into crumbs for the sake of compression, is put together again (RFC 9114 section 4.2.1).
 /// Lookup is a scan: sections are short ([`super::Limits`]) and the arena is contiguous.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Fields {
@@ -69,6 +70,40 @@ impl Fields {
             start = ends.value as usize;
             (name, value)
         })
+    }
+
+    /// Where the value of the first field of this lower-case name lies.
+    pub(super) fn span_of(&self, name: &str) -> Option<Span> {
+        let place = self.pairs().position(|(candidate, _)| candidate == name.as_bytes())?;
+        let Ends { name: start, value: end } = self.ends[place];
+        Some(Span { start, end })
+    }
+
+    /// The same fields with all lines of this name joined into the first of them.
+    pub(super) fn with_joined(self, name: &str, delimiter: &[u8]) -> Self {
+        let mut joined = Self {
+            arena: Vec::with_capacity(self.arena.len()),
+            first: self.first,
+            ends: SmallVec::with_capacity(self.ends.len()),
+        };
+        joined.arena.extend_from_slice(&self.arena[..self.first as usize]);
+        let mut values = self.pairs().filter(|(candidate, _)| *candidate == name.as_bytes());
+        for (candidate, value) in self.pairs() {
+            let is_wanted = candidate == name.as_bytes();
+            let first = if is_wanted { values.next() } else { Some((candidate, value)) };
+            let Some((candidate, value)) = first else { continue };
+            joined.arena.extend_from_slice(candidate);
+            let name_end = joined.arena.len();
+            joined.arena.extend_from_slice(value);
+            if is_wanted {
+                for (_, value) in values.by_ref() {
+                    joined.arena.extend_from_slice(delimiter);
+                    joined.arena.extend_from_slice(value);
+                }
+            }
+            joined.commit_field(name_end);
+        }
+        joined
     }
 
     pub(super) fn with_capacity(bytes: usize) -> Self {
@@ -149,6 +184,11 @@ const fn name_characters() -> [bool; 256] {
 
 pub(crate) fn is_valid_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&byte| NAME_CHARACTERS[byte as usize])
+}
+
+/// RFC 9114 section 4.2: fields that speak of a connection, which no message in HTTP/3 may carry.
+pub(crate) fn is_connection_specific(name: &[u8]) -> bool {
+    matches!(name, b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade")
 }
 
 /// RFC 9110 section 5.5: visible characters, space, tab and obs-text. No early exit, so that the compiler

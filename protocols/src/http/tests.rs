@@ -47,7 +47,8 @@ fn methods_are_told_apart_by_case() {
 #[test]
 fn parts_from_outside_are_checked() {
     assert_eq!(RequestHead::try_build("GET", "no-slash", "a"), Err(HeadFault::Malformed(Malformed::Path)));
-    assert_eq!(RequestHead::try_build("CONNECT", "/", "a"), Err(HeadFault::ConnectUnsupported));
+    let connect = RequestHead::try_build("CONNECT", "/", "a");
+    assert_eq!(connect, Err(HeadFault::Malformed(Malformed::PseudoUnknown)));
     let head = RequestHead::build("GET", "/", "a");
     let newline = head.clone().try_with("authorization", "Bearer a\r\nb: c");
     assert_eq!(newline, Err(HeadFault::Malformed(Malformed::Value)));
@@ -60,6 +61,20 @@ fn rules_hold_across_single_additions() {
     let head = RequestHead::build("GET", "/", "a").with("host", "a").with("content-length", "1");
     assert_eq!(head.clone().try_with("host", "a"), Err(HeadFault::Malformed(Malformed::HostMismatch)));
     assert_eq!(head.try_with("content-length", "1"), Err(HeadFault::Malformed(Malformed::ContentLength)));
+}
+
+#[test]
+fn crumbs_of_a_cookie_are_put_together() {
+    let head = RequestHead::build("GET", "/", "example.com")
+        .with("accept", "a/b")
+        .with("cookie", "a=1")
+        .with("x", "y")
+        .with("cookie", "b=2")
+        .with("cookie", "c=3")
+        .with("z", "");
+    let expected = [("accept", "a/b"), ("cookie", "a=1; b=2; c=3"), ("x", "y"), ("z", "")];
+    assert_eq!(head.headers().collect::<Vec<_>>(), expected);
+    assert_eq!((head.path(), head.authority()), ("/", Some("example.com")));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::static_table::Found;
 use super::{huffman, integer, static_table};
-use crate::http::{RequestHead, is_valid_name, is_valid_value};
+use crate::http::{RequestHead, is_connection_specific, is_valid_name, is_valid_value};
 
 /// Why a head was not encoded. The fault is ours: the peer would have to refuse it as malformed. Nothing
 /// was appended.
@@ -17,6 +17,9 @@ pub enum EncodeError {
     /// A value holds a control character.
     #[error("invalid field value")]
     Value,
+    /// A field that speaks of a connection, such as `transfer-encoding` (RFC 9114 section 4.2).
+    #[error("connection-specific field")]
+    ConnectionSpecific,
 }
 
 /// RFC 9204 section 4.5.1: Required Insert Count 0, base 0.
@@ -69,6 +72,9 @@ fn encode_fields<'a>(
 ) -> Result<(), EncodeError> {
     for (name, value) in fields {
         let fault = match (is_valid_name(name.as_bytes()), is_valid_value(value)) {
+            (true, true) if is_connection_specific(name.as_bytes()) || name == "te" => {
+                Some(EncodeError::ConnectionSpecific)
+            }
             (true, true) => None,
             (false, _) => Some(EncodeError::Name),
             (_, false) => Some(EncodeError::Value),

@@ -437,6 +437,26 @@ mod request_rules {
         let error = decode_request(&section(&lines), &LIMITS).unwrap_err();
         assert_eq!(error, HeadError::ConnectUnsupported);
         assert_eq!(error.status(), Some(501));
+        // RFC 9114 section 4.4: with scheme or path, or without authority, it is no CONNECT; and the
+        // extended one (RFC 9220) is not offered.
+        for extra in [(":scheme", b"https".as_slice()), (":path", b"/"), (":protocol", b"websocket")] {
+            let lines = [lines[0], lines[1], extra];
+            let result = decode_request(&section(&lines), &LIMITS);
+            assert_eq!(result, malformed(Malformed::PseudoUnknown), "{}", extra.0);
+        }
+        assert_eq!(decode_request(&section(&lines[..1]), &LIMITS), malformed(Malformed::PseudoMissing));
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_become_one_field() {
+        let crumbs = [("cookie", b"a=1".as_slice()), ("x", b"y"), ("cookie", b"b=2"), ("cookie", b"c")];
+        let head = request(&crumbs).unwrap();
+        assert_eq!(head.headers().collect::<Vec<_>>(), [("cookie", "a=1; b=2; c"), ("x", "y")]);
+        assert_eq!((head.authority(), head.path()), (Some("example.com"), "/"));
+        let moved = [("cookie", b"a=1".as_slice()), ("cookie", b"b=2"), ("host", b"example.org"), ("z", b"")];
+        let head = get_without(":authority", &moved).unwrap();
+        assert_eq!((head.authority(), head.header("host")), (Some("example.org"), Some("example.org")));
+        assert_eq!(head.header("cookie"), Some("a=1; b=2"));
     }
 
     #[test]
@@ -517,6 +537,11 @@ mod request_rules {
         assert!(request(&[("te", b"trailers")]).is_ok());
         assert_eq!(request(&[("te", b"gzip")]), malformed(Malformed::Te));
         assert_eq!(request(&[("te", b"trailers, gzip")]), malformed(Malformed::Te));
+        // And only in a request's head.
+        let lines = section(&[("te", b"trailers")]);
+        assert_eq!(decode_trailers(&lines, &LIMITS), malformed(Malformed::Te));
+        let lines = section(&[(":status", b"200"), ("te", b"trailers")]);
+        assert_eq!(decode_response(&lines, &LIMITS), malformed(Malformed::Te));
     }
 
     #[test]
@@ -584,6 +609,10 @@ mod responses {
         assert_eq!(encode_response(&mut out, 200, [("a", "b"), ("A", "b")]), Err(EncodeError::Name));
         assert_eq!(encode_response(&mut out, 200, [(":path", "/")]), Err(EncodeError::Name));
         assert_eq!(encode_response(&mut out, 200, [("location", "/\r\na: b")]), Err(EncodeError::Value));
+        for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"] {
+            let encoded = encode_response(&mut out, 200, [("a", "b"), (name, "x")]);
+            assert_eq!(encoded, Err(EncodeError::ConnectionSpecific), "{name}");
+        }
         assert_eq!(out, b"before");
     }
 
@@ -604,6 +633,14 @@ mod trailer_rules {
     fn trailers_hold_no_pseudo_header() {
         let bytes = section(&[(":status", b"200")]);
         assert_eq!(decode_trailers(&bytes, &LIMITS), malformed(Malformed::PseudoUnknown));
+    }
+
+    #[test]
+    fn trailers_are_held_to_the_rules_of_fields() {
+        for (name, why) in [("Sum", Malformed::Name), ("upgrade", Malformed::ConnectionSpecific)] {
+            assert_eq!(decode_trailers(&section(&[(name, b"1")]), &LIMITS), malformed(why), "{name}");
+        }
+        assert_eq!(decode_trailers(&section(&[("a", b"\0")]), &LIMITS), malformed(Malformed::Value));
     }
 
     #[test]
@@ -650,7 +687,8 @@ mod instruction_streams {
 
     #[test]
     fn a_decoder_may_not_acknowledge_or_count() {
-        for instruction in ["84", "01"] {
+        // Acknowledgments of streams 4 and 127, increments by 1, 0 and 63.
+        for instruction in ["84", "ff00", "01", "00", "3f00"] {
             let result = DecoderStream::default().feed(&hex(instruction));
             assert_eq!(code(result), Some(ErrorCode::QPACK_DECODER_STREAM_ERROR), "{instruction}");
         }
