@@ -8,6 +8,9 @@
 //!   and wake it, so that requests made in one turn leave together.
 //! - No borrow of the state is held across an `.await`.
 
+#[cfg(test)]
+mod sim;
+
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -593,7 +596,11 @@ fn feed(stream: &mut Stream, bytes: &[u8]) -> Result<(), ClientError> {
                 }
                 stream.body.extend_from_slice(piece);
             }
-            Some(FrameEvent::Trailers(_)) => {}
+            // Checked, since a second response in their place is malformed (RFC 9114 section 4.1), and let go of.
+            Some(FrameEvent::Trailers(section)) => {
+                qpack::decode_trailers(section, &Limits::DEFAULT)
+                    .map_err(|error| ClientError::Invalid(error.to_string().into()))?;
+            }
         }
     }
 }
