@@ -139,6 +139,21 @@ impl Listeners {
         Ok(Self { addresses, core_ports, receive_buffer_granted_bytes: granted, cores })
     }
 
+    /// Takes the steering program off again. Everything still works, but most
+    /// packets land on the wrong core and are forwarded: for tests of that, and
+    /// to measure what steering is worth.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn without_steering(self) -> io::Result<Self> {
+        for group in self.cores.first().into_iter().flat_map(|core| core.shared.iter()) {
+            if let [first, _, ..] = &group[..] {
+                steering::detach(first.as_fd())?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Hands each core its sockets, in the order of their indices.
     pub fn into_cores(self) -> Vec<CoreListeners> {
         self.cores

@@ -170,6 +170,28 @@ pub(crate) fn attach(fd: BorrowedFd<'_>, cores: CoreCount) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Takes the program off a group of sockets again; the kernel then spreads
+/// packets by their addresses.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub(crate) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let unused: libc::c_int = 0;
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4");
+    // SAFETY: the kernel reads at most `len` bytes from `unused`, which outlives
+    // the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_REUSEPORT_BPF,
+            (&raw const unused).cast(),
+            len,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Classic BPF (Linux `Documentation/networking/filter.rst`). The UDP payload
 /// starts at offset 0; the result is an index into the group, in bind order.
 fn program(cores: CoreCount) -> [libc::sock_filter; 7] {

@@ -24,6 +24,8 @@ struct Shared {
     is_cut: AtomicBool,
     /// The client's last packet with a short header.
     last: Mutex<Vec<u8>>,
+    /// Packets with a long header that came from the client.
+    long_from_client: AtomicU64,
     counts: [Counts; 2],
 }
 
@@ -110,6 +112,12 @@ impl Relay {
         self.shared.is_cut.store(is_cut, Ordering::SeqCst);
     }
 
+    /// Handshake packets that the client has sent so far, the same ones again
+    /// among them.
+    pub(crate) fn handshake_packets(&self) -> u64 {
+        self.shared.long_from_client.load(Ordering::SeqCst)
+    }
+
     /// Marks the next packets to the server as having met congestion.
     pub(crate) fn mark_ce(&self, packets: u64) {
         self.shared.marks_ce.store(packets, Ordering::SeqCst);
@@ -134,6 +142,9 @@ async fn pass(from: &Socket, to: &Socket, shared: &Shared, direction: Direction,
         }
         for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
             let is_short = datagram[0] & 0x80 == 0;
+            if matches!(direction, Direction::ToServer) && !is_short {
+                shared.long_from_client.fetch_add(1, Ordering::SeqCst);
+            }
             let destination = match direction {
                 Direction::ToServer if is_short => shared.astray.lock().unwrap().unwrap_or(server),
                 Direction::ToServer => server,

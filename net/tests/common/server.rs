@@ -87,6 +87,8 @@ pub(crate) struct Setup {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) ingress: IngressConfig,
     pub(crate) early_data: EarlyData,
+    /// Whether the kernel knows which core a packet is for.
+    pub(crate) is_steered: bool,
 }
 
 impl Default for Setup {
@@ -96,6 +98,7 @@ impl Default for Setup {
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             ingress: IngressConfig::default(),
             early_data: EarlyData::Off,
+            is_steered: true,
         }
     }
 }
@@ -122,7 +125,10 @@ impl Server {
         let identity = ServerIdentity { tls, keys };
         let listen =
             ListenConfig { addresses: setup.addresses, core_port_base: None, receive_buffer_bytes: 4 << 20 };
-        let listeners = Listeners::bind(&listen, cores).unwrap();
+        let mut listeners = Listeners::bind(&listen, cores).unwrap();
+        if !setup.is_steered {
+            listeners = listeners.without_steering().unwrap();
+        }
         let mut server = Self {
             addresses: listeners.addresses.clone(),
             core_ports: listeners.core_ports.clone(),

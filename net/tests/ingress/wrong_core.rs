@@ -1,11 +1,15 @@
 //! A connection lives on the core its IDs name, whatever way its packets take.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::common::client::{Client, config_for};
 use crate::common::relay::Relay;
 use crate::common::server::{BIG_BYTES, Server, Setup};
-use crate::common::{pattern, until};
+use crate::common::{guard, pattern, until};
+use crate::common::initial;
 
 fn start(cores: usize) -> Server {
     Server::start(Setup { cores, ..Setup::default() })
@@ -90,11 +94,124 @@ async fn a_client_that_changes_its_address_keeps_its_core() {
             let json = client.get("/").await.json();
             assert_eq!(json["core"], core);
             ports.insert(json["peer_port"].as_u64());
-            client.endpoint.rebind(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+            client.endpoint.rebind(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
         }
         assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
         assert!(ports.len() > 1, "the address never changed: nothing was tested");
     }
+    assert_eq!(server.sum("connections_accepted"), 4);
+}
+
+/// To another address of the host, with a request and an answer under way that
+/// are many times the window.
+#[tokio::test]
+async fn a_client_that_moves_in_the_middle_of_transfers_keeps_its_core() {
+    let server = start(4);
+    for core in 0..4 {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        let body = pattern(500_000);
+        let moves = async {
+            for host in 2..8 {
+                let socket = UdpSocket::bind(format!("127.0.0.{host}:0")).unwrap();
+                client.endpoint.rebind(socket).unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let (up, down, ()) = tokio::join!(client.post("/", &body), client.get("/big"), moves);
+        up.assert_echoes(&body);
+        assert_eq!(up.core(), core);
+        assert_eq!(down.body, pattern(BIG_BYTES));
+        assert_eq!(client.get("/").await.core(), core);
+    }
+    assert_eq!((server.sum("connections_accepted"), server.sum("forwarded_out")), (4, 0));
+}
+
+/// Every move uses up a connection ID, which the client retires and the server
+/// replaces: after many, all that the client began with are long gone.
+#[tokio::test]
+async fn connection_ids_that_replace_retired_ones_lead_to_the_same_core() {
+    let server = start(4);
+    for core in 0..4 {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        for _ in 0..20 {
+            assert_eq!(client.get("/").await.core(), core);
+            client.endpoint.rebind(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        }
+        assert_eq!(client.get("/").await.core(), core);
+        let stats = client.quic.stats();
+        let (retired, issued) = (stats.frame_tx.retire_connection_id, stats.frame_rx.new_connection_id);
+        assert!(retired >= 10 && issued >= 10, "{retired} retired, {issued} issued");
+    }
+    assert_eq!((server.sum("connections_accepted"), server.sum("forwarded_out")), (4, 0));
+}
+
+/// The server's first flight is lost, so the client sends its own again.
+#[tokio::test]
+async fn a_first_flight_that_is_repeated_meets_the_same_core() {
+    let server = start(4);
+    for core in 0..4 {
+        let relay = Relay::start(server.address()).await;
+        relay.cut(true);
+        let mut transport = quinn::TransportConfig::default();
+        transport.initial_rtt(Duration::from_millis(10));
+        let mut config = config_for(&server, core);
+        config.transport_config(Arc::new(transport));
+        let connecting = Client::connect_with(config, relay.address);
+        let healed = async {
+            until("it is sent again and again", || relay.handshake_packets() >= 3).await;
+            relay.cut(false);
+        };
+        let (client, ()) = tokio::join!(connecting, healed);
+        assert_eq!(client.unwrap().get("/").await.core(), core);
+        assert_eq!(server.sum("connections_accepted"), core as u64 + 1);
+    }
+    assert_eq!(server.sum("forwarded_out"), 0);
+}
+
+/// Byte for byte, also from another address: copies made on the way.
+#[tokio::test]
+async fn a_first_packet_that_is_doubled_makes_one_connection() {
+    let server = start(4);
+    for round in 1..=8 {
+        let datagram = initial(server.address());
+        let sockets = [(), ()].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for _ in 0..3 {
+            for socket in &sockets {
+                socket.send_to(&datagram, server.address()).unwrap();
+            }
+        }
+        until("it is let in", || server.sum("connections_accepted") >= round).await;
+    }
+    // Answered after all of the above, on every core.
+    for core in 0..4 {
+        let client = Client::connect_with(config_for(&server, core), server.address()).await.unwrap();
+        assert_eq!(client.get("/").await.core(), core);
+    }
+    assert_eq!((server.sum("connections_accepted"), server.sum("forwarded_out")), (12, 0));
+}
+
+/// The kernel spreads packets by address: three of four land on a wrong core,
+/// from the first one on.
+#[tokio::test]
+async fn without_the_kernels_help_everything_is_forwarded() {
+    let server = Server::start(Setup { cores: 4, is_steered: false, ..Setup::default() });
+    let mut moves = 0;
+    // One address may happen to be spread to the right core, sixteen hardly.
+    for n in 0..4 {
+        let client = Client::connect_with(config_for(&server, n), server.address()).await.unwrap();
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.core(), n);
+            client.post("/", &pattern(100_000)).await.assert_echoes(&pattern(100_000));
+            client.endpoint.rebind(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+            moves += 1;
+        }
+        assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
+        assert_eq!(server.stats[n].connections_accepted.get(), 1, "on core {n}, after {moves} moves");
+        guard(client.close()).await;
+    }
+    assert!(server.sum("forwarded_out") > 100, "{} forwarded", server.sum("forwarded_out"));
+    until("all that was forwarded arrives", || server.sum("forwarded_in") == server.sum("forwarded_out"))
+        .await;
     assert_eq!(server.sum("connections_accepted"), 4);
 }
 
@@ -155,7 +272,7 @@ async fn a_core_that_has_ended_does_not_disturb_the_others() {
     for core in 1..4 {
         clients.push(Client::connect_with(config_for(&server, core), server.address()).await.unwrap());
     }
-    server.begin_drain_of(0, std::time::Duration::from_secs(5));
+    server.begin_drain_of(0, Duration::from_secs(5));
     until("core 0 has ended", || server.is_core_over(0)).await;
     for (core, client) in clients.iter().enumerate() {
         assert_eq!(client.get("/big").await.body, pattern(BIG_BYTES));
