@@ -173,3 +173,68 @@ fn nothing_is_left_for_later() {
         }
     }
 }
+
+/// What the RFCs ask, and the test that shows each.
+const CONFORMANCE: &str = "docs/conformance.md";
+
+/// The cells of every row below this heading.
+fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let mut found = Vec::new();
+    let mut is_inside = false;
+    for line in text.lines() {
+        let Some(row) = line.strip_prefix("| ").and_then(|rest| rest.strip_suffix(" |")) else {
+            is_inside &= line.starts_with("|---");
+            continue;
+        };
+        let cells: Vec<&str> = row.split(" | ").collect();
+        if is_inside {
+            found.push(cells);
+        }
+        is_inside |= row == heading;
+    }
+    found
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Whether a source file has a test of this name, as a function or within a property test.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    lines.iter().enumerate().any(|(at, line)| {
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        let is_it = line.strip_prefix("fn ").and_then(|rest| rest.strip_prefix(name));
+        is_it.is_some_and(|rest| rest.starts_with('('))
+            && lines[..at]
+                .iter()
+                .rev()
+                .take_while(|line| line.starts_with("#["))
+                .any(|line| line.contains("test"))
+    })
+}
+
+#[test]
+fn every_requirement_of_the_rfcs_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join(CONFORMANCE)).expect("readable");
+    let sources = sources();
+    let files: BTreeMap<&str, &str> = rows(&text, "short | file")
+        .into_iter()
+        .map(|row| (row[0].trim_matches('`'), row[1].trim_matches('`')))
+        .collect();
+    for name in quoted(&text).filter(|quoted| quoted.contains("::")) {
+        let (short, test) = name.split_once("::").expect("just seen");
+        let path = files.get(short).unwrap_or_else(|| panic!("{name}: no file is called {short}"));
+        let source = sources.get(*path).unwrap_or_else(|| panic!("{name}: there is no {path}"));
+        assert!(has_test(source, test), "{path} has no test {test}");
+    }
+    let requirements = rows(&text, "section | what it asks | shown by");
+    assert!(requirements.len() > 90, "only {} rows were found", requirements.len());
+    for row in requirements {
+        assert_eq!(row.len(), 3, "{row:?}");
+        let is_excused = ["Not applicable: ", "Not kept: "].iter().any(|excuse| row[2].starts_with(excuse));
+        let has_test = quoted(row[2]).any(|quoted| quoted.contains("::"));
+        assert!(is_excused || has_test, "{} {:?} names no test and gives no reason", row[0], row[1]);
+    }
+}

@@ -293,8 +293,14 @@ impl ServerEnd {
                 let to = StreamRef { connection: index, generation, stream, place };
                 desk.call(request, Responder::stream(Rc::clone(outbox), to));
             };
-            let mut cx =
-                Cx { now, service: &**desk, stats, orphans_max: STREAMS_MAX as usize, deliver: &mut deliver };
+            let mut cx = Cx {
+                now,
+                service: &**desk,
+                stats,
+                orphans_max: STREAMS_MAX as usize,
+                deliver: &mut deliver,
+                scratch,
+            };
             connection.state.handle(&mut connection.quic, event, &mut cx);
         }
     }
@@ -311,8 +317,14 @@ impl ServerEnd {
         for (to, response) in std::mem::take(&mut *outbox.ready.borrow_mut()) {
             let Some(connection) = driver.get_generation(to.connection, to.generation) else { continue };
             let mut deliver = |_, _, _| {};
-            let mut cx =
-                Cx { now, service: &**desk, stats, orphans_max: STREAMS_MAX as usize, deliver: &mut deliver };
+            let mut cx = Cx {
+                now,
+                service: &**desk,
+                stats,
+                orphans_max: STREAMS_MAX as usize,
+                deliver: &mut deliver,
+                scratch,
+            };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             driver.mark(to.connection);
         }

@@ -84,6 +84,11 @@ impl Raw {
     pub(crate) async fn connect_with(config: quinn::ClientConfig, remote: SocketAddr) -> Self {
         let endpoint = endpoint(remote);
         let quic = guard(endpoint.connect_with(config, remote, "localhost").unwrap()).await.unwrap();
+        Self::over(endpoint, quic)
+    }
+
+    /// Streams of a connection that stands.
+    pub(crate) fn over(endpoint: quinn::Endpoint, quic: quinn::Connection) -> Self {
         Self { _endpoint: endpoint, quic }
     }
 
