@@ -83,9 +83,18 @@ fn encode_fields<'a>(
             out.truncate(start);
             return Err(error);
         }
-        encode_line(out, name.as_bytes(), value);
+        encode_line(out, name.as_bytes(), without_blanks(value));
     }
     Ok(())
+}
+
+/// RFC 9110 section 5.5: white space around a value is no part of it. A strict peer refuses a message that
+/// has some (RFC 9113 section 8.2.1 says so for HTTP/2), and our own decoder takes it off.
+fn without_blanks(value: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().take_while(|byte| blank(byte)).count();
+    let end = value.len() - value[start..].iter().rev().take_while(|byte| blank(byte)).count();
+    &value[start..end]
 }
 
 fn encode_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {

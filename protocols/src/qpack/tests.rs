@@ -600,6 +600,31 @@ mod responses {
         assert_eq!(out, [hex("0000 d9 54 02"), b"{}".to_vec()].concat());
     }
 
+    /// Found by fuzzing: heads were compared by where their parts lay in memory.
+    #[test]
+    fn heads_are_equal_in_whatever_order_their_pseudo_headers_came() {
+        let decode = |lines: &str| {
+            decode_request(&[hex("0000"), hex(lines), hex("5001"), b"a".to_vec()].concat(), &LIMITS).unwrap()
+        };
+        let (usual, swapped) = (decode("d1 d7 c1"), decode("d7 c1 d1"));
+        assert_eq!(usual, swapped);
+        assert_ne!(usual, decode("d4 d7 c1"));
+        assert_ne!(usual, usual.clone().with("x", "1"));
+        assert_ne!(usual.clone().with("x", "1"), usual.with("x", "2"));
+    }
+
+    /// Found by fuzzing: the decoder takes it off, so a value came back unlike it went in.
+    #[test]
+    fn white_space_around_a_value_is_not_encoded() {
+        for value in [" /\t", "\t /", "/ "] {
+            let mut out = Vec::new();
+            encode_response(&mut out, 200, [("location", value), ("x-empty", " \t")]).unwrap();
+            let mut plain = Vec::new();
+            encode_response(&mut plain, 200, [("location", "/"), ("x-empty", "")]).unwrap();
+            assert_eq!(out, plain);
+        }
+    }
+
     #[test]
     fn with_invalid_parts_are_not_encoded() {
         let mut out = b"before".to_vec();
