@@ -1,0 +1,38 @@
+//! The corpus of the fuzz targets, replayed: what was once interesting stays right.
+
+#[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
+#[path = "../../fuzz/src/bodies.rs"]
+mod bodies;
+#[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
+#[path = "../../fuzz/src/frames.rs"]
+mod frames;
+#[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
+#[path = "../../fuzz/src/qpack.rs"]
+mod qpack;
+
+use std::path::Path;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        check(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 10, "{count} inputs found");
+}
+
+#[test]
+fn the_corpus_of_frames_breaks_no_promise() {
+    replay("frames", frames::check);
+}
+
+#[test]
+fn the_corpus_of_field_sections_breaks_no_promise() {
+    replay("qpack", qpack::check);
+}
+
+#[test]
+fn the_corpus_of_bodies_breaks_no_promise() {
+    replay("bodies", bodies::check);
+}
