@@ -9,5 +9,6 @@ pub mod compare;
 pub mod connections;
 pub mod cpu;
 pub mod load;
+pub mod reactors;
 pub mod report;
 pub mod sim;

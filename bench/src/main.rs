@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, load, report, sim};
+use sluice_bench::{compare, connections, load, reactors, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,6 +32,8 @@ enum Command {
     Compare(compare::CompareCommand),
     /// Measure what idle connections cost the server, in memory and CPU time.
     Connections(connections::ConnectionsArgs),
+    /// Measure our reactor beside monoio, glommio and tokio on the same work.
+    Reactors(reactors::ReactorsArgs),
     /// Serve a fixed reply; what `compare` starts.
     #[command(hide = true)]
     ServeReply(compare::ServeArgs),
@@ -48,6 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
         Command::Compare(command) => compare::run(&command),
         Command::Connections(args) => connections::run(&args),
+        Command::Reactors(args) => reactors::run(&args),
         Command::ServeReply(args) => compare::serve(&args),
         Command::ServeLoad(args) => load::serve(&args),
     }
