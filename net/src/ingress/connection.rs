@@ -508,7 +508,8 @@ impl H3Connection {
     /// Whether something is half done that has not been put under watch yet; it
     /// counts as such from now on.
     pub(crate) fn must_be_watched(&mut self) -> bool {
-        let must = !self.is_watched && !(self.reading.is_empty() && self.writing.is_empty());
+        let has_open = !self.reading.is_empty() || !self.writing.is_empty();
+        let must = has_open && !self.is_watched;
         self.is_watched |= must;
         must
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::client::{Client, config_for};
+use crate::common::initial;
 use crate::common::relay::Relay;
 use crate::common::server::{BIG_BYTES, Server, Setup};
 use crate::common::{guard, pattern, until};
-use crate::common::initial;
 
 fn start(cores: usize) -> Server {
     Server::start(Setup { cores, ..Setup::default() })
