@@ -119,7 +119,7 @@ section! {
 }
 
 section! {
-    /// Where clients come in: HTTP/3 over UDP.
+    /// Where clients come in: HTTP/3 over UDP, and HTTP/2 and HTTP/1.1 over TCP.
     Listen {
         /// IP addresses to listen on, 1 to 16 of them.
         addresses: Vec<IpAddr> = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
@@ -127,7 +127,9 @@ section! {
         port: u16 = 4433,
         /// Core i also has port core_port_base + i to itself; 0 means port + 1.
         core_port_base: u16 = 0,
-        /// Kernel buffers of each socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
+        /// Whether HTTP/2 and HTTP/1.1 are served over TLS on the shared port number of TCP.
+        tcp: bool = true,
+        /// Kernel buffers of each UDP socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
         socket_buffer_bytes: u64 = 8 << 20,
     }
 }
@@ -151,11 +153,14 @@ section! {
     Limits {
         /// Largest request body in bytes, 1024 to 16777216.
         body_bytes_max: u64 = 65_536,
-        /// Connections open at once in the whole process, 1 to 10000000.
+        /// HTTP/3 connections open at once in the whole process, 1 to 10000000.
         connections_max: u64 = 100_000,
+        /// TCP connections open at once in the whole process, 1 to 1000000; half the files it may open at most.
+        tcp_connections_max: u64 = 10_000,
         /// Requests open at once on one connection, 1 to 1024.
         streams_max: u64 = 128,
-        /// A connection this long without a packet is closed; milliseconds, 1000 to 600000.
+        /// A connection this long without a packet, over TCP without a request, is closed; milliseconds, 1000 to
+        /// 600000.
         idle_timeout_ms: Milliseconds = Milliseconds(30_000),
         /// Longest time for one command in milliseconds, upstream calls included, 1000 to 600000.
         command_timeout_ms: Milliseconds = Milliseconds(60_000),

@@ -1,29 +1,32 @@
 //! Wiring: what `sluice serve` starts, in which order, and how it stops.
 //!
-//! Order of the start: storage, egress, sockets, then a thread a core, then
-//! administration. A stop goes the other way round: no new requests, commands under
-//! way finish or stay on disk, connections close, storage is flushed.
+//! Order of the start: storage, egress, sockets, the TCP fallback, then a thread a core,
+//! then administration. A stop goes the other way round: no new requests,
+//! commands under way finish or stay on disk, connections close (those over TCP
+//! before the cores that answer them end), storage is flushed.
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use sluice_core::{CoreId, IoBackend, IoChoice, Reactor, ReactorConfig, mailbox};
 use sluice_net::egress::{Egress, EgressConfig, PerUpstream, RetryConfig, UpstreamConfig};
+use sluice_net::entrance::{EntranceConfig, EntranceEnd, entrance};
 use sluice_net::ingress::{self, ForwardEnd, IngressConfig, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
-use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
+use sluice_net::tcp::{self, TcpConfig, TcpIngress, TcpStats};
+use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto, tcp_server_crypto};
 use sluice_net::{CoreCount, ListenConfig, Listeners};
 use sluice_protocols::ids::ShardCount;
 use sluice_shard::env::RunConfig;
 use sluice_shard::peer::PeerEnd;
-use sluice_shard::{Admin, CoreParts, CoreService, Metrics, ShardConfig};
+use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_tuning::{Severity, Topology};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -70,11 +73,16 @@ fn serve(
 ) -> anyhow::Result<()> {
     // Before the start, so that whoever asks in its midst gets an orderly end, too.
     let asked = listen_for_stop(egress)?;
-    let identity = identity(config)?;
-    let listeners = Listeners::bind(&listen_config(config), cores)?;
+    let (identity, tcp_tls) = identity(config)?;
+    let (listeners, tcp_listeners) = bind(config, cores)?;
     let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
     note_receive_buffer(config, listeners.receive_buffer_granted_bytes);
-    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), Vec::new());
+    let placement = Placement::dealt(store.shard_count(), cores.get());
+    let owner = move |head: &_| sluice_shard::peer::owner_of(head, &placement);
+    let (entrance, entrance_ends) = entrance(cores, EntranceConfig::default(), owner);
+    let tcp_stats = Arc::new(TcpStats::default());
+    let tcp_metrics = metrics::tcp(Arc::clone(&tcp_stats), entrance.clone());
+    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), vec![tcp_metrics]);
     let shared = Arc::new(Shared {
         identity,
         ingress: ingress_config(config, cores),
@@ -87,14 +95,18 @@ fn serve(
         core_ports: core_ports.clone(),
         cores,
     });
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(Stop::Not);
     let (tell, told) = mpsc::channel();
     let forward = mailbox::mesh(cores.get(), FORWARD_LANE_MAX);
     let peers = sluice_shard::peer::mesh(cores.get());
+    let runtime = egress.runtime();
+    // Requests that come before the cores wait for them.
+    let tcp = TcpIngress::start(&runtime, tcp_listeners, tcp_tls, tcp_config(config), entrance, tcp_stats)?;
     let mut threads = Vec::new();
-    let ends = listeners.into_cores().into_iter().zip(forward).zip(peers).zip(cpus);
-    for (((listeners, forward), peers), &cpu) in ends {
-        let core = Core { listeners, forward, peers, cpu, stopped: stopped.clone(), tell: tell.clone() };
+    let ends = listeners.into_cores().into_iter().zip(forward).zip(peers).zip(entrance_ends).zip(cpus);
+    for ((((listeners, forward), peers), entrance), &cpu) in ends {
+        let (stopped, tell) = (stopped.clone(), tell.clone());
+        let core = Core { listeners, forward, peers, entrance, cpu, stopped, tell };
         threads.push(core.start(Arc::clone(&shared))?);
     }
     drop(tell);
@@ -106,7 +118,10 @@ fn serve(
         announce(&addresses, &core_ports, io, &admin);
         wait_for_stop(&asked, &told)
     });
-    let _ = stop.send(true);
+    let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
+    let _ = stop.send(Stop::Draining);
+    runtime.block_on(tcp.drain(deadline + SHUTDOWN_SLACK));
+    let _ = stop.send(Stop::TcpOver);
     let ended = join(threads);
     let socket = config.admin.socket_path(&config.server);
     let _ = fs::remove_file(socket);
@@ -131,13 +146,24 @@ struct Shared {
     cores: CoreCount,
 }
 
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Stop {
+    Not,
+    /// No new requests.
+    Draining,
+    /// Nobody waits for an answer over TCP any more.
+    TcpOver,
+}
+
 /// What one core's thread owns.
 struct Core {
     listeners: CoreListeners,
     forward: ForwardEnd,
     peers: PeerEnd,
+    entrance: EntranceEnd,
     cpu: Option<usize>,
-    stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<Stop>,
     tell: mpsc::Sender<Told>,
 }
 
@@ -197,16 +223,18 @@ impl Core {
             Arc::clone(counters.ingress()),
             Arc::clone(counters.forward()),
         )?;
+        let _entrance = self.entrance.attach(Rc::clone(&service) as Rc<dyn sluice_net::Service>);
         service.ready().await;
         let _ = self.tell.send(Told::Ready(io));
-        // An error means that the sender is gone, which is a stop, too.
-        let _ = self.stopped.wait_for(|stop| *stop).await;
+        // An error means that the sender is gone, which is a stop, too; here and below.
+        let _ = self.stopped.wait_for(|stop| *stop >= Stop::Draining).await;
         let deadline = sluice_core::now() + shared.grace;
         let left = service.drain(deadline).await;
         if left > 0 {
             tracing::info!(core = %id, tasks = left, "commands left for the next start");
         }
         ingress.drain(deadline.max(sluice_core::now()) + SHUTDOWN_SLACK).await;
+        let _ = self.stopped.wait_for(|stop| *stop >= Stop::TcpOver).await;
         Ok(())
     }
 }
@@ -362,7 +390,8 @@ fn store_config(config: &Config, shards: ShardCount) -> anyhow::Result<StoreConf
     Ok(result)
 }
 
-fn identity(config: &Config) -> anyhow::Result<ServerIdentity> {
+/// Who we are over QUIC, and over TCP.
+fn identity(config: &Config) -> anyhow::Result<(ServerIdentity, Arc<rustls::ServerConfig>)> {
     let tls = &config.tls;
     let identity = match (tls.certificate.get(), tls.key.get()) {
         (Some(certificate), Some(key)) => TlsIdentity::from_files(certificate, key)?,
@@ -373,7 +402,8 @@ fn identity(config: &Config) -> anyhow::Result<ServerIdentity> {
     }
     let keys = SharedKeys::generate()?;
     let early = if tls.early_data { EarlyData::On } else { EarlyData::Off };
-    Ok(ServerIdentity { tls: server_crypto(&identity, &keys, early)?, keys })
+    let tcp = tcp_server_crypto(&identity, &keys)?;
+    Ok((ServerIdentity { tls: server_crypto(&identity, &keys, early)?, keys }, tcp))
 }
 
 fn development_identity(directory: &Path) -> anyhow::Result<TlsIdentity> {
@@ -392,6 +422,15 @@ fn listen_config(config: &Config) -> ListenConfig {
         core_port_base: (listen.core_port_base != 0).then_some(listen.core_port_base),
         receive_buffer_bytes: usize::try_from(listen.socket_buffer_bytes).unwrap_or(usize::MAX),
     }
+}
+
+/// All sockets: without TCP there are none of that kind.
+fn bind(config: &Config, cores: CoreCount) -> anyhow::Result<(Listeners, Vec<TcpListener>)> {
+    let listen = listen_config(config);
+    if config.listen.tcp {
+        return Ok(tcp::bind(&listen, cores)?);
+    }
+    Ok((Listeners::bind(&listen, cores)?, Vec::new()))
 }
 
 fn note_receive_buffer(config: &Config, granted: usize) {
@@ -414,6 +453,26 @@ fn ingress_config(config: &Config, cores: CoreCount) -> IngressConfig {
         streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
         idle_timeout: limits.idle_timeout_ms.duration(),
         ..IngressConfig::default()
+    }
+}
+
+fn tcp_config(config: &Config) -> TcpConfig {
+    let limits = &config.limits;
+    let wanted = limits.tcp_connections_max;
+    // Storage, upstreams and administration must have files left, however many clients come.
+    let affordable = sluice_tuning::open_files_max().map_or(wanted, |files| wanted.min(files / 2));
+    if config.listen.tcp && affordable < wanted {
+        tracing::warn!(
+            wanted,
+            affordable,
+            "fewer TCP connections than asked for; raise the limit of open files"
+        );
+    }
+    TcpConfig {
+        connections_max: usize::try_from(affordable).unwrap_or(usize::MAX),
+        streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
+        idle_timeout: limits.idle_timeout_ms.duration(),
+        ..TcpConfig::default()
     }
 }
 

@@ -1,15 +1,18 @@
 //! What stands between Sluice and the network: ingress over QUIC and HTTP/3 with
-//! connection steering and TLS, a client on the same reactor, and the shared
-//! egress pool that calls upstreams.
+//! connection steering and TLS, the TCP fallback for clients without HTTP/3, a
+//! client on the same reactor, and the shared egress pool that calls upstreams.
 //!
 //! Ingress and the client run on a core's reactor and are `!Send`; egress runs on
-//! a small runtime of its own and is called from any core.
+//! a small runtime of its own and is called from any core. The TCP fallback runs
+//! on that runtime, too, and enters the cores by their `entrance`.
 
 pub mod client;
 pub mod egress;
+pub mod entrance;
 pub mod ingress;
 pub mod quic;
 pub mod service;
+pub mod tcp;
 pub mod tls;
 
 pub use quic::listen::{ListenConfig, ListenError, Listeners};

@@ -305,6 +305,23 @@ pub fn server_crypto(
     Ok(Arc::new(config))
 }
 
+/// The server's side of TLS for HTTP/2 and HTTP/1.1 over TCP. Sessions resume by the same tickets as over QUIC; there
+/// is no 0-RTT.
+///
+/// # Errors
+/// Only when the cryptographic provider lacks TLS 1.3.
+pub fn tcp_server_crypto(identity: &TlsIdentity, keys: &SharedKeys) -> Result<Arc<ServerConfig>, TlsError> {
+    let resolver = SingleCertAndKey::from(CertifiedKey::clone(&identity.key));
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = Arc::clone(&keys.ticketer);
+    Ok(Arc::new(config))
+}
+
 /// Whom a client believes.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'a> {

@@ -7,9 +7,13 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use sluice_core::CoreId;
 use sluice_core::mailbox::{Mesh, MeshEnd};
 use sluice_net::Request;
 use sluice_protocols::http::{RequestHead, Response};
+
+use crate::auth;
+use crate::placement::Placement;
 
 /// A whole request, sent from one core to another.
 #[derive(Debug)]
@@ -37,6 +41,13 @@ pub const LANE_REQUESTS_MAX: usize = 1_024;
 /// Makes the mailboxes that join `cores` cores.
 pub fn mesh(cores: usize) -> Vec<PeerEnd> {
     sluice_core::mailbox::mesh(cores, LANE_REQUESTS_MAX)
+}
+
+/// The core that owns the user a request names by its API key, so that whoever can choose a core saves the hop.
+/// Nothing is proven by it.
+pub fn owner_of(head: &RequestHead, placement: &Placement) -> Option<CoreId> {
+    let user = auth::parse(auth::key_text(head).ok()?).ok()?.user();
+    Some(placement.owner(placement.shard_of(&user)))
 }
 
 impl PeerRequest {

@@ -32,6 +32,7 @@ impl Checks<'_> {
             ("listen.socket_buffer_bytes", listen.socket_buffer_bytes, 65_536, 268_435_456),
             ("limits.body_bytes_max", limits.body_bytes_max, 1_024, 16_777_216),
             ("limits.connections_max", limits.connections_max, 1, 10_000_000),
+            ("limits.tcp_connections_max", limits.tcp_connections_max, 1, 1_000_000),
             ("limits.streams_max", limits.streams_max, 1, 1_024),
             ("limits.idle_timeout_ms", limits.idle_timeout_ms.0, 1_000, 600_000),
             ("limits.command_timeout_ms", limits.command_timeout_ms.0, 1_000, 600_000),

@@ -192,6 +192,11 @@ fn limit(resource: Resource) -> Option<Limit> {
     (result == 0).then_some(Limit { soft: limit.rlim_cur, hard: limit.rlim_max })
 }
 
+/// Files this process may have open, sockets among them; `None` when the host does not tell.
+pub fn open_files_max() -> Option<u64> {
+    limit(libc::RLIMIT_NOFILE).map(|limit| limit.soft)
+}
+
 fn figure(limit: u64) -> String {
     if limit == libc::RLIM_INFINITY { "unlimited".to_owned() } else { limit.to_string() }
 }

@@ -9,7 +9,7 @@ mod checks;
 mod cpu;
 mod topology;
 
-pub use checks::{Finding, Severity, checks};
+pub use checks::{Finding, Severity, checks, open_files_max};
 pub use cpu::{allowed_cpus, pin_current_thread};
 pub use topology::{Cpu, Topology};
 

@@ -5,6 +5,7 @@
 
 mod cells;
 mod page;
+mod tcp;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,6 +20,7 @@ use sluice_net::ingress::IngressStats;
 use sluice_store::Store;
 
 pub use cells::{CoreMetrics, EndState, RouteLabel};
+pub use tcp::tcp;
 
 use crate::env::RunStats;
 
