@@ -1,0 +1,10 @@
+//! HTTP/2 and HTTP/1.1 ingress, over real sockets, against hyper's client and against bytes written by hand. Each
+//! module is named after the failure it rules out.
+
+mod client;
+mod server;
+
+mod lost_answers;
+mod misread_requests;
+mod mixed_protocols;
+mod unbounded_clients;
