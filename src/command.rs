@@ -19,8 +19,8 @@ use sluice_protocols::problem::Problem;
 use sluice_shard::Placement;
 
 use crate::config::Config;
-use crate::serve::TLS_DIR;
 use crate::show;
+use crate::tls::TLS_DIR;
 
 /// The gateway's own bound for a command is a minute; this leaves room for it.
 const TIMEOUT: Duration = Duration::from_secs(90);

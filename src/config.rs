@@ -143,6 +143,14 @@ section! {
         key: MaybePath = MaybePath::default(),
         /// Whether a development certificate may be used when no certificate is given.
         development: bool = true,
+        /// Further certificates, each with chain and key, such as [[tls.certificates]] chain = "a.pem" key = "a.key"; as one
+        /// text "a.pem:a.key". A client is given the one that names the host it asks for, or else tls.certificate.
+        certificates: Vec<CertificatePair> = Vec::new(),
+        /// How often files are looked at for a new certificate, in seconds, 0 to 3600; 0 leaves it to SIGHUP.
+        watch_interval_s: u64 = 10,
+        /// File with the secrets of session tickets, 64 hexadecimal digits a line, so that clients resume after a restart
+        /// and on other machines with the same file; empty for secrets that end with the process.
+        ticket_key_file: MaybePath = MaybePath::default(),
         /// Whether returning clients may send safe requests with their first packet (0-RTT).
         early_data: bool = false,
     }
@@ -350,6 +358,42 @@ impl MaybePath {
     /// The path, if there is one.
     pub(crate) fn get(&self) -> Option<&Path> {
         (!self.0.as_os_str().is_empty()).then_some(self.0.as_path())
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "PairText")]
+pub(crate) struct CertificatePair {
+    /// PEM file with the chain.
+    pub(crate) chain: PathBuf,
+    /// PEM file with the key.
+    pub(crate) key: PathBuf,
+}
+
+/// As it may be written.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum PairText {
+    Text(String),
+    Table { chain: PathBuf, key: PathBuf },
+}
+
+impl TryFrom<PairText> for CertificatePair {
+    type Error = &'static str;
+
+    fn try_from(text: PairText) -> Result<Self, Self::Error> {
+        let (chain, key) = match text {
+            PairText::Table { chain, key } => (chain, key),
+            PairText::Text(text) => match text.split_once(':') {
+                Some((chain, key)) => (chain.into(), key.into()),
+                None => return Err("a certificate is written CHAIN:KEY"),
+            },
+        };
+        if chain.as_os_str().is_empty() || key.as_os_str().is_empty() {
+            return Err("a certificate needs both chain and key");
+        }
+        Ok(Self { chain, key })
     }
 }
 

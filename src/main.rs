@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod serve;
 mod show;
+mod tls;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -8,7 +8,6 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -21,7 +20,6 @@ use sluice_net::entrance::{EntranceConfig, EntranceEnd, entrance};
 use sluice_net::ingress::{self, ForwardEnd, IngressConfig, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tcp::{self, TcpConfig, TcpIngress, TcpStats};
-use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto, tcp_server_crypto};
 use sluice_net::{CoreCount, ListenConfig, Listeners};
 use sluice_protocols::ids::ShardCount;
 use sluice_shard::env::RunConfig;
@@ -34,15 +32,13 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat};
+use crate::tls::Tls;
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
 /// After the grace period: how long the last packets and answers may take.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
-
-/// Directory of the development authority, in the data directory.
-pub(crate) const TLS_DIR: &str = "tls";
 
 /// Serves until a signal asks to stop.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
@@ -73,7 +69,10 @@ fn serve(
 ) -> anyhow::Result<()> {
     // Before the start, so that whoever asks in its midst gets an orderly end, too.
     let asked = listen_for_stop(egress)?;
-    let (identity, tcp_tls) = identity(config)?;
+    let tls = Tls::load(config)?;
+    tls.follow(egress)?;
+    let identity = tls.server()?;
+    let tcp_tls = tls.tcp()?;
     let (listeners, tcp_listeners) = bind(config, cores)?;
     let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
     note_receive_buffer(config, listeners.receive_buffer_granted_bytes);
@@ -82,7 +81,8 @@ fn serve(
     let (entrance, entrance_ends) = entrance(cores, EntranceConfig::default(), owner);
     let tcp_stats = Arc::new(TcpStats::default());
     let tcp_metrics = metrics::tcp(Arc::clone(&tcp_stats), entrance.clone());
-    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), vec![tcp_metrics]);
+    let metrics =
+        Metrics::new(cores.get(), store.clone(), egress.clone(), vec![tls.collector(), tcp_metrics]);
     let shared = Arc::new(Shared {
         identity,
         ingress: ingress_config(config, cores),
@@ -388,31 +388,6 @@ fn store_config(config: &Config, shards: ShardCount) -> anyhow::Result<StoreConf
     result.write_buffer_bytes = usize::try_from(store.write_buffer_mib * MIB)?;
     result.reader_threads = usize::try_from(store.reader_threads)?;
     Ok(result)
-}
-
-/// Who we are over QUIC, and over TCP.
-fn identity(config: &Config) -> anyhow::Result<(ServerIdentity, Arc<rustls::ServerConfig>)> {
-    let tls = &config.tls;
-    let identity = match (tls.certificate.get(), tls.key.get()) {
-        (Some(certificate), Some(key)) => TlsIdentity::from_files(certificate, key)?,
-        _ => development_identity(&config.server.data_dir.join(TLS_DIR))?,
-    };
-    for warning in identity.warnings() {
-        tracing::warn!("{warning}");
-    }
-    let keys = SharedKeys::generate()?;
-    let early = if tls.early_data { EarlyData::On } else { EarlyData::Off };
-    let tcp = tcp_server_crypto(&identity, &keys)?;
-    Ok((ServerIdentity { tls: server_crypto(&identity, &keys, early)?, keys }, tcp))
-}
-
-fn development_identity(directory: &Path) -> anyhow::Result<TlsIdentity> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let identity = TlsIdentity::development(directory)?;
-    if let Some(authority) = identity.authority() {
-        tracing::info!(authority = %authority.display(), "development certificate; clients must trust this authority");
-    }
-    Ok(identity)
 }
 
 fn listen_config(config: &Config) -> ListenConfig {

@@ -93,7 +93,7 @@ pub fn run(args: &ConnectionsArgs) -> anyhow::Result<()> {
         bail!("--count is 1 to 200000");
     }
     let idle_s = IDLE_TIMEOUT.as_secs().to_string();
-    let peer = Peer::start_with("sluice", &["--idle-timeout-s", &idle_s])?;
+    let peer = Peer::start_own("sluice", &["--idle-timeout-s", &idle_s])?;
     let (remote, pid, args_inside) = (peer.address, peer.pid(), args.clone());
     let cpus = std::thread::available_parallelism()?.get();
     let cpu = (cpus > 1).then_some(1);

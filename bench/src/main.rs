@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, load, reactors, report, sim};
+use sluice_bench::{compare, connections, handshakes, load, reactors, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,6 +27,8 @@ enum Command {
     LoadShow(report::ShowArgs),
     /// Compare two results of `load`; exit code 1 when a gate broke, 2 when they cannot be compared.
     LoadDiff(report::diff::DiffArgs),
+    /// Measure new, resumed and 0-RTT connections, beside quinn + h3.
+    Handshakes(handshakes::HandshakesArgs),
     /// Compare Sluice with its peers on this machine.
     #[command(subcommand)]
     Compare(compare::CompareCommand),
@@ -48,6 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Load(args) => load::run(*args),
         Command::LoadShow(args) => report::show(&args),
         Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
+        Command::Handshakes(args) => handshakes::run(&args),
         Command::Compare(command) => compare::run(&command),
         Command::Connections(args) => connections::run(&args),
         Command::Reactors(args) => reactors::run(&args),

@@ -27,6 +27,7 @@ use hashbrown::HashMap;
 use quinn_proto as qp;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{Dir, StreamId, VarInt};
+use rustls::client::Resumption;
 use sluice_core::timer::Sleep;
 use sluice_core::udp::UdpSocket;
 use sluice_core::{CoreId, now, quiesce, sleep_until, spawn};
@@ -43,6 +44,7 @@ use crate::quic::outlet::Sockets;
 use crate::quic::steering::{CoreCount, Port, initial_connection_id};
 use crate::quic::transport;
 use crate::tls::SharedKeys;
+use crate::tls::handshake::{HandshakeFacts, ObservedClient};
 
 /// Longest response body taken, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
@@ -77,6 +79,10 @@ pub enum ClientError {
     /// The answer breaks the protocol.
     #[error("invalid answer: {0}")]
     Invalid(Arc<str>),
+    /// The server did not take the request as early data; send it again, it was
+    /// not looked at.
+    #[error("the server did not take early data")]
+    EarlyDataRejected,
     /// The answer is longer than [`RESPONSE_BYTES_MAX`].
     #[error("the answer is longer than {RESPONSE_BYTES_MAX} bytes")]
     TooLarge,
@@ -104,6 +110,11 @@ struct Stream {
 #[derive(Default)]
 struct ConnectionState {
     is_connected: bool,
+    is_resumed: bool,
+    early_data_accepted: bool,
+    /// Early data came to nothing: stream IDs begin again, and those of before
+    /// mean nothing.
+    has_begun_again: bool,
     lost: Option<ClientError>,
     waiting: Vec<Waker>,
     streams: FastMap<StreamId, Stream>,
@@ -124,16 +135,69 @@ impl State {
     }
 }
 
+/// How to connect.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectOptions {
+    /// The core to land on, and how many the server has; any by default.
+    pub core: Option<(CoreId, CoreCount)>,
+    /// Whether to go on with an earlier session, if there is one; true by
+    /// default. Without, the session that comes of it is not kept either.
+    pub resume: bool,
+    /// Whether requests may go out before the handshake ends (0-RTT), if there
+    /// is a session that allows it; false by default. Such a request can be
+    /// replayed by others: send safe ones only.
+    pub early_data: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { core: None, resume: true, early_data: false }
+    }
+}
+
+/// TLS for each way to connect. All but the first share their sessions.
+#[derive(Clone)]
+struct TlsChoices {
+    full: Arc<ObservedClient>,
+    resuming: Arc<ObservedClient>,
+    early: Arc<ObservedClient>,
+}
+
+impl TlsChoices {
+    fn new(tls: &rustls::ClientConfig) -> Result<Self, ClientError> {
+        let choice = |change: &dyn Fn(&mut rustls::ClientConfig)| {
+            let mut tls = tls.clone();
+            change(&mut tls);
+            let tls = QuicClientConfig::try_from(tls).map_err(|_| ClientError::Cipher)?;
+            Ok::<_, ClientError>(Arc::new(ObservedClient(Arc::new(tls))))
+        };
+        Ok(Self {
+            full: choice(&|tls| tls.resumption = Resumption::disabled())?,
+            resuming: choice(&|tls| tls.enable_early_data = false)?,
+            early: choice(&|tls| tls.enable_early_data = true)?,
+        })
+    }
+
+    fn of(&self, options: &ConnectOptions) -> Arc<ObservedClient> {
+        Arc::clone(match (options.resume, options.early_data) {
+            (false, _) => &self.full,
+            (true, false) => &self.resuming,
+            (true, true) => &self.early,
+        })
+    }
+}
+
 /// Makes connections from one UDP socket on the current reactor.
 #[derive(Clone)]
 pub struct Client {
     state: Rc<RefCell<State>>,
-    tls: Arc<QuicClientConfig>,
+    tls: TlsChoices,
     transport: Arc<qp::TransportConfig>,
 }
 
 impl Client {
-    /// Binds a socket of `remote`'s family and starts the client's task.
+    /// Binds a socket of `remote`'s family and starts the client's task. Clients
+    /// that are given the same settings share the sessions they can resume.
     ///
     /// # Errors
     /// When the socket or the TLS settings cannot be used.
@@ -165,7 +229,7 @@ impl Client {
         local: SocketAddr,
         idle_timeout: Duration,
     ) -> Result<Self, ClientError> {
-        let tls = QuicClientConfig::try_from(tls).map_err(|_| ClientError::Cipher)?;
+        let tls = TlsChoices::new(&tls)?;
         let keys = SharedKeys::generate().map_err(|error| ClientError::Invalid(error.to_string().into()))?;
         let fd = bind(local).map_err(|error| ClientError::Socket(Arc::new(error)))?;
         let socket = UdpSocket::new(Arc::clone(&fd)).map_err(|error| ClientError::Socket(Arc::new(error)))?;
@@ -183,10 +247,11 @@ impl Client {
         }));
         spawn(run(Rc::downgrade(&state), socket, fd));
         let transport = Arc::new(transport(SERVER_STREAMS_MAX, idle_timeout));
-        Ok(Self { state, tls: Arc::new(tls), transport })
+        Ok(Self { state, tls, transport })
     }
 
-    /// Connects; with `core`, to that one of the server's cores.
+    /// Connects; with `core`, to that one of the server's cores. Resumes a
+    /// session if it can.
     ///
     /// # Errors
     /// When the handshake fails.
@@ -196,9 +261,24 @@ impl Client {
         server_name: &str,
         core: Option<(CoreId, CoreCount)>,
     ) -> Result<ClientConnection, ClientError> {
-        let mut config = qp::ClientConfig::new(Arc::clone(&self.tls) as _);
+        self.connect_with(remote, server_name, &ConnectOptions { core, ..ConnectOptions::default() }).await
+    }
+
+    /// Connects as `options` say. Where early data is allowed and possible, the
+    /// connection is there at once and the handshake goes on beside the first
+    /// requests; see [`ClientConnection::established`].
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    pub async fn connect_with(
+        &self,
+        remote: SocketAddr,
+        server_name: &str,
+        options: &ConnectOptions,
+    ) -> Result<ClientConnection, ClientError> {
+        let mut config = qp::ClientConfig::new(self.tls.of(options));
         config.transport_config(Arc::clone(&self.transport));
-        if let Some((core, cores)) = core {
+        if let Some((core, cores)) = options.core {
             config.initial_dst_cid_provider(Arc::new(move || initial_connection_id(core, cores)));
         }
         let connection = {
@@ -207,22 +287,11 @@ impl Client {
             state.wake();
             ClientConnection { state: Rc::clone(&self.state), index, generation }
         };
-        let key = (connection.index, connection.generation);
-        poll_fn(|cx| {
-            connection.poll(|quic_state| match quic_state {
-                None => Poll::Ready(()),
-                Some(state) if state.is_connected || state.lost.is_some() => Poll::Ready(()),
-                Some(state) => {
-                    state.waiting.push(cx.waker().clone());
-                    Poll::Pending
-                }
-            })
-        })
-        .await;
-        match self.state.borrow().lost.get(&key) {
-            Some(error) => Err(error.clone()),
-            None => Ok(connection),
+        let may_speak = connection.with_quic(|quic, _| quic.has_0rtt()).unwrap_or(false);
+        if !may_speak {
+            connection.established().await?;
         }
+        Ok(connection)
     }
 }
 
@@ -239,6 +308,45 @@ impl ClientConnection {
     fn poll<R>(&self, f: impl FnOnce(Option<&mut ConnectionState>) -> R) -> R {
         let mut state = self.state.borrow_mut();
         f(state.driver.get_generation(self.index, self.generation).map(|c| &mut c.state))
+    }
+
+    fn with_quic<R>(&self, f: impl FnOnce(&qp::Connection, &ConnectionState) -> R) -> Option<R> {
+        let mut state = self.state.borrow_mut();
+        state.driver.get_generation(self.index, self.generation).map(|c| f(&c.quic, &c.state))
+    }
+
+    /// Waits for the end of the handshake.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn established(&self) -> Result<(), ClientError> {
+        poll_fn(|cx| {
+            self.poll(|state| match state {
+                None => Poll::Ready(()),
+                Some(state) if state.is_connected || state.lost.is_some() => Poll::Ready(()),
+                Some(state) => {
+                    state.waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+        match self.state.borrow().lost.get(&(self.index, self.generation)) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the handshake went on with an earlier session; `None` before its
+    /// end and when the connection is gone.
+    pub fn was_resumed(&self) -> Option<bool> {
+        self.with_quic(|_, state| state.is_connected.then_some(state.is_resumed))?
+    }
+
+    /// Whether the server took early data, false also when there was none; `None`
+    /// before the end of the handshake and when the connection is gone.
+    pub fn early_data_accepted(&self) -> Option<bool> {
+        self.with_quic(|_, state| state.is_connected.then_some(state.early_data_accepted))?
     }
 
     fn lost(&self) -> ClientError {
@@ -263,8 +371,8 @@ impl ClientConnection {
         }
         let message = Bytes::from(message);
         let is_head_request = head.method() == Method::Head;
-        let id = poll_fn(|cx| self.poll_open(cx, &message, is_head_request)).await?;
-        let mut answer = Answer { connection: self, id, is_done: false };
+        let (id, is_second_try) = poll_fn(|cx| self.poll_open(cx, &message, is_head_request)).await?;
+        let mut answer = Answer { connection: self, id, is_second_try, is_done: false };
         poll_fn(|cx| answer.poll(cx)).await
     }
 
@@ -273,7 +381,7 @@ impl ClientConnection {
         cx: &Context<'_>,
         message: &Bytes,
         is_head_request: bool,
-    ) -> Poll<Result<StreamId, ClientError>> {
+    ) -> Poll<Result<(StreamId, bool), ClientError>> {
         let mut state = self.state.borrow_mut();
         let Some(connection) = state.driver.get_generation(self.index, self.generation) else {
             drop(state);
@@ -297,9 +405,10 @@ impl ClientConnection {
             done: None,
         };
         connection.state.streams.insert(id, stream);
+        let is_second_try = connection.state.has_begun_again;
         state.driver.mark(self.index);
         state.wake();
-        Poll::Ready(Ok(id))
+        Poll::Ready(Ok((id, is_second_try)))
     }
 
     /// Connection statistics as quinn-proto keeps them; `None` once it is gone.
@@ -325,13 +434,20 @@ impl Drop for ClientConnection {
 struct Answer<'a> {
     connection: &'a ClientConnection,
     id: StreamId,
+    /// Opened after early data came to nothing.
+    is_second_try: bool,
     is_done: bool,
 }
 
 impl Answer<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<ClientResponse, ClientError>> {
         let found = self.connection.poll(|state| {
-            let stream = state?.streams.get_mut(&self.id)?;
+            let state = state?;
+            if state.has_begun_again != self.is_second_try {
+                self.is_done = true;
+                return Some(Poll::Ready(Err(ClientError::EarlyDataRejected)));
+            }
+            let stream = state.streams.get_mut(&self.id)?;
             match stream.done.take() {
                 Some(done) => Some(Poll::Ready(done)),
                 None => {
@@ -342,6 +458,7 @@ impl Answer<'_> {
         });
         match found {
             Some(Poll::Pending) => Poll::Pending,
+            Some(Poll::Ready(done)) if self.is_done => Poll::Ready(done),
             Some(Poll::Ready(done)) => {
                 self.connection.poll(|state| state.map(|state| state.streams.remove(&self.id)));
                 self.is_done = true;
@@ -363,6 +480,9 @@ impl Drop for Answer<'_> {
         let (index, generation) = (self.connection.index, self.connection.generation);
         let mut state = self.connection.state.borrow_mut();
         let Some(connection) = state.driver.get_generation(index, generation) else { return };
+        if connection.state.has_begun_again != self.is_second_try {
+            return;
+        }
         connection.state.streams.remove(&self.id);
         let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
         let _ = connection.quic.send_stream(self.id).reset(cancelled);
@@ -469,8 +589,14 @@ fn take_events(state: &mut State, now: Instant) {
         let (quic, inner) = (&mut connection.quic, &mut connection.state);
         match event {
             qp::Event::Connected => {
+                if quic.has_0rtt() && !quic.accepted_0rtt() {
+                    inner.has_begun_again = true;
+                    inner.streams.drain().filter_map(|(_, stream)| stream.waker).for_each(Waker::wake);
+                }
                 open_control(quic);
                 inner.is_connected = true;
+                inner.is_resumed = HandshakeFacts::of(quic).is_resumed;
+                inner.early_data_accepted = quic.accepted_0rtt();
                 inner.waiting.drain(..).for_each(Waker::wake);
             }
             qp::Event::ConnectionLost { reason } => {

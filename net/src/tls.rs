@@ -3,52 +3,52 @@
 //! Invariants:
 //! - TLS 1.3 only, AES-128-GCM first: QUIC knows no older version, and the packet cost is the cipher's.
 //! - Cores share one [`SharedKeys`], so a ticket, a token or a stateless reset made by one is good at every other.
-//! - Private keys are written readable by their owner alone, and a file is replaced whole or not at all.
-//! - The development authority is made once; only its leaf is renewed, so clients that trust it go on trusting it.
+//! - Certificates and ticket secrets can be replaced while connections go on; what cannot be used never replaces
+//!   what can. The configurations made here stay the same: they ask the [`TlsIdentity`] at each handshake.
 
-use std::collections::BTreeSet;
+mod certificate;
+mod development;
+pub(crate) mod handshake;
+mod identity;
+mod sessions;
+mod ticket;
+mod watch;
+
 use std::fmt;
-use std::io::{self, Write};
-use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-use rustls::client::WebPkiServerVerifier;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, ServerConfig, SignatureScheme,
-};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+pub use self::certificate::{CertificateFacts, CertificateFiles};
+pub use self::identity::{ReloadEvent, ReloadStats, TlsIdentity};
+pub use self::watch::Reload;
+
+use self::certificate::{read, read_chain};
+use self::sessions::Sessions;
+use self::ticket::Ticketer;
+use self::watch::Watched;
 
 /// The ALPN name of HTTP/3 (RFC 9114 3.1).
 pub const ALPN_H3: &[u8] = b"h3";
+/// The ALPN names of what is spoken over TCP, the better one first (RFC 9113 3.1, RFC 7301 6).
+pub const ALPN_TCP: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// The file of the development authority that clients are to trust.
 pub const DEVELOPMENT_CA_FILE: &str = "ca.pem";
 
-const CA_KEY_FILE: &str = "ca-key.pem";
-const LEAF_FILE: &str = "server.pem";
-const LEAF_KEY_FILE: &str = "server-key.pem";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const CA_LIFETIME: Duration = DAY.saturating_mul(3650);
-const LEAF_LIFETIME: Duration = DAY.saturating_mul(365);
 /// A certificate this close to its end is renewed (ours) or warned about (the operator's).
 const RENEW_BEFORE: Duration = DAY.saturating_mul(30);
-/// Certificates are valid from a day ago, for peers whose clocks are behind.
-const CLOCK_SLACK: Duration = DAY;
 /// QUIC allows no other figure but zero (RFC 9001 4.6.1).
 const EARLY_DATA_SIZE_QUIC: u32 = u32::MAX;
 /// Sessions remembered for 0-RTT: about 1 KB each, so 16 MB at most.
@@ -101,6 +101,43 @@ pub enum TlsError {
         /// Why.
         problem: String,
     },
+    /// The certificate's time is over: clients would refuse it, so a new one must be put in place.
+    #[error("the certificate in {} expired at {at}; put a renewed one in its place", file.display())]
+    Expired {
+        /// Which file.
+        file: PathBuf,
+        /// When it ended.
+        at: String,
+    },
+    /// The certificate's time has not come: wait for it, or set the clock.
+    #[error("the certificate in {} is not valid before {at}; wait for it, or check this host's clock", file.display())]
+    NotYetValid {
+        /// Which file.
+        file: PathBuf,
+        /// When it begins.
+        at: String,
+    },
+    /// The certificate has no subject alternative name, so that no client would accept it.
+    #[error(
+        "the certificate in {} names no host (clients look at the subject alternative name only); have it issued anew \
+         with the server's DNS names",
+        file.display()
+    )]
+    NoNames {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// The file with the secrets of session tickets holds something else.
+    #[error(
+        "{}: {problem}; it wants one secret a line, 64 hexadecimal digits each, as `openssl rand -hex 32` makes them",
+        file.display()
+    )]
+    TicketSecrets {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The development authority lost its key: put it back, or remove its certificate to make a new one.
     #[error("{} is missing; restore it, or remove {} and let clients trust the new one", key.display(), certificate.display())]
     AuthorityKeyMissing {
@@ -117,107 +154,52 @@ pub enum TlsError {
 /// Something an operator should know about a certificate that is used all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsWarning {
-    /// Its time is over: clients will refuse it.
-    Expired {
-        /// When it ended.
-        at: String,
-    },
     /// Its time ends within 30 days.
     ExpiresSoon {
+        /// Which file.
+        file: PathBuf,
         /// When it ends.
         at: String,
     },
-    /// Its time has not begun: clients will refuse it.
-    NotYetValid {
-        /// When it begins.
-        at: String,
+    /// A certificate of the chain was not issued by the one that follows: some clients will not find the way.
+    ChainBroken {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// A certificate before it in the list has this name, too, and is given to clients that ask for it.
+    NameTaken {
+        /// Which file.
+        file: PathBuf,
+        /// Which name.
+        name: String,
     },
     /// The key file can be read by others than its owner and group.
-    KeyReadableByAll,
+    KeyReadableByAll {
+        /// Which file.
+        file: PathBuf,
+    },
 }
 
 impl fmt::Display for TlsWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Expired { at } => write!(f, "the certificate expired at {at}"),
-            Self::ExpiresSoon { at } => write!(f, "the certificate expires at {at}"),
-            Self::NotYetValid { at } => write!(f, "the certificate is not valid before {at}"),
-            Self::KeyReadableByAll => {
-                f.write_str("the private key file can be read by everyone on this host")
+            Self::ExpiresSoon { file, at } => {
+                write!(f, "the certificate in {} expires at {at}; renew it", file.display())
+            }
+            Self::ChainBroken { file } => write!(
+                f,
+                "the chain in {} is not in order: each certificate must be issued by the one after it",
+                file.display()
+            ),
+            Self::NameTaken { file, name } => write!(
+                f,
+                "{name} in {} is served with a certificate that comes before it in the list",
+                file.display()
+            ),
+            Self::KeyReadableByAll { file } => {
+                write!(f, "{} can be read by everyone on this host; chmod it to 600", file.display())
             }
         }
-    }
-}
-
-/// A certificate chain with its private key.
-#[derive(Clone, Debug)]
-pub struct TlsIdentity {
-    key: Arc<CertifiedKey>,
-    warnings: Vec<TlsWarning>,
-    authority: Option<PathBuf>,
-}
-
-impl TlsIdentity {
-    /// Reads a certificate chain (leaf first) and its key from PEM files.
-    ///
-    /// A certificate outside its time is used, with a warning: a gateway that answers with an expired
-    /// certificate is easier to mend than one that does not start.
-    ///
-    /// # Errors
-    /// A file cannot be read, holds no certificate or key, or the two do not belong together.
-    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let chain = read_chain(certificate)?;
-        let private = read_key(key)?;
-        let certified =
-            CertifiedKey::from_der(chain, private, &crypto_provider()).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    TlsError::KeyMismatch { certificate: certificate.to_owned(), key: key.to_owned() }
-                }
-                rustls::Error::InvalidCertificate(problem) => unusable(certificate, problem),
-                other => unusable(key, other),
-            })?;
-        let mut warnings = validity_warnings(certificate, &certified.cert[0], SystemTime::now())?;
-        if std::fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
-            warnings.push(TlsWarning::KeyReadableByAll);
-        }
-        Ok(Self { key: Arc::new(certified), warnings, authority: None })
-    }
-
-    /// An identity for this host from a development authority of its own, kept in `directory`.
-    ///
-    /// Makes the authority when there is none, and the leaf (localhost, 127.0.0.1, ::1 and the host's name) when
-    /// there is none, when it ends within 30 days, or when the names or the authority changed. Clients trust
-    /// [`TlsIdentity::authority`].
-    ///
-    /// # Errors
-    /// The directory cannot be written, or the authority's files are damaged.
-    pub fn development(directory: &Path) -> Result<Self, TlsError> {
-        Self::development_for(directory, &host_names(), SystemTime::now())
-    }
-
-    fn development_for(
-        directory: &Path,
-        names: &BTreeSet<String>,
-        now: SystemTime,
-    ) -> Result<Self, TlsError> {
-        std::fs::create_dir_all(directory).map_err(file_error(directory))?;
-        let authority = directory.join(DEVELOPMENT_CA_FILE);
-        let (leaf, leaf_key) = (directory.join(LEAF_FILE), directory.join(LEAF_KEY_FILE));
-        let issuer = load_or_make_authority(directory, now)?;
-        if !leaf_is_good(&leaf, &leaf_key, &authority, names, now) {
-            make_leaf(&issuer, &leaf, &leaf_key, names, now)?;
-        }
-        Ok(Self { authority: Some(authority), ..Self::from_files(&leaf, &leaf_key)? })
-    }
-
-    /// What an operator should be told.
-    pub fn warnings(&self) -> &[TlsWarning] {
-        &self.warnings
-    }
-
-    /// The certificate file a client must trust, when the identity is a development one.
-    pub fn authority(&self) -> Option<&Path> {
-        self.authority.as_deref()
     }
 }
 
@@ -225,10 +207,18 @@ impl TlsIdentity {
 /// Made anew at each start; cheap to clone.
 #[derive(Clone)]
 pub struct SharedKeys {
-    ticketer: Arc<dyn ProducesTickets>,
+    ticketer: Arc<Ticketer>,
+    ticket_file: Option<Arc<TicketFile>>,
     sessions: Arc<dyn StoresServerSessions>,
     reset: Arc<hmac::Key>,
     token: Arc<hkdf::Prk>,
+}
+
+/// Where the tickets' secrets come from.
+#[derive(Debug)]
+struct TicketFile {
+    path: PathBuf,
+    watched: Mutex<Watched>,
 }
 
 impl SharedKeys {
@@ -243,11 +233,40 @@ impl SharedKeys {
             getrandom::fill(seed).map_err(setup)?;
         }
         Ok(Self {
-            ticketer: provider::Ticketer::new().map_err(setup)?,
+            ticketer: Arc::new(Ticketer::random()?),
+            ticket_file: None,
             sessions: ServerSessionMemoryCache::new(EARLY_DATA_SESSIONS_MAX),
             reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset_seed)),
             token: Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&token_seed)),
         })
+    }
+
+    /// As [`Self::generate`], but session tickets are sealed with secrets from a file, so that they survive a
+    /// restart and other machines with the same file take them, too: 64 hexadecimal digits a line, the first for
+    /// new tickets, up to three more for those sealed earlier.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something else.
+    pub fn with_ticket_file(path: &Path) -> Result<Self, TlsError> {
+        let watched = Watched::new(vec![path.to_owned()]);
+        let ticketer = Arc::new(read_ticketer(path)?);
+        let file = TicketFile { path: path.to_owned(), watched: Mutex::new(watched) };
+        Ok(Self { ticketer, ticket_file: Some(Arc::new(file)), ..Self::generate()? })
+    }
+
+    /// Looks at the file with the tickets' secrets again; `None` when there is none or nothing is new. On an error
+    /// the secrets before stay in use. Reads a file, so it is not for a reactor's thread.
+    pub fn reload_tickets(&self, reload: Reload) -> Option<Result<(), TlsError>> {
+        let TicketFile { path, watched } = &**self.ticket_file.as_ref()?;
+        let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = watched.look(reload, false, || read_ticketer(path))?;
+        Some(loaded.map(|loaded| self.ticketer.replace(&loaded)))
+    }
+
+    /// Whether others than the owner and the group of the file with the tickets' secrets can read it.
+    pub fn tickets_readable_by_all(&self) -> bool {
+        let path = self.ticket_file.as_ref().map(|file| &file.path);
+        path.is_some_and(|path| std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0))
     }
 
     /// Signs stateless reset tokens (RFC 9000 10.3): for `quinn_proto::EndpointConfig::new`.
@@ -259,6 +278,10 @@ impl SharedKeys {
     pub fn token_key(&self) -> Arc<dyn HandshakeTokenKey> {
         Arc::clone(&self.token) as _
     }
+}
+
+fn read_ticketer(path: &Path) -> Result<Ticketer, TlsError> {
+    Ticketer::from_text(path, &String::from_utf8_lossy(&read(path)?))
 }
 
 impl fmt::Debug for SharedKeys {
@@ -287,16 +310,9 @@ pub fn server_crypto(
     keys: &SharedKeys,
     early_data: EarlyData,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let resolver = SingleCertAndKey::from(CertifiedKey::clone(&identity.key));
-    let mut config = ServerConfig::builder_with_provider(crypto_provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(setup)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![ALPN_H3.to_vec()];
-    config.ignore_client_order = true;
+    let mut config = server_config(identity, &[ALPN_H3])?;
     match early_data {
-        EarlyData::Off => config.ticketer = Arc::clone(&keys.ticketer),
+        EarlyData::Off => config.ticketer = Arc::clone(&keys.ticketer) as _,
         EarlyData::On => {
             config.session_storage = Arc::clone(&keys.sessions);
             config.max_early_data_size = EARLY_DATA_SIZE_QUIC;
@@ -305,21 +321,26 @@ pub fn server_crypto(
     Ok(Arc::new(config))
 }
 
-/// The server's side of TLS for HTTP/2 and HTTP/1.1 over TCP. Sessions resume by the same tickets as over QUIC; there
-/// is no 0-RTT.
+/// The server's side of TLS for what is spoken over TCP: the same certificates, reloads included, and the same
+/// tickets. There is no early data on TCP.
 ///
 /// # Errors
 /// Only when the cryptographic provider lacks TLS 1.3.
 pub fn tcp_server_crypto(identity: &TlsIdentity, keys: &SharedKeys) -> Result<Arc<ServerConfig>, TlsError> {
-    let resolver = SingleCertAndKey::from(CertifiedKey::clone(&identity.key));
+    let mut config = server_config(identity, &ALPN_TCP)?;
+    config.ticketer = Arc::clone(&keys.ticketer) as _;
+    Ok(Arc::new(config))
+}
+
+fn server_config(identity: &TlsIdentity, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = Arc::clone(&keys.ticketer);
-    Ok(Arc::new(config))
+        .with_cert_resolver(identity.resolver());
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    config.ignore_client_order = true;
+    Ok(config)
 }
 
 /// Whom a client believes.
@@ -331,7 +352,7 @@ pub enum Trust<'a> {
     AnyServer,
 }
 
-/// A client's side of TLS for HTTP/3.
+/// A client's side of TLS for HTTP/3. Clones share the sessions that can be resumed.
 ///
 /// # Errors
 /// A file cannot be read or holds no certificate.
@@ -347,6 +368,7 @@ pub fn client_crypto(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
             .with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN_H3.to_vec()];
+    config.resumption = Resumption::store(Arc::new(Sessions::default()));
     Ok(Arc::new(config))
 }
 
@@ -414,25 +436,6 @@ fn file_error(file: &Path) -> impl FnOnce(io::Error) -> TlsError {
     move |source| TlsError::File { file, source }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(file).map_err(file_error(file))
-}
-
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(&read(file)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsError::Pem { file: file.to_owned(), problem: error.to_string() })?;
-    if chain.is_empty() { Err(TlsError::NoCertificate { file: file.to_owned() }) } else { Ok(chain) }
-}
-
-fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    use rustls::pki_types::pem::Error;
-    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| match error {
-        Error::NoItemsFound => TlsError::NoKey { file: file.to_owned() },
-        other => TlsError::Pem { file: file.to_owned(), problem: other.to_string() },
-    })
-}
-
 fn read_roots(files: &[PathBuf]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for file in files {
@@ -441,174 +444,6 @@ fn read_roots(files: &[PathBuf]) -> Result<RootCertStore, TlsError> {
         }
     }
     Ok(roots)
-}
-
-fn unix_seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Whether a certificate that ends at `end` (Unix seconds) is still good for longer than [`RENEW_BEFORE`].
-fn lasts(end: i64, now: SystemTime) -> bool {
-    end > unix_seconds(now + RENEW_BEFORE)
-}
-
-fn validity_warnings(
-    file: &Path,
-    certificate: &CertificateDer<'_>,
-    now: SystemTime,
-) -> Result<Vec<TlsWarning>, TlsError> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| unusable(file, error))?;
-    let validity = parsed.validity();
-    let at = validity.not_after.to_string();
-    let mut warnings = Vec::new();
-    if unix_seconds(now) > validity.not_after.timestamp() {
-        warnings.push(TlsWarning::Expired { at });
-    } else if !lasts(validity.not_after.timestamp(), now) {
-        warnings.push(TlsWarning::ExpiresSoon { at });
-    }
-    if unix_seconds(now) < validity.not_before.timestamp() {
-        warnings.push(TlsWarning::NotYetValid { at: validity.not_before.to_string() });
-    }
-    Ok(warnings)
-}
-
-type Authority = Issuer<'static, KeyPair>;
-
-fn load_or_make_authority(directory: &Path, now: SystemTime) -> Result<Authority, TlsError> {
-    let certificate_file = directory.join(DEVELOPMENT_CA_FILE);
-    let key_file = directory.join(CA_KEY_FILE);
-    // A key without a certificate was never trusted by anyone: it may be replaced.
-    if !certificate_file.try_exists().map_err(file_error(&certificate_file))? {
-        return make_authority(&certificate_file, &key_file, now);
-    }
-    if !key_file.try_exists().map_err(file_error(&key_file))? {
-        return Err(TlsError::AuthorityKeyMissing { certificate: certificate_file, key: key_file });
-    }
-    let chain = read_chain(&certificate_file)?;
-    let (_, parsed) =
-        X509Certificate::from_der(&chain[0]).map_err(|error| unusable(&certificate_file, error))?;
-    if !lasts(parsed.validity().not_after.timestamp(), now) {
-        return make_authority(&certificate_file, &key_file, now);
-    }
-    let key = KeyPair::try_from(&read_key(&key_file)?).map_err(|error| unusable(&key_file, error))?;
-    Issuer::from_ca_cert_der(&chain[0], key).map_err(|error| unusable(&certificate_file, error))
-}
-
-fn make_authority(certificate_file: &Path, key_file: &Path, now: SystemTime) -> Result<Authority, TlsError> {
-    let key = KeyPair::generate().map_err(setup)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Sluice development authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = (now - CLOCK_SLACK).into();
-    params.not_after = (now + CA_LIFETIME).into();
-    let certificate = params.self_signed(&key).map_err(setup)?;
-    write_whole(key_file, &key.serialize_pem(), 0o600)?;
-    write_whole(certificate_file, &certificate.pem(), 0o644)?;
-    Ok(Issuer::new(params, key))
-}
-
-fn make_leaf(
-    issuer: &Authority,
-    leaf_file: &Path,
-    key_file: &Path,
-    names: &BTreeSet<String>,
-    now: SystemTime,
-) -> Result<(), TlsError> {
-    let key = KeyPair::generate().map_err(setup)?;
-    let mut params = CertificateParams::new(names.iter().cloned().collect::<Vec<_>>()).map_err(setup)?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Sluice development server");
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.use_authority_key_identifier_extension = true;
-    params.not_before = (now - CLOCK_SLACK).into();
-    params.not_after = (now + LEAF_LIFETIME).into();
-    let certificate = params.signed_by(&key, issuer).map_err(setup)?;
-    write_whole(key_file, &key.serialize_pem(), 0o600)?;
-    write_whole(leaf_file, &certificate.pem(), 0o644)
-}
-
-/// Whether the leaf on disk can go on serving; any doubt means no, since a new one costs nothing.
-fn leaf_is_good(
-    leaf_file: &Path,
-    key_file: &Path,
-    authority_file: &Path,
-    names: &BTreeSet<String>,
-    now: SystemTime,
-) -> bool {
-    let Ok(identity) = TlsIdentity::from_files(leaf_file, key_file) else { return false };
-    let leaf = &identity.key.cert[0];
-    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return false };
-    lasts(parsed.validity().not_after.timestamp(), now)
-        && subject_names(&parsed) == *names
-        && is_signed_by(leaf, authority_file, now)
-}
-
-fn is_signed_by(leaf: &CertificateDer<'_>, authority_file: &Path, now: SystemTime) -> bool {
-    let Ok(roots) = read_roots(&[authority_file.to_owned()]) else { return false };
-    let Ok(verifier) =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto_provider()).build()
-    else {
-        return false;
-    };
-    let Ok(name) = ServerName::try_from("localhost") else { return false };
-    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-    verifier.verify_server_cert(leaf, &[], &name, &[], now).is_ok()
-}
-
-fn subject_names(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return BTreeSet::new() };
-    let name = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-        _ => None,
-    };
-    extension.value.general_names.iter().filter_map(name).collect()
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(v4.into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
-}
-
-/// The names a development server answers to.
-fn host_names() -> BTreeSet<String> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    names_for(host.trim())
-}
-
-fn names_for(host: &str) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    let host = host.to_ascii_lowercase();
-    let is_name = !host.is_empty()
-        && host.len() <= 253
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
-        && host.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'));
-    if is_name {
-        names.insert(host);
-    }
-    names
-}
-
-/// Replaces a file whole: written beside its place with the final permissions, synced, then renamed.
-fn write_whole(file: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    let beside = file.with_extension("new");
-    let write = || -> io::Result<()> {
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        std::fs::rename(&beside, file)
-    };
-    write().map_err(file_error(file))
 }
 
 #[cfg(test)]

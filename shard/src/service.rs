@@ -410,8 +410,12 @@ impl Service for CoreService {
         // There is no head to speak of: it is what could not be read.
         let head = RequestHead::build("GET", "/", "unread");
         let context = self.core.context(&head, RouteLabel::Other, sluice_core::now());
-        let kind =
-            ProblemKind::ALL.iter().copied().find(|kind| kind.status() == status && !kind.is_retryable());
+        // Of those with the same status the one that says that trying again is no use; except that early data is
+        // refused for no other reason than being early.
+        let fits = |kind: &ProblemKind| {
+            kind.status() == status && (*kind == ProblemKind::TooEarly || !kind.is_retryable())
+        };
+        let kind = ProblemKind::ALL.iter().copied().find(fits);
         let response = match kind {
             Some(kind) => context.problem(Problem::new(kind, detail)),
             None => bare_problem(status, detail),

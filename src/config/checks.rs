@@ -5,6 +5,8 @@ use super::{Config, Origin, Problem};
 /// No machine we run on has more CPUs for one process, and every pair of cores has mailboxes of its own.
 const CORES_MAX: u64 = 256;
 const SHARDS_MAX: u64 = 4096;
+/// All of them are read at the start, and looked at again and again.
+const CERTIFICATES_MAX: usize = 256;
 
 /// Collects what is wrong.
 pub(super) struct Checks<'a> {
@@ -24,12 +26,13 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, limits, store, egress, .. } = self.config;
+        let Config { server, listen, tls, limits, store, egress, .. } = self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
             ("server.shutdown_grace_ms", server.shutdown_grace_ms.0, 0, 600_000),
             ("listen.socket_buffer_bytes", listen.socket_buffer_bytes, 65_536, 268_435_456),
+            ("tls.watch_interval_s", tls.watch_interval_s, 0, 3_600),
             ("limits.body_bytes_max", limits.body_bytes_max, 1_024, 16_777_216),
             ("limits.connections_max", limits.connections_max, 1, 10_000_000),
             ("limits.tcp_connections_max", limits.tcp_connections_max, 1, 1_000_000),
@@ -92,6 +95,14 @@ impl Checks<'_> {
 
     pub(super) fn tls(&mut self) {
         let tls = &self.config.tls;
+        if tls.certificates.len() > CERTIFICATES_MAX {
+            let text = format!("{} certificates; allowed are {CERTIFICATES_MAX}", tls.certificates.len());
+            self.refuse("tls.certificates", text);
+        }
+        if !tls.certificates.is_empty() && tls.certificate.get().is_none() {
+            let text = "needs tls.certificate beside it, for clients that ask for no name or another";
+            self.refuse("tls.certificates", text.to_owned());
+        }
         match (tls.certificate.get(), tls.key.get()) {
             (Some(_), None) => self.refuse("tls.certificate", "needs tls.key beside it".to_owned()),
             (None, Some(_)) => self.refuse("tls.key", "needs tls.certificate beside it".to_owned()),

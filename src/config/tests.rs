@@ -123,6 +123,10 @@ fn impossible_combinations_are_refused_by_key() {
         ("[tls]\nkey = 'a.pem'\n", "tls.key"),
         ("[tls]\ndevelopment = false\n", "tls.development"),
         ("[tls]\ncertificate = 'a'\nkey = 'b'\ndevelopment = true\n", "tls.development"),
+        ("[[tls.certificates]]\nchain = 'a'\nkey = 'b'\n", "tls.certificates"),
+        ("[[tls.certificates]]\nchain = 'a'\n", "tls.certificates"),
+        ("[[tls.certificates]]\nchain = 'a'\nkey = 'b'\nname = 'c'\n", "tls.certificates"),
+        ("[tls]\ncertificates = ['a.pem']\n", "tls.certificates"),
         ("[server]\nshards = 0\n", "server.shards"),
         ("[server]\nshards = 4097\n", "server.shards"),
         ("[server]\ncores = 257\nshards = 4096\n", "server.cores"),
@@ -234,6 +238,22 @@ fn credentials_are_demanded_for_real_upstreams_only() {
     assert_eq!(keys(&Config::default()), ["openai.api_key", "google.client_id", "google.client_secret"]);
     let local = "[openai]\nbase_url = 'http://[::1]:8080'\n[google]\ntoken_url = 'http://[::1]:8080/token'\n";
     assert_eq!(keys(&load(local, &[], &[]).expect("sound")), Vec::<String>::new());
+}
+
+#[test]
+fn certificates_are_given_as_tables_or_as_texts() {
+    let pair = |name: &str| CertificatePair {
+        chain: format!("{name}.pem").into(),
+        key: format!("{name}.key").into(),
+    };
+    let tables = "[tls]\ncertificate = 'c'\nkey = 'k'\n[[tls.certificates]]\nchain = 'a.pem'\nkey = 'a.key'\n\
+                  [[tls.certificates]]\nchain = 'b.pem'\nkey = 'b.key'\n";
+    let config = load(tables, &[], &[]).expect("sound");
+    assert_eq!(config.tls.certificates, [pair("a"), pair("b")]);
+    assert_eq!(load(&config.print(), &[], &[]).expect("sound").tls, config.tls);
+    let texts = [("SLUICE_TLS__CERTIFICATES", "a.pem:a.key, b.pem:b.key"), ("SLUICE_TLS__CERTIFICATE", "c")];
+    let config = load("[tls]\nkey = 'k'\n", &texts, &[]).expect("sound");
+    assert_eq!(config.tls.certificates, [pair("a"), pair("b")]);
 }
 
 #[test]

@@ -46,11 +46,7 @@ impl Client {
 
     /// Connects.
     pub async fn connect(&self, to: SocketAddr) -> anyhow::Result<Http> {
-        let connection = self.endpoint.connect(to, SERVER_NAME)?.await?;
-        let quic = connection.clone();
-        let (mut driver, requests) = h3::client::new(H3Connection::new(connection)).await?;
-        tokio::spawn(async move { poll_fn(|context| driver.poll_close(context)).await });
-        Ok(Http { quic, requests })
+        Http::over(self.endpoint.connect(to, SERVER_NAME)?.await?).await
     }
 }
 
@@ -77,6 +73,13 @@ impl Answer {
 }
 
 impl Http {
+    /// HTTP/3 over a connection that stands.
+    pub async fn over(quic: Connection) -> anyhow::Result<Self> {
+        let (mut driver, requests) = h3::client::new(H3Connection::new(quic.clone())).await?;
+        tokio::spawn(async move { poll_fn(|context| driver.poll_close(context)).await });
+        Ok(Self { quic, requests })
+    }
+
     /// Sends a request and reads its whole answer.
     pub async fn send(&self, request: Request<()>, body: Bytes) -> anyhow::Result<Answer> {
         let mut stream = self.requests.clone().send_request(request).await?;

@@ -22,7 +22,7 @@ use sluice_core::IoChoice;
 
 use crate::load::{LoadArgs, run_load};
 use external::{External, Kind};
-pub(crate) use peer::Peer;
+pub(crate) use peer::{Peer, end_with_signals};
 pub use servers::{ServeArgs, Stack, serve};
 
 /// What to compare.
@@ -195,7 +195,7 @@ impl Server {
 
     fn start(&self) -> anyhow::Result<Peer> {
         match self {
-            Self::Own(stack) => Peer::start_own(stack),
+            Self::Own(stack) => Peer::start_own(stack, &[]),
             Self::External(external) => Peer::start_external(external),
         }
     }
@@ -241,7 +241,7 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     if cpus < 2 {
         bail!("two CPUs are needed: one for the server, one for the load");
     }
-    peer::end_with_signals()?;
+    end_with_signals()?;
     let (servers, told) = servers(args)?;
     for line in &told {
         eprintln!("{line}");

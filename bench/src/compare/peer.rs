@@ -48,7 +48,7 @@ impl Drop for Running {
 }
 
 /// Ends what runs when this process is told to end.
-pub(super) fn end_with_signals() -> anyhow::Result<()> {
+pub(crate) fn end_with_signals() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -87,12 +87,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts this program again as the named server, and waits for the address it
     /// prints.
-    pub(super) fn start_own(stack: &str) -> anyhow::Result<Self> {
-        Self::start_with(stack, &[])
-    }
-
-    /// The same, with further options.
-    pub(crate) fn start_with(stack: &str, options: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn start_own(stack: &str, options: &[&str]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
         command.args(["serve-reply", "--stack", stack, "--cpu", &SERVER_CPU.to_string()]).args(options);

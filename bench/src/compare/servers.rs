@@ -44,6 +44,9 @@ pub struct ServeArgs {
     /// Silence after which Sluice closes a connection, in seconds
     #[arg(long, default_value_t = 30)]
     pub idle_timeout_s: u64,
+    /// Take requests in early data (0-RTT)
+    #[arg(long)]
+    pub early_data: bool,
 }
 
 /// Serves until killed; prints its address first.
@@ -53,11 +56,12 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let identity = TlsIdentity::development(&directory);
     let _ = std::fs::remove_dir_all(&directory);
     let keys = SharedKeys::generate()?;
-    let tls = server_crypto(&identity?, &keys, EarlyData::Off)?;
+    let early_data = if args.early_data { EarlyData::On } else { EarlyData::Off };
+    let tls = server_crypto(&identity?, &keys, early_data)?;
     match args.stack {
         Stack::Sluice => serve_sluice(args, IoChoice::Auto, ServerIdentity { tls, keys }),
         Stack::SluiceEpoll => serve_sluice(args, IoChoice::Epoll, ServerIdentity { tls, keys }),
-        Stack::QuinnH3 => serve_quinn(args.cpu, tls),
+        Stack::QuinnH3 => serve_quinn(args.cpu, tls, args.early_data),
     }
 }
 
@@ -110,7 +114,7 @@ fn serve_sluice(args: &ServeArgs, io: IoChoice, identity: ServerIdentity) -> any
     })?
 }
 
-fn serve_quinn(cpu: Option<usize>, tls: Arc<rustls::ServerConfig>) -> anyhow::Result<()> {
+fn serve_quinn(cpu: Option<usize>, tls: Arc<rustls::ServerConfig>, early_data: bool) -> anyhow::Result<()> {
     if let Some(cpu) = cpu {
         pin(cpu)?;
     }
@@ -131,15 +135,24 @@ fn serve_quinn(cpu: Option<usize>, tls: Arc<rustls::ServerConfig>) -> anyhow::Re
         while let Some(incoming) = endpoint.accept().await {
             tokio::spawn(async move {
                 // A client that goes away is the end of a run, not an error.
-                let _ = serve_quinn_connection(incoming).await;
+                let _ = serve_quinn_connection(incoming, early_data).await;
             });
         }
         bail!("the endpoint closed")
     })
 }
 
-async fn serve_quinn_connection(incoming: quinn::Incoming) -> anyhow::Result<()> {
-    let connection = h3_quinn::Connection::new(incoming.await?);
+async fn serve_quinn_connection(incoming: quinn::Incoming, early_data: bool) -> anyhow::Result<()> {
+    let connection = if early_data {
+        // A server's connection can always begin before the handshake is over.
+        match incoming.accept()?.into_0rtt() {
+            Ok((connection, _)) => connection,
+            Err(connecting) => connecting.await?,
+        }
+    } else {
+        incoming.await?
+    };
+    let connection = h3_quinn::Connection::new(connection);
     let mut connection = h3::server::builder().build::<_, Bytes>(connection).await?;
     while let Some(resolver) = connection.accept().await? {
         tokio::spawn(async move {

@@ -82,6 +82,7 @@ pub fn serve(args: &ServeLoadArgs) -> anyhow::Result<()> {
             stack: compare::Stack::Sluice,
             cpu: args.cpu,
             idle_timeout_s: 30,
+            early_data: false,
         });
     }
     if let Some(cpu) = args.cpu {

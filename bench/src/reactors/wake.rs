@@ -62,12 +62,11 @@ impl Task {
     }
 }
 
+/// Runs the task that is woken, and says what that took.
+type BlockOn = fn(Places, Task) -> anyhow::Result<(Spent, Histogram<u64>)>;
+
 /// Wakes the task that `block_on` runs, again and again, for `duration`.
-pub(super) fn measure(
-    block_on: fn(Places, Task) -> anyhow::Result<(Spent, Histogram<u64>)>,
-    duration: Duration,
-    places: Places,
-) -> anyhow::Result<Figures> {
+pub(super) fn measure(block_on: BlockOn, duration: Duration, places: Places) -> anyhow::Result<Figures> {
     let origin = Instant::now();
     let wait = Arc::new(Wait::default());
     let task = Task { wait: Arc::clone(&wait), origin };

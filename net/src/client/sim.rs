@@ -293,14 +293,8 @@ impl ServerEnd {
                 let to = StreamRef { connection: index, generation, stream, place };
                 desk.call(request, Responder::stream(Rc::clone(outbox), to));
             };
-            let mut cx = Cx {
-                now,
-                service: &**desk,
-                stats,
-                orphans_max: STREAMS_MAX as usize,
-                deliver: &mut deliver,
-                scratch,
-            };
+            let mut cx =
+                Cx { now, service: &**desk, stats, streams_max: STREAMS_MAX, deliver: &mut deliver, scratch };
             connection.state.handle(&mut connection.quic, event, &mut cx);
         }
     }
@@ -317,14 +311,8 @@ impl ServerEnd {
         for (to, response) in std::mem::take(&mut *outbox.ready.borrow_mut()) {
             let Some(connection) = driver.get_generation(to.connection, to.generation) else { continue };
             let mut deliver = |_, _, _| {};
-            let mut cx = Cx {
-                now,
-                service: &**desk,
-                stats,
-                orphans_max: STREAMS_MAX as usize,
-                deliver: &mut deliver,
-                scratch,
-            };
+            let mut cx =
+                Cx { now, service: &**desk, stats, streams_max: STREAMS_MAX, deliver: &mut deliver, scratch };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             driver.mark(to.connection);
         }
@@ -497,8 +485,11 @@ fn run(kit: &Kit, seed: u64, path: &Path, plans: Vec<Plan>, script: &Script) -> 
     let mut random = Random(!seed);
     let began = Instant::now();
     let plans = Rc::new(plans);
-    let limits =
-        AdmissionLimits { connections_max: 10, handshakes_max: if script.must_retry { 0 } else { 10 } };
+    let limits = AdmissionLimits {
+        connections_max: 10,
+        handshakes_max: if script.must_retry { 0 } else { 10 },
+        handshake_timeout: Some(Duration::from_secs(10)),
+    };
     let desk = Desk {
         now: Cell::new(began),
         plans: Rc::clone(&plans),

@@ -30,6 +30,7 @@ use smallvec::{SmallVec, smallvec};
 use super::stats::IngressStats;
 use crate::quic::STREAMS_WIDEN_AT;
 use crate::service::{Admit, Request, Service};
+use crate::tls::handshake::HandshakeFacts;
 
 /// Times a half-received request, or an answer of which nothing is taken, is
 /// passed over before it is given up. The time limit is this many periods, so it
@@ -217,7 +218,10 @@ impl H3Connection {
             }
             // What came before the close but was not looked at yet.
             _ if quic.is_closed() => return,
-            qp::Event::Connected => self.open_control(quic),
+            qp::Event::Connected => {
+                count_handshake(quic, cx.stats);
+                self.open_control(quic)
+            }
             qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
             qp::Event::HandshakeDataReady | qp::Event::DatagramReceived | qp::Event::DatagramsUnblocked => {
                 Ok(())
@@ -431,12 +435,9 @@ impl H3Connection {
         let Some(head) = reading.head else { return };
         let place = self.answering.insert(Answering { id, is_head: head.method() == Method::Head });
         cx.stats.requests.add(1);
-        let request = Request {
-            head,
-            body: reading.body.into_bytes(),
-            peer: peer_of(quic),
-            early_data: quic.is_handshaking(),
-        };
+        let early_data = quic.is_handshaking();
+        cx.stats.requests_early.add(u64::from(early_data));
+        let request = Request { head, body: reading.body.into_bytes(), peer: peer_of(quic), early_data };
         (cx.deliver)(id, place, request);
     }
 
@@ -617,6 +618,14 @@ fn widen(quic: &mut qp::Connection, streams_max: u32) {
     }
 }
 
+fn count_handshake(quic: &qp::Connection, stats: &IngressStats) {
+    let HandshakeFacts { is_resumed, offers_early_data } = HandshakeFacts::of(quic);
+    stats.handshakes_full.add(u64::from(!is_resumed));
+    stats.handshakes_resumed.add(u64::from(is_resumed));
+    stats.early_data_accepted.add(u64::from(quic.has_0rtt()));
+    stats.early_data_rejected.add(u64::from(offers_early_data && !quic.has_0rtt()));
+}
+
 fn peer_of(quic: &qp::Connection) -> SocketAddr {
     quic.remote_address()
 }
@@ -681,12 +690,15 @@ fn discard(quic: &mut qp::Connection, id: StreamId, error: VarInt) {
 }
 
 fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, cx: &Context<'_>) -> Outcome {
+    // What comes before the client has finished the handshake may be a replay. Once it has, nobody but the
+    // client can have sent it, whatever packet it came in.
+    let is_early = quic.is_handshaking();
     let mut stream = quic.recv_stream(id);
     // Closed: we stopped it earlier, its last bytes are of no interest.
     let Ok(mut chunks) = stream.read(true) else { return Outcome::Pending };
     let outcome = loop {
         match chunks.next(usize::MAX) {
-            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, cx) {
+            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, is_early, cx) {
                 Outcome::Pending => {}
                 settled => break settled,
             },
@@ -705,7 +717,7 @@ fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, c
     outcome
 }
 
-fn feed(reading: &mut Reading, bytes: &Bytes, cx: &Context<'_>) -> Outcome {
+fn feed(reading: &mut Reading, bytes: &Bytes, is_early: bool, cx: &Context<'_>) -> Outcome {
     let mut chunk: &[u8] = bytes;
     loop {
         match reading.decoder.next(&mut chunk) {
@@ -715,6 +727,10 @@ fn feed(reading: &mut Reading, bytes: &Bytes, cx: &Context<'_>) -> Outcome {
                     Ok(head) => {
                         if let Some(bytes) = head.content_length() {
                             reading.decoder.expect_body(bytes);
+                        }
+                        if !head.method().is_safe() && (is_early || head.header("early-data") == Some("1")) {
+                            reading.head = Some(head);
+                            return refuse_early(cx);
                         }
                         match cx.service.admit(&head) {
                             Admit::Reply(response) => {
@@ -755,6 +771,13 @@ fn feed(reading: &mut Reading, bytes: &Bytes, cx: &Context<'_>) -> Outcome {
             Err(error) => return Outcome::Failed(error),
         }
     }
+}
+
+/// A request that does something must not be taken from what may be a replay, nor from an intermediary that had it
+/// as such (RFC 8470 sections 4 and 5.1).
+fn refuse_early(cx: &Context<'_>) -> Outcome {
+    cx.stats.requests_too_early.add(1);
+    Outcome::Refuse(cx.service.refuse(425, "send the request again when the handshake is complete"))
 }
 
 fn refuse_body(cx: &Context<'_>) -> Outcome {

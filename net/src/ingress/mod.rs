@@ -36,6 +36,7 @@ use crate::quic::steering::{self, CoreCount, Port, SteeredIds};
 use crate::quic::transport;
 use crate::service::{Outbox, Responder, Service, StreamRef};
 use crate::tls::SharedKeys;
+use crate::tls::handshake::ObservedServer;
 
 /// Arrivals (each up to 64 KiB of datagrams) taken from one socket before what
 /// they led to is sent; the rest comes right after.
@@ -218,6 +219,7 @@ fn endpoint(
     config: &IngressConfig,
 ) -> Result<qp::Endpoint, IngressError> {
     let crypto = QuicServerConfig::try_from(Arc::clone(&identity.tls)).map_err(|_| IngressError::Cipher)?;
+    let crypto = ObservedServer(Arc::new(crypto));
     let mut server = qp::ServerConfig::new(Arc::new(crypto), identity.keys.token_key());
     server.transport_config(Arc::new(transport(config.streams_max, config.idle_timeout)));
     let mut endpoint = qp::EndpointConfig::new(identity.keys.reset_key());

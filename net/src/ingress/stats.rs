@@ -34,6 +34,18 @@ counters! {
     handshakes_timed_out,
     /// Connections closed by us over an HTTP/3 error.
     connections_failed,
+    /// Handshakes finished with certificate and signature.
+    handshakes_full,
+    /// Handshakes finished that went on with an earlier session.
+    handshakes_resumed,
+    /// Finished handshakes whose client's early data (0-RTT) was taken.
+    early_data_accepted,
+    /// Finished handshakes whose client's early data was not taken: a session unknown, used before, or not fresh.
+    early_data_rejected,
+    /// Requests that came as early data and were handed to the service.
+    requests_early,
+    /// Requests refused with 425 since their method is not safe and they came, or may have come, as early data.
+    requests_too_early,
     /// Requests that arrived whole and were handed to the service.
     requests,
     /// Requests being answered now (gauge).

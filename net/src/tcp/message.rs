@@ -178,11 +178,11 @@ mod tests {
 
     use super::*;
 
-    fn head(request: hyper::http::request::Builder) -> Result<RequestHead, BadHead> {
+    fn head(request: http::request::Builder) -> Result<RequestHead, BadHead> {
         request_head(&request.body(()).unwrap().into_parts().0)
     }
 
-    fn status(request: hyper::http::request::Builder) -> u16 {
+    fn status(request: http::request::Builder) -> u16 {
         head(request).unwrap_err().status
     }
 
