@@ -246,7 +246,8 @@ fn certificates_are_given_as_tables_or_as_texts() {
         chain: format!("{name}.pem").into(),
         key: format!("{name}.key").into(),
     };
-    let tables = "[tls]\ncertificate = 'c'\nkey = 'k'\n[[tls.certificates]]\nchain = 'a.pem'\nkey = 'a.key'\n\
+    let tables = "[tls]\ncertificate = 'c'\nkey = 'k'\ndevelopment = false\n\
+                  [[tls.certificates]]\nchain = 'a.pem'\nkey = 'a.key'\n\
                   [[tls.certificates]]\nchain = 'b.pem'\nkey = 'b.key'\n";
     let config = load(tables, &[], &[]).expect("sound");
     assert_eq!(config.tls.certificates, [pair("a"), pair("b")]);
