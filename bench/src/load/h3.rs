@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustls::client::Resumption;
 use sluice_core::CoreId;
 use sluice_net::CoreCount;
-use sluice_net::client::{Client, ClientConnection, ClientError};
+use sluice_net::client::{Client, ClientConnection, ClientError, ConnectOptions};
 use sluice_protocols::http::RequestHead;
 
 use super::plan::Plan;
@@ -15,24 +14,31 @@ use super::transport::{Failure, Handshake, HeadParts, Reply, ReplyHead, Transpor
 
 /// An idle connection of a run is a mistake soon noticed; a slow ramp is none.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tickets that are kept.
+const SESSIONS_MAX: usize = 256;
 
 pub(super) struct H3 {
     plan: Arc<Plan>,
-    /// Never resumes.
-    full: Client,
-    /// Keeps tickets and uses them.
-    resuming: Client,
+    client: Client,
 }
 
 impl H3 {
-    /// Two sockets on the current reactor.
+    /// A socket on the current reactor.
     pub(super) fn start(plan: Arc<Plan>, tls: &rustls::ClientConfig) -> anyhow::Result<Self> {
-        let start = |tls| Client::start(Arc::new(tls), plan.target.address, IDLE_TIMEOUT);
-        let mut full = tls.clone();
-        full.resumption = Resumption::disabled();
-        let full = start(full)?;
-        let resuming = start(tls.clone())?;
-        Ok(Self { plan, full, resuming })
+        let mut tls = tls.clone();
+        // Each thread keeps tickets of its own, so that threads share nothing.
+        tls.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_MAX);
+        let client = Client::start(Arc::new(tls), plan.target.address, IDLE_TIMEOUT)?;
+        Ok(Self { plan, client })
+    }
+}
+
+/// How a connection stands: early data as long as its handshake goes on.
+fn kind(connection: &ClientConnection) -> Handshake {
+    match (connection.was_resumed(), connection.early_data_accepted()) {
+        (None, _) | (_, Some(true)) => Handshake::Early,
+        (Some(true), _) => Handshake::Resumed,
+        (Some(false), _) => Handshake::Full,
     }
 }
 
@@ -63,15 +69,20 @@ impl Transport for H3 {
             Some((CoreId::new(core), cores))
         });
         let target = &self.plan.target;
-        let client = if wanted == Handshake::Full { &self.full } else { &self.resuming };
-        let connection = client.connect(target.address, &target.host, core).await.map_err(failure)?;
-        // Whether the server took the ticket is not known here; that nothing was sent
-        // before the handshake ended is.
-        Ok((connection, if wanted == Handshake::Early { Handshake::Resumed } else { wanted }))
+        let options = ConnectOptions {
+            core,
+            resume: wanted != Handshake::Full,
+            early_data: wanted == Handshake::Early,
+        };
+        let connection =
+            self.client.connect_with(target.address, &target.host, &options).await.map_err(failure)?;
+        let made = kind(&connection);
+        Ok((connection, made))
     }
 
-    fn settled(&self, _: &ClientConnection, begun: Handshake) -> Handshake {
-        begun
+    fn settled(&self, connection: &ClientConnection, begun: Handshake) -> Handshake {
+        // Lost in the meantime: what it began as is all that is known.
+        if connection.was_resumed().is_none() { begun } else { kind(connection) }
     }
 
     async fn request(
@@ -80,7 +91,12 @@ impl Transport for H3 {
         head: &RequestHead,
         body: Bytes,
     ) -> Result<Reply, Failure> {
-        let response = connection.request(head, body).await.map_err(failure)?;
+        let response = match connection.request(head, body.clone()).await {
+            // It was not looked at, so that it is the same request that goes again.
+            Err(ClientError::EarlyDataRejected) => connection.request(head, body).await,
+            other => other,
+        };
+        let response = response.map_err(failure)?;
         Ok(Reply {
             status: response.head.status(),
             head: ReplyHead::Ours(response.head),
