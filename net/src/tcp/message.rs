@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::http::request::Parts;
-use hyper::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
+use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use sluice_protocols::http::{HeadBuilder, HeadFault, Limits, Malformed, RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
 
@@ -48,9 +48,12 @@ pub(super) fn request_head(parts: &Parts) -> Result<RequestHead, BadHead> {
     let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
     let mut head = HeadBuilder::request(&Limits::DEFAULT, 64 + bytes);
     head.field(b":method", method.as_str().as_bytes())?;
-    // All our TCP is TLS; only HTTP/2 has a scheme of its own.
-    let scheme = uri.scheme_str().filter(|_| is_http2).unwrap_or("https");
-    head.field(b":scheme", scheme.as_bytes())?;
+    // All our TCP is TLS; only HTTP/2 has a scheme of its own. CONNECT has none (RFC 9113 section 8.5).
+    let scheme = uri.scheme_str().filter(|_| is_http2);
+    let implied = (*method != Method::CONNECT).then_some("https");
+    if let Some(scheme) = scheme.or(implied) {
+        head.field(b":scheme", scheme.as_bytes())?;
+    }
     // RFC 9112 section 3.2.2: the authority of an absolute target stands above Host.
     let authority = uri.authority();
     if let Some(authority) = authority {
