@@ -148,7 +148,7 @@ async def main(given):
                 told = await browser.evaluate(FETCH % json.dumps(wanted))
                 return scenarios.Answer("", told["status"], told["fields"], told["text"].encode())
 
-            report = await scenarios.run(given.key, request, takes_early_answers=False)
+            report = await scenarios.run(given.key, request)
             seen = await browser.evaluate(SEEN)
         except Exception:
             browser.process.kill()

@@ -5,7 +5,8 @@
 //! - A request stream is in `reading` while its request is not whole, then in
 //!   `answering` until its answer is known, and in `writing` while that waits for
 //!   flow control; in one of them at most. An event on a stream in none is stale:
-//!   quinn-proto may report a stream readable that was read in this turn. The
+//!   quinn-proto may report a stream readable that was read in this turn. A
+//!   request answered before it was whole is in `surplus` besides. The
 //!   usual request comes whole and its answer fits: it is in no table but
 //!   `answering`, where its place is known without a search.
 //! - Every bound here is per stream times the stream limit of the transport, and
@@ -39,6 +40,10 @@ pub(crate) const WATCHES_MAX: u8 = 4;
 /// Bytes of answers that may wait for the client of one connection, beside the
 /// 1 MiB that the transport holds: room for sixteen large ones.
 const UNREAD_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a request that are taken and thrown away after its answer, before the
+/// client is told to stop. RFC 9114 section 4.1 lets a server tell it at once;
+/// Chromium then never delivers the answer. So ordinary bodies may run out.
+const SURPLUS_BYTES_MAX: usize = 1 << 20;
 /// Bodies up to this length are sent in one piece with their head.
 const INLINE_BODY_BYTES_MAX: usize = 4096;
 /// Bytes of unknown frames a client may send on its control stream: some to
@@ -137,6 +142,13 @@ struct Answering {
     is_head: bool,
 }
 
+/// The rest of a request that has its answer. It is thrown away as it comes.
+struct Surplus {
+    left_bytes: usize,
+    /// How often it was met half done.
+    watches: u8,
+}
+
 /// What is to be written, in order.
 type Pieces = SmallVec<[Bytes; 2]>;
 
@@ -173,6 +185,8 @@ pub(crate) struct H3Connection {
     answering: Slab<Answering>,
     /// What waits for flow control: answers, and frames on the control stream.
     writing: FastMap<Unwritten>,
+    /// Requests that were answered before they were whole.
+    surplus: FastMap<Surplus>,
     /// Requests that the service still works on and whose client gave them up.
     orphans: usize,
     /// Streams from this index on are refused, as announced by GOAWAY.
@@ -260,7 +274,10 @@ impl H3Connection {
             }
             qp::StreamEvent::Readable { id } if id.dir() == Dir::Bi => match self.reading.remove(&id) {
                 Some(reading) => self.read_request(quic, id, reading, cx),
-                None => Ok(()),
+                None => {
+                    self.read_surplus(quic, id);
+                    Ok(())
+                }
             },
             qp::StreamEvent::Readable { id } => self.read_uni(quic, id),
             qp::StreamEvent::Writable { id } => {
@@ -279,13 +296,14 @@ impl H3Connection {
             return Err(closed_critical());
         }
         let was_read = self.reading.remove(&id).is_some();
+        let had_surplus = self.surplus.remove(&id).is_some();
         let place = self.answering.iter().find(|(_, due)| due.id == id).map(|(place, _)| place);
         let was_answered = place.map(|place| self.answering.remove(place)).is_some();
         let was_written = self.writing.remove(&id).is_some();
         let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
         // Refused when all was sent and acknowledged, or was reset before.
         let _ = quic.send_stream(id).reset(cancelled);
-        if was_read {
+        if was_read || had_surplus {
             discard(quic, id, cancelled);
         }
         cx.stats.streams_abandoned.add(u64::from(was_read || was_answered || was_written));
@@ -411,8 +429,8 @@ impl H3Connection {
             Outcome::Refuse(response) => {
                 let is_head = reading.head.as_ref().is_some_and(|head| head.method() == Method::Head);
                 self.write_answer(quic, id, response, is_head, cx);
-                // RFC 9114 section 4.1: the rest is not needed for the answer.
-                discard(quic, id, code(ErrorCode::H3_NO_ERROR));
+                self.surplus.insert(id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
+                self.read_surplus(quic, id);
                 Ok(())
             }
             Outcome::Abandoned => {
@@ -428,6 +446,31 @@ impl H3Connection {
                 Ok(())
             }
             Outcome::Failed(error) => Err(error),
+        }
+    }
+
+    /// Throws away what came of a request that has its answer.
+    fn read_surplus(&mut self, quic: &mut qp::Connection, id: StreamId) {
+        let Some(surplus) = self.surplus.get_mut(&id) else { return };
+        let mut stream = quic.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else {
+            self.surplus.remove(&id);
+            return;
+        };
+        let is_over = loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => surplus.left_bytes = surplus.left_bytes.saturating_sub(chunk.bytes.len()),
+                Ok(None) | Err(qp::ReadError::Reset(_)) => break true,
+                Err(qp::ReadError::Blocked) => break false,
+            }
+        };
+        let _ = chunks.finalize();
+        if is_over {
+            self.surplus.remove(&id);
+        } else if surplus.left_bytes == 0 {
+            // RFC 9114 section 4.1: the rest is not needed for the answer.
+            let _ = stream.stop(code(ErrorCode::H3_NO_ERROR));
+            self.surplus.remove(&id);
         }
     }
 
@@ -509,7 +552,7 @@ impl H3Connection {
     /// Whether something is half done that has not been put under watch yet; it
     /// counts as such from now on.
     pub(crate) fn must_be_watched(&mut self) -> bool {
-        let has_open = !self.reading.is_empty() || !self.writing.is_empty();
+        let has_open = !self.reading.is_empty() || !self.writing.is_empty() || !self.surplus.is_empty();
         let must = has_open && !self.is_watched;
         self.is_watched |= must;
         must
@@ -537,6 +580,17 @@ impl H3Connection {
             self.write_answer(quic, id, response, false, cx);
             discard(quic, id, code(ErrorCode::H3_NO_ERROR));
         }
+        for (id, surplus) in &mut self.surplus {
+            surplus.watches += 1;
+            if surplus.watches > WATCHES_MAX {
+                late.push(*id);
+            }
+        }
+        for id in late.drain(..) {
+            self.surplus.remove(&id);
+            cx.stats.requests_timed_out.add(1);
+            discard(quic, id, code(ErrorCode::H3_NO_ERROR));
+        }
         let control = self.control;
         for (id, unwritten) in self.writing.iter_mut().filter(|(id, _)| Some(**id) != control) {
             unwritten.watches += 1;
@@ -551,7 +605,9 @@ impl H3Connection {
         }
         // Our control stream waits for as long as it must: it carries nothing
         // that grows.
-        self.is_watched = !self.reading.is_empty() || self.writing.keys().any(|id| Some(*id) != self.control);
+        self.is_watched = !self.reading.is_empty()
+            || !self.surplus.is_empty()
+            || self.writing.keys().any(|id| Some(*id) != self.control);
         self.is_watched
     }
 
