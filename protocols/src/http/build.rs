@@ -122,6 +122,23 @@ enum Kind {
     Trailers,
 }
 
+/// What is known of a line before it is committed. Pseudo-headers are checked whatever it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// Nothing.
+    Nothing,
+    /// The name is a lower-case token: it comes from a table.
+    Name,
+    /// So, and the value has no control character and no white space around it ([`is_valid_line`]).
+    Line,
+}
+
+/// Whether a line may be committed as [`Checked::Line`].
+pub(crate) fn is_valid_line(name: &[u8], value: &[u8]) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_valid_name(name) && is_valid_value(value) && !blank(value.first()) && !blank(value.last())
+}
+
 /// Takes field lines one by one and makes a head of them.
 ///
 /// After an error the builder is of no more use: drop it.
@@ -190,7 +207,7 @@ impl HeadBuilder {
         self.fields.arena_mut().extend_from_slice(name);
         let name_end = self.fields.arena().len();
         self.fields.arena_mut().extend_from_slice(value);
-        self.commit(name_end, false)
+        self.commit(name_end, Checked::Nothing)
     }
 
     /// The end of the arena, for a decoder that writes a name and a value there and then commits them.
@@ -199,20 +216,21 @@ impl HeadBuilder {
     }
 
     /// Makes a line of what was appended to the arena since the last commit; the name ends at `name_end`.
-    /// `name_is_known` says that the name comes from a table of ours and needs no check.
-    pub(crate) fn commit(&mut self, name_end: usize, name_is_known: bool) -> Result<(), HeadFault> {
+    pub(crate) fn commit(&mut self, name_end: usize, checked: Checked) -> Result<(), HeadFault> {
         let name_start = self.fields.committed();
         self.account(self.fields.arena().len() - name_start)?;
         if self.fields.arena().get(name_start) == Some(&b':') && name_end > name_start {
             return self.commit_pseudo(name_start, name_end);
         }
-        if !name_is_known && !is_valid_name(&self.fields.arena()[name_start..name_end]) {
+        if checked == Checked::Nothing && !is_valid_name(&self.fields.arena()[name_start..name_end]) {
             return Err(Malformed::Name.into());
         }
-        if !is_valid_value(&self.fields.arena()[name_end..]) {
-            return Err(Malformed::Value.into());
+        if checked != Checked::Line {
+            if !is_valid_value(&self.fields.arena()[name_end..]) {
+                return Err(Malformed::Value.into());
+            }
+            self.trim_value(name_end);
         }
-        self.trim_value(name_end);
         self.check_special(name_start, name_end)?;
         self.fields.commit_field(name_end);
         Ok(())

@@ -1,8 +1,11 @@
 //! Field sections into heads (RFC 9204 section 4.5).
 
+use super::table::Line;
 use super::{huffman, integer, static_table};
 use crate::h3::{ErrorCode, H3Error};
-use crate::http::{Fields, HeadBuilder, HeadFault, Limits, Malformed, RequestHead, ResponseHead, TooLarge};
+use crate::http::{
+    Checked, Fields, HeadBuilder, HeadFault, Limits, Malformed, RequestHead, ResponseHead, TooLarge,
+};
 
 /// Why a field section is no head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,39 +85,85 @@ pub fn decode_trailers(section: &[u8], limits: &Limits) -> Result<Fields, HeadEr
 }
 
 /// Room for the arena: Huffman code expands to at most 8/5, names from the static table come on top.
-fn capacity(section: &[u8]) -> usize {
+pub(super) fn capacity(section: &[u8]) -> usize {
     section.len().min(16 * 1024) * 8 / 5 + 160
 }
 
-fn decode_section(mut section: &[u8], limits: &Limits, builder: &mut HeadBuilder) -> Result<(), HeadError> {
-    if section.len() > limits.encoded_bytes_max {
-        return Err(HeadError::TooLarge(TooLarge::Encoded));
-    }
-    decode_prefix(&mut section)?;
-    while let Some(&first) = section.first() {
-        decode_line(first, &mut section, builder)?;
-    }
-    Ok(())
-}
-
-/// RFC 9204 section 4.5.1. Without a dynamic table the Required Insert Count can only be 0, and then a base
-/// below it (sign bit 1) would be negative.
-fn decode_prefix(section: &mut &[u8]) -> Result<(), HeadError> {
-    if read_integer(8, section)? != 0 {
+/// Decodes a section that may not refer to a dynamic table.
+pub(super) fn decode_section(
+    mut section: &[u8],
+    limits: &Limits,
+    builder: &mut HeadBuilder,
+) -> Result<(), HeadError> {
+    check_size(section, limits)?;
+    // Section 4.5.1: without a table the Required Insert Count can only be 0, and then a base below it (sign
+    // bit 1) would be negative.
+    if read_integer(8, &mut section)? != 0 {
         return Err(DYNAMIC);
     }
     let negative = section.first().is_some_and(|byte| byte & 0x80 != 0);
-    read_integer(7, section)?;
+    read_integer(7, &mut section)?;
     if negative {
         return Err(HeadError::Decompression("negative base"));
     }
-    Ok(())
+    decode_lines(section, builder, &NoTable)
+}
+
+pub(super) fn check_size(section: &[u8], limits: &Limits) -> Result<(), HeadError> {
+    if section.len() > limits.encoded_bytes_max {
+        Err(HeadError::TooLarge(TooLarge::Encoded))
+    } else {
+        Ok(())
+    }
+}
+
+/// The lines of a dynamic table that a section may refer to.
+pub(super) trait References {
+    /// The line at this index relative to the base (RFC 9204 section 3.2.5).
+    fn relative(&self, index: u64) -> Result<&Line, HeadError>;
+
+    /// The line at this post-base index (RFC 9204 section 3.2.6).
+    fn post_base(&self, index: u64) -> Result<&Line, HeadError>;
+}
+
+/// None at all.
+struct NoTable;
+
+impl References for NoTable {
+    #[inline]
+    fn relative(&self, _: u64) -> Result<&Line, HeadError> {
+        Err(DYNAMIC)
+    }
+
+    #[inline]
+    fn post_base(&self, _: u64) -> Result<&Line, HeadError> {
+        Err(DYNAMIC)
+    }
 }
 
 const DYNAMIC: HeadError = HeadError::Decompression("reference to the dynamic table");
 const CUT_SHORT: HeadError = HeadError::Decompression("field section is cut short");
 
-fn decode_line(first: u8, section: &mut &[u8], builder: &mut HeadBuilder) -> Result<(), HeadError> {
+/// Decodes what follows the prefix of a section.
+#[inline]
+pub(super) fn decode_lines(
+    mut section: &[u8],
+    builder: &mut HeadBuilder,
+    references: &impl References,
+) -> Result<(), HeadError> {
+    while let Some(&first) = section.first() {
+        decode_line(first, &mut section, builder, references)?;
+    }
+    Ok(())
+}
+
+#[inline]
+fn decode_line(
+    first: u8,
+    section: &mut &[u8],
+    builder: &mut HeadBuilder,
+    references: &impl References,
+) -> Result<(), HeadError> {
     match first >> 4 {
         // Section 4.5.2, indexed field line: 1 T index(6).
         0b1100..=0b1111 => {
@@ -123,8 +172,9 @@ fn decode_line(first: u8, section: &mut &[u8], builder: &mut HeadBuilder) -> Res
             arena.extend_from_slice(name.as_bytes());
             let name_end = arena.len();
             arena.extend_from_slice(value.as_bytes());
-            Ok(builder.commit(name_end, true)?)
+            Ok(builder.commit(name_end, Checked::Line)?)
         }
+        0b1000..=0b1011 => commit_line(references.relative(read_integer(6, section)?)?, builder),
         // Section 4.5.4, literal with name reference: 01 N T index(4).
         0b0101 | 0b0111 => {
             let (name, _) = static_line(read_integer(4, section)?)?;
@@ -132,7 +182,11 @@ fn decode_line(first: u8, section: &mut &[u8], builder: &mut HeadBuilder) -> Res
             arena.extend_from_slice(name.as_bytes());
             let name_end = arena.len();
             read_string(7, section, arena)?;
-            Ok(builder.commit(name_end, true)?)
+            Ok(builder.commit(name_end, Checked::Name)?)
+        }
+        0b0100 | 0b0110 => {
+            let name = references.relative(read_integer(4, section)?)?;
+            commit_value(name, section, builder)
         }
         // Section 4.5.6, literal with literal name: 001 N H length(3).
         0b0010 | 0b0011 => {
@@ -140,11 +194,32 @@ fn decode_line(first: u8, section: &mut &[u8], builder: &mut HeadBuilder) -> Res
             read_string(3, section, arena)?;
             let name_end = arena.len();
             read_string(7, section, arena)?;
-            Ok(builder.commit(name_end, false)?)
+            Ok(builder.commit(name_end, Checked::Nothing)?)
         }
-        // T = 0, and sections 4.5.3 and 4.5.5, post-base references.
-        _ => Err(DYNAMIC),
+        // Section 4.5.3, indexed with post-base index: 0001 index(4).
+        0b0001 => commit_line(references.post_base(read_integer(4, section)?)?, builder),
+        // Section 4.5.5, literal with post-base name reference: 0000 N index(3).
+        _ => {
+            let name = references.post_base(read_integer(3, section)?)?;
+            commit_value(name, section, builder)
+        }
     }
+}
+
+fn commit_line(line: &Line, builder: &mut HeadBuilder) -> Result<(), HeadError> {
+    let arena = builder.arena_mut();
+    arena.extend_from_slice(line.name());
+    let name_end = arena.len();
+    arena.extend_from_slice(line.value());
+    Ok(builder.commit(name_end, line.checked())?)
+}
+
+fn commit_value(name: &Line, section: &mut &[u8], builder: &mut HeadBuilder) -> Result<(), HeadError> {
+    let arena = builder.arena_mut();
+    arena.extend_from_slice(name.name());
+    let name_end = arena.len();
+    read_string(7, section, arena)?;
+    Ok(builder.commit(name_end, Checked::Nothing)?)
 }
 
 fn static_line(index: u64) -> Result<(&'static str, &'static str), HeadError> {
@@ -167,7 +242,7 @@ fn read_string(prefix_bits: u32, section: &mut &[u8], out: &mut Vec<u8>) -> Resu
 }
 
 #[inline]
-fn read_integer(prefix_bits: u32, section: &mut &[u8]) -> Result<u64, HeadError> {
+pub(super) fn read_integer(prefix_bits: u32, section: &mut &[u8]) -> Result<u64, HeadError> {
     integer::read(prefix_bits, section).map_err(|error| match error {
         integer::IntegerError::CutShort => CUT_SHORT,
         integer::IntegerError::TooLarge => HeadError::Decompression("integer is too large"),

@@ -98,22 +98,30 @@ fn without_blanks(value: &[u8]) -> &[u8] {
 }
 
 fn encode_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    match static_table::find(name, value) {
+    write_line(out, name, value, static_table::find(name, value));
+}
+
+/// Appends a line, of which this was found in the static table.
+pub(super) fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8], found: Option<Found>) {
+    match found {
         // Section 4.5.2: 1, T = 1, index.
         Some(Found::Line(index)) => integer::write(out, 0b1100_0000, 6, index),
         // Section 4.5.4: 01 N, T = 1, index.
         Some(Found::Name(index)) => {
-            let never_indexed = if is_secret(name) { 0b0010_0000 } else { 0 };
-            integer::write(out, 0b0101_0000 | never_indexed, 4, index);
+            integer::write(out, 0b0101_0000 | never_indexed(name, 0b0010_0000), 4, index);
             encode_string(out, 0, 7, value);
         }
         // Section 4.5.6: 001 N H, length of the name.
         None => {
-            let never_indexed = if is_secret(name) { 0b0001_0000 } else { 0 };
-            encode_string(out, 0b0010_0000 | never_indexed, 3, name);
+            encode_string(out, 0b0010_0000 | never_indexed(name, 0b0001_0000), 3, name);
             encode_string(out, 0, 7, value);
         }
     }
+}
+
+/// The bit N of a literal, where RFC 9204 section 7.1.3 asks for it.
+pub(super) fn never_indexed(name: &[u8], bit: u8) -> u8 {
+    if is_secret(name) { bit } else { 0 }
 }
 
 /// RFC 9204 section 7.1.3: a proxy must not put these into a dynamic table of its own.
@@ -122,7 +130,7 @@ fn is_secret(name: &[u8]) -> bool {
 }
 
 /// RFC 9204 section 4.1.2: Huffman code where that is shorter, marked by the bit above the prefix.
-fn encode_string(out: &mut Vec<u8>, pattern: u8, prefix_bits: u32, text: &[u8]) {
+pub(super) fn encode_string(out: &mut Vec<u8>, pattern: u8, prefix_bits: u32, text: &[u8]) {
     let huffman_bytes = huffman::encoded_len(text);
     if huffman_bytes < text.len() {
         integer::write(out, pattern | 1 << prefix_bits, prefix_bits, huffman_bytes);

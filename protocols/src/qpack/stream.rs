@@ -1,5 +1,5 @@
-//! The peer's encoder and decoder streams (RFC 9204 sections 4.3 and 4.4), of which next to nothing is
-//! allowed while the dynamic table has size 0. Neither stream may end: close the connection with
+//! The peer's encoder and decoder streams (RFC 9204 sections 4.3 and 4.4) where no dynamic table is kept or
+//! used, of which next to nothing is allowed. Neither stream may end: close the connection with
 //! `H3_CLOSED_CRITICAL_STREAM` if one does.
 
 use super::integer::{Continued, prefix_max};
