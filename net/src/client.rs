@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod sim;
+mod table;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -38,6 +39,7 @@ use sluice_protocols::http::{Limits, Method, RequestHead, ResponseHead};
 use sluice_protocols::qpack;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::table::Table;
 use crate::quic::driver::{AdmissionLimits, Driver};
 use crate::quic::listen::{ListenerId, ask_for_buffers};
 use crate::quic::outlet::Sockets;
@@ -118,6 +120,8 @@ struct ConnectionState {
     lost: Option<ClientError>,
     waiting: Vec<Waker>,
     streams: FastMap<StreamId, Stream>,
+    /// Where the client was told to use one.
+    table: Option<Box<Table>>,
 }
 
 struct State {
@@ -193,6 +197,7 @@ pub struct Client {
     state: Rc<RefCell<State>>,
     tls: TlsChoices,
     transport: Arc<qp::TransportConfig>,
+    uses_table: bool,
 }
 
 impl Client {
@@ -247,7 +252,17 @@ impl Client {
         }));
         spawn(run(Rc::downgrade(&state), socket, fd));
         let transport = Arc::new(transport(SERVER_STREAMS_MAX, idle_timeout));
-        Ok(Self { state, tls, transport })
+        Ok(Self { state, tls, transport, uses_table: false })
+    }
+
+    /// Whether further connections use QPACK's dynamic table where the server
+    /// keeps one, so that fields which come again and again (a bearer token, the
+    /// authority) are sent as a reference of a byte. Off at first: what is sent
+    /// then depends on what was sent before.
+    #[must_use]
+    pub fn with_dynamic_table(mut self, uses_table: bool) -> Self {
+        self.uses_table = uses_table;
+        self
     }
 
     /// Connects; with `core`, to that one of the server's cores. Resumes a
@@ -284,6 +299,9 @@ impl Client {
         let connection = {
             let mut state = self.state.borrow_mut();
             let (index, generation) = state.driver.connect(now(), LISTENER, config, remote, server_name)?;
+            if let Some(connection) = state.driver.get_mut(index) {
+                connection.state.table = self.uses_table.then(|| Box::new(Table::new()));
+            }
             state.wake();
             ClientConnection { state: Rc::clone(&self.state), index, generation }
         };
@@ -360,18 +378,7 @@ impl ClientConnection {
     /// # Errors
     /// See [`ClientError`].
     pub async fn request(&self, head: &RequestHead, body: Bytes) -> Result<ClientResponse, ClientError> {
-        let mut message = Vec::with_capacity(256 + body.len());
-        let Ok(()) = h3::write_headers(&mut message, |out| {
-            qpack::encode_request(out, head);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        if !body.is_empty() {
-            h3::write_data_header(&mut message, body.len() as u64);
-            message.extend_from_slice(&body);
-        }
-        let message = Bytes::from(message);
-        let is_head_request = head.method() == Method::Head;
-        let (id, is_second_try) = poll_fn(|cx| self.poll_open(cx, &message, is_head_request)).await?;
+        let (id, is_second_try) = poll_fn(|cx| self.poll_open(cx, head, &body)).await?;
         let mut answer = Answer { connection: self, id, is_second_try, is_done: false };
         poll_fn(|cx| answer.poll(cx)).await
     }
@@ -379,8 +386,8 @@ impl ClientConnection {
     fn poll_open(
         &self,
         cx: &Context<'_>,
-        message: &Bytes,
-        is_head_request: bool,
+        head: &RequestHead,
+        body: &Bytes,
     ) -> Poll<Result<(StreamId, bool), ClientError>> {
         let mut state = self.state.borrow_mut();
         let Some(connection) = state.driver.get_generation(self.index, self.generation) else {
@@ -394,12 +401,16 @@ impl ClientConnection {
             connection.state.waiting.push(cx.waker().clone());
             return Poll::Pending;
         };
-        let unsent = write(&mut connection.quic, id, message.clone());
+        let message = encode(id, head, body, connection.state.table.as_deref_mut());
+        if let Some(table) = &mut connection.state.table {
+            table.flush(&mut connection.quic);
+        }
+        let unsent = write(&mut connection.quic, id, message);
         let stream = Stream {
             decoder: FrameDecoder::new(Role::Client, FIELD_SECTION_BYTES_MAX),
             head: None,
             body: Vec::new(),
-            is_head_request,
+            is_head_request: head.method() == Method::Head,
             unsent,
             waker: None,
             done: None,
@@ -502,6 +513,23 @@ fn bind(local: SocketAddr) -> io::Result<Arc<OwnedFd>> {
     ask_for_buffers(&socket, RECEIVE_BUFFER_BYTES);
     socket.bind(&local.into())?;
     Ok(Arc::new(OwnedFd::from(socket)))
+}
+
+/// The frames of a request.
+fn encode(id: StreamId, head: &RequestHead, body: &Bytes, table: Option<&mut Table>) -> Bytes {
+    let mut message = Vec::with_capacity(256 + body.len());
+    let Ok(()) = h3::write_headers(&mut message, |out| {
+        match table {
+            Some(table) => table.encode(out, id, head),
+            None => qpack::encode_request(out, head),
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if !body.is_empty() {
+        h3::write_data_header(&mut message, body.len() as u64);
+        message.extend_from_slice(body);
+    }
+    message.into()
 }
 
 /// Writes what fits and returns the rest; finishes the stream after the last.
@@ -618,7 +646,7 @@ fn take_events(state: &mut State, now: Instant) {
 fn open_control(quic: &mut qp::Connection) {
     if let Some(id) = quic.streams().open(Dir::Uni) {
         let mut preamble = Vec::with_capacity(32);
-        h3::write_control_preamble(&mut preamble);
+        h3::write_control_preamble(&mut preamble, &h3::Settings::OURS);
         let _ = quic.send_stream(id).write(&preamble);
     }
 }
@@ -636,11 +664,11 @@ fn handle_stream(
                     let error = code(ErrorCode::H3_STREAM_CREATION_ERROR);
                     quic.close(now, error, Bytes::from_static(b"server-initiated request stream"));
                 } else {
-                    discard(quic, id);
+                    read_uni(quic, state, id, now);
                 }
             }
         }
-        qp::StreamEvent::Readable { id } if id.dir() == Dir::Uni => discard(quic, id),
+        qp::StreamEvent::Readable { id } if id.dir() == Dir::Uni => read_uni(quic, state, id, now),
         qp::StreamEvent::Readable { id } => {
             if let Some(stream) = state.streams.get_mut(&id) {
                 read_response(quic, id, stream);
@@ -649,6 +677,8 @@ fn handle_stream(
         qp::StreamEvent::Writable { id } => {
             if let Some(stream) = state.streams.get_mut(&id) {
                 stream.unsent = write(quic, id, std::mem::take(&mut stream.unsent));
+            } else if let Some(table) = &mut state.table {
+                table.flush(quic);
             }
         }
         qp::StreamEvent::Available { dir: Dir::Bi } => state.waiting.drain(..).for_each(Waker::wake),
@@ -656,8 +686,17 @@ fn handle_stream(
     }
 }
 
-/// The server's control and QPACK streams carry nothing this client acts on: it
-/// uses no dynamic table, and a GOAWAY shows in the requests that are refused.
+fn read_uni(quic: &mut qp::Connection, state: &mut ConnectionState, id: StreamId, now: Instant) {
+    let Some(table) = &mut state.table else { return discard(quic, id) };
+    if let Err(H3Error::Connection { code: error, reason } | H3Error::Stream { code: error, reason }) =
+        table.read(quic, id)
+    {
+        quic.close(now, code(error), Bytes::from_static(reason.as_bytes()));
+    }
+}
+
+/// Without a dynamic table the server's control and QPACK streams carry nothing
+/// this client acts on: a GOAWAY shows in the requests that are refused.
 fn discard(quic: &mut qp::Connection, id: StreamId) {
     let mut stream = quic.recv_stream(id);
     if let Ok(mut chunks) = stream.read(true) {

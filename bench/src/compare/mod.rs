@@ -9,6 +9,7 @@
 //! servers' figures include putting the reply into the client's socket.
 
 mod external;
+mod headers;
 mod peer;
 mod servers;
 
@@ -30,6 +31,8 @@ pub use servers::{ServeArgs, Stack, serve};
 pub enum CompareCommand {
     /// A 200-byte reply over HTTP/3: Sluice's ingress, quinn + h3, and caddy, nginx and h2o where they are
     H3(CompareArgs),
+    /// Requests with the fields of a browser and a bearer token, with and without QPACK's dynamic table
+    Headers(headers::HeadersArgs),
 }
 
 /// Options of `compare h3`.
@@ -236,7 +239,10 @@ fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
 
 /// Runs the comparison.
 pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
-    let CompareCommand::H3(args) = command;
+    let args = match command {
+        CompareCommand::H3(args) => args,
+        CompareCommand::Headers(args) => return headers::run(args),
+    };
     let cpus = std::thread::available_parallelism()?.get();
     if cpus < 2 {
         bail!("two CPUs are needed: one for the server, one for the load");

@@ -4,8 +4,7 @@
 use quinn_proto as qp;
 use quinn_proto::{Dir, StreamId};
 use sluice_protocols::h3::{
-    self, ControlDecoder, ControlEvent, ErrorCode, H3Error, PeerUniStreams, Role, UniStreamType,
-    UniStreamTypeDecoder,
+    self, ControlDecoder, ControlEvent, H3Error, PeerUniStreams, Role, UniStreamType, UniStreamTypeDecoder,
 };
 use sluice_protocols::http::RequestHead;
 use sluice_protocols::qpack::{Encoder, EncoderStream};
@@ -24,6 +23,7 @@ pub(super) struct Table {
     /// Our encoder stream.
     stream: Option<StreamId>,
     peer: PeerUniStreams,
+    /// The server's streams; the transport bounds how many it opens.
     uni: Vec<(StreamId, Uni)>,
 }
 
@@ -38,19 +38,12 @@ impl Table {
     }
 
     /// Appends the field section of a request.
-    pub(super) fn encode(
-        &mut self,
-        quic: &mut qp::Connection,
-        out: &mut Vec<u8>,
-        id: StreamId,
-        head: &RequestHead,
-    ) {
+    pub(super) fn encode(&mut self, out: &mut Vec<u8>, id: StreamId, head: &RequestHead) {
         self.encoder.encode_request(out, id.into(), head);
-        self.flush(quic);
     }
 
-    /// Takes what has come on one of the server's unidirectional streams.
-    /// Streams of unknown types are read and thrown away.
+    /// Takes what has come on one of the server's unidirectional streams. What
+    /// streams of unknown types bring is thrown away.
     pub(super) fn read(&mut self, quic: &mut qp::Connection, id: StreamId) -> Result<(), H3Error> {
         let place = self.uni.iter().position(|(stream, _)| *stream == id).unwrap_or_else(|| {
             self.uni.push((id, Uni::Type(UniStreamTypeDecoder::default())));
@@ -58,20 +51,18 @@ impl Table {
         });
         let mut stream = quic.recv_stream(id);
         let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
-        let mut settings = None;
+        let mut capacity_bytes = None;
         let mut result = Ok(());
-        while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
-            result = self.feed(place, &chunk.bytes, &mut settings);
-            if result.is_err() {
-                break;
-            }
+        while result.is_ok()
+            && let Ok(Some(chunk)) = chunks.next(usize::MAX)
+        {
+            result = self.feed(place, &chunk.bytes, &mut capacity_bytes);
         }
         let _ = chunks.finalize();
-        result?;
-        if let Some(capacity_bytes) = settings {
-            self.begin(quic, capacity_bytes);
+        if let (Ok(()), Some(bytes)) = (result, capacity_bytes) {
+            self.begin(quic, bytes);
         }
-        Ok(())
+        result
     }
 
     /// Sends what waits on the encoder stream.
@@ -92,7 +83,7 @@ impl Table {
             return;
         }
         let Some(id) = quic.streams().open(Dir::Uni) else { return };
-        let mut first = Vec::new();
+        let mut first = Vec::with_capacity(8);
         h3::write_stream_type(&mut first, UniStreamType::QpackEncoder);
         first.append(encoder.instructions());
         *encoder.instructions() = first;
@@ -101,7 +92,7 @@ impl Table {
         self.flush(quic);
     }
 
-    fn feed(&mut self, place: usize, bytes: &[u8], settings: &mut Option<u64>) -> Result<(), H3Error> {
+    fn feed(&mut self, place: usize, bytes: &[u8], capacity_bytes: &mut Option<u64>) -> Result<(), H3Error> {
         let mut chunk = bytes;
         let kind = &mut self.uni[place].1;
         if let Uni::Type(decoder) = kind {
@@ -120,20 +111,12 @@ impl Table {
             Uni::Decoder => self.encoder.feed(chunk)?,
             Uni::Control(decoder) => {
                 while let Some(event) = decoder.next(&mut chunk)? {
-                    if let ControlEvent::Settings(found) = event {
-                        *settings = Some(found.qpack_max_table_capacity);
+                    if let ControlEvent::Settings(settings) = event {
+                        *capacity_bytes = Some(settings.qpack_max_table_capacity);
                     }
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// How to close a connection over an error of its streams.
-pub(super) fn close_code(error: &H3Error) -> ErrorCode {
-    match error {
-        H3Error::Connection { code, .. } | H3Error::Stream { code, .. } => *code,
-        H3Error::HeadersTooLarge { .. } => ErrorCode::H3_EXCESSIVE_LOAD,
     }
 }

@@ -22,12 +22,13 @@ use quinn_proto::{Dir, StreamId, VarInt};
 use slab::Slab;
 use sluice_protocols::h3::{
     self, ControlDecoder, ErrorCode, Event as FrameEvent, FIELD_SECTION_BYTES_MAX, FrameDecoder, H3Error,
-    PeerUniStreams, Role, UniStreamType, UniStreamTypeDecoder,
+    PeerUniStreams, Role, Settings, UniStreamType, UniStreamTypeDecoder,
 };
-use sluice_protocols::http::{Limits, Method, RequestHead, Response};
-use sluice_protocols::qpack::{self, DecoderStream, EncoderStream, HeadError};
+use sluice_protocols::http::{Method, RequestHead, Response};
+use sluice_protocols::qpack::{self, DecoderStream, HeadError};
 use smallvec::{SmallVec, smallvec};
 
+use super::qpack::Table;
 use super::stats::IngressStats;
 use crate::quic::STREAMS_WIDEN_AT;
 use crate::service::{Admit, Request, Service};
@@ -131,7 +132,7 @@ impl Unwritten {
 enum Uni {
     Type(UniStreamTypeDecoder),
     Control(Box<ControlDecoder>),
-    QpackEncoder(EncoderStream),
+    QpackEncoder,
     QpackDecoder(DecoderStream),
 }
 
@@ -181,6 +182,8 @@ pub(crate) struct H3Connection {
     control: Option<StreamId>,
     peer: Option<PeerUniStreams>,
     uni: Vec<(StreamId, Uni)>,
+    /// The client's dynamic table.
+    table: Table,
     reading: FastMap<Reading>,
     answering: Slab<Answering>,
     /// What waits for flow control: answers, and frames on the control stream.
@@ -218,7 +221,10 @@ impl H3Connection {
     pub(crate) fn is_idle(&self, quic: &mut qp::Connection) -> bool {
         // Streams with bytes the client has not acknowledged; the control stream
         // never ends, so it is always among them.
-        let unfinished = quic.streams().send_streams().saturating_sub(usize::from(self.control.is_some()));
+        let unfinished = quic
+            .streams()
+            .send_streams()
+            .saturating_sub(usize::from(self.control.is_some()) + self.table.streams());
         unfinished == 0 && self.reading.is_empty() && self.answering.is_empty() && self.writing.is_empty()
     }
 
@@ -227,7 +233,7 @@ impl H3Connection {
         let result = match event {
             qp::Event::ConnectionLost { reason } => {
                 tracing::debug!(%reason, peer = %quic.remote_address(), "connection lost");
-                self.abandon(cx);
+                self.abandon(cx.stats);
                 return;
             }
             // What came before the close but was not looked at yet.
@@ -246,9 +252,20 @@ impl H3Connection {
         }
     }
 
+    /// Writes what the turn's events made due to the client's encoder, all at
+    /// once.
+    pub(crate) fn flush_table(&mut self, quic: &mut qp::Connection, now: Instant, stats: &IngressStats) {
+        if quic.is_closed() {
+            return;
+        }
+        if let Err(error) = self.table.flush(quic, stats) {
+            self.close(quic, error, now, stats);
+        }
+    }
+
     /// Lets go of everything: the connection is over.
-    fn abandon(&mut self, cx: &Context<'_>) {
-        cx.stats.streams_abandoned.add((self.reading.len() + self.answering.len()) as u64);
+    fn abandon(&mut self, stats: &IngressStats) {
+        stats.streams_abandoned.add((self.reading.len() + self.answering.len()) as u64);
         *self = Self::default();
     }
 
@@ -291,8 +308,8 @@ impl H3Connection {
 
     /// The client does not want the answer (RFC 9114 section 4.1.1).
     fn give_up(&mut self, quic: &mut qp::Connection, id: StreamId, cx: &Context<'_>) -> Result<(), H3Error> {
-        if Some(id) == self.control {
-            // RFC 9114 section 6.2.1: the control stream must not be closed.
+        if Some(id) == self.control || self.table.is_stream(id) {
+            // RFC 9114 section 6.2.1, RFC 9204 section 4.2: they must not be closed.
             return Err(closed_critical());
         }
         let was_read = self.reading.remove(&id).is_some();
@@ -303,6 +320,9 @@ impl H3Connection {
         let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
         // Refused when all was sent and acknowledged, or was reset before.
         let _ = quic.send_stream(id).reset(cancelled);
+        if was_read {
+            self.table.cancel(id);
+        }
         if was_read || had_surplus {
             discard(quic, id, cancelled);
         }
@@ -329,7 +349,7 @@ impl H3Connection {
         })?;
         self.control = Some(id);
         let mut preamble = Vec::with_capacity(32);
-        h3::write_control_preamble(&mut preamble);
+        h3::write_control_preamble(&mut preamble, &Settings::SERVER);
         self.write_control(quic, preamble);
         if self.goaway_from.is_some() {
             self.write_goaway(quic);
@@ -349,11 +369,12 @@ impl H3Connection {
         let Some(place) = self.uni.iter().position(|(stream, _)| *stream == id) else { return Ok(()) };
         let kind = &mut self.uni[place].1;
         let peer = self.peer.get_or_insert_with(|| PeerUniStreams::new(Role::Server));
+        let table = (&mut self.table, self.next_request);
         let mut stream = quic.recv_stream(id);
         let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
         let outcome = loop {
             match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => match feed_uni(kind, peer, &chunk.bytes) {
+                Ok(Some(chunk)) => match feed_uni(kind, peer, table.0, table.1, &chunk.bytes) {
                     Ok(UniOutcome::Pending) => {}
                     settled => break settled,
                 },
@@ -417,7 +438,7 @@ impl H3Connection {
         mut reading: Reading,
         cx: &mut Context<'_>,
     ) -> Result<(), H3Error> {
-        match read_stream(quic, id, &mut reading, cx) {
+        match read_stream(quic, id, &mut reading, &mut self.table, cx) {
             Outcome::Pending => {
                 self.reading.insert(id, reading);
                 Ok(())
@@ -429,18 +450,21 @@ impl H3Connection {
             Outcome::Refuse(response) => {
                 let is_head = reading.head.as_ref().is_some_and(|head| head.method() == Method::Head);
                 self.write_answer(quic, id, response, is_head, cx);
+                self.table.cancel(id);
                 self.surplus.insert(id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
                 self.read_surplus(quic, id);
                 Ok(())
             }
             Outcome::Abandoned => {
                 cx.stats.streams_abandoned.add(1);
+                self.table.cancel(id);
                 let _ = quic.send_stream(id).reset(code(ErrorCode::H3_REQUEST_CANCELLED));
                 Ok(())
             }
             Outcome::Failed(H3Error::Stream { code: error, reason }) => {
                 cx.stats.streams_failed.add(1);
                 tracing::debug!(%error, reason, peer = %quic.remote_address(), "request refused");
+                self.table.cancel(id);
                 let _ = quic.send_stream(id).reset(code(error));
                 discard(quic, id, code(error));
                 Ok(())
@@ -578,6 +602,7 @@ impl H3Connection {
             // RFC 9110 section 15.5.9.
             let response = cx.service.refuse(408, "the request did not arrive whole in time");
             self.write_answer(quic, id, response, false, cx);
+            self.table.cancel(id);
             discard(quic, id, code(ErrorCode::H3_NO_ERROR));
         }
         for (id, surplus) in &mut self.surplus {
@@ -613,14 +638,18 @@ impl H3Connection {
 
     /// Closes the connection over an error, or resets what it concerns.
     fn fail(&mut self, quic: &mut qp::Connection, error: H3Error, cx: &Context<'_>) {
-        cx.stats.connections_failed.add(1);
+        self.close(quic, error, cx.now, cx.stats);
+    }
+
+    fn close(&mut self, quic: &mut qp::Connection, error: H3Error, now: Instant, stats: &IngressStats) {
+        stats.connections_failed.add(1);
         tracing::debug!(%error, peer = %quic.remote_address(), "connection closed over an error");
         let (error, reason) = match error {
             H3Error::Connection { code, reason } | H3Error::Stream { code, reason } => (code, reason),
             H3Error::HeadersTooLarge { .. } => (ErrorCode::H3_EXCESSIVE_LOAD, "header section too large"),
         };
-        quic.close(cx.now, code(error), Bytes::from_static(reason.as_bytes()));
-        self.abandon(cx);
+        quic.close(now, code(error), Bytes::from_static(reason.as_bytes()));
+        self.abandon(stats);
     }
 
     /// Announces that no further requests are taken (RFC 9114 section 5.2), now
@@ -704,24 +733,30 @@ enum UniOutcome {
     Unwanted,
 }
 
-fn feed_uni(kind: &mut Uni, peer: &mut PeerUniStreams, bytes: &[u8]) -> Result<UniOutcome, H3Error> {
+fn feed_uni(
+    kind: &mut Uni,
+    peer: &mut PeerUniStreams,
+    table: &mut Table,
+    requests: u64,
+    bytes: &[u8],
+) -> Result<UniOutcome, H3Error> {
     let mut chunk = bytes;
     if let Uni::Type(decoder) = kind {
         let Some(found) = decoder.next(&mut chunk) else { return Ok(UniOutcome::Pending) };
         peer.open(found)?;
         *kind = match found {
             UniStreamType::Control => Uni::Control(Box::new(ControlDecoder::new(Role::Server))),
-            UniStreamType::QpackEncoder => Uni::QpackEncoder(EncoderStream::default()),
+            UniStreamType::QpackEncoder => Uni::QpackEncoder,
             UniStreamType::QpackDecoder => Uni::QpackDecoder(DecoderStream::default()),
             UniStreamType::Push | UniStreamType::Unknown(_) => return Ok(UniOutcome::Unwanted),
         };
     }
     match kind {
         Uni::Type(_) => {}
-        Uni::QpackEncoder(stream) => stream.feed(chunk)?,
+        Uni::QpackEncoder => table.feed(chunk, requests)?,
         Uni::QpackDecoder(stream) => stream.feed(chunk)?,
         // The client's settings and GOAWAY ask nothing of a server without push
-        // and with no dynamic table; they are checked all the same.
+        // and without a dynamic table of its own; they are checked all the same.
         Uni::Control(decoder) => while decoder.next(&mut chunk)?.is_some() {},
     }
     Ok(UniOutcome::Pending)
@@ -745,7 +780,13 @@ fn discard(quic: &mut qp::Connection, id: StreamId, error: VarInt) {
     }
 }
 
-fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, cx: &Context<'_>) -> Outcome {
+fn read_stream(
+    quic: &mut qp::Connection,
+    id: StreamId,
+    reading: &mut Reading,
+    table: &mut Table,
+    cx: &Context<'_>,
+) -> Outcome {
     // What comes before the client has finished the handshake may be a replay. Once it has, nobody but the
     // client can have sent it, whatever packet it came in.
     let is_early = quic.is_handshaking();
@@ -754,7 +795,7 @@ fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, c
     let Ok(mut chunks) = stream.read(true) else { return Outcome::Pending };
     let outcome = loop {
         match chunks.next(usize::MAX) {
-            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, is_early, cx) {
+            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, is_early, id, table, cx) {
                 Outcome::Pending => {}
                 settled => break settled,
             },
@@ -773,38 +814,43 @@ fn read_stream(quic: &mut qp::Connection, id: StreamId, reading: &mut Reading, c
     outcome
 }
 
-fn feed(reading: &mut Reading, bytes: &Bytes, is_early: bool, cx: &Context<'_>) -> Outcome {
+fn feed(
+    reading: &mut Reading,
+    bytes: &Bytes,
+    is_early: bool,
+    id: StreamId,
+    table: &mut Table,
+    cx: &Context<'_>,
+) -> Outcome {
     let mut chunk: &[u8] = bytes;
     loop {
         match reading.decoder.next(&mut chunk) {
             Ok(None) => return Outcome::Pending,
-            Ok(Some(FrameEvent::Headers(section))) => {
-                match qpack::decode_request(section, &Limits::DEFAULT) {
-                    Ok(head) => {
-                        if let Some(bytes) = head.content_length() {
-                            reading.decoder.expect_body(bytes);
-                        }
-                        if !head.method().is_safe() && (is_early || head.header("early-data") == Some("1")) {
-                            reading.head = Some(head);
-                            return refuse_early(cx);
-                        }
-                        match cx.service.admit(&head) {
-                            Admit::Reply(response) => {
-                                cx.stats.requests_answered_early.add(1);
-                                reading.head = Some(head);
-                                return Outcome::Refuse(response);
-                            }
-                            Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
-                        }
-                        let announced = head.content_length();
-                        reading.head = Some(head);
-                        if announced.is_some_and(|bytes| bytes > reading.body_bytes_max as u64) {
-                            return refuse_body(cx);
-                        }
+            Ok(Some(FrameEvent::Headers(section))) => match table.decode_request(id, section, cx.stats) {
+                Ok(head) => {
+                    if let Some(bytes) = head.content_length() {
+                        reading.decoder.expect_body(bytes);
                     }
-                    Err(error) => return refuse_head(&error, cx),
+                    if !head.method().is_safe() && (is_early || head.header("early-data") == Some("1")) {
+                        reading.head = Some(head);
+                        return refuse_early(cx);
+                    }
+                    match cx.service.admit(&head) {
+                        Admit::Reply(response) => {
+                            cx.stats.requests_answered_early.add(1);
+                            reading.head = Some(head);
+                            return Outcome::Refuse(response);
+                        }
+                        Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
+                    }
+                    let announced = head.content_length();
+                    reading.head = Some(head);
+                    if announced.is_some_and(|bytes| bytes > reading.body_bytes_max as u64) {
+                        return refuse_body(cx);
+                    }
                 }
-            }
+                Err(error) => return refuse_head(&error, cx),
+            },
             Ok(Some(FrameEvent::Data(piece))) => {
                 if reading.body.len() + piece.len() > reading.body_bytes_max {
                     return refuse_body(cx);
@@ -813,7 +859,7 @@ fn feed(reading: &mut Reading, bytes: &Bytes, is_early: bool, cx: &Context<'_>) 
             }
             // Trailers are checked and carry nothing we use.
             Ok(Some(FrameEvent::Trailers(section))) => {
-                if let Err(error) = qpack::decode_trailers(section, &Limits::DEFAULT) {
+                if let Err(error) = table.check_trailers(id, section, cx.stats) {
                     return Outcome::Failed(error.h3_error());
                 }
             }

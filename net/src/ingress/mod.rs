@@ -6,6 +6,7 @@
 //! packets.
 
 pub(crate) mod connection;
+mod qpack;
 mod stats;
 
 use std::cell::{Cell, RefCell};
@@ -369,7 +370,20 @@ impl Server {
     fn take_events(&mut self, now: Instant) {
         let Self { driver, service, shared, stats, in_flight, streams_max, scratch, .. } = self;
         let (watched, watch_period) = (&mut self.watched, self.watch_period);
-        while let Some((index, event)) = driver.next_event() {
+        let mut last = None;
+        loop {
+            let next = driver.next_event();
+            // The events of a connection come one after another: these were all of its
+            // turn, and what they made due is written at once.
+            let upcoming = next.as_ref().map(|(index, _)| *index);
+            if let Some(index) = last
+                && upcoming != last
+                && let Some(connection) = driver.get_mut(index)
+            {
+                connection.state.flush_table(&mut connection.quic, now, stats);
+            }
+            last = upcoming;
+            let Some((index, event)) = next else { return };
             let Some(connection) = driver.get_mut(index) else { continue };
             let generation = connection.generation;
             let mut deliver = |stream, place, request| {
@@ -404,6 +418,7 @@ impl Server {
             if connection.state.expire(&mut connection.quic, &mut cx) {
                 watched.push_back(Watched { at: now + *watch_period, connection: index, generation });
             }
+            connection.state.flush_table(&mut connection.quic, now, stats);
             driver.mark(index);
         }
     }

@@ -61,6 +61,11 @@ counters! {
     /// Requests answered on their header section alone, without the service's
     /// call: by its admission, or since their method is not spoken.
     requests_answered_early,
+    /// Field sections that referred to their client's dynamic table.
+    qpack_sections,
+    /// Connections closed since the client made no room for what its dynamic
+    /// table requires us to say.
+    qpack_overdue,
     /// Requests refused for too large a header section.
     requests_headers_too_large,
     /// Requests refused for too large a body.

@@ -13,6 +13,7 @@ mod lost_sessions;
 mod misread_answers;
 mod misread_frames;
 mod misread_messages;
+mod misread_tables;
 mod replayed_requests;
 mod restless_clients;
 mod slow_clients;

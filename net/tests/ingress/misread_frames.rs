@@ -199,8 +199,9 @@ async fn a_push_stream_from_a_client() {
 }
 
 #[tokio::test]
-async fn an_encoder_stream_that_fills_the_dynamic_table() {
-    uni_closes(&[varint(QPACK_ENCODER), vec![0x3f, 0x10]].concat(), ENCODER_STREAM_ERROR).await;
+async fn an_encoder_stream_that_asks_for_too_large_a_table() {
+    // Capacity 4097.
+    uni_closes(&[varint(QPACK_ENCODER), vec![0x3f, 0xe2, 0x1f]].concat(), ENCODER_STREAM_ERROR).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use super::frame::{FrameHeader, FrameHeaderReader, FrameType};
 use super::request::take;
 use super::varint::read_varint;
 use super::{
-    CONTROL_UNKNOWN_BYTES_MAX, FIELD_SECTION_BYTES_MAX, Role, SETTINGS_BYTES_MAX, SETTINGS_COUNT_MAX,
+    CONTROL_UNKNOWN_BYTES_MAX, FIELD_SECTION_BYTES_MAX, QPACK_TABLE_BYTES_MAX, Role, SETTINGS_BYTES_MAX,
+    SETTINGS_COUNT_MAX,
 };
 
 pub(super) const QPACK_MAX_TABLE_CAPACITY: u64 = 0x01;
@@ -17,7 +18,7 @@ pub(super) const QPACK_BLOCKED_STREAMS: u64 = 0x07;
 /// The settings of one side (RFC 9114 section 7.2.4.1, RFC 9204 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// How large a dynamic table its decoder keeps, in bytes. We neither keep nor use one.
+    /// How large a dynamic table its decoder keeps at most, in bytes.
     pub qpack_max_table_capacity: u64,
     /// How many of its streams may wait for the dynamic table.
     pub qpack_blocked_streams: u64,
@@ -26,12 +27,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What we send.
+    /// What we send as a client.
     pub const OURS: Self = Self {
         qpack_max_table_capacity: 0,
         qpack_blocked_streams: 0,
         max_field_section_size: Some(FIELD_SECTION_BYTES_MAX as u64),
     };
+
+    /// What we send as a server: clients may keep a dynamic table with us, and no request waits for it.
+    pub const SERVER: Self = Self { qpack_max_table_capacity: QPACK_TABLE_BYTES_MAX as u64, ..Self::OURS };
 
     /// What holds until a peer says otherwise, and for all it leaves out.
     pub const DEFAULT: Self =

@@ -14,10 +14,10 @@ pub fn write_stream_type(out: &mut Vec<u8>, kind: UniStreamType) {
 /// the habit of ignoring what they do not know: 0x1f * N + 0x21 for N = 27.
 pub(super) const GREASE_SETTING: u64 = 0x366;
 
-/// Appends what begins our control stream: its type, [`Settings::OURS`] and a reserved setting.
-pub fn write_control_preamble(out: &mut Vec<u8>) {
+/// Appends what begins our control stream: its type, our settings and a reserved one.
+pub fn write_control_preamble(out: &mut Vec<u8>, settings: &Settings) {
     write_stream_type(out, UniStreamType::Control);
-    write_settings_and(out, &Settings::OURS, Some((GREASE_SETTING, 0)));
+    write_settings_and(out, settings, Some((GREASE_SETTING, 0)));
 }
 
 /// Appends a SETTINGS frame.

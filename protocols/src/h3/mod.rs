@@ -5,7 +5,7 @@
 //!   field section of the configured size and a frame header of 16 bytes; bodies pass through in pieces.
 //! - How the bytes are cut into chunks never changes what comes out, apart from where bodies are cut.
 //! - A decoder that failed stays failed and says the same again.
-//! - Server push is neither offered nor accepted, the QPACK dynamic table has size 0.
+//! - Server push is neither offered nor accepted.
 //!
 //! What a decoder cannot know is left to the caller: which streams exist, that a critical stream was closed
 //! (`H3_CLOSED_CRITICAL_STREAM`), and that a server opened a bidirectional stream
@@ -43,6 +43,10 @@ pub enum Role {
 
 /// Largest field section that is taken, in bytes on the wire and decoded.
 pub const FIELD_SECTION_BYTES_MAX: usize = 16 * 1024;
+
+/// Largest dynamic table a client may keep with us as a server, in bytes (RFC 9204 section 3.2.3): room for
+/// a bearer token and a dozen other lines, and a bound on what a connection can make us hold.
+pub const QPACK_TABLE_BYTES_MAX: usize = 4096;
 
 /// Most bytes of frames without effect (unknown types, empty DATA) on one request stream.
 pub const IDLE_FRAME_BYTES_MAX: u64 = 64 * 1024;

@@ -373,7 +373,7 @@ mod control_stream {
     #[test]
     fn our_preamble_reads_as_our_settings() {
         let mut bytes = Vec::new();
-        write_control_preamble(&mut bytes);
+        write_control_preamble(&mut bytes, &Settings::OURS);
         let mut chunk = bytes.as_slice();
         assert_eq!(UniStreamTypeDecoder::default().next(&mut chunk), Some(UniStreamType::Control));
         assert_eq!(decode_chunks(Role::Client, [chunk]), Ok(vec![ControlEvent::Settings(Settings::OURS)]));
@@ -382,7 +382,7 @@ mod control_stream {
     #[test]
     fn our_preamble_carries_a_reserved_setting_and_none_of_http2() {
         let mut bytes = Vec::new();
-        write_control_preamble(&mut bytes);
+        write_control_preamble(&mut bytes, &Settings::OURS);
         // Behind stream type, frame type and length.
         let mut rest = &bytes[3..];
         assert_eq!(usize::from(bytes[2]), rest.len());

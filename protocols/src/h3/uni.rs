@@ -11,9 +11,11 @@ pub enum UniStreamType {
     Control,
     /// A pushed response, which we never allow.
     Push,
-    /// Instructions to our QPACK decoder: [`crate::qpack::EncoderStream`].
+    /// Instructions to our QPACK decoder: [`crate::qpack::Decoder`], or [`crate::qpack::EncoderStream`]
+    /// where no table is kept.
     QpackEncoder,
-    /// Instructions to our QPACK encoder: [`crate::qpack::DecoderStream`].
+    /// Instructions to our QPACK encoder: [`crate::qpack::Encoder`], or [`crate::qpack::DecoderStream`]
+    /// where no table is used.
     QpackDecoder,
     /// Anything else, reserved types (0x1f * N + 0x21) among them: stop reading it with
     /// `H3_STREAM_CREATION_ERROR`, or throw away what it brings. It must not end the connection (RFC 9114

@@ -208,7 +208,7 @@ impl Decoder {
 
     /// Carries out the instruction at the front of `input`, if it is whole.
     fn step(&mut self, input: &[u8]) -> Result<Step, &'static str> {
-        let string_bytes_max = self.table.capacity().saturating_sub(LINE_OVERHEAD_BYTES);
+        let string_bytes_max = self.table.capacity_max().saturating_sub(LINE_OVERHEAD_BYTES);
         let mut reader = Reader { input, at: 0, string_bytes_max };
         match self.carry_out(&mut reader) {
             Ok(()) => Ok(Step::Whole { bytes: reader.at }),

@@ -179,7 +179,8 @@ impl Encoder {
             Kind::Acknowledgment => {
                 let place = self.outstanding.iter().position(|(stream_id, _)| *stream_id == value);
                 let section = place.and_then(|place| self.outstanding.remove(place));
-                let (_, required) = section.ok_or(error("acknowledges a section that was not sent"))?;
+                let (_, required) =
+                    section.ok_or_else(|| error("acknowledges a section that was not sent"))?;
                 self.acknowledged = self.acknowledged.max(required);
             }
             Kind::Cancellation => self.outstanding.retain(|(stream_id, _)| *stream_id != value),

@@ -101,10 +101,6 @@ impl DynamicTable {
         self.capacity_max
     }
 
-    pub(super) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// How many more bytes of lines fit without any of them being dropped.
     pub(super) fn free(&self) -> usize {
         self.capacity - self.size

@@ -720,8 +720,8 @@ proptest! {
         count in 0u8..8,
         piece in 1usize..20,
     ) {
-        let mut decoder = decoder(&[B2, B3, B4].concat());
-        let mut whole = super::table_tests::decoder(&[B2, B3, B4].concat());
+        let begun = [B2, B3, B4].concat();
+        let (mut decoder, mut whole) = (decoder(&begun), decoder(&begun));
         let result = whole.feed(&instructions);
         let mut cut = Ok(());
         for piece in instructions.chunks(piece) {
