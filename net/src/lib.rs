@@ -9,6 +9,9 @@
 pub mod client;
 pub mod egress;
 pub mod entrance;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingress;
 pub mod quic;
 pub mod service;

@@ -213,7 +213,7 @@ pub fn start(
     Ok(IngressHandle { shared, task })
 }
 
-fn endpoint(
+pub(crate) fn endpoint(
     core: CoreId,
     cores: CoreCount,
     identity: &ServerIdentity,
