@@ -605,6 +605,7 @@ impl World {
                 scratch,
             };
             connection.state.handle(&mut connection.quic, event, &mut cx);
+            connection.state.flush_table(&mut connection.quic, *now, stats);
             if connection.state.must_be_watched() {
                 watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
             }
@@ -628,6 +629,7 @@ impl World {
             if connection.state.expire(&mut connection.quic, &mut cx) {
                 watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
             }
+            connection.state.flush_table(&mut connection.quic, *now, stats);
             driver.mark(index);
         }
     }
