@@ -8,8 +8,6 @@ use common::python;
 use common::scene::{Scene, assert_problem};
 use serde_json::{Value, json};
 
-const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/client.py");
-
 /// Runs the client and gives its report; `None` when it was skipped.
 fn report() -> Option<Value> {
     let python = python::interpreter("aioquic")?;
@@ -18,7 +16,12 @@ fn report() -> Option<Value> {
     // An authority of the same kind that knows nothing of this gateway.
     let stranger = Scene::start(1, &[]);
     let mut command = Command::new(python);
-    command.arg(CLIENT).args(["--host", "127.0.0.1", "--port", &scene.gateway.address.port().to_string()]);
+    command.arg(python::program("client")).args([
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &scene.gateway.address.port().to_string(),
+    ]);
     command
         .arg("--ca")
         .arg(scene.gateway.ca())

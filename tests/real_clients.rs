@@ -19,7 +19,7 @@ fn report(program: &str, interpreter: PathBuf) -> Value {
     let key = scene.gateway.user("ada");
     let certificate = scene.gateway.ca().with_file_name("server.pem");
     let mut command = Command::new(interpreter);
-    command.arg(format!("{}/tests/python/{program}.py", env!("CARGO_MANIFEST_DIR")));
+    command.arg(python::program(program));
     command.args(["--port", &scene.gateway.address.port().to_string(), "--key", &key]);
     command.arg("--ca").arg(scene.gateway.ca()).arg("--certificate").arg(certificate);
     let output = command.stdin(Stdio::null()).output().expect("the interpreter runs");

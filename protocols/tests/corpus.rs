@@ -13,7 +13,9 @@ mod qpack;
 use std::path::Path;
 
 fn replay(target: &str, check: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let built_at = env!("CARGO_MANIFEST_DIR");
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| built_at.to_owned());
+    let directory = Path::new(&root).join("../fuzz/corpus").join(target);
     let mut count = 0;
     for entry in std::fs::read_dir(directory).unwrap() {
         check(&std::fs::read(entry.unwrap().path()).unwrap());

@@ -59,3 +59,10 @@ fn find(module: &str) -> Result<PathBuf, String> {
 fn is_set(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| !value.is_empty())
 }
+
+/// A client program of tests/python. The checkout is asked for when the test runs: a shared cache may hold a binary
+/// that another checkout built.
+pub fn program(name: &str) -> PathBuf {
+    let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    PathBuf::from(root).join("tests/python").join(format!("{name}.py"))
+}

@@ -292,7 +292,9 @@ impl H3Connection {
             qp::StreamEvent::Readable { id } if id.dir() == Dir::Bi => match self.reading.remove(&id) {
                 Some(reading) => self.read_request(quic, id, reading, cx),
                 None => {
-                    self.read_surplus(quic, id);
+                    if let Some(surplus) = self.surplus.remove(&id) {
+                        self.drop_surplus(quic, id, surplus);
+                    }
                     Ok(())
                 }
             },
@@ -451,8 +453,7 @@ impl H3Connection {
                 let is_head = reading.head.as_ref().is_some_and(|head| head.method() == Method::Head);
                 self.write_answer(quic, id, response, is_head, cx);
                 self.table.cancel(id);
-                self.surplus.insert(id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
-                self.read_surplus(quic, id);
+                self.drop_surplus(quic, id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
                 Ok(())
             }
             Outcome::Abandoned => {
@@ -473,28 +474,19 @@ impl H3Connection {
         }
     }
 
-    /// Throws away what came of a request that has its answer.
-    fn read_surplus(&mut self, quic: &mut qp::Connection, id: StreamId) {
-        let Some(surplus) = self.surplus.get_mut(&id) else { return };
-        let mut stream = quic.recv_stream(id);
-        let Ok(mut chunks) = stream.read(true) else {
-            self.surplus.remove(&id);
-            return;
-        };
-        let is_over = loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => surplus.left_bytes = surplus.left_bytes.saturating_sub(chunk.bytes.len()),
-                Ok(None) | Err(qp::ReadError::Reset(_)) => break true,
-                Err(qp::ReadError::Blocked) => break false,
+    /// Throws away what came of a request that has its answer, of which this much
+    /// more is taken before the client is told to stop.
+    fn drop_surplus(&mut self, quic: &mut qp::Connection, id: StreamId, mut surplus: Surplus) {
+        match throw_away(quic, id) {
+            Rest::Over => {}
+            Rest::ToCome { thrown_bytes } if thrown_bytes >= surplus.left_bytes => {
+                // RFC 9114 section 4.1: the rest is not needed for the answer.
+                let _ = quic.recv_stream(id).stop(code(ErrorCode::H3_NO_ERROR));
             }
-        };
-        let _ = chunks.finalize();
-        if is_over {
-            self.surplus.remove(&id);
-        } else if surplus.left_bytes == 0 {
-            // RFC 9114 section 4.1: the rest is not needed for the answer.
-            let _ = stream.stop(code(ErrorCode::H3_NO_ERROR));
-            self.surplus.remove(&id);
+            Rest::ToCome { thrown_bytes } => {
+                surplus.left_bytes -= thrown_bytes;
+                self.surplus.insert(id, surplus);
+            }
         }
     }
 
@@ -762,21 +754,35 @@ fn feed_uni(
     Ok(UniOutcome::Pending)
 }
 
-/// Throws away what has arrived of a stream, and asks for no more unless that
-/// was all.
-fn discard(quic: &mut qp::Connection, id: StreamId, error: VarInt) {
+/// What is left of a stream.
+enum Rest {
+    /// Nothing: the client ended it, or we did.
+    Over,
+    /// More than the bytes that were thrown away.
+    ToCome { thrown_bytes: usize },
+}
+
+/// Throws away what has arrived of a stream.
+fn throw_away(quic: &mut qp::Connection, id: StreamId) -> Rest {
     let mut stream = quic.recv_stream(id);
-    let Ok(mut chunks) = stream.read(true) else { return };
-    let has_more = loop {
+    let Ok(mut chunks) = stream.read(true) else { return Rest::Over };
+    let mut thrown_bytes = 0;
+    let rest = loop {
         match chunks.next(usize::MAX) {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(qp::ReadError::Reset(_)) => break false,
-            Err(qp::ReadError::Blocked) => break true,
+            Ok(Some(chunk)) => thrown_bytes += chunk.bytes.len(),
+            Ok(None) | Err(qp::ReadError::Reset(_)) => break Rest::Over,
+            Err(qp::ReadError::Blocked) => break Rest::ToCome { thrown_bytes },
         }
     };
     let _ = chunks.finalize();
-    if has_more {
-        let _ = stream.stop(error);
+    rest
+}
+
+/// Throws away what has arrived of a stream, and asks for no more unless that
+/// was all.
+fn discard(quic: &mut qp::Connection, id: StreamId, error: VarInt) {
+    if let Rest::ToCome { .. } = throw_away(quic, id) {
+        let _ = quic.recv_stream(id).stop(error);
     }
 }
 
