@@ -22,6 +22,7 @@ use sluice_core::mailbox::Delivery;
 use sluice_net::egress::Egress;
 use sluice_net::{Admit, Request, Responder, Service};
 use sluice_protocols::api::WAIT_MAX;
+use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::{CoreStore, Store};
@@ -35,7 +36,7 @@ use crate::mint::Mint;
 use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
-use crate::routes::{self, Action, Route, Target, command, health, session, task};
+use crate::routes::{self, Action, Route, Target, command, google, health, session, task};
 use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
@@ -79,6 +80,9 @@ pub(crate) struct Core {
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) mint: Rc<Mint>,
     pub(crate) clock: Clock,
+    /// For calls to Google that are no task's.
+    pub(crate) env: Env,
+    pub(crate) calls: google::Calls,
     store: CoreStore,
     mesh: OnceCell<PeerMesh>,
     all_metrics: Arc<Metrics>,
@@ -100,13 +104,20 @@ impl CoreService {
         let egress = parts.egress.for_core(parts.core.index());
         let mut env = Env::new(store.clone(), egress, parts.config.run.clone(), clock.clone());
         env.stats = Arc::clone(parts.metrics.core(parts.core).run());
-        Self::start_with(parts, store, clock, Box::new(env))
+        let runner = Box::new(env.clone());
+        Self::start_in(parts, env, runner)
     }
 
     /// As [`Self::start`], with a clock and a runner of the caller's.
     pub fn start_with(parts: CoreParts, store: CoreStore, clock: Clock, runner: Box<dyn Runner>) -> Rc<Self> {
+        let egress = parts.egress.for_core(parts.core.index());
+        let env = Env::new(store, egress, parts.config.run.clone(), clock);
+        Self::start_in(parts, env, runner)
+    }
+
+    fn start_in(parts: CoreParts, env: Env, runner: Box<dyn Runner>) -> Rc<Self> {
         assert_eq!(parts.peers.core(), parts.core, "the mailboxes are another core's");
-        let core = Rc::new(Core::new(&parts, store, clock, runner));
+        let core = Rc::new(Core::new(&parts, env, runner));
         let weak = Rc::downgrade(&core);
         let stats = Arc::clone(core.metrics.mailbox());
         let mesh = parts.peers.attach(stats, move |delivery| receive(&weak, delivery));
@@ -135,7 +146,8 @@ impl CoreService {
 }
 
 impl Core {
-    fn new(parts: &CoreParts, store: CoreStore, clock: Clock, runner: Box<dyn Runner>) -> Self {
+    fn new(parts: &CoreParts, env: Env, runner: Box<dyn Runner>) -> Self {
+        let (store, clock) = (env.store.clone(), env.clock.clone());
         let config = &parts.config;
         let metrics = Arc::clone(parts.metrics.core(parts.core));
         let limits = QueueLimits {
@@ -165,6 +177,8 @@ impl Core {
             tasks,
             mint,
             clock,
+            env,
+            calls: google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max),
             store,
             mesh: OnceCell::new(),
             all_metrics: Arc::clone(&parts.metrics),
@@ -207,12 +221,14 @@ impl Core {
             Action::Readyz => exchange.reply(health::readyz(&self.all_metrics, head)),
             Action::Metrics => exchange.reply(health::page(&self.all_metrics)),
             Action::Options => exchange.reply(options(head)),
-            Action::Command | Action::TaskGet(_) | Action::SessionGet(_) | Action::SessionDelete(_) => {
-                match action.target() {
-                    Some(target) => self.serve_user(target, request, exchange, has_hopped),
-                    None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
-                }
-            }
+            Action::Command
+            | Action::TaskGet(_)
+            | Action::SessionGet(_)
+            | Action::SessionDelete(_)
+            | Action::Google(_) => match action.target() {
+                Some(target) => self.serve_user(target, request, exchange, has_hopped),
+                None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
+            },
         }
     }
 
@@ -296,6 +312,12 @@ impl Core {
                     settle(exchange, result);
                 });
             }
+            Target::Google(endpoint) => {
+                sluice_core::spawn(async move {
+                    let result = google::serve(&core, &who, endpoint, request).await;
+                    settle(exchange, result);
+                });
+            }
         }
     }
 
@@ -307,8 +329,8 @@ impl Core {
                 let detail = "the server is starting and takes up earlier commands first";
                 Some(Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1))
             }
-            CoreState::Draining if target == Target::Command => {
-                let detail = "the server is shutting down and takes no new commands";
+            CoreState::Draining if matches!(target, Target::Command | Target::Google(_)) => {
+                let detail = "the server is shutting down and takes no new work";
                 Some(Problem::new(ProblemKind::ShuttingDown, detail).with_retry_after_s(5))
             }
             CoreState::Draining => None,
@@ -378,10 +400,16 @@ impl Core {
                 return Admit::Reply(context.finish(response));
             }
         };
-        if action != Action::Command {
-            return Admit::Body { bytes_max: 0 };
-        }
-        let refused = self.not_serving(Target::Command).or_else(|| self.unfit_command(head)).or_else(|| {
+        let target = match action {
+            Action::Command => Target::Command,
+            Action::Google(endpoint) if endpoint.body != rest::Body::None => Target::Google(endpoint),
+            _ => return Admit::Body { bytes_max: 0 },
+        };
+        let unfit = || match target {
+            Target::Google(endpoint) => self.unfit_call(endpoint, head),
+            _ => self.unfit_command(head),
+        };
+        let refused = self.not_serving(target).or_else(unfit).or_else(|| {
             let denied = auth::key_text(head).err()?;
             self.metrics.keys_refused.add(1);
             Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()))
@@ -389,11 +417,22 @@ impl Core {
         match refused {
             None => Admit::Body { bytes_max: self.config.body_bytes_max },
             Some(problem) => {
-                let context = self.context(head, RouteLabel::Command, arrived);
+                let context = self.context(head, action.label(), arrived);
                 let response = context.problem(problem);
                 Admit::Reply(context.finish(response))
             }
         }
+    }
+
+    /// What can be told to be wrong with a call to Google before its body is read.
+    fn unfit_call(&self, endpoint: &Endpoint, head: &RequestHead) -> Option<Problem> {
+        let is_json = matches!(endpoint.body, rest::Body::Json | rest::Body::Mail);
+        if is_json && !routes::is_json(head.header("content-type")) {
+            let detail = "the body is JSON: send content-type: application/json";
+            return Some(Problem::new(ProblemKind::UnsupportedMediaType, detail));
+        }
+        let bytes_max = self.config.body_bytes_max;
+        (head.content_length().unwrap_or(0) > bytes_max as u64).then(|| body_problem(bytes_max))
     }
 }
 
@@ -465,12 +504,12 @@ fn find_action(head: &RequestHead) -> Result<Action<'_>, Misdirected> {
 }
 
 fn options(head: &RequestHead) -> Response {
-    let allow = Route::of(head.path()).map_or(Route::Server.allow(), Route::allow);
+    let allow = Route::of(head.path()).map_or_else(|| Route::Server.allow(), Route::allow);
     Response::new(204).with_field("allow", allow)
 }
 
 fn body_problem(bytes_max: usize) -> Problem {
-    Problem::new(ProblemKind::PayloadTooLarge, format!("a command has at most {bytes_max} bytes"))
+    Problem::new(ProblemKind::PayloadTooLarge, format!("a body has at most {bytes_max} bytes"))
 }
 
 /// A problem of no kind of ours (RFC 9457 section 4.2.1: `about:blank` means the status says it all).

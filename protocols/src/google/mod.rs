@@ -8,10 +8,12 @@
 //!   trusted: texts are clipped, addresses checked before use.
 
 pub mod calendar;
+pub mod compose;
 pub mod drive;
 pub mod gmail;
 mod html;
 pub mod oauth;
+pub mod rest;
 
 use std::fmt::{self, Write as _};
 
@@ -55,6 +57,12 @@ impl ApiCall {
     #[must_use]
     pub fn path_only(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// One pair of a query, encoded.
+    #[must_use]
+    pub fn query_pair(name: &str, value: &str) -> String {
+        format!("{}={}", Encoded(name), Encoded(value))
     }
 
     /// Whether repeating it changes nothing that the first did not: `GET`, and `DELETE` and `PATCH`, which

@@ -9,6 +9,7 @@ use sluice_core::mailbox::MailboxStats;
 use sluice_core::{CoreStats, Counter};
 use sluice_net::ingress::IngressStats;
 use sluice_protocols::api::TaskState;
+use sluice_protocols::plan::Service;
 use sluice_protocols::problem::ProblemKind;
 
 use super::{CoreState, Lent, StateCell};
@@ -34,6 +35,12 @@ pub enum RouteLabel {
     SessionGet,
     /// `DELETE /api/v1/sessions/{id}`
     SessionDelete,
+    /// `/api/v1/gmail/...`
+    Gmail,
+    /// `/api/v1/calendar/...`
+    Calendar,
+    /// `/api/v1/drive/...`
+    Drive,
     /// `GET /livez` and `GET /readyz`
     Health,
     /// `GET /metrics`
@@ -44,15 +51,27 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Command,
         Self::TaskGet,
         Self::SessionGet,
         Self::SessionDelete,
+        Self::Gmail,
+        Self::Calendar,
+        Self::Drive,
         Self::Health,
         Self::Metrics,
         Self::Other,
     ];
+
+    /// The plain surface of a service.
+    pub(crate) const fn of_service(service: Service) -> Self {
+        match service {
+            Service::Gmail => Self::Gmail,
+            Service::Calendar => Self::Calendar,
+            Service::Drive => Self::Drive,
+        }
+    }
 
     /// The value of the label `route`.
     pub const fn name(self) -> &'static str {
@@ -61,6 +80,9 @@ impl RouteLabel {
             Self::TaskGet => "task_get",
             Self::SessionGet => "session_get",
             Self::SessionDelete => "session_delete",
+            Self::Gmail => "gmail",
+            Self::Calendar => "calendar",
+            Self::Drive => "drive",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",

@@ -2,10 +2,12 @@
 
 pub(crate) mod command;
 pub(crate) mod exchange;
+pub(crate) mod google;
 pub(crate) mod health;
 pub(crate) mod session;
 pub(crate) mod task;
 
+use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::Method;
 use sluice_protocols::ids::{SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
@@ -20,6 +22,8 @@ pub(crate) enum Route<'a> {
     /// With the id as it was sent.
     Task(&'a str),
     Session(&'a str),
+    /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
+    Google(&'a str),
     Livez,
     Readyz,
     Metrics,
@@ -39,6 +43,9 @@ impl<'a> Route<'a> {
             _ => {
                 let (kind, id) = path.strip_prefix("/api/v1/")?.split_once('/')?;
                 match kind {
+                    "gmail" | "calendar" | "drive" => {
+                        rest::at_path(path).next().is_some().then_some(Self::Google(path))
+                    }
                     _ if id.is_empty() || id.contains('/') => None,
                     "tasks" => Some(Self::Task(id)),
                     "sessions" => Some(Self::Session(id)),
@@ -49,12 +56,13 @@ impl<'a> Route<'a> {
     }
 
     /// The methods the route takes (RFC 9110 section 10.2.1).
-    pub(crate) const fn allow(self) -> &'static str {
+    pub(crate) fn allow(self) -> &'static str {
         match self {
             Self::Command => "POST, OPTIONS",
+            Self::Google(path) => google::allow(path),
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Task(_) | Self::Livez | Self::Readyz | Self::Metrics => "GET, HEAD, OPTIONS",
-            Self::Server => "GET, HEAD, POST, DELETE, OPTIONS",
+            Self::Server => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
         }
     }
 
@@ -67,6 +75,10 @@ impl<'a> Route<'a> {
             Self::Task(id) if is_read => Some(Action::TaskGet(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
+            Self::Google(path) => {
+                let asked = if method == Method::Head { Method::Get } else { method };
+                rest::at_path(path).find(|endpoint| endpoint.method == asked).map(Action::Google)
+            }
             Self::Livez if is_read => Some(Action::Livez),
             Self::Readyz if is_read => Some(Action::Readyz),
             Self::Metrics if is_read => Some(Action::Metrics),
@@ -82,6 +94,7 @@ pub(crate) enum Action<'a> {
     TaskGet(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
+    Google(&'static Endpoint),
     Livez,
     Readyz,
     Metrics,
@@ -89,12 +102,13 @@ pub(crate) enum Action<'a> {
 }
 
 impl Action<'_> {
-    pub(crate) const fn label(self) -> RouteLabel {
+    pub(crate) fn label(self) -> RouteLabel {
         match self {
             Self::Command => RouteLabel::Command,
             Self::TaskGet(_) => RouteLabel::TaskGet,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
+            Self::Google(endpoint) => RouteLabel::of_service(endpoint.service),
             Self::Livez | Self::Readyz => RouteLabel::Health,
             Self::Metrics => RouteLabel::Metrics,
             Self::Options => RouteLabel::Other,
@@ -108,6 +122,7 @@ impl Action<'_> {
             Self::TaskGet(id) => Target::TaskGet(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
+            Self::Google(endpoint) => Target::Google(endpoint),
             Self::Livez | Self::Readyz | Self::Metrics | Self::Options => return None,
         })
     }
@@ -120,6 +135,7 @@ pub(crate) enum Target {
     TaskGet(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
+    Google(&'static Endpoint),
 }
 
 /// Whether a `content-type` says JSON in UTF-8 (RFC 8259 section 11: there are no other parameters to heed).
@@ -151,6 +167,8 @@ mod tests {
         assert_eq!(Route::of("/api/v1/command"), Some(Route::Command));
         assert_eq!(Route::of("/api/v1/tasks/tsk_1"), Some(Route::Task("tsk_1")));
         assert_eq!(Route::of("/api/v1/sessions/x"), Some(Route::Session("x")));
+        let message = "/api/v1/gmail/messages/x";
+        assert_eq!(Route::of(message), Some(Route::Google(message)));
         for path in [
             "/",
             "",
@@ -159,6 +177,9 @@ mod tests {
             "/api/v1/tasks/",
             "/api/v1/tasks/a/b",
             "/api/v1/users/x",
+            "/api/v1/gmail/",
+            "/api/v1/gmail/messages/",
+            "/api/v1/gmail/settings",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }
@@ -181,6 +202,9 @@ mod tests {
             Route::Command,
             Route::Task("x"),
             Route::Session("x"),
+            Route::Google("/api/v1/gmail/labels/x"),
+            Route::Google("/api/v1/drive/files/x"),
+            Route::Google("/api/v1/drive/files/x/content"),
             Route::Livez,
             Route::Readyz,
             Route::Metrics,

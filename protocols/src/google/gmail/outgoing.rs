@@ -31,6 +31,8 @@ pub struct OutgoingMail {
     message_id: String,
     date: Timestamp,
     to: Vec<EmailAddress>,
+    cc: Vec<EmailAddress>,
+    bcc: Vec<EmailAddress>,
     subject: String,
     body: String,
     thread_id: Option<String>,
@@ -60,6 +62,8 @@ impl OutgoingMail {
             message_id: message_id(task, step),
             date,
             to,
+            cc: Vec::new(),
+            bcc: Vec::new(),
             subject: one_line(subject),
             body: body.into(),
             thread_id: None,
@@ -92,6 +96,35 @@ impl OutgoingMail {
         Ok(mail)
     }
 
+    /// `original`, sent on to others: what is said of it, then its own text.
+    #[must_use]
+    pub fn forward(
+        id: (TaskId, StepId),
+        date: Timestamp,
+        original: &Message,
+        to: Vec<EmailAddress>,
+        body: &str,
+    ) -> Self {
+        let mut text = format!("{body}\r\n\r\n---------- Forwarded message ----------\r\n");
+        for name in ["From", "Date", "Subject", "To"] {
+            if let Some(value) = original.header(name) {
+                text.push_str(&format!("{name}: {}\r\n", one_line(value)));
+            }
+        }
+        text.push_str("\r\n");
+        text.push_str(original.text().as_deref().unwrap_or("(The message has no text.)"));
+        let subject = format!("Fwd: {}", one_line(original.header("Subject").unwrap_or_default()).trim());
+        Self::new(id, date, to, &subject, text)
+    }
+
+    /// The same with copies to others.
+    #[must_use]
+    pub fn with_copies(mut self, cc: Vec<EmailAddress>, bcc: Vec<EmailAddress>) -> Self {
+        self.cc = cc;
+        self.bcc = bcc;
+        self
+    }
+
     /// Its `Message-ID`, without angle brackets.
     #[must_use]
     pub fn message_id(&self) -> &str {
@@ -119,13 +152,21 @@ impl OutgoingMail {
     /// The message as bytes (RFC 5322, MIME): always the same for the same mail.
     #[must_use]
     pub fn to_mime(&self) -> Vec<u8> {
-        let to: Vec<Address<'_>> = self.to.iter().map(|address| address.as_str().into()).collect();
+        fn list(addresses: &[EmailAddress]) -> Address<'_> {
+            Address::new_list(addresses.iter().map(|address| address.as_str().into()).collect())
+        }
         let mut message = MessageBuilder::new()
             .message_id(self.message_id.as_str())
             .date(self.date.as_second())
-            .to(Address::new_list(to))
+            .to(list(&self.to))
             .subject(self.subject.as_str())
             .text_body(self.body.as_str());
+        if !self.cc.is_empty() {
+            message = message.cc(list(&self.cc));
+        }
+        if !self.bcc.is_empty() {
+            message = message.bcc(list(&self.bcc));
+        }
         if let Some(id) = &self.in_reply_to {
             message = message.in_reply_to(id.as_str());
         }

@@ -1,0 +1,527 @@
+//! The plain REST surface over mail, calendar and files, as data: which routes there are, what each takes, and which
+//! call to Google each becomes.
+//!
+//! Answers are Google's own documents, so that what callers know of Google's APIs holds here; field selection
+//! (`fields`) and pagination (`page_token`) are Google's, too.
+//!
+//! Invariants:
+//! - Only what stands in [`ENDPOINTS`] reaches Google: no parameter passes that is not named there, and every text from
+//!   outside is percent-encoded into its place.
+//! - An endpoint that is a [`Effect::Read`] changes nothing at Google.
+
+use bytes::Bytes;
+
+use super::{ApiCall, PathAndQuery, Segment};
+use crate::http::Method;
+use crate::plan::Service;
+use crate::problem::{Problem, ProblemKind};
+
+/// The longest text of a parameter, in bytes after decoding.
+pub const PARAMETER_BYTES_MAX: usize = 2_048;
+/// The longest id in a path, in bytes after decoding. Gmail's have 16 characters, Calendar's up to 1,024.
+pub const ID_BYTES_MAX: usize = 1_024;
+/// The most ids a path may have.
+pub const IDS_MAX: usize = 2;
+
+/// What a parameter may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text of at most [`PARAMETER_BYTES_MAX`] bytes.
+    Text,
+    /// A whole number within these bounds.
+    Integer {
+        /// The least.
+        min: u32,
+        /// The greatest.
+        max: u32,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// A time with its offset (RFC 3339).
+    Time,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+}
+
+/// A parameter of the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// As our callers write it.
+    pub name: &'static str,
+    /// As Google calls it; empty when it fills a place in the path instead.
+    pub upstream: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// Whether the request is refused without it.
+    pub is_required: bool,
+}
+
+/// What a request carries behind its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing.
+    None,
+    /// A JSON object, which goes to Google as it is.
+    Json,
+    /// A mail to be written: see [`super::compose::MailDraft`].
+    Mail,
+    /// Bytes of any kind, with their media type.
+    Bytes,
+}
+
+/// What a call changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Read,
+    /// A state that is set: to do it twice is to do it once.
+    Set,
+    /// Something that a repeat would do again. It is sent at most once.
+    Once,
+}
+
+/// What the answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A JSON document of Google's.
+    Json,
+    /// The bytes of a file.
+    Bytes,
+    /// Nothing (204).
+    Empty,
+}
+
+/// One route of the surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Stable name, for metrics and as OpenAPI's `operationId`.
+    pub name: &'static str,
+    /// Our method.
+    pub method: Method,
+    /// Our path, with `{id}` for what the caller fills in.
+    pub path: &'static str,
+    /// The service.
+    pub service: Service,
+    /// Google's method.
+    pub upstream_method: &'static str,
+    /// Google's path, with the same names in braces, and what is always asked for behind `?`.
+    pub upstream: &'static str,
+    /// The parameters it takes.
+    pub parameters: &'static [Parameter],
+    /// What it carries.
+    pub body: Body,
+    /// What it changes.
+    pub effect: Effect,
+    /// What it answers.
+    pub answer: Answer,
+    /// One line for people.
+    pub summary: &'static str,
+}
+
+const fn text(name: &'static str, upstream: &'static str) -> Parameter {
+    Parameter { name, upstream, kind: Kind::Text, is_required: false }
+}
+
+const fn needed(name: &'static str, upstream: &'static str) -> Parameter {
+    Parameter { name, upstream, kind: Kind::Text, is_required: true }
+}
+
+const fn integer(name: &'static str, upstream: &'static str, min: u32, max: u32) -> Parameter {
+    Parameter { name, upstream, kind: Kind::Integer { min, max }, is_required: false }
+}
+
+const fn boolean(name: &'static str, upstream: &'static str) -> Parameter {
+    Parameter { name, upstream, kind: Kind::Boolean, is_required: false }
+}
+
+const fn time(name: &'static str, upstream: &'static str) -> Parameter {
+    Parameter { name, upstream, kind: Kind::Time, is_required: false }
+}
+
+const fn one_of(name: &'static str, upstream: &'static str, of: &'static [&'static str]) -> Parameter {
+    Parameter { name, upstream, kind: Kind::OneOf(of), is_required: false }
+}
+
+const FIELDS: Parameter = text("fields", "fields");
+const PAGE: Parameter = text("page_token", "pageToken");
+/// Fills `{calendar}` of the path; the user's own calendar when it is not given.
+const CALENDAR: Parameter = text("calendar", "");
+const SEND_UPDATES: Parameter = one_of("send_updates", "sendUpdates", &["all", "externalOnly", "none"]);
+
+macro_rules! endpoints {
+    ($($name:literal, $method:ident $path:literal => $service:ident $upstream_method:literal $upstream:literal,
+       [$($parameter:expr),*], $body:ident, $effect:ident, $answer:ident, $summary:literal;)*) => {
+        /// Every route of the surface.
+        pub const ENDPOINTS: &[Endpoint] = &[$(Endpoint {
+            name: $name,
+            method: Method::$method,
+            path: concat!("/api/v1/", $path),
+            service: Service::$service,
+            upstream_method: $upstream_method,
+            upstream: $upstream,
+            parameters: &[$($parameter),*],
+            body: Body::$body,
+            effect: Effect::$effect,
+            answer: Answer::$answer,
+            summary: $summary,
+        },)*];
+    };
+}
+
+endpoints! {
+    "gmail.messages.list", Get "gmail/messages" => Gmail "GET" "/gmail/v1/users/me/messages",
+        [text("q", "q"), text("label", "labelIds"), integer("max_results", "maxResults", 1, 500), PAGE,
+         boolean("include_spam_trash", "includeSpamTrash"), FIELDS], None, Read, Json, "Search messages";
+    "gmail.messages.get", Get "gmail/messages/{id}" => Gmail "GET" "/gmail/v1/users/me/messages/{id}",
+        [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a message";
+    "gmail.messages.send", Post "gmail/messages" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
+        [], Mail, Once, Json, "Send a message";
+    "gmail.messages.reply", Post "gmail/messages/{id}/reply" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
+        [], Mail, Once, Json, "Answer a message in its thread";
+    "gmail.messages.forward", Post "gmail/messages/{id}/forward" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
+        [], Mail, Once, Json, "Forward a message";
+    "gmail.messages.labels", Patch "gmail/messages/{id}/labels" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/modify",
+        [], Json, Set, Json, "Add and remove labels of a message";
+    "gmail.messages.trash", Post "gmail/messages/{id}/trash" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/trash",
+        [], None, Set, Json, "Move a message to the trash";
+    "gmail.messages.untrash", Post "gmail/messages/{id}/untrash" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/untrash",
+        [], None, Set, Json, "Take a message out of the trash";
+    "gmail.threads.list", Get "gmail/threads" => Gmail "GET" "/gmail/v1/users/me/threads",
+        [text("q", "q"), text("label", "labelIds"), integer("max_results", "maxResults", 1, 500), PAGE, FIELDS],
+        None, Read, Json, "Search threads";
+    "gmail.threads.get", Get "gmail/threads/{id}" => Gmail "GET" "/gmail/v1/users/me/threads/{id}",
+        [one_of("format", "format", &["minimal", "full", "metadata"]), FIELDS], None, Read, Json, "Read a thread";
+    "gmail.drafts.list", Get "gmail/drafts" => Gmail "GET" "/gmail/v1/users/me/drafts",
+        [text("q", "q"), integer("max_results", "maxResults", 1, 500), PAGE, FIELDS], None, Read, Json, "List drafts";
+    "gmail.drafts.create", Post "gmail/drafts" => Gmail "POST" "/gmail/v1/users/me/drafts",
+        [], Mail, Once, Json, "Write a draft";
+    "gmail.drafts.get", Get "gmail/drafts/{id}" => Gmail "GET" "/gmail/v1/users/me/drafts/{id}",
+        [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a draft";
+    "gmail.drafts.delete", Delete "gmail/drafts/{id}" => Gmail "DELETE" "/gmail/v1/users/me/drafts/{id}",
+        [], None, Set, Empty, "Delete a draft";
+    "gmail.drafts.send", Post "gmail/drafts/{id}/send" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
+        [], None, Once, Json, "Send a draft";
+    "gmail.labels.list", Get "gmail/labels" => Gmail "GET" "/gmail/v1/users/me/labels",
+        [FIELDS], None, Read, Json, "List labels";
+    "gmail.labels.create", Post "gmail/labels" => Gmail "POST" "/gmail/v1/users/me/labels",
+        [], Json, Once, Json, "Make a label";
+    "gmail.labels.change", Patch "gmail/labels/{id}" => Gmail "PATCH" "/gmail/v1/users/me/labels/{id}",
+        [], Json, Set, Json, "Change a label";
+    "gmail.labels.delete", Delete "gmail/labels/{id}" => Gmail "DELETE" "/gmail/v1/users/me/labels/{id}",
+        [], None, Set, Empty, "Delete a label";
+
+    "calendar.calendars.list", Get "calendar/calendars" => Calendar "GET" "/calendar/v3/users/me/calendarList",
+        [integer("max_results", "maxResults", 1, 250), PAGE, FIELDS], None, Read, Json, "List calendars";
+    "calendar.events.list", Get "calendar/events" => Calendar "GET" "/calendar/v3/calendars/{calendar}/events",
+        [CALENDAR, time("from", "timeMin"), time("to", "timeMax"), text("q", "q"), boolean("single_events", "singleEvents"),
+         one_of("order_by", "orderBy", &["startTime", "updated"]), integer("max_results", "maxResults", 1, 2_500),
+         PAGE, text("sync_token", "syncToken"), text("time_zone", "timeZone"), FIELDS], None, Read, Json, "List events";
+    "calendar.events.get", Get "calendar/events/{id}" => Calendar "GET" "/calendar/v3/calendars/{calendar}/events/{id}",
+        [CALENDAR, text("time_zone", "timeZone"), FIELDS], None, Read, Json, "Read an event";
+    "calendar.events.create", Post "calendar/events" => Calendar "POST" "/calendar/v3/calendars/{calendar}/events",
+        [CALENDAR, SEND_UPDATES], Json, Once, Json, "Make an event";
+    "calendar.events.change", Patch "calendar/events/{id}" => Calendar "PATCH" "/calendar/v3/calendars/{calendar}/events/{id}",
+        [CALENDAR, SEND_UPDATES], Json, Set, Json, "Change an event";
+    "calendar.events.delete", Delete "calendar/events/{id}" => Calendar "DELETE" "/calendar/v3/calendars/{calendar}/events/{id}",
+        [CALENDAR, SEND_UPDATES], None, Set, Empty, "Delete an event";
+    "calendar.quick-add", Post "calendar/quick-add" => Calendar "POST" "/calendar/v3/calendars/{calendar}/events/quickAdd",
+        [CALENDAR, needed("text", "text"), SEND_UPDATES], None, Once, Json, "Make an event of a sentence";
+    "calendar.free-busy", Post "calendar/free-busy" => Calendar "POST" "/calendar/v3/freeBusy",
+        [], Json, Read, Json, "Tell when calendars are taken";
+
+    "drive.files.list", Get "drive/files" => Drive "GET" "/drive/v3/files",
+        [text("q", "q"), integer("page_size", "pageSize", 1, 1_000), PAGE, text("order_by", "orderBy"), FIELDS],
+        None, Read, Json, "Search files";
+    "drive.files.get", Get "drive/files/{id}" => Drive "GET" "/drive/v3/files/{id}",
+        [FIELDS], None, Read, Json, "Read what is known of a file";
+    "drive.files.content", Get "drive/files/{id}/content" => Drive "GET" "/drive/v3/files/{id}?alt=media",
+        [], None, Read, Bytes, "Read a file";
+    "drive.files.export", Get "drive/files/{id}/export" => Drive "GET" "/drive/v3/files/{id}/export",
+        [needed("mime_type", "mimeType")], None, Read, Bytes, "Read a Google document in another format";
+    "drive.files.create", Post "drive/files" => Drive "POST" "/drive/v3/files",
+        [FIELDS], Json, Once, Json, "Make a file or a folder without content";
+    "drive.files.upload", Put "drive/files/{id}/content" => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=media",
+        [FIELDS], Bytes, Set, Json, "Write the content of a file";
+    "drive.files.change", Patch "drive/files/{id}" => Drive "PATCH" "/drive/v3/files/{id}",
+        [text("add_parents", "addParents"), text("remove_parents", "removeParents"), FIELDS], Json, Set, Json,
+        "Rename or move a file, or put it into the trash";
+    "drive.permissions.list", Get "drive/files/{id}/permissions" => Drive "GET" "/drive/v3/files/{id}/permissions",
+        [PAGE, FIELDS], None, Read, Json, "Tell with whom a file is shared";
+    "drive.permissions.create", Post "drive/files/{id}/permissions" => Drive "POST" "/drive/v3/files/{id}/permissions",
+        [boolean("notify", "sendNotificationEmail")], Json, Once, Json, "Share a file";
+    "drive.permissions.delete", Delete "drive/files/{id}/permissions/{permission}"
+        => Drive "DELETE" "/drive/v3/files/{id}/permissions/{permission}", [], None, Set, Empty, "Share a file no longer";
+}
+
+/// What a path fills in, decoded, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captures(Vec<(&'static str, String)>);
+
+impl Captures {
+    /// What stands in the place of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Undoes percent-encoding; `None` for what is none, or is no UTF-8, or has control characters.
+fn decoded(text: &str, plus_is_blank: bool) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes().iter();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+                let value = digit(rest.next())? * 16 + digit(rest.next())?;
+                u8::try_from(value).ok()?
+            }
+            b'+' if plus_is_blank => b' ',
+            byte => *byte,
+        });
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
+}
+
+fn matches(template: &'static str, path: &str) -> Option<Captures> {
+    let mut captures = Captures::default();
+    let mut given = path.split('/');
+    for wanted in template.split('/') {
+        let part = given.next()?;
+        match wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+            Some(name) => {
+                // No id of Google's has a slash; some servers undo its encoding and read two segments.
+                let value = decoded(part, false)
+                    .filter(|value| (1..=ID_BYTES_MAX).contains(&value.len()) && !value.contains('/'))?;
+                captures.0.push((name, value));
+            }
+            None if wanted == part => {}
+            None => return None,
+        }
+    }
+    given.next().is_none().then_some(captures)
+}
+
+/// The endpoints under a path, one for each method it takes.
+pub fn at_path(path: &str) -> impl Iterator<Item = &'static Endpoint> {
+    ENDPOINTS.iter().filter(move |endpoint| matches(endpoint.path, path).is_some())
+}
+
+impl Endpoint {
+    /// What `path` fills in; `None` when it is not this endpoint's.
+    #[must_use]
+    pub fn captures(&self, path: &str) -> Option<Captures> {
+        matches(self.path, path)
+    }
+
+    /// The call to Google. `query` is the request's, undecoded.
+    ///
+    /// # Errors
+    /// `invalid-field` that names the parameter: unknown, given twice, missing, or out of its bounds.
+    pub fn call(
+        &self,
+        captures: &Captures,
+        query: Option<&str>,
+        content_type: Option<&'static str>,
+        body: Bytes,
+    ) -> Result<ApiCall, Problem> {
+        let given = self.parse_query(query.unwrap_or_default())?;
+        let (template, fixed) = self.upstream.split_once('?').unwrap_or((self.upstream, ""));
+        let mut path = String::with_capacity(128);
+        for part in template.split('/').skip(1) {
+            path.push('/');
+            match part.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+                Some(name) => {
+                    let filled = given.iter().find(|(parameter, _)| parameter.name == name);
+                    let value = captures.get(name).or_else(|| filled.map(|(_, value)| value.as_str()));
+                    path.push_str(&Segment(value.unwrap_or("primary")).to_string());
+                }
+                None => path.push_str(part),
+            }
+        }
+        let mut path = PathAndQuery::new(path);
+        if let Some((name, value)) = fixed.split_once('=') {
+            path = path.with(name, value);
+        }
+        for (parameter, value) in given.iter().filter(|(parameter, _)| !parameter.upstream.is_empty()) {
+            path = path.with(parameter.upstream, value);
+        }
+        Ok(ApiCall {
+            service: self.service,
+            method: self.upstream_method,
+            path: path.finish(),
+            content_type,
+            body,
+        })
+    }
+
+    fn parse_query(&self, query: &str) -> Result<Vec<(&'static Parameter, String)>, Problem> {
+        let mut given: Vec<(&'static Parameter, String)> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(name) = decoded(name, true) else {
+                return Err(wrong("", "the query is not well encoded"));
+            };
+            let Some(parameter) = self.parameters.iter().find(|parameter| parameter.name == name) else {
+                let known: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(wrong(&name, &format!("there is no such parameter here; there are: {known}")));
+            };
+            if given.iter().any(|(earlier, _)| earlier.name == name) {
+                return Err(wrong(&name, "given twice"));
+            }
+            let value = decoded(value, true).ok_or_else(|| wrong(&name, "not well encoded"))?;
+            parameter.kind.check(&value).map_err(|problem| wrong(&name, &problem))?;
+            given.push((parameter, value));
+        }
+        match self
+            .parameters
+            .iter()
+            .find(|one| one.is_required && !given.iter().any(|(had, _)| had.name == one.name))
+        {
+            Some(missing) => Err(wrong(missing.name, "must be given")),
+            None => Ok(given),
+        }
+    }
+}
+
+impl Kind {
+    fn check(self, value: &str) -> Result<(), String> {
+        if value.len() > PARAMETER_BYTES_MAX {
+            return Err(format!("has at most {PARAMETER_BYTES_MAX} bytes"));
+        }
+        match self {
+            Self::Text => Ok(()),
+            Self::Integer { min, max } => match value.parse::<u32>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(()),
+                _ => Err(format!("is a whole number from {min} to {max}")),
+            },
+            Self::Boolean if matches!(value, "true" | "false") => Ok(()),
+            Self::Boolean => Err("is true or false".to_owned()),
+            Self::Time => match value.parse::<jiff::Timestamp>() {
+                Ok(_) => Ok(()),
+                Err(_) => Err("is a time with its offset, such as 2026-11-23T09:00:00Z".to_owned()),
+            },
+            Self::OneOf(texts) if texts.contains(&value) => Ok(()),
+            Self::OneOf(texts) => Err(format!("is one of {}", texts.join(", "))),
+        }
+    }
+}
+
+fn wrong(name: &str, problem: &str) -> Problem {
+    // A pointer into the query: there is no body to point into.
+    let name: String = name.chars().take(64).collect();
+    Problem::new(ProblemKind::InvalidField, "one parameter is not valid")
+        .with_error(format!("?{name}"), problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str) -> &'static Endpoint {
+        ENDPOINTS.iter().find(|endpoint| endpoint.name == name).unwrap()
+    }
+
+    fn call(name: &str, path: &str, query: &str) -> Result<ApiCall, Problem> {
+        let endpoint = endpoint(name);
+        endpoint.call(&endpoint.captures(path).unwrap(), Some(query), None, Bytes::new())
+    }
+
+    #[test]
+    fn names_and_places_are_unique_and_every_place_is_filled() {
+        for (index, one) in ENDPOINTS.iter().enumerate() {
+            for other in &ENDPOINTS[index + 1..] {
+                assert_ne!(one.name, other.name);
+                assert!(one.method != other.method || one.path != other.path, "{} {}", one.name, other.name);
+            }
+            let places = |text: &'static str| {
+                text.split('/')
+                    .filter(|part| part.starts_with('{'))
+                    .map(|part| part.split('?').next().unwrap())
+            };
+            assert!(places(one.path).count() <= IDS_MAX);
+            for place in places(one.upstream) {
+                let named = place.trim_matches(['{', '}']);
+                let is_parameter =
+                    one.parameters.iter().any(|had| had.name == named && had.upstream.is_empty());
+                assert!(is_parameter || places(one.path).any(|own| own == place), "{}: {place}", one.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_is_a_get_but_for_the_one_that_google_made_a_post() {
+        for endpoint in ENDPOINTS {
+            let is_read = endpoint.effect == Effect::Read;
+            assert_eq!(
+                is_read,
+                endpoint.method == Method::Get || endpoint.name == "calendar.free-busy",
+                "{}",
+                endpoint.name
+            );
+        }
+    }
+
+    #[test]
+    fn parameters_reach_google_under_their_names_there() {
+        let list =
+            call("gmail.messages.list", "/api/v1/gmail/messages", "q=from%3Aanna+budget&max_results=5")
+                .unwrap();
+        assert_eq!(list.path, "/gmail/v1/users/me/messages?q=from%3Aanna%20budget&maxResults=5");
+        let events = call("calendar.events.get", "/api/v1/calendar/events/e%401", "calendar=a@b.c").unwrap();
+        assert_eq!(events.path, "/calendar/v3/calendars/a%40b.c/events/e%401");
+        let own = call("calendar.events.list", "/api/v1/calendar/events", "").unwrap();
+        assert_eq!(own.path, "/calendar/v3/calendars/primary/events");
+        let content = call("drive.files.content", "/api/v1/drive/files/f1/content", "").unwrap();
+        assert_eq!(content.path, "/drive/v3/files/f1?alt=media");
+        let permission =
+            call("drive.permissions.delete", "/api/v1/drive/files/f1/permissions/p1", "").unwrap();
+        assert_eq!(
+            (permission.method, permission.path.as_str()),
+            ("DELETE", "/drive/v3/files/f1/permissions/p1")
+        );
+    }
+
+    #[test]
+    fn what_is_not_named_or_out_of_bounds_is_refused_by_name() {
+        for (query, name) in [
+            ("alt=media", "?alt"),
+            ("max_results=0", "?max_results"),
+            ("max_results=501", "?max_results"),
+            ("max_results=-1", "?max_results"),
+            ("q=a&q=b", "?q"),
+            ("q=%zz", "?q"),
+            ("q=%0d%0a", "?q"),
+            ("include_spam_trash=yes", "?include_spam_trash"),
+        ] {
+            let problem = call("gmail.messages.list", "/api/v1/gmail/messages", query).unwrap_err();
+            assert_eq!(problem.kind(), ProblemKind::InvalidField, "{query}");
+            let json = serde_json::to_value(&problem).unwrap();
+            assert_eq!(json["errors"][0]["pointer"], name, "{query}");
+        }
+        assert!(call("calendar.quick-add", "/api/v1/calendar/quick-add", "").is_err());
+        assert!(call("calendar.events.list", "/api/v1/calendar/events", "from=tomorrow").is_err());
+    }
+
+    #[test]
+    fn paths_that_try_to_leave_their_place_do_not() {
+        let endpoint = endpoint("gmail.messages.get");
+        for path in [
+            "/api/v1/gmail/messages/",
+            "/api/v1/gmail/messages/a/b",
+            "/api/v1/gmail/messages/%ff",
+            "/api/v1/gmail/messages/%0a",
+        ] {
+            assert_eq!(endpoint.captures(path), None, "{path}");
+        }
+        assert_eq!(endpoint.captures("/api/v1/gmail/messages/..%2F..%2Fprofile"), None);
+        let odd = call("gmail.messages.get", "/api/v1/gmail/messages/a%3Fb%23c", "").unwrap();
+        assert_eq!(odd.path, "/gmail/v1/users/me/messages/a%3Fb%23c");
+        let dots = call("gmail.messages.get", "/api/v1/gmail/messages/..", "").unwrap();
+        assert_eq!(dots.path, "/gmail/v1/users/me/messages/_");
+        assert!(
+            endpoint.captures(&format!("/api/v1/gmail/messages/{}", "x".repeat(ID_BYTES_MAX + 1))).is_none()
+        );
+    }
+}
