@@ -8,6 +8,7 @@ pub mod h3;
 pub mod http;
 pub mod ids;
 pub mod openai;
+pub mod openapi;
 pub mod plan;
 pub mod problem;
 pub mod qpack;

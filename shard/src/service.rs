@@ -220,6 +220,7 @@ impl Core {
             Action::Livez => exchange.reply(health::livez()),
             Action::Readyz => exchange.reply(health::readyz(&self.all_metrics, head)),
             Action::Metrics => exchange.reply(health::page(&self.all_metrics)),
+            Action::OpenApi => exchange.reply(health::openapi()),
             Action::Options => exchange.reply(options(head)),
             Action::Command
             | Action::TaskGet(_)

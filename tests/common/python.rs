@@ -31,6 +31,20 @@ pub fn chromium() -> Option<PathBuf> {
     }
 }
 
+/// The client that tests an API by its description: the one `SLUICE_TEST_SCHEMATHESIS` names, or that of the
+/// environment `./dev test` makes.
+pub fn schemathesis() -> Option<PathBuf> {
+    const NAMED: &str = "SLUICE_TEST_SCHEMATHESIS";
+    let named = env::var_os(NAMED).filter(|name| !name.is_empty()).map(PathBuf::from);
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")));
+    let program = named.or_else(|| Some(cache?.join("sluice/venv-api/bin/st")));
+    match program.filter(|program| program.exists()) {
+        Some(program) => Some(program),
+        None => skip(NAMED, "there is no schemathesis; run ./dev test"),
+    }
+}
+
 /// Says that a test is skipped for this reason; panics where it must not be.
 fn skip<T>(asked_for_by: &str, reason: &str) -> Option<T> {
     assert!(!is_set("CI") && !is_set(asked_for_by), "{reason}");
@@ -60,9 +74,14 @@ fn is_set(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-/// A client program of tests/python. The checkout is asked for when the test runs: a shared cache may hold a binary
-/// that another checkout built.
+/// A client program of tests/python.
 pub fn program(name: &str) -> PathBuf {
+    file(&format!("{name}.py"))
+}
+
+/// A file of tests/python. The checkout is asked for when the test runs: a shared cache may hold a binary that another
+/// checkout built.
+pub fn file(name: &str) -> PathBuf {
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
-    PathBuf::from(root).join("tests/python").join(format!("{name}.py"))
+    PathBuf::from(root).join("tests/python").join(name)
 }

@@ -1,8 +1,11 @@
-//! `/livez`, `/readyz` and `/metrics`: answered by whichever core is asked, for the whole process.
+//! `/livez`, `/readyz`, `/metrics` and `/openapi.json`: answered by whichever core is asked, for the whole process.
+
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use sluice_protocols::api::{CheckView, HealthStatus, HealthView};
 use sluice_protocols::http::{RequestHead, Response};
+use sluice_protocols::openapi;
 
 use crate::metrics::{self, CoreState, Metrics};
 
@@ -32,6 +35,13 @@ pub(crate) fn readyz(metrics: &Metrics, head: &RequestHead) -> Response {
     let code = if status == HealthStatus::Ok { 200 } else { 503 };
     let response = Response::new(code).json(&HealthView { status, checks });
     if code == 503 { response.with_field("retry-after", "1") } else { response }
+}
+
+/// The description of the API, made once.
+pub(crate) fn openapi() -> Response {
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let made = || Bytes::from(openapi::document(env!("CARGO_PKG_VERSION")).to_string());
+    Response::new(200).with_body("application/json", DOCUMENT.get_or_init(made).clone())
 }
 
 /// The page of metrics.

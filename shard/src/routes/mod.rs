@@ -27,6 +27,7 @@ pub(crate) enum Route<'a> {
     Livez,
     Readyz,
     Metrics,
+    OpenApi,
     /// `OPTIONS *`: the server itself.
     Server,
 }
@@ -39,6 +40,7 @@ impl<'a> Route<'a> {
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
             "/metrics" => Some(Self::Metrics),
+            "/openapi.json" => Some(Self::OpenApi),
             "*" => Some(Self::Server),
             _ => {
                 let (kind, id) = path.strip_prefix("/api/v1/")?.split_once('/')?;
@@ -61,7 +63,9 @@ impl<'a> Route<'a> {
             Self::Command => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
-            Self::Task(_) | Self::Livez | Self::Readyz | Self::Metrics => "GET, HEAD, OPTIONS",
+            Self::Task(_) | Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi => {
+                "GET, HEAD, OPTIONS"
+            }
             Self::Server => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
         }
     }
@@ -82,6 +86,7 @@ impl<'a> Route<'a> {
             Self::Livez if is_read => Some(Action::Livez),
             Self::Readyz if is_read => Some(Action::Readyz),
             Self::Metrics if is_read => Some(Action::Metrics),
+            Self::OpenApi if is_read => Some(Action::OpenApi),
             _ => None,
         }
     }
@@ -98,6 +103,7 @@ pub(crate) enum Action<'a> {
     Livez,
     Readyz,
     Metrics,
+    OpenApi,
     Options,
 }
 
@@ -111,7 +117,7 @@ impl Action<'_> {
             Self::Google(endpoint) => RouteLabel::of_service(endpoint.service),
             Self::Livez | Self::Readyz => RouteLabel::Health,
             Self::Metrics => RouteLabel::Metrics,
-            Self::Options => RouteLabel::Other,
+            Self::OpenApi | Self::Options => RouteLabel::Other,
         }
     }
 
@@ -123,7 +129,9 @@ impl Action<'_> {
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
             Self::Google(endpoint) => Target::Google(endpoint),
-            Self::Livez | Self::Readyz | Self::Metrics | Self::Options => return None,
+            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Options => {
+                return None;
+            }
         })
     }
 }
@@ -208,6 +216,7 @@ mod tests {
             Route::Livez,
             Route::Readyz,
             Route::Metrics,
+            Route::OpenApi,
         ] {
             for (method, name) in methods {
                 let is_allowed = route.allow().split(", ").any(|allowed| allowed == name);

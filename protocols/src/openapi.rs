@@ -1,0 +1,400 @@
+//! The description of the API (OpenAPI 3.1), made from the same tables and bounds that the gateway works by.
+//!
+//! Invariant: the plain surface is described from [`rest::ENDPOINTS`] itself, so a route that is not described does not
+//! exist; tests walk the description against a gateway.
+
+use serde_json::{Map, Value, json};
+
+use crate::api::{COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, TIME_ZONE_CHARS_MAX, WAIT_MAX};
+use crate::google::rest::{self, Answer, Body, Endpoint, Kind, PARAMETER_BYTES_MAX, Parameter};
+use crate::http::Method;
+use crate::plan::{BODY_CHARS_MAX, Plan, RECIPIENTS_MAX, TITLE_CHARS_MAX};
+use crate::problem::ProblemKind;
+
+/// The whole document, for this version of the API's implementation.
+#[must_use]
+pub fn document(version: &str) -> Value {
+    let mut paths = own_paths();
+    for endpoint in rest::ENDPOINTS {
+        let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
+        path[method(endpoint.method)] = operation(endpoint);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sluice",
+            "version": version,
+            "summary": "Mail, calendar and files by plain-language commands",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "tags": [
+            {"name": "commands", "description": "Plain-language commands and the tasks they become"},
+            {"name": "sessions", "description": "Conversations"},
+            {"name": "gmail", "description": "Mail as it is"},
+            {"name": "calendar", "description": "Events as they are"},
+            {"name": "drive", "description": "Files as they are"},
+            {"name": "server", "description": "The gateway itself"},
+        ],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key: `sk_...`"}},
+            "schemas": schemas(),
+            "responses": {
+                "Problem": {
+                    "description": "What went wrong (RFC 9457)",
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                },
+            },
+        },
+    })
+}
+
+fn method(method: Method) -> &'static str {
+    match method {
+        Method::Get => "get",
+        Method::Head => "head",
+        Method::Post => "post",
+        Method::Put => "put",
+        Method::Patch => "patch",
+        Method::Delete => "delete",
+        Method::Options | Method::Other => "options",
+    }
+}
+
+fn own_paths() -> Map<String, Value> {
+    let task_id = json!({"name": "id", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/TaskId"}});
+    let session_id = json!({"name": "id", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/SessionId"}});
+    let prefer = json!({
+        "name": "prefer",
+        "in": "header",
+        "description": format!("`wait=N`: answer when the task has ended, or after N seconds, at most {}", WAIT_MAX.as_secs()),
+        "schema": {"type": "string", "examples": ["wait=10"]},
+    });
+    let paths = json!({
+        "/api/v1/command": {"post": {
+            "operationId": "command",
+            "tags": ["commands"],
+            "summary": "Carry out a command",
+            "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/Command"})),
+            "responses": responses(&[
+                (200, "The finished task", Some("Task")),
+                (202, "The task is on disk and will be carried out", Some("Accepted")),
+            ], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504]),
+        }},
+        "/api/v1/tasks/{id}": {"get": {
+            "operationId": "task",
+            "tags": ["commands"],
+            "summary": "Read a task",
+            "parameters": [task_id, prefer],
+            "responses": responses(&[(200, "The task", Some("Task"))], &[401, 403, 404, 431, 503]),
+        }},
+        "/api/v1/sessions/{id}": {
+            "parameters": [session_id],
+            "get": {
+                "operationId": "session",
+                "tags": ["sessions"],
+                "summary": "Read a session",
+                "responses": responses(&[(200, "The session", Some("Session"))], &[401, 403, 404, 431, 503]),
+            },
+            "delete": {
+                "operationId": "session.end",
+                "tags": ["sessions"],
+                "summary": "End a session",
+                "responses": responses(&[(204, "It is over", None)], &[401, 403, 404, 431, 503]),
+            },
+        },
+        "/livez": {"get": public("livez", "Whether the process lives", &[(200, "It does", Some("Health"))])},
+        "/readyz": {"get": public(
+            "readyz",
+            "Whether the gateway should be sent requests",
+            &[(200, "It should", Some("Health")), (503, "Not now", Some("Health"))],
+        )},
+        "/openapi.json": {"get": {
+            "operationId": "openapi",
+            "tags": ["server"],
+            "summary": "This document",
+            "security": [],
+            "responses": {"200": {"description": "It", "content": {"application/json": {"schema": {"type": "object"}}}}},
+        }},
+    });
+    match paths {
+        Value::Object(paths) => paths,
+        _ => Map::new(),
+    }
+}
+
+fn public(id: &str, summary: &str, answers: &[(u16, &str, Option<&str>)]) -> Value {
+    json!({
+        "operationId": id,
+        "tags": ["server"],
+        "summary": summary,
+        "security": [],
+        "responses": responses(answers, &[]),
+    })
+}
+
+fn body(media_type: &str, schema: &Value) -> Value {
+    json!({"required": true, "content": {media_type: {"schema": schema}}})
+}
+
+fn responses(answers: &[(u16, &str, Option<&str>)], problems: &[u16]) -> Value {
+    let mut all = Map::new();
+    for (status, description, schema) in answers {
+        let mut response = json!({"description": description});
+        if let Some(name) = schema {
+            let reference = format!("#/components/schemas/{name}");
+            response["content"] = json!({"application/json": {"schema": {"$ref": reference}}});
+        }
+        all.insert(status.to_string(), response);
+    }
+    for status in problems {
+        all.insert(status.to_string(), json!({"$ref": "#/components/responses/Problem"}));
+    }
+    Value::Object(all)
+}
+
+fn operation(endpoint: &Endpoint) -> Value {
+    let in_path = endpoint.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let in_path = in_path.map(|name| {
+        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": rest::ID_BYTES_MAX}})
+    });
+    let in_query = endpoint.parameters.iter().map(parameter);
+    let parameters: Vec<Value> = in_path.chain(in_query).collect();
+    let answer = match endpoint.answer {
+        Answer::Empty => json!({"204": {"description": "Done"}}),
+        Answer::Json => json!({
+            "200": {
+                "description": "Google's document",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            "204": {"description": "Done; there is nothing to show"},
+        }),
+        Answer::Bytes => json!({"200": {
+            "description": "The content",
+            "content": {"application/octet-stream": {"schema": {}}},
+        }, "204": {"description": "There is no content"}}),
+    };
+    let mut all = answer;
+    let mut problems = vec![400, 401, 403, 404, 409, 422, 425, 431, 500, 502, 503, 504];
+    if endpoint.body != Body::None {
+        problems.extend([408, 413, 415]);
+    }
+    if endpoint.effect == rest::Effect::Read && endpoint.method == Method::Get {
+        all["304"] = json!({"description": "It is what `If-None-Match` names"});
+    }
+    for status in problems {
+        all[status.to_string()] = json!({"$ref": "#/components/responses/Problem"});
+    }
+    let mut operation = json!({
+        "operationId": endpoint.name,
+        "tags": [endpoint.name.split('.').next()],
+        "summary": endpoint.summary,
+        "parameters": parameters,
+        "responses": all,
+    });
+    match endpoint.body {
+        Body::None => {}
+        Body::Json => operation["requestBody"] = body("application/json", &json!({"type": "object"})),
+        Body::Bytes => operation["requestBody"] = body("application/octet-stream", &json!({})),
+        Body::Mail => operation["requestBody"] = body("application/json", &mail(endpoint)),
+    }
+    operation
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let schema = match parameter.kind {
+        Kind::Text => json!({"type": "string", "maxLength": PARAMETER_BYTES_MAX}),
+        Kind::Integer { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Kind::Boolean => json!({"type": "boolean"}),
+        Kind::Time => json!({"type": "string", "format": "date-time"}),
+        Kind::OneOf(texts) => json!({"type": "string", "enum": texts}),
+    };
+    json!({"name": parameter.name, "in": "query", "required": parameter.is_required, "schema": schema})
+}
+
+fn mail(endpoint: &Endpoint) -> Value {
+    let addresses =
+        json!({"type": "array", "maxItems": RECIPIENTS_MAX, "items": {"type": "string", "format": "email"}});
+    let mut properties = json!({
+        "cc": addresses,
+        "bcc": addresses,
+        "body": {"type": "string", "maxLength": BODY_CHARS_MAX},
+    });
+    let mut required = Vec::new();
+    if !endpoint.name.ends_with(".reply") {
+        let mut to = addresses;
+        to["minItems"] = json!(1);
+        properties["to"] = to;
+        required.push("to");
+    }
+    if matches!(endpoint.name, "gmail.messages.send" | "gmail.drafts.create") {
+        properties["subject"] = json!({"type": ["string", "null"], "maxLength": TITLE_CHARS_MAX});
+    }
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+fn schemas() -> Value {
+    let time = json!({"type": "string", "format": "date-time"});
+    let maybe_time = json!({"type": ["string", "null"], "format": "date-time"});
+    let text = json!({"type": "string"});
+    let maybe_text = json!({"type": ["string", "null"]});
+    let count = json!({"type": "integer", "minimum": 0});
+    let kinds: Vec<String> =
+        ProblemKind::ALL.iter().map(|kind| format!("/problems/{}", kind.slug())).collect();
+    json!({
+        "TaskId": {"type": "string", "pattern": "^tsk_[0-9a-z]{26}$"},
+        "SessionId": {"type": "string", "pattern": "^ses_[0-9a-z]{26}$"},
+        "Command": {
+            "type": "object",
+            "required": ["command"],
+            "additionalProperties": false,
+            "properties": {
+                "command": {"type": "string", "minLength": 1, "maxLength": COMMAND_CHARS_MAX, "pattern": "\\S"},
+                "mode": {"type": "string", "enum": ["sync", "async"], "default": "sync"},
+                "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
+                "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
+                "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
+            },
+        },
+        "Plan": Plan::json_schema(),
+        "Accepted": {
+            "type": "object",
+            "required": ["id", "state", "session", "location", "created"],
+            "properties": {
+                "id": {"$ref": "#/components/schemas/TaskId"},
+                "state": {"type": "string"},
+                "session": {"$ref": "#/components/schemas/SessionId"},
+                "location": {"type": "string"},
+                "created": time,
+            },
+        },
+        "Task": {
+            "type": "object",
+            "required": ["id", "state", "mode", "session", "command", "plan", "steps", "answer", "error", "created"],
+            "properties": {
+                "id": {"$ref": "#/components/schemas/TaskId"},
+                "state": {"type": "string"},
+                "mode": {"type": "string"},
+                "session": {"$ref": "#/components/schemas/SessionId"},
+                "command": text,
+                "plan": {"anyOf": [{"$ref": "#/components/schemas/Plan"}, {"type": "null"}]},
+                "steps": {"type": "array", "items": {"$ref": "#/components/schemas/Step"}},
+                "answer": maybe_text,
+                "error": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, {"type": "null"}]},
+                "timing": {"anyOf": [{"$ref": "#/components/schemas/Timing"}, {"type": "null"}]},
+                "created": time,
+                "finished": maybe_time,
+            },
+        },
+        "Step": {
+            "type": "object",
+            "required": ["id", "operation", "state"],
+            "properties": {
+                "id": {"type": "string", "pattern": "^s[1-8]$"},
+                "operation": text,
+                "state": {"type": "string", "enum": ["pending", "running", "done", "failed", "skipped"]},
+                "calls": {"type": "array", "items": {"type": "object"}},
+                "items": {"type": "array", "items": {"type": "object"}},
+                "text": maybe_text,
+                "error": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, {"type": "null"}]},
+            },
+        },
+        "Timing": {
+            "type": "object",
+            "required": ["total_us", "own_us", "openai_us", "google_us"],
+            "properties": {"total_us": count, "own_us": count, "openai_us": count, "google_us": count},
+        },
+        "Session": {
+            "type": "object",
+            "required": ["id", "created", "expires", "turns"],
+            "properties": {
+                "id": {"$ref": "#/components/schemas/SessionId"},
+                "created": time,
+                "expires": time,
+                "turns": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+        "Health": {
+            "type": "object",
+            "required": ["status"],
+            "properties": {
+                "status": {"type": "string", "enum": ["ok", "starting", "draining", "failing"]},
+                "checks": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail", "retryable"],
+            "properties": {
+                "type": {"type": "string", "enum": kinds},
+                "title": text,
+                "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                "detail": text,
+                "instance": text,
+                "request_id": text,
+                "retryable": {"type": "boolean"},
+                "retry_after_s": count,
+                "errors": {"type": "array", "items": {
+                    "type": "object",
+                    "required": ["pointer", "detail"],
+                    "properties": {"pointer": text, "detail": text},
+                }},
+                "task": {"type": "object"},
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(reference)) = fields.get("$ref") {
+                    found.insert(reference.clone());
+                }
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_operation_has_a_name_of_its_own() {
+        let document = document("1.2.3");
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in &found {
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+        }
+        let mut names = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in
+                item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+            {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(names.insert(name.to_owned()), "{method} {path}: {name}");
+                assert!(operation["responses"].as_object().is_some_and(|all| !all.is_empty()), "{name}");
+            }
+        }
+        assert!(rest::ENDPOINTS.iter().all(|endpoint| names.contains(endpoint.name)));
+    }
+
+    #[test]
+    fn what_a_path_fills_in_is_described() {
+        let document = document("1.2.3");
+        for endpoint in rest::ENDPOINTS {
+            let operation = &document["paths"][endpoint.path][method(endpoint.method)];
+            let described = operation["parameters"].as_array().unwrap().iter();
+            let in_path = described.filter(|parameter| parameter["in"] == "path").count();
+            assert_eq!(in_path, endpoint.path.matches('{').count(), "{}", endpoint.name);
+        }
+    }
+}

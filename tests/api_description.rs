@@ -1,0 +1,65 @@
+//! The description of the API against what the routes really do, by a client that knows nothing but the description.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::python;
+use common::scene::Scene;
+
+/// Requests made up for each operation and phase.
+const EXAMPLES: &str = "6";
+/// So that a run can be repeated; another value tries other requests.
+const SEED: &str = "20261123";
+/// What must hold for each answer. Left out: that everything valid is accepted, since made-up ids lead nowhere.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_headers_conformance,response_schema_conformance,negative_data_rejection,ignored_auth,\
+    unsupported_method";
+
+#[tokio::test]
+async fn the_description_is_served_to_anyone_and_names_every_route() {
+    let scene = Scene::start(1, &[]);
+    let caller = scene.caller().await;
+    let answer = caller.send("GET", "/openapi.json", &[], "").await;
+    assert_eq!((answer.status.as_u16(), answer.field("content-type")), (200, Some("application/json")));
+    let document = answer.value();
+    assert_eq!(document["openapi"], "3.1.0");
+    for path in document["paths"].as_object().expect("paths").keys() {
+        let path = path.replace("{id}", "x").replace("{permission}", "y");
+        let options = caller.send("OPTIONS", &path, &[], "").await;
+        assert_eq!(options.status.as_u16(), 204, "{path}");
+    }
+}
+
+#[test]
+fn answers_are_what_the_description_says() {
+    let Some(program) = python::schemathesis() else { return };
+    let scene = Scene::start(2, &[]);
+    let key = scene.gateway.user("ada");
+    let url = format!("https://localhost:{}", scene.gateway.address.port());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let output = Command::new(program)
+        .arg("--config-file")
+        .arg(python::file("schemathesis.toml"))
+        .args([
+            "run",
+            &format!("{url}/openapi.json"),
+            "--checks",
+            CHECKS,
+            "--phases",
+            "examples,coverage,fuzzing",
+        ])
+        .args(["--max-examples", EXAMPLES, "--seed", SEED, "--generation-database", "none", "--workers", "2"])
+        .args(["--header", &format!("Authorization: Bearer {key}"), "--continue-on-failure", "--no-color"])
+        .args(["--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "30"])
+        // A command costs a plan and some calls; the rest of the suite sends enough of them.
+        .args(["--exclude-operation-id", "command"])
+        .arg("--tls-verify")
+        .arg(scene.gateway.ca())
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("schemathesis runs");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}\n{}", String::from_utf8_lossy(&output.stderr));
+}
