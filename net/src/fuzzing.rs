@@ -701,6 +701,12 @@ impl World {
         self.service.held.borrow_mut().clear();
         self.settle();
         let silent_since = self.now;
+        let rtts = self
+            .driver
+            .indices()
+            .into_iter()
+            .filter_map(|index| Some(self.driver.get_mut(index)?.quic.rtt()));
+        let rtt = rtts.max().unwrap_or_default();
         for _ in 0..TIMERS_MAX {
             self.to_clients = Wire::default();
             if self.driver.len() == 0 {
@@ -713,9 +719,10 @@ impl World {
         }
         assert_eq!(self.driver.len(), 0, "connections outlive their clients");
         assert_eq!(self.in_flight, 0, "requests were lost count of");
-        // A connection that sends sets its idle timer back once; then it may take three of its timeouts for the
-        // loss of packets to end.
-        let longest = 4 * IDLE + WATCH_PERIOD * u32::from(WATCHES_MAX);
+        // RFC 9000 section 10.1: the idle timeout is no less than three probe timeouts, which RFC 9002 section 6.2.1
+        // puts at a round trip and four times its variation; that stays below two round trips. A connection that
+        // sends sets its idle timer back once; then it may take three of its timeouts for the loss of packets to end.
+        let longest = 4 * IDLE.max(3 * 9 * rtt) + WATCH_PERIOD * u32::from(WATCHES_MAX);
         let took = self.now - silent_since;
         assert!(took <= longest, "the last connection was let go of after {took:?}");
     }
