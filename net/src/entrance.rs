@@ -25,8 +25,9 @@ use sluice_core::{CoreId, RemoteWaker, TurnHook, add_turn_hook, remote_waker};
 use sluice_protocols::http::{RequestHead, Response};
 use tokio::sync::oneshot;
 
+use crate::body::BodyReader;
 use crate::quic::steering::CoreCount;
-use crate::service::{Admit, Request, Responder, Service};
+use crate::service::{Admit, Answer, Request, Responder, Service};
 
 /// Messages a core takes in one turn; the rest waits for the next.
 const TURN_BATCH_MAX: usize = 256;
@@ -75,6 +76,13 @@ pub enum Admission {
         /// Longest body, in bytes.
         bytes_max: usize,
     },
+    /// Call at once, with a body of at most this many bytes to come in pieces ([`Request::stream`]).
+    Stream {
+        /// The head, given back.
+        head: RequestHead,
+        /// Longest body, in bytes.
+        bytes_max: usize,
+    },
 }
 
 /// Something that lives until the service has let go of a request, so that its owner can count.
@@ -107,7 +115,7 @@ impl EntranceStats {
 
 enum Message {
     Head { head: RequestHead, reply: oneshot::Sender<Admission> },
-    Request { request: Request, is_admitted: bool, reply: oneshot::Sender<Response>, held: Held },
+    Request { request: Request, is_admitted: bool, reply: oneshot::Sender<Answer>, held: Held },
     Refuse { status: u16, detail: String, reply: oneshot::Sender<Response> },
 }
 
@@ -217,7 +225,7 @@ impl Entrance {
     ///
     /// # Errors
     /// The core takes no more, or has ended.
-    pub async fn call(&self, core: CoreId, request: Request, leash: Leash) -> Result<Response, Shed> {
+    pub async fn call(&self, core: CoreId, request: Request, leash: Leash) -> Result<Answer, Shed> {
         self.request(core, request, true, leash).await
     }
 
@@ -225,7 +233,7 @@ impl Entrance {
     ///
     /// # Errors
     /// The core takes no more, or has ended.
-    pub async fn ask(&self, core: CoreId, request: Request, leash: Leash) -> Result<Response, Shed> {
+    pub async fn ask(&self, core: CoreId, request: Request, leash: Leash) -> Result<Answer, Shed> {
         self.request(core, request, false, leash).await
     }
 
@@ -255,7 +263,7 @@ impl Entrance {
         request: Request,
         is_admitted: bool,
         leash: Leash,
-    ) -> Result<Response, Shed> {
+    ) -> Result<Answer, Shed> {
         let held = self.hold(core, leash)?;
         let (reply, answer) = oneshot::channel();
         self.push(core, Message::Request { request, is_admitted, reply, held })?;
@@ -341,6 +349,7 @@ impl Door {
                 // The client may have gone meanwhile, here and below.
                 let _ = reply.send(match self.admit(&head) {
                     Admit::Body { bytes_max } => Admission::Body { head, bytes_max },
+                    Admit::Stream { bytes_max } => Admission::Stream { head, bytes_max },
                     Admit::Reply(response) => Admission::Answer(response),
                 });
             }
@@ -354,14 +363,22 @@ impl Door {
         }
     }
 
-    fn answer(&self, request: Request, is_admitted: bool, reply: oneshot::Sender<Response>, held: Held) {
-        if !is_admitted && let Admit::Reply(response) = self.admit(&request.head) {
-            let _ = reply.send(response);
-            return;
+    fn answer(&self, mut request: Request, is_admitted: bool, reply: oneshot::Sender<Answer>, held: Held) {
+        if !is_admitted {
+            match self.admit(&request.head) {
+                Admit::Reply(response) => {
+                    let _ = reply.send(response.into());
+                    return;
+                }
+                Admit::Stream { .. } => {
+                    request.stream = Some(BodyReader::whole(std::mem::take(&mut request.body)))
+                }
+                Admit::Body { .. } => {}
+            }
         }
-        let respond = Responder::from_fn(move |response| {
+        let respond = Responder::from_fn(move |answer| {
             drop(held);
-            let _ = reply.send(response);
+            let _ = reply.send(answer);
         });
         self.service.call(request, respond);
     }
@@ -369,7 +386,9 @@ impl Door {
     /// As the service says, unless the announced body is longer than that.
     fn admit(&self, head: &RequestHead) -> Admit {
         match self.service.admit(head) {
-            Admit::Body { bytes_max } if head.content_length().unwrap_or(0) > bytes_max as u64 => {
+            Admit::Body { bytes_max } | Admit::Stream { bytes_max }
+                if head.content_length().unwrap_or(0) > bytes_max as u64 =>
+            {
                 Admit::Reply(self.service.refuse(413, BODY_TOO_LONG))
             }
             admit => admit,

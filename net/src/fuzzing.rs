@@ -31,7 +31,7 @@ use crate::quic::listen::ListenerId;
 use crate::quic::outlet::Outlet;
 use crate::quic::steering::{self, CoreCount, Port};
 use crate::quic::transport;
-use crate::service::{Admit, Outbox, Request, Responder, Service, StreamRef};
+use crate::service::{Admit, Answer, BellPull, Bells, Outbox, Request, Responder, Rung, Service, StreamRef};
 use crate::tls::{EarlyData, SharedKeys, TlsIdentity, Trust, client_crypto, server_crypto};
 
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 443);
@@ -115,7 +115,7 @@ impl Outlet for Wire {
     }
 }
 
-/// Answers at once, or when the script says so.
+/// Answers at once, or when the script says so, or as the request comes.
 #[derive(Default)]
 struct Answering {
     held: RefCell<Vec<Responder>>,
@@ -125,12 +125,16 @@ impl Service for Answering {
     fn admit(&self, head: &RequestHead) -> Admit {
         match head.path() {
             "/early" => Admit::Reply(Response::new(404)),
+            "/piped" => Admit::Stream { bytes_max: BODY_BYTES_MAX },
             _ => Admit::Body { bytes_max: BODY_BYTES_MAX },
         }
     }
 
     fn call(&self, request: Request, respond: Responder) {
         assert!(request.body.len() <= BODY_BYTES_MAX, "a body over its limit");
+        if let Some(stream) = request.stream {
+            return respond.answer(Answer::Streamed(Response::new(200), stream));
+        }
         let body = match request.head.path() {
             "/held" => return self.held.borrow_mut().push(respond),
             "/large" => vec![b'x'; LARGE_BYTES].into(),
@@ -337,6 +341,7 @@ struct World {
     driver: Driver<H3Connection>,
     service: Rc<Answering>,
     outbox: Rc<Outbox>,
+    bells: Arc<Bells>,
     stats: IngressStats,
     in_flight: u64,
     watched: VecDeque<Watched>,
@@ -375,6 +380,7 @@ impl World {
             driver: Driver::new(endpoint, LIMITS, now),
             service: Rc::default(),
             outbox: Rc::default(),
+            bells: Arc::default(),
             stats: IngressStats::default(),
             in_flight: 0,
             watched: VecDeque::new(),
@@ -570,13 +576,14 @@ impl World {
             self.take_events();
             self.check_watched();
             self.take_answers();
+            self.take_streamed();
             let is_behind = self.driver.transmit(self.now, &mut self.to_clients);
             assert!(self.driver.len() <= LIMITS.connections_max, "more connections than allowed");
             assert!(
                 self.watched.len() <= LIMITS.connections_max * 64,
                 "a connection is looked at again and again"
             );
-            if !is_behind && self.outbox.ready.borrow().is_empty() {
+            if !is_behind && self.outbox.is_empty() && self.bells.is_quiet() {
                 return;
             }
         }
@@ -584,7 +591,7 @@ impl World {
     }
 
     fn take_events(&mut self) {
-        let Self { driver, service, outbox, stats, in_flight, now, scratch, watched, .. } = self;
+        let Self { driver, service, outbox, bells, stats, in_flight, now, scratch, watched, .. } = self;
         let mut events = 0;
         while let Some((index, event)) = driver.next_event() {
             events += 1;
@@ -594,7 +601,7 @@ impl World {
             let mut deliver = |stream, place, request| {
                 *in_flight += 1;
                 let to = StreamRef { connection: index, generation, stream, place };
-                service.call(request, Responder::stream(Rc::clone(outbox), to));
+                service.call(request, Responder::new(Rc::clone(outbox), to));
             };
             let mut cx = Context {
                 now: *now,
@@ -603,6 +610,7 @@ impl World {
                 streams_max: STREAMS_MAX,
                 deliver: &mut deliver,
                 scratch,
+                bells: BellPull { bells, connection: index, generation },
             };
             connection.state.handle(&mut connection.quic, event, &mut cx);
             connection.state.flush_table(&mut connection.quic, *now, stats);
@@ -613,7 +621,7 @@ impl World {
     }
 
     fn check_watched(&mut self) {
-        let Self { driver, service, stats, now, scratch, watched, .. } = self;
+        let Self { driver, service, bells, stats, now, scratch, watched, .. } = self;
         while watched.front().is_some_and(|watched| watched.at <= *now) {
             let Some(Watched { connection: index, generation, .. }) = watched.pop_front() else { return };
             let Some(connection) = driver.get_generation(index, generation) else { continue };
@@ -625,6 +633,7 @@ impl World {
                 streams_max: STREAMS_MAX,
                 deliver: &mut deliver,
                 scratch,
+                bells: BellPull { bells, connection: index, generation },
             };
             if connection.state.expire(&mut connection.quic, &mut cx) {
                 watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
@@ -635,7 +644,7 @@ impl World {
     }
 
     fn take_answers(&mut self) {
-        let Self { driver, service, outbox, stats, in_flight, now, scratch, watched, .. } = self;
+        let Self { driver, service, outbox, bells, stats, in_flight, now, scratch, watched, .. } = self;
         let ready = std::mem::take(&mut *outbox.ready.borrow_mut());
         for (to, response) in ready {
             *in_flight -= 1;
@@ -648,6 +657,7 @@ impl World {
                 streams_max: STREAMS_MAX,
                 deliver: &mut deliver,
                 scratch,
+                bells: BellPull { bells, connection: to.connection, generation: to.generation },
             };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             if connection.state.must_be_watched() {
@@ -656,6 +666,50 @@ impl World {
             }
             driver.mark(to.connection);
         }
+    }
+
+    /// Begins answers in pieces and goes on with those that can.
+    fn take_streamed(&mut self) {
+        let streamed = std::mem::take(&mut *self.outbox.streamed.borrow_mut());
+        for (to, head, body) in streamed {
+            self.in_flight -= 1;
+            let StreamRef { connection, generation, stream, place } = to;
+            self.go_on_with(Rung { connection, generation, stream }, |connection, quic, cx| {
+                connection.respond_in_pieces(quic, stream, place, (head, body), cx);
+            });
+        }
+        let mut count = 0;
+        while let Some(rung) = self.bells.next() {
+            count += 1;
+            assert!(count < EVENTS_MAX, "bodies go on without end");
+            self.go_on_with(rung, |connection, quic, cx| connection.answer_bell(quic, rung.stream, cx));
+        }
+    }
+
+    fn go_on_with(
+        &mut self,
+        at: Rung,
+        act: impl FnOnce(&mut H3Connection, &mut qp::Connection, &mut Context<'_>),
+    ) {
+        let Self { driver, service, bells, stats, now, scratch, watched, .. } = self;
+        let Rung { connection: index, generation, .. } = at;
+        let Some(connection) = driver.get_generation(index, generation) else { return };
+        let mut deliver = |_, _, _| {};
+        let mut cx = Context {
+            now: *now,
+            service: &**service,
+            stats,
+            streams_max: STREAMS_MAX,
+            deliver: &mut deliver,
+            scratch,
+            bells: BellPull { bells, connection: index, generation },
+        };
+        act(&mut connection.state, &mut connection.quic, &mut cx);
+        connection.state.flush_table(&mut connection.quic, *now, stats);
+        if connection.state.must_be_watched() {
+            watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
+        }
+        driver.mark(index);
     }
 
     /// The next moment at which the server or the client has something to do.

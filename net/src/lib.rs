@@ -6,6 +6,7 @@
 //! a small runtime of its own and is called from any core. The TCP fallback runs
 //! on that runtime, too, and enters the cores by their `entrance`.
 
+pub mod body;
 pub mod client;
 pub mod egress;
 pub mod entrance;
@@ -18,6 +19,7 @@ pub mod service;
 pub mod tcp;
 pub mod tls;
 
+pub use body::{BodyError, BodyReader, BodyWriter, Gone};
 pub use quic::listen::{ListenConfig, ListenError, Listeners};
 pub use quic::steering::CoreCount;
-pub use service::{Admit, Request, Responder, Service};
+pub use service::{Admit, Answer, Request, Responder, Service};

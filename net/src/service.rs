@@ -3,10 +3,15 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
 
 use bytes::Bytes;
+use crossbeam_queue::SegQueue;
+use quinn_proto::StreamId;
 use sluice_protocols::http::{RequestHead, Response};
+
+use crate::body::{BodyReader, BodyWriter, body};
 
 /// What answers requests on one core. Called on the reactor: it must not block.
 pub trait Service: 'static {
@@ -14,8 +19,8 @@ pub trait Service: 'static {
     /// wanted and how long it may be, or the reply at once.
     fn admit(&self, head: &RequestHead) -> Admit;
 
-    /// Called when the whole request has arrived. The answer goes to `respond`,
-    /// now or later.
+    /// Called when the whole request has arrived, or its head where the body is
+    /// to come in pieces. The answer goes to `respond`, now or later.
     fn call(&self, request: Request, respond: Responder);
 
     /// The answer to a request whose header section breaks a limit (431) or
@@ -33,17 +38,28 @@ pub enum Admit {
         /// Longest body, in bytes.
         bytes_max: usize,
     },
+    /// Call at once, and let the body come in pieces as [`Request::stream`]: at
+    /// most this many bytes. One that is announced to be longer is refused with
+    /// status 413; one that grows longer ends with [`crate::BodyError::TooLong`],
+    /// which the service has to answer.
+    Stream {
+        /// Longest body, in bytes.
+        bytes_max: usize,
+    },
     /// Answer at once, without waiting for the body.
     Reply(Response),
 }
 
-/// A whole request.
+/// A request: whole, or with a body that is still to come.
 #[derive(Debug)]
 pub struct Request {
     /// Method, target and fields.
     pub head: RequestHead,
-    /// The body; empty when there was none.
+    /// The body; empty when there was none, or when it comes in pieces.
     pub body: Bytes,
+    /// The body in pieces, for what was admitted with [`Admit::Stream`]. Where
+    /// it is not read the client is held back; dropped, the rest is thrown away.
+    pub stream: Option<BodyReader>,
     /// Who sent it.
     pub peer: SocketAddr,
     /// Whether it came as 0-RTT data that may be a replay (RFC 8470).
@@ -56,22 +72,133 @@ pub(crate) struct StreamRef {
     pub(crate) connection: usize,
     /// Tells a connection from a later one in the same place.
     pub(crate) generation: u32,
-    pub(crate) stream: quinn_proto::StreamId,
+    pub(crate) stream: StreamId,
     /// Where the connection keeps what it needs for the answer.
     pub(crate) place: usize,
+}
+
+/// An answer: whole, or with a body that is still to come.
+#[derive(Debug)]
+pub enum Answer {
+    /// With its body.
+    Whole(Response),
+    /// The head (the body in it is empty), and the body in pieces.
+    Streamed(Response, BodyReader),
+}
+
+impl Answer {
+    /// Status and fields, and the body if it is whole.
+    pub fn head(&self) -> &Response {
+        match self {
+            Self::Whole(head) | Self::Streamed(head, _) => head,
+        }
+    }
+
+    /// The same with a changed head.
+    #[must_use]
+    pub fn map_head(self, change: impl FnOnce(Response) -> Response) -> Self {
+        match self {
+            Self::Whole(response) => Self::Whole(change(response)),
+            Self::Streamed(head, body) => Self::Streamed(change(head), body),
+        }
+    }
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self::Whole(response)
+    }
 }
 
 /// Answers on their way to the endpoint task.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) ready: RefCell<Vec<(StreamRef, Response)>>,
+    /// Those whose bodies are to come.
+    pub(crate) streamed: RefCell<Vec<(StreamRef, Response, BodyReader)>>,
     pub(crate) waker: RefCell<Option<Waker>>,
 }
 
 impl Outbox {
-    fn push(&self, to: StreamRef, response: Response) {
-        self.ready.borrow_mut().push((to, response));
+    fn push(&self, to: StreamRef, answer: Answer) {
+        match answer {
+            Answer::Whole(response) => self.ready.borrow_mut().push((to, response)),
+            Answer::Streamed(head, body) => self.streamed.borrow_mut().push((to, head, body)),
+        }
         if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready.borrow().is_empty() && self.streamed.borrow().is_empty()
+    }
+}
+
+/// A stream on which a body can go on: there is a piece of it, or room for one,
+/// or its other end has gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rung {
+    pub(crate) connection: usize,
+    pub(crate) generation: u32,
+    pub(crate) stream: StreamId,
+}
+
+/// Collects from any thread which streams can go on, for the endpoint task.
+///
+/// A body takes a bell with each wait and rings it once, so at most two are in
+/// here for each request stream: one for either direction.
+#[derive(Debug, Default)]
+pub(crate) struct Bells {
+    rung: SegQueue<Rung>,
+    waker: OnceLock<Waker>,
+}
+
+impl Bells {
+    /// Who is to be woken; the same task each time.
+    pub(crate) fn attend(&self, waker: &Waker) {
+        debug_assert!(self.waker.get().is_none_or(|known| known.will_wake(waker)));
+        let _ = self.waker.get_or_init(|| waker.clone());
+    }
+
+    pub(crate) fn next(&self) -> Option<Rung> {
+        self.rung.pop()
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.rung.is_empty()
+    }
+}
+
+/// Makes the bells of one connection's streams.
+#[derive(Clone, Copy)]
+pub(crate) struct BellPull<'a> {
+    pub(crate) bells: &'a Arc<Bells>,
+    pub(crate) connection: usize,
+    pub(crate) generation: u32,
+}
+
+impl BellPull<'_> {
+    pub(crate) fn of(self, stream: StreamId) -> Waker {
+        let Self { bells, connection, generation } = self;
+        let at = Rung { connection, generation, stream };
+        Waker::from(Arc::new(Bell { bells: Arc::clone(bells), at }))
+    }
+}
+
+struct Bell {
+    bells: Arc<Bells>,
+    at: Rung,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.bells.rung.push(self.at);
+        if let Some(waker) = self.bells.waker.get() {
             waker.wake_by_ref();
         }
     }
@@ -79,32 +206,50 @@ impl Outbox {
 
 enum Target {
     Stream { outbox: Rc<Outbox>, to: StreamRef },
-    Callback(Box<dyn FnOnce(Response)>),
+    Callback(Box<dyn FnOnce(Answer)>),
 }
 
 /// Where the answer to one request goes. Dropped unanswered, it answers 500.
 pub struct Responder(Option<Target>);
 
 impl Responder {
-    pub(crate) fn stream(outbox: Rc<Outbox>, to: StreamRef) -> Self {
+    pub(crate) fn new(outbox: Rc<Outbox>, to: StreamRef) -> Self {
         Self(Some(Target::Stream { outbox, to }))
     }
 
     /// A responder that hands the answer to a function: for requests that came
     /// another way than over HTTP/3.
-    pub fn from_fn(f: impl FnOnce(Response) + 'static) -> Self {
+    pub fn from_fn(f: impl FnOnce(Answer) + 'static) -> Self {
         Self(Some(Target::Callback(Box::new(f))))
     }
 
     /// Answers. The client may be gone by now, which is no error.
-    pub fn send(mut self, response: Response) {
-        self.finish(response);
+    pub fn send(self, response: Response) {
+        self.answer(Answer::Whole(response));
     }
 
-    fn finish(&mut self, response: Response) {
+    /// Answers with `head`, whose body is empty, and gives the end that the body
+    /// is written to. It must be let go of as soon as it says that nobody reads
+    /// any more; dropped unfinished, the answer is broken off, which the client
+    /// sees (H3_INTERNAL_ERROR over HTTP/3).
+    ///
+    /// The length is told only when `head` has a `content-length`.
+    pub fn stream(self, head: Response) -> BodyWriter {
+        debug_assert!(head.body.is_empty(), "the body comes by the writer");
+        let (writer, reader) = body();
+        self.answer(Answer::Streamed(head, reader));
+        writer
+    }
+
+    /// Answers either way: for answers that come from elsewhere.
+    pub fn answer(mut self, answer: Answer) {
+        self.finish(answer);
+    }
+
+    fn finish(&mut self, answer: Answer) {
         match self.0.take() {
-            Some(Target::Stream { outbox, to }) => outbox.push(to, response),
-            Some(Target::Callback(f)) => f(response),
+            Some(Target::Stream { outbox, to }) => outbox.push(to, answer),
+            Some(Target::Callback(f)) => f(answer),
             None => {}
         }
     }
@@ -114,7 +259,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if self.0.is_some() {
             tracing::error!("a request was dropped unanswered");
-            self.finish(Response::new(500));
+            self.finish(Response::new(500).into());
         }
     }
 }

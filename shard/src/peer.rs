@@ -1,6 +1,8 @@
 //! Requests that came to a core which does not own their user, on their way to the one that does.
 //!
-//! Invariants: a request hops at most once; it is answered exactly once, by whoever it reached last.
+//! Invariants: a request hops at most once; it is answered exactly once, by whoever it reached last. A body in pieces,
+//! either way, crosses as its reading end: pieces go from end to end past the mailboxes, bounded for each body
+//! ([`sluice_net::body`]), and either end learns that the other has gone.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,19 +11,21 @@ use std::time::Instant;
 use bytes::Bytes;
 use sluice_core::CoreId;
 use sluice_core::mailbox::{Mesh, MeshEnd};
-use sluice_net::Request;
-use sluice_protocols::http::{RequestHead, Response};
+use sluice_net::{Answer, BodyReader, Request};
+use sluice_protocols::http::RequestHead;
 
 use crate::auth;
 use crate::placement::Placement;
 
-/// A whole request, sent from one core to another.
+/// A request, sent from one core to another.
 #[derive(Debug)]
 pub struct PeerRequest {
     /// Method, target and fields.
     pub head: RequestHead,
     /// The body.
     pub body: Bytes,
+    /// The body in pieces, instead.
+    pub stream: Option<BodyReader>,
     /// Who sent it to the first core.
     pub peer: SocketAddr,
     /// Whether it came as 0-RTT data.
@@ -31,9 +35,9 @@ pub struct PeerRequest {
 }
 
 /// One core's ends of the mailboxes, before they are attached.
-pub type PeerEnd = MeshEnd<PeerRequest, Response>;
+pub type PeerEnd = MeshEnd<PeerRequest, Answer>;
 /// One core's mailboxes.
-pub(crate) type PeerMesh = Rc<Mesh<PeerRequest, Response>>;
+pub(crate) type PeerMesh = Rc<Mesh<PeerRequest, Answer>>;
 
 /// Requests that one core may have unanswered at another.
 pub const LANE_REQUESTS_MAX: usize = 1_024;
@@ -52,12 +56,12 @@ pub fn owner_of(head: &RequestHead, placement: &Placement) -> Option<CoreId> {
 
 impl PeerRequest {
     pub(crate) fn new(request: Request, arrived: Instant) -> Self {
-        let Request { head, body, peer, early_data } = request;
-        Self { head, body, peer, early_data, arrived }
+        let Request { head, body, stream, peer, early_data } = request;
+        Self { head, body, stream, peer, early_data, arrived }
     }
 
     pub(crate) fn into_request(self) -> (Request, Instant) {
-        let Self { head, body, peer, early_data, arrived } = self;
-        (Request { head, body, peer, early_data }, arrived)
+        let Self { head, body, stream, peer, early_data, arrived } = self;
+        (Request { head, body, stream, peer, early_data }, arrived)
     }
 }

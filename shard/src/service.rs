@@ -20,7 +20,7 @@ use bytes::Bytes;
 use sluice_core::CoreId;
 use sluice_core::mailbox::Delivery;
 use sluice_net::egress::Egress;
-use sluice_net::{Admit, Request, Responder, Service};
+use sluice_net::{Admit, Answer, Request, Responder, Service};
 use sluice_protocols::api::WAIT_MAX;
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
@@ -36,7 +36,7 @@ use crate::mint::Mint;
 use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
-use crate::routes::{self, Action, Route, Target, command, google, health, session, task};
+use crate::routes::{self, Action, Route, Target, command, events, google, health, session, task};
 use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
@@ -89,6 +89,7 @@ pub(crate) struct Core {
     metrics: Arc<CoreMetrics>,
     /// `Alt-Svc` values by core.
     alt_svc: Vec<String>,
+    pub(crate) event_streams: events::Streams,
     recovered: Rc<Signal<()>>,
 }
 
@@ -184,6 +185,7 @@ impl Core {
             all_metrics: Arc::clone(&parts.metrics),
             metrics,
             alt_svc: alt_svc.collect(),
+            event_streams: events::Streams::new(config.waits_max),
             recovered: Signal::new(),
         }
     }
@@ -193,6 +195,10 @@ impl Core {
         self.tasks.recover(shards, &self.mint).await;
         self.metrics.state.set_ready();
         self.recovered.set(());
+    }
+
+    pub(crate) fn count_wait_refused(&self) {
+        self.metrics.waits_refused.add(1);
     }
 
     fn context(&self, head: &RequestHead, route: RouteLabel, arrived: Instant) -> Context {
@@ -224,6 +230,7 @@ impl Core {
             Action::Options => exchange.reply(options(head)),
             Action::Command
             | Action::TaskGet(_)
+            | Action::TaskEvents(_)
             | Action::SessionGet(_)
             | Action::SessionDelete(_)
             | Action::Google(_) => match action.target() {
@@ -298,6 +305,9 @@ impl Core {
                     settle(exchange, result);
                 });
             }
+            Target::TaskEvents(id) => {
+                sluice_core::spawn(events::serve(core, exchange, who, id));
+            }
             Target::SessionGet(id) => {
                 if let Some(response) = session::get_cached(&self.sessions, &who, id) {
                     return exchange.reply(response);
@@ -367,7 +377,10 @@ impl Core {
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
             match sluice_core::timeout_at(deadline, call).await {
-                Ok(Ok(response)) => exchange.into_responder().send(core.with_alt_svc(response, owner)),
+                Ok(Ok(answer)) => {
+                    let answer = answer.map_head(|head| core.with_alt_svc(head, owner));
+                    exchange.into_responder().answer(answer);
+                }
                 Ok(Err(_)) | Err(_) => {
                     core.metrics.hops_unanswered.add(1);
                     let detail = "the user's core did not answer; whether it acted is not known";
@@ -465,12 +478,12 @@ impl Service for CoreService {
 }
 
 /// A request from another core.
-fn receive(core: &Weak<Core>, delivery: Delivery<PeerRequest, Response>) {
+fn receive(core: &Weak<Core>, delivery: Delivery<PeerRequest, Answer>) {
     // Dropped unanswered, both tell the other core so.
     let (Some(core), Some(reply)) = (core.upgrade(), delivery.reply) else { return };
     core.metrics.hops_served.add(1);
     let (request, arrived) = delivery.body.into_request();
-    core.serve(request, Responder::from_fn(move |response| reply.send(response)), arrived, true);
+    core.serve(request, Responder::from_fn(move |answer| reply.send(answer)), arrived, true);
 }
 
 fn settle(exchange: Exchange, result: Result<Response, Problem>) {

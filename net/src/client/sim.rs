@@ -23,7 +23,7 @@ use crate::ingress::IngressStats;
 use crate::ingress::connection::{Context as Cx, H3Connection};
 use crate::quic::outlet::Outlet;
 use crate::quic::steering::SteeredIds;
-use crate::service::{Admit, Outbox, Request, Responder, Service, StreamRef};
+use crate::service::{Admit, Answer, BellPull, Bells, Outbox, Request, Responder, Rung, Service, StreamRef};
 use crate::tls::{EarlyData, TlsIdentity, Trust, client_crypto, server_crypto};
 
 /// Seeds of each test, about 25 ms each.
@@ -223,6 +223,8 @@ struct Plan {
     answer: Bytes,
     /// How long the service takes.
     takes: Duration,
+    /// The answer is the request as it comes, in pieces both ways.
+    is_piped: bool,
     /// Given up after this long.
     patience: Option<Duration>,
 }
@@ -236,10 +238,14 @@ impl Plan {
             _ => random.index(BODY_BYTES_MAX),
         };
         let (sent, answered) = (size(), size());
+        let body = random.bytes(sent);
+        let is_piped = random.percent(30);
+        let answer = if is_piped { body.clone() } else { random.bytes(answered) };
         Self {
             at: Duration::from_millis(random.below(2_000)),
-            body: random.bytes(sent),
-            answer: random.bytes(answered).into(),
+            body,
+            answer: answer.into(),
+            is_piped,
             takes: Duration::from_millis(if random.percent(30) { random.below(1_000) } else { 0 }),
             patience: random.percent(10).then(|| Duration::from_millis(random.below(1_000))),
         }
@@ -255,13 +261,20 @@ struct Desk {
 }
 
 impl Service for Desk {
-    fn admit(&self, _: &RequestHead) -> Admit {
-        Admit::Body { bytes_max: BODY_BYTES_MAX }
+    fn admit(&self, head: &RequestHead) -> Admit {
+        match self.plans[number_of(head)].is_piped {
+            true => Admit::Stream { bytes_max: BODY_BYTES_MAX },
+            false => Admit::Body { bytes_max: BODY_BYTES_MAX },
+        }
     }
 
     fn call(&self, request: Request, respond: Responder) {
-        let number: usize = request.head.path()[1..].parse().unwrap();
+        let number = number_of(&request.head);
         let plan = &self.plans[number];
+        if let Some(body) = request.stream {
+            self.calls.borrow_mut()[number] += 1;
+            return respond.answer(Answer::Streamed(Response::new(200), body));
+        }
         assert!(request.body == plan.body, "request {number} arrived changed");
         self.calls.borrow_mut()[number] += 1;
         let response = Response::new(200).with_body("application/octet-stream", plan.answer.clone());
@@ -273,11 +286,16 @@ impl Service for Desk {
     }
 }
 
+fn number_of(head: &RequestHead) -> usize {
+    head.path()[1..].parse().unwrap()
+}
+
 /// What ingress is without sockets.
 struct ServerEnd {
     driver: Driver<H3Connection>,
     desk: Rc<Desk>,
     outbox: Rc<Outbox>,
+    bells: Arc<Bells>,
     stats: IngressStats,
     scratch: Vec<u8>,
     is_behind: bool,
@@ -285,22 +303,24 @@ struct ServerEnd {
 
 impl ServerEnd {
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, desk, outbox, stats, scratch, .. } = self;
+        let Self { driver, desk, outbox, bells, stats, scratch, .. } = self;
         while let Some((index, event)) = driver.next_event() {
             let Some(connection) = driver.get_mut(index) else { continue };
             let generation = connection.generation;
             let mut deliver = |stream, place, request| {
                 let to = StreamRef { connection: index, generation, stream, place };
-                desk.call(request, Responder::stream(Rc::clone(outbox), to));
+                desk.call(request, Responder::new(Rc::clone(outbox), to));
             };
+            let bells = BellPull { bells, connection: index, generation };
+            let streams_max = STREAMS_MAX;
             let mut cx =
-                Cx { now, service: &**desk, stats, streams_max: STREAMS_MAX, deliver: &mut deliver, scratch };
+                Cx { now, service: &**desk, stats, streams_max, deliver: &mut deliver, scratch, bells };
             connection.state.handle(&mut connection.quic, event, &mut cx);
         }
     }
 
     fn take_answers(&mut self, now: Instant) {
-        let Self { driver, desk, outbox, stats, scratch, .. } = self;
+        let Self { driver, desk, outbox, bells, stats, scratch, .. } = self;
         while let Some(first) = desk.due.borrow_mut().first_entry() {
             if first.key().0 > now {
                 break;
@@ -311,11 +331,44 @@ impl ServerEnd {
         for (to, response) in std::mem::take(&mut *outbox.ready.borrow_mut()) {
             let Some(connection) = driver.get_generation(to.connection, to.generation) else { continue };
             let mut deliver = |_, _, _| {};
+            let bells = BellPull { bells, connection: to.connection, generation: to.generation };
+            let streams_max = STREAMS_MAX;
             let mut cx =
-                Cx { now, service: &**desk, stats, streams_max: STREAMS_MAX, deliver: &mut deliver, scratch };
+                Cx { now, service: &**desk, stats, streams_max, deliver: &mut deliver, scratch, bells };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             driver.mark(to.connection);
         }
+    }
+
+    fn take_streamed(&mut self, now: Instant) {
+        let streamed = std::mem::take(&mut *self.outbox.streamed.borrow_mut());
+        for (to, head, body) in streamed {
+            let StreamRef { connection, generation, stream, place } = to;
+            self.go_on_with(now, Rung { connection, generation, stream }, |connection, quic, cx| {
+                connection.respond_in_pieces(quic, stream, place, (head, body), cx);
+            });
+        }
+        while let Some(rung) = self.bells.next() {
+            self.go_on_with(now, rung, |connection, quic, cx| {
+                connection.answer_bell(quic, rung.stream, cx);
+            });
+        }
+    }
+
+    fn go_on_with(
+        &mut self,
+        now: Instant,
+        at: Rung,
+        act: impl FnOnce(&mut H3Connection, &mut qp::Connection, &mut Cx<'_>),
+    ) {
+        let Self { driver, desk, bells, stats, scratch, .. } = self;
+        let Rung { connection: index, generation, .. } = at;
+        let Some(connection) = driver.get_generation(index, generation) else { return };
+        let (bells, streams_max) = (BellPull { bells, connection: index, generation }, STREAMS_MAX);
+        let mut deliver = |_, _, _| {};
+        let mut cx = Cx { now, service: &**desk, stats, streams_max, deliver: &mut deliver, scratch, bells };
+        act(&mut connection.state, &mut connection.quic, &mut cx);
+        driver.mark(index);
     }
 
     fn go_away(&mut self) {
@@ -421,6 +474,7 @@ impl World<'_> {
         self.server.driver.expire(now);
         self.server.take_events(now);
         self.server.take_answers(now);
+        self.server.take_streamed(now);
         let mut wire = Wire { link: &mut self.link, to: To::Client };
         self.server.is_behind = self.server.driver.transmit(now, &mut wire);
         let mut client = self.client.borrow_mut();
@@ -500,6 +554,7 @@ fn run(kit: &Kit, seed: u64, path: &Path, plans: Vec<Plan>, script: &Script) -> 
         driver: Driver::new(kit.server(&mut random), limits, began),
         desk: Rc::new(desk),
         outbox: Rc::default(),
+        bells: Arc::default(),
         stats: IngressStats::default(),
         scratch: Vec::new(),
         is_behind: false,

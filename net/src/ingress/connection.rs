@@ -9,8 +9,13 @@
 //!   request answered before it was whole is in `surplus` besides. The
 //!   usual request comes whole and its answer fits: it is in no table but
 //!   `answering`, where its place is known without a search.
+//! - Where bodies come and go in pieces ([`streaming`]), reading and answering are independent: a request whose body
+//!   still comes is in `reading` and in one of the others besides, and an answer whose body still comes is in
+//!   `streaming`. Pieces wait in bounded bodies ([`crate::body`]), not here.
 //! - Every bound here is per stream times the stream limit of the transport, and
 //!   requests that a client gave up count until the service has let go of them.
+
+mod streaming;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -28,10 +33,12 @@ use sluice_protocols::http::{Method, RequestHead, Response};
 use sluice_protocols::qpack::{self, DecoderStream, HeadError};
 use smallvec::{SmallVec, smallvec};
 
+use self::streaming::{Streaming, Upload};
 use super::qpack::Table;
 use super::stats::IngressStats;
+use crate::body::{BODY_WAITING_BYTES_MAX, BodyError, Gone};
 use crate::quic::STREAMS_WIDEN_AT;
-use crate::service::{Admit, Request, Service};
+use crate::service::{Admit, BellPull, Request, Service};
 use crate::tls::handshake::HandshakeFacts;
 
 /// Times a half-received request, or an answer of which nothing is taken, is
@@ -84,14 +91,18 @@ enum Body {
     /// One piece, still in the packet it came in.
     One(Bytes),
     Joined(Vec<u8>),
+    /// Handed on as it comes.
+    Streamed(Box<Upload>),
 }
 
 impl Body {
+    /// Bytes that came.
     fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
             Self::One(bytes) => bytes.len(),
             Self::Joined(bytes) => bytes.len(),
+            Self::Streamed(upload) => upload.received_bytes(),
         }
     }
 
@@ -103,12 +114,16 @@ impl Body {
                 bytes.extend_from_slice(&piece);
                 Self::Joined(bytes)
             }
+            Self::Streamed(mut upload) => {
+                upload.push(piece);
+                Self::Streamed(upload)
+            }
         };
     }
 
     fn into_bytes(self) -> Bytes {
         match self {
-            Self::Empty => Bytes::new(),
+            Self::Empty | Self::Streamed(_) => Bytes::new(),
             Self::One(bytes) => bytes,
             Self::Joined(bytes) => bytes.into(),
         }
@@ -172,6 +187,9 @@ enum Outcome {
     Whole,
     /// Answer now; the rest of the request is not wanted.
     Refuse(Response),
+    /// The rest of a request that the service has is not wanted: it gets this
+    /// instead, unless it is the service that does not want it.
+    Cut(Option<BodyError>),
     Failed(H3Error),
     Abandoned,
 }
@@ -188,6 +206,8 @@ pub(crate) struct H3Connection {
     answering: Slab<Answering>,
     /// What waits for flow control: answers, and frames on the control stream.
     writing: FastMap<Unwritten>,
+    /// Answers whose bodies come in pieces.
+    streaming: FastMap<Streaming>,
     /// Requests that were answered before they were whole.
     surplus: FastMap<Surplus>,
     /// Requests that the service still works on and whose client gave them up.
@@ -213,6 +233,8 @@ pub(crate) struct Context<'a> {
     pub(crate) deliver: &'a mut dyn FnMut(StreamId, usize, Request),
     /// Where answers are put together.
     pub(crate) scratch: &'a mut Vec<u8>,
+    /// By which bodies in pieces tell that they can go on.
+    pub(crate) bells: BellPull<'a>,
 }
 
 impl H3Connection {
@@ -225,7 +247,8 @@ impl H3Connection {
             .streams()
             .send_streams()
             .saturating_sub(usize::from(self.control.is_some()) + self.table.streams());
-        unfinished == 0 && self.reading.is_empty() && self.answering.is_empty() && self.writing.is_empty()
+        let has_none = self.reading.is_empty() && self.answering.is_empty();
+        unfinished == 0 && has_none && self.writing.is_empty() && self.streaming.is_empty()
     }
 
     /// Handles one event.
@@ -301,6 +324,9 @@ impl H3Connection {
             qp::StreamEvent::Readable { id } => self.read_uni(quic, id),
             qp::StreamEvent::Writable { id } => {
                 self.write(quic, id);
+                if let Some(streaming) = self.streaming.remove(&id) {
+                    self.go_on(quic, id, streaming, cx);
+                }
                 Ok(())
             }
             qp::StreamEvent::Stopped { id, .. } => self.give_up(quic, id, cx),
@@ -318,7 +344,7 @@ impl H3Connection {
         let had_surplus = self.surplus.remove(&id).is_some();
         let place = self.answering.iter().find(|(_, due)| due.id == id).map(|(place, _)| place);
         let was_answered = place.map(|place| self.answering.remove(place)).is_some();
-        let was_written = self.writing.remove(&id).is_some();
+        let was_written = self.writing.remove(&id).is_some() | self.streaming.remove(&id).is_some();
         let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
         // Refused when all was sent and acknowledged, or was reset before.
         let _ = quic.send_stream(id).reset(cancelled);
@@ -329,7 +355,12 @@ impl H3Connection {
             discard(quic, id, cancelled);
         }
         cx.stats.streams_abandoned.add(u64::from(was_read || was_answered || was_written));
-        self.orphans += usize::from(was_answered);
+        self.add_orphan(was_answered, cx)
+    }
+
+    /// The service works on, perhaps, for a client that has given up.
+    fn add_orphan(&mut self, is_one: bool, cx: &Context<'_>) -> Result<(), H3Error> {
+        self.orphans += usize::from(is_one);
         if self.orphans > cx.streams_max as usize {
             return Err(H3Error::Connection {
                 code: ErrorCode::H3_EXCESSIVE_LOAD,
@@ -440,7 +471,24 @@ impl H3Connection {
         mut reading: Reading,
         cx: &mut Context<'_>,
     ) -> Result<(), H3Error> {
-        match read_stream(quic, id, &mut reading, &mut self.table, cx) {
+        let outcome = read_stream(quic, id, &mut reading, &mut self.table, cx);
+        if let Body::Streamed(upload) = &mut reading.body {
+            upload.flush();
+            return self.hand_on(quic, id, reading, outcome, cx);
+        }
+        self.settle(quic, id, reading, outcome, cx)
+    }
+
+    /// Does what reading a stream led to.
+    fn settle(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        reading: Reading,
+        outcome: Outcome,
+        cx: &mut Context<'_>,
+    ) -> Result<(), H3Error> {
+        match outcome {
             Outcome::Pending => {
                 self.reading.insert(id, reading);
                 Ok(())
@@ -456,6 +504,8 @@ impl H3Connection {
                 self.drop_surplus(quic, id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
                 Ok(())
             }
+            // Of requests in pieces alone, which are settled elsewhere.
+            Outcome::Cut(_) => Ok(()),
             Outcome::Abandoned => {
                 cx.stats.streams_abandoned.add(1);
                 self.table.cancel(id);
@@ -496,7 +546,8 @@ impl H3Connection {
         cx.stats.requests.add(1);
         let early_data = quic.is_handshaking();
         cx.stats.requests_early.add(u64::from(early_data));
-        let request = Request { head, body: reading.body.into_bytes(), peer: peer_of(quic), early_data };
+        let body = reading.body.into_bytes();
+        let request = Request { head, body, stream: None, peer: peer_of(quic), early_data };
         (cx.deliver)(id, place, request);
     }
 
@@ -528,7 +579,18 @@ impl H3Connection {
         is_head: bool,
         cx: &mut Context<'_>,
     ) {
-        let mut pieces = encode(response, is_head, cx.scratch);
+        let pieces = encode(response, is_head, cx.scratch);
+        self.write_whole(quic, id, pieces, cx);
+    }
+
+    /// Writes the frames of a whole answer, and ends the stream behind them.
+    fn write_whole(
+        &mut self,
+        quic: &mut qp::Connection,
+        id: StreamId,
+        mut pieces: Pieces,
+        cx: &mut Context<'_>,
+    ) {
         let written = match quic.is_closed() {
             true => Written::Refused,
             false => write_pieces(quic, id, &mut pieces, true),
@@ -568,10 +630,12 @@ impl H3Connection {
     /// Whether something is half done that has not been put under watch yet; it
     /// counts as such from now on.
     pub(crate) fn must_be_watched(&mut self) -> bool {
+        if self.is_watched {
+            return false;
+        }
         let has_open = !self.reading.is_empty() || !self.writing.is_empty() || !self.surplus.is_empty();
-        let must = has_open && !self.is_watched;
-        self.is_watched |= must;
-        must
+        self.is_watched = has_open || self.streaming.values().any(Streaming::waits_for_client);
+        self.is_watched
     }
 
     /// Gives up requests and answers that have been half done for too long.
@@ -583,14 +647,22 @@ impl H3Connection {
         }
         let mut late = Vec::new();
         for (id, reading) in &mut self.reading {
-            reading.watches += 1;
+            // Who is held back by us is not late.
+            let is_held = matches!(&reading.body, Body::Streamed(upload) if upload.is_held());
+            reading.watches += u8::from(!is_held);
             if reading.watches > WATCHES_MAX {
                 late.push(*id);
             }
         }
         for id in late.drain(..) {
-            self.reading.remove(&id);
+            let reading = self.reading.remove(&id);
             cx.stats.requests_timed_out.add(1);
+            if let Some(Reading { body: Body::Streamed(upload), .. }) = reading {
+                upload.fail(BodyError::TimedOut);
+                self.table.cancel(id);
+                discard(quic, id, code(ErrorCode::H3_NO_ERROR));
+                continue;
+            }
             // RFC 9110 section 15.5.9.
             let response = cx.service.refuse(408, "the request did not arrive whole in time");
             self.write_answer(quic, id, response, false, cx);
@@ -615,8 +687,14 @@ impl H3Connection {
                 late.push(*id);
             }
         }
+        for (id, streaming) in &mut self.streaming {
+            if streaming.is_stalled() {
+                late.push(*id);
+            }
+        }
         for id in late {
             self.writing.remove(&id);
+            self.streaming.remove(&id);
             cx.stats.responses_stalled.add(1);
             let _ = quic.send_stream(id).reset(code(ErrorCode::H3_EXCESSIVE_LOAD));
         }
@@ -624,7 +702,8 @@ impl H3Connection {
         // that grows.
         self.is_watched = !self.reading.is_empty()
             || !self.surplus.is_empty()
-            || self.writing.keys().any(|id| Some(*id) != self.control);
+            || self.writing.keys().any(|id| Some(*id) != self.control)
+            || self.streaming.values().any(Streaming::waits_for_client);
         self.is_watched
     }
 
@@ -800,7 +879,16 @@ fn read_stream(
     // Closed: we stopped it earlier, its last bytes are of no interest.
     let Ok(mut chunks) = stream.read(true) else { return Outcome::Pending };
     let outcome = loop {
-        match chunks.next(usize::MAX) {
+        let room_bytes = match &mut reading.body {
+            Body::Streamed(upload) => match upload.room() {
+                Ok(0) => break Outcome::Pending,
+                Ok(room_bytes) => room_bytes,
+                Err(Gone) => break Outcome::Cut(None),
+            },
+            // A body that comes in pieces has this much room when it begins, right behind its head.
+            _ => BODY_WAITING_BYTES_MAX,
+        };
+        match chunks.next(room_bytes) {
             Ok(Some(chunk)) => match feed(reading, &chunk.bytes, is_early, id, table, cx) {
                 Outcome::Pending => {}
                 settled => break settled,
@@ -848,6 +936,10 @@ fn feed(
                             return Outcome::Refuse(response);
                         }
                         Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
+                        Admit::Stream { bytes_max } => {
+                            reading.body_bytes_max = bytes_max;
+                            reading.body = Body::Streamed(Upload::new(cx.bells.of(id)));
+                        }
                     }
                     let announced = head.content_length();
                     reading.head = Some(head);
@@ -859,7 +951,13 @@ fn feed(
             },
             Ok(Some(FrameEvent::Data(piece))) => {
                 if reading.body.len() + piece.len() > reading.body_bytes_max {
-                    return refuse_body(cx);
+                    return match &reading.body {
+                        Body::Streamed(upload) if upload.is_delivered() => {
+                            cx.stats.requests_body_too_large.add(1);
+                            Outcome::Cut(Some(BodyError::TooLong))
+                        }
+                        _ => refuse_body(cx),
+                    };
                 }
                 reading.body.push(bytes.slice_ref(piece));
             }

@@ -35,7 +35,7 @@ use crate::quic::listen::{CoreListeners, ListenerId};
 use crate::quic::outlet::Sockets;
 use crate::quic::steering::{self, CoreCount, Port, SteeredIds};
 use crate::quic::transport;
-use crate::service::{Outbox, Responder, Service, StreamRef};
+use crate::service::{BellPull, Bells, Outbox, Responder, Rung, Service, StreamRef};
 use crate::tls::SharedKeys;
 use crate::tls::handshake::ObservedServer;
 
@@ -48,6 +48,9 @@ const RETRY_DELAY: Duration = Duration::from_micros(100);
 /// Connections with something half done that are looked at in one turn; the rest
 /// comes right after.
 const WATCHED_MAX: usize = 64;
+/// Streams that go on with a body in pieces in one turn; the rest comes right
+/// after.
+const RUNG_MAX: usize = 1_024;
 /// How often a core that winds up looks for connections that are done.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// Round trips a connection stays open after GOAWAY, so that requests which were
@@ -195,6 +198,7 @@ pub fn start(
             driver: Driver::new(endpoint, limits, now()),
             service,
             shared: Rc::clone(&shared),
+            bells: Arc::default(),
             inbox,
             mesh,
             stats,
@@ -236,6 +240,8 @@ struct Server {
     driver: Driver<H3Connection>,
     service: Rc<dyn Service>,
     shared: Rc<Shared>,
+    /// Rung by bodies in pieces that can go on.
+    bells: Arc<Bells>,
     inbox: Rc<RefCell<VecDeque<Forwarded>>>,
     mesh: Rc<Mesh<Forwarded, ()>>,
     stats: Arc<IngressStats>,
@@ -282,6 +288,8 @@ impl Server {
             self.check_watched(now);
             quiesce().await;
             self.take_answers(now);
+            self.take_streamed(now);
+            self.take_rung(now);
             let is_drained = self.drain_step(now);
             self.send(now);
             self.note_counts();
@@ -294,7 +302,9 @@ impl Server {
 
     fn poll_wake(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
         *self.shared.outbox.waker.borrow_mut() = None;
-        let nothing_came = self.inbox.borrow().is_empty() && self.shared.outbox.ready.borrow().is_empty();
+        self.bells.attend(cx.waker());
+        let nothing_came =
+            self.inbox.borrow().is_empty() && self.shared.outbox.is_empty() && self.bells.is_quiet();
         let has_arrivals = self.sockets.iter().any(|(_, socket)| socket.poll_arrived(cx).is_ready());
         let must_drain = self.shared.drain_until.get().is_some() && self.drain.is_none();
         if !nothing_came || has_arrivals || must_drain || self.poll_timer(cx) {
@@ -368,7 +378,7 @@ impl Server {
     }
 
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, bells, .. } = self;
         let (watched, watch_period) = (&mut self.watched, self.watch_period);
         let mut last = None;
         loop {
@@ -389,11 +399,19 @@ impl Server {
             let mut deliver = |stream, place, request| {
                 *in_flight += 1;
                 let to = StreamRef { connection: index, generation, stream, place };
-                service.call(request, Responder::stream(Rc::clone(&shared.outbox), to));
+                service.call(request, Responder::new(Rc::clone(&shared.outbox), to));
             };
             let streams_max = *streams_max;
-            let mut cx =
-                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
+            let bells = BellPull { bells, connection: index, generation };
+            let mut cx = Context {
+                now,
+                service: &**service,
+                stats,
+                streams_max,
+                deliver: &mut deliver,
+                scratch,
+                bells,
+            };
             connection.state.handle(&mut connection.quic, event, &mut cx);
             if connection.state.must_be_watched() {
                 watched.push_back(Watched { at: now + watch_period, connection: index, generation });
@@ -404,7 +422,7 @@ impl Server {
     /// Gives up what has been half done for too long, on connections whose turn it
     /// is to be looked at.
     fn check_watched(&mut self, now: Instant) {
-        let Self { driver, service, stats, streams_max, scratch, watched, watch_period, .. } = self;
+        let Self { driver, service, stats, streams_max, scratch, watched, watch_period, bells, .. } = self;
         for _ in 0..WATCHED_MAX {
             if watched.front().is_none_or(|watched| watched.at > now) {
                 return;
@@ -413,8 +431,16 @@ impl Server {
             let Some(connection) = driver.get_generation(index, generation) else { continue };
             let streams_max = *streams_max;
             let mut deliver = |_, _, _| {};
-            let mut cx =
-                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
+            let bells = BellPull { bells, connection: index, generation };
+            let mut cx = Context {
+                now,
+                service: &**service,
+                stats,
+                streams_max,
+                deliver: &mut deliver,
+                scratch,
+                bells,
+            };
             if connection.state.expire(&mut connection.quic, &mut cx) {
                 watched.push_back(Watched { at: now + *watch_period, connection: index, generation });
             }
@@ -424,7 +450,8 @@ impl Server {
     }
 
     fn take_answers(&mut self, now: Instant) {
-        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, answers, .. } = self;
+        let Self { driver, service, shared, stats, in_flight, streams_max, scratch, answers, bells, .. } =
+            self;
         let (watched, watch_period) = (&mut self.watched, self.watch_period);
         std::mem::swap(answers, &mut *shared.outbox.ready.borrow_mut());
         for (to, response) in answers.drain(..) {
@@ -435,8 +462,16 @@ impl Server {
             };
             let mut deliver = |_, _, _| {};
             let streams_max = *streams_max;
-            let mut cx =
-                Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch };
+            let bells = BellPull { bells, connection: to.connection, generation: to.generation };
+            let mut cx = Context {
+                now,
+                service: &**service,
+                stats,
+                streams_max,
+                deliver: &mut deliver,
+                scratch,
+                bells,
+            };
             connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
             if connection.state.must_be_watched() {
                 let StreamRef { connection, generation, .. } = to;
@@ -444,6 +479,54 @@ impl Server {
             }
             driver.mark(to.connection);
         }
+    }
+
+    /// Begins the answers whose bodies come in pieces.
+    fn take_streamed(&mut self, now: Instant) {
+        if self.shared.outbox.streamed.borrow().is_empty() {
+            return;
+        }
+        let streamed = std::mem::take(&mut *self.shared.outbox.streamed.borrow_mut());
+        for (to, head, body) in streamed {
+            self.in_flight -= 1;
+            let StreamRef { connection, generation, stream, place } = to;
+            let is_there =
+                self.go_on_with(now, Rung { connection, generation, stream }, |connection, quic, cx| {
+                    connection.respond_in_pieces(quic, stream, place, (head, body), cx);
+                });
+            self.stats.responses_undeliverable.add(u64::from(!is_there));
+        }
+    }
+
+    /// Goes on with bodies of which there is more, or for which there is room.
+    fn take_rung(&mut self, now: Instant) {
+        for _ in 0..RUNG_MAX {
+            let Some(rung) = self.bells.next() else { return };
+            self.go_on_with(now, rung, |connection, quic, cx| connection.answer_bell(quic, rung.stream, cx));
+        }
+    }
+
+    /// Does something with the connection of a stream; false when it is gone.
+    fn go_on_with(
+        &mut self,
+        now: Instant,
+        at: Rung,
+        act: impl FnOnce(&mut H3Connection, &mut qp::Connection, &mut Context<'_>),
+    ) -> bool {
+        let Self { driver, service, stats, streams_max, scratch, bells, watched, watch_period, .. } = self;
+        let Rung { connection: index, generation, .. } = at;
+        let Some(connection) = driver.get_generation(index, generation) else { return false };
+        let (streams_max, bells) = (*streams_max, BellPull { bells, connection: index, generation });
+        let mut deliver = |_, _, _| {};
+        let mut cx =
+            Context { now, service: &**service, stats, streams_max, deliver: &mut deliver, scratch, bells };
+        act(&mut connection.state, &mut connection.quic, &mut cx);
+        if connection.state.must_be_watched() {
+            watched.push_back(Watched { at: now + *watch_period, connection: index, generation });
+        }
+        connection.state.flush_table(&mut connection.quic, now, stats);
+        driver.mark(index);
+        true
     }
 
     fn send(&mut self, now: Instant) {

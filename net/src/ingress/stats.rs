@@ -46,12 +46,18 @@ counters! {
     requests_early,
     /// Requests refused with 425 since their method is not safe and they came, or may have come, as early data.
     requests_too_early,
-    /// Requests that arrived whole and were handed to the service.
+    /// Requests that were handed to the service: when they had arrived whole, or with their bodies still to come.
     requests,
+    /// Those of them whose bodies came in pieces.
+    requests_streamed,
     /// Requests being answered now (gauge).
     requests_in_flight,
     /// Answers the transport has taken, refusals of requests among them.
     responses,
+    /// Answers with bodies in pieces that were begun.
+    responses_streamed,
+    /// Those of them that the service broke off, and whose streams were reset.
+    responses_broken,
     /// Answers that came to nothing since their client had gone.
     responses_undeliverable,
     /// Streams reset by us over a malformed request.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -22,10 +22,12 @@ use tokio_rustls::server::TlsStream;
 
 use super::closing::Closing;
 use super::message::{self, BadHead};
+use super::pieces::{self, AnswerBody, Streamed};
 use super::stats::{Cut, Protocol, Refused};
 use super::{HEAD_BYTES_MAX, Place, Server};
+use crate::body::body as body_ends;
 use crate::entrance::{Admission, Leash, Shed};
-use crate::service::Request;
+use crate::service::{self, Request};
 
 /// Field lines that reach a core, which takes 128; a head of more ends the connection.
 const HEAD_FIELDS_MAX: usize = 256;
@@ -39,16 +41,16 @@ const RESETS_PENDING_MAX: usize = 20;
 const RESETS_LOCAL_MAX: usize = 256;
 /// How long a connection that winds up for want of requests may take, the idle timeout once more at most.
 const WIND_UP_MAX: Duration = Duration::from_secs(5);
-type Answer = hyper::Response<Full<Bytes>>;
+type Answer = hyper::Response<AnswerBody>;
 
 /// What the tasks of a connection share.
-struct Conn {
+pub(super) struct Conn {
     server: Arc<Server>,
     protocol: Protocol,
     peer: SocketAddr,
     alt_svc: HeaderValue,
     /// Requests between their head and their answer.
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     /// When a request last began or ended, in milliseconds since the server began.
     last_event_ms: AtomicU64,
     answered: AtomicUsize,
@@ -206,7 +208,7 @@ impl Conn {
         self.server.began + last + timeout
     }
 
-    fn touch(&self) {
+    pub(super) fn touch(&self) {
         let now = self.server.began.elapsed().as_millis();
         self.last_event_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Relaxed);
     }
@@ -223,25 +225,51 @@ impl Conn {
         let mut turn = Turn::begin(Arc::clone(&self));
         if self.is_overload() {
             self.overload.notify_one();
-            return message::answer(message::shed(Shed::Full), false, &self.alt_svc);
+            return self.whole(message::shed(Shed::Full), false);
         }
         let is_head = request.method() == hyper::Method::HEAD;
         let answered = self.ask(request).await;
         turn.is_answered = true;
-        let response = answered.unwrap_or_else(|shed| {
+        let answer = answered.unwrap_or_else(|shed| {
             let reason = if shed == Shed::Full { Refused::CoreFull } else { Refused::CoreClosed };
             self.server.stats.note_refused(reason);
-            message::shed(shed)
+            message::shed(shed).into()
         });
-        message::answer(response, is_head, &self.alt_svc)
+        let (head, body) = match answer {
+            service::Answer::Whole(response) => return self.whole(response, is_head),
+            service::Answer::Streamed(head, body) => (head, body),
+        };
+        let Some(answer) = message::streamed_head(&head, &self.alt_svc) else {
+            // A field that cannot be sent is a fault of ours, not of the client.
+            tracing::error!(status = head.status, "answer with an invalid field");
+            return self.whole(Response::new(500), is_head);
+        };
+        // RFC 9110 section 6.4.1: these have no content.
+        let has_body = !is_head && !matches!(head.status, 204 | 304);
+        let streamed = has_body.then(|| AnswerBody::Streamed(Streamed::new(body, Arc::clone(&self))));
+        answer.map(|()| streamed.unwrap_or(AnswerBody::Left))
     }
 
-    async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Response, Shed> {
+    fn whole(&self, response: Response, is_head: bool) -> Answer {
+        message::answer(response, is_head, &self.alt_svc).map(AnswerBody::Whole)
+    }
+
+    pub(super) fn note_broken(&self) {
+        self.server.stats.broken.add(1);
+    }
+
+    pub(super) fn note_refused(&self, reason: Refused) {
+        self.server.stats.note_refused(reason);
+    }
+
+    async fn ask(self: &Arc<Self>, request: hyper::Request<Incoming>) -> Result<service::Answer, Shed> {
         let entrance = &self.server.entrance;
         let (parts, body) = request.into_parts();
         let head = match message::request_head(&parts) {
             Ok(head) => head,
-            Err(BadHead { status, detail, reason }) => return self.refuse(reason, status, detail).await,
+            Err(BadHead { status, detail, reason }) => {
+                return self.refuse(reason, status, detail).await.map(Into::into);
+            }
         };
         drop(parts);
         let core = entrance.core_for(&head);
@@ -251,7 +279,15 @@ impl Conn {
         match entrance.admit(core, head).await? {
             Admission::Answer(response) => {
                 self.server.stats.note_refused(Refused::Early);
-                Ok(response)
+                Ok(response.into())
+            }
+            Admission::Stream { head, bytes_max } => {
+                let (writer, reader) = body_ends();
+                let timeout = self.server.config.body_timeout;
+                // It ends with the body, with its reader or with the connection.
+                tokio::spawn(pieces::hand_on(Arc::clone(self), body, writer, bytes_max, timeout));
+                let request = Request { stream: Some(reader), ..self.request(head, Bytes::new()) };
+                entrance.call(core, request, Arc::clone(&self.leash)).await
             }
             Admission::Body { head, bytes_max } => self.read_and_call(core, head, body, bytes_max).await,
         }
@@ -263,13 +299,13 @@ impl Conn {
         head: RequestHead,
         body: Incoming,
         bytes_max: usize,
-    ) -> Result<Response, Shed> {
+    ) -> Result<service::Answer, Shed> {
         let timeout = self.server.config.body_timeout;
         let read = match tokio::time::timeout(timeout, read_body(body, bytes_max)).await {
             Ok(read) => read,
             Err(_) => {
                 let detail = "the request did not arrive whole in time";
-                return self.refuse(Refused::BodyTimeout, 408, detail.to_owned()).await;
+                return self.refuse(Refused::BodyTimeout, 408, detail.to_owned()).await.map(Into::into);
             }
         };
         match read {
@@ -279,18 +315,18 @@ impl Conn {
             }
             Ok(None) => {
                 let detail = "the body is longer than this resource takes";
-                self.refuse(Refused::BodyTooLarge, 413, detail.to_owned()).await
+                self.refuse(Refused::BodyTooLarge, 413, detail.to_owned()).await.map(Into::into)
             }
             Err(error) => {
                 tracing::debug!(%error, peer = %self.peer, "request body broke off");
                 let detail = "the body is malformed or broke off";
-                self.refuse(Refused::Malformed, 400, detail.to_owned()).await
+                self.refuse(Refused::Malformed, 400, detail.to_owned()).await.map(Into::into)
             }
         }
     }
 
     fn request(&self, head: RequestHead, body: Bytes) -> Request {
-        Request { head, body, peer: self.peer, early_data: false }
+        Request { head, body, stream: None, peer: self.peer, early_data: false }
     }
 
     async fn refuse(&self, reason: Refused, status: u16, detail: String) -> Result<Response, Shed> {

@@ -135,6 +135,13 @@ pub(super) fn answer(
     answer
 }
 
+/// The head of an answer whose body comes in pieces; none when a field is invalid.
+pub(super) fn streamed_head(head: &Response, alt_svc: &HeaderValue) -> Option<hyper::Response<()>> {
+    let mut answer = fields_of(head)?.map(drop);
+    answer.headers_mut().insert(header::ALT_SVC, alt_svc.clone());
+    Some(answer)
+}
+
 /// The answer without its body, unless a field is invalid.
 fn fields_of(response: &Response) -> Option<hyper::Response<Full<Bytes>>> {
     let mut answer = hyper::Response::new(Full::default());

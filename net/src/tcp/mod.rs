@@ -23,6 +23,7 @@ mod closing;
 mod connection;
 mod listen;
 mod message;
+mod pieces;
 mod stats;
 
 use std::io;

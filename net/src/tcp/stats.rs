@@ -127,6 +127,8 @@ pub struct TcpStats {
     pub accept_failures: Count,
     /// Handshakes that resumed an earlier session.
     pub resumed: Count,
+    /// Answers with bodies in pieces that the service broke off.
+    pub broken: Count,
     /// Requests whose client went away before the answer.
     pub abandoned: Count,
 }

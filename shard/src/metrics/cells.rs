@@ -31,6 +31,8 @@ pub enum RouteLabel {
     Command,
     /// `GET /api/v1/tasks/{id}`
     TaskGet,
+    /// `GET /api/v1/tasks/{id}/events`
+    TaskEvents,
     /// `GET /api/v1/sessions/{id}`
     SessionGet,
     /// `DELETE /api/v1/sessions/{id}`
@@ -51,9 +53,10 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Command,
         Self::TaskGet,
+        Self::TaskEvents,
         Self::SessionGet,
         Self::SessionDelete,
         Self::Gmail,
@@ -78,6 +81,7 @@ impl RouteLabel {
         match self {
             Self::Command => "command",
             Self::TaskGet => "task_get",
+            Self::TaskEvents => "task_events",
             Self::SessionGet => "session_get",
             Self::SessionDelete => "session_delete",
             Self::Gmail => "gmail",

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_net::Responder;
+use sluice_net::{BodyWriter, Responder};
 use sluice_protocols::api::Timing;
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
@@ -76,6 +76,12 @@ impl Exchange {
     pub(crate) fn reply(self, response: Response) {
         let response = self.context.finish(response);
         self.responder.send(response);
+    }
+
+    /// Answers with a body that is still to come. The answer is counted with its head.
+    pub(crate) fn stream(self, head: Response) -> BodyWriter {
+        let head = self.context.finish(head);
+        self.responder.stream(head)
     }
 
     /// Answers with a problem.

@@ -1,6 +1,7 @@
 //! The routes of the API: which there are, what each takes, and how it answers.
 
 pub(crate) mod command;
+pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
 pub(crate) mod health;
@@ -21,6 +22,7 @@ pub(crate) enum Route<'a> {
     Command,
     /// With the id as it was sent.
     Task(&'a str),
+    TaskEvents(&'a str),
     Session(&'a str),
     /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
     Google(&'a str),
@@ -44,11 +46,14 @@ impl<'a> Route<'a> {
             "*" => Some(Self::Server),
             _ => {
                 let (kind, id) = path.strip_prefix("/api/v1/")?.split_once('/')?;
+                let (id, part) = id.split_once('/').map_or((id, None), |(id, part)| (id, Some(part)));
                 match kind {
                     "gmail" | "calendar" | "drive" => {
                         rest::at_path(path).next().is_some().then_some(Self::Google(path))
                     }
-                    _ if id.is_empty() || id.contains('/') => None,
+                    _ if id.is_empty() => None,
+                    "tasks" if part == Some("events") => Some(Self::TaskEvents(id)),
+                    _ if part.is_some() => None,
                     "tasks" => Some(Self::Task(id)),
                     "sessions" => Some(Self::Session(id)),
                     _ => None,
@@ -63,9 +68,12 @@ impl<'a> Route<'a> {
             Self::Command => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
-            Self::Task(_) | Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi => {
-                "GET, HEAD, OPTIONS"
-            }
+            Self::Task(_)
+            | Self::TaskEvents(_)
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::OpenApi => "GET, HEAD, OPTIONS",
             Self::Server => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
         }
     }
@@ -77,6 +85,7 @@ impl<'a> Route<'a> {
             _ if method == Method::Options => Some(Action::Options),
             Self::Command if method == Method::Post => Some(Action::Command),
             Self::Task(id) if is_read => Some(Action::TaskGet(id)),
+            Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
             Self::Google(path) => {
@@ -97,6 +106,7 @@ impl<'a> Route<'a> {
 pub(crate) enum Action<'a> {
     Command,
     TaskGet(&'a str),
+    TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
     Google(&'static Endpoint),
@@ -112,6 +122,7 @@ impl Action<'_> {
         match self {
             Self::Command => RouteLabel::Command,
             Self::TaskGet(_) => RouteLabel::TaskGet,
+            Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
             Self::Google(endpoint) => RouteLabel::of_service(endpoint.service),
@@ -126,6 +137,7 @@ impl Action<'_> {
         Some(match self {
             Self::Command => Target::Command,
             Self::TaskGet(id) => Target::TaskGet(id.parse().ok()?),
+            Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
             Self::Google(endpoint) => Target::Google(endpoint),
@@ -141,6 +153,7 @@ impl Action<'_> {
 pub(crate) enum Target {
     Command,
     TaskGet(TaskId),
+    TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
     Google(&'static Endpoint),
@@ -174,6 +187,7 @@ mod tests {
     fn paths_lead_to_their_routes_and_nothing_else_does() {
         assert_eq!(Route::of("/api/v1/command"), Some(Route::Command));
         assert_eq!(Route::of("/api/v1/tasks/tsk_1"), Some(Route::Task("tsk_1")));
+        assert_eq!(Route::of("/api/v1/tasks/tsk_1/events"), Some(Route::TaskEvents("tsk_1")));
         assert_eq!(Route::of("/api/v1/sessions/x"), Some(Route::Session("x")));
         let message = "/api/v1/gmail/messages/x";
         assert_eq!(Route::of(message), Some(Route::Google(message)));
@@ -184,6 +198,9 @@ mod tests {
             "/api/v1/tasks",
             "/api/v1/tasks/",
             "/api/v1/tasks/a/b",
+            "/api/v1/tasks//events",
+            "/api/v1/tasks/a/events/b",
+            "/api/v1/sessions/a/events",
             "/api/v1/users/x",
             "/api/v1/gmail/",
             "/api/v1/gmail/messages/",
@@ -209,6 +226,7 @@ mod tests {
         for route in [
             Route::Command,
             Route::Task("x"),
+            Route::TaskEvents("x"),
             Route::Session("x"),
             Route::Google("/api/v1/gmail/labels/x"),
             Route::Google("/api/v1/drive/files/x"),

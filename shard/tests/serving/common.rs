@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sluice_core::{CoreId, Reactor, ReactorConfig};
 use sluice_net::egress::{Egress, EgressConfig, PerUpstream, UpstreamConfig};
-use sluice_net::{Admit, Request, Responder, Service};
+use sluice_net::{Admit, BodyReader, Request, Responder, Service};
 use sluice_protocols::api::TaskState;
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{ApiKey, ShardCount, ShardId, UserId};
@@ -182,16 +182,16 @@ impl Gateway {
             Admit::Body { bytes_max } if body.len() > bytes_max => {
                 answer.set(self.service.refuse(413, "too long"));
             }
-            Admit::Body { .. } => self.call(head, body, false, &answer),
+            Admit::Body { .. } | Admit::Stream { .. } => self.call(head, body, false, &answer),
         }
         answer
     }
 
     pub(crate) fn call(&self, head: RequestHead, body: &str, early_data: bool, answer: &Answer) {
         let body = Bytes::from(body.to_owned());
-        let request = Request { head, body, peer: ([127, 0, 0, 1], 9).into(), early_data };
+        let request = Request { head, body, stream: None, peer: ([127, 0, 0, 1], 9).into(), early_data };
         let filled = answer.clone();
-        self.service.call(request, Responder::from_fn(move |response| filled.set(response)));
+        self.service.call(request, Responder::from_fn(move |answer| filled.take_in(answer)));
     }
 
     pub(crate) fn get(&self, user: &User, path: &str) -> Answer {
@@ -242,6 +242,20 @@ pub(crate) fn body(response: &Response) -> Value {
     serde_json::from_slice(&response.body).unwrap()
 }
 
+/// Everything a stream of events says from now on.
+pub(crate) async fn read_all(mut body: BodyReader) -> String {
+    let mut text = Vec::new();
+    while let Some(piece) = body.next().await {
+        text.extend_from_slice(&piece.unwrap());
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// The next piece of a stream of events.
+pub(crate) async fn read_one(body: &mut BodyReader) -> String {
+    String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap()
+}
+
 pub(crate) fn problem(response: &Response) -> Problem {
     assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
     let problem: Problem = serde_json::from_slice(&response.body).unwrap();
@@ -258,10 +272,29 @@ pub(crate) struct Answer(Rc<Slot>);
 #[derive(Default)]
 struct Slot {
     response: RefCell<Option<Response>>,
+    stream: RefCell<Option<BodyReader>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Answer {
+    fn take_in(&self, answer: sluice_net::Answer) {
+        match answer {
+            sluice_net::Answer::Whole(response) => self.set(response),
+            sluice_net::Answer::Streamed(head, body) => {
+                *self.0.stream.borrow_mut() = Some(body);
+                self.set(head);
+            }
+        }
+    }
+
+    /// Waits for the head and gives it with the body that is to come.
+    pub(crate) async fn streamed(self) -> (Response, BodyReader) {
+        let slot = Rc::clone(&self.0);
+        let head = self.await;
+        let body = slot.stream.borrow_mut().take();
+        (head, body.expect("a body in pieces"))
+    }
+
     fn set(&self, response: Response) {
         *self.0.response.borrow_mut() = Some(response);
         if let Some(waker) = self.0.waker.take() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{Gateway, START_MS, World, body, config, problem};
+use crate::common::{Gateway, START_MS, World, body, config, problem, read_all, read_one};
 use serde_json::json;
 use sluice_core::{CoreId, Reactor, ReactorConfig};
 use sluice_protocols::http::RequestHead;
@@ -67,20 +67,29 @@ fn a_request_on_the_wrong_core_is_answered_by_the_owner_and_told_its_port() {
         assert_eq!(body(&gateway.get(&theirs, &task).await)["command"], "yours");
         let named = gateway.send(theirs.head("GET", &task).with("x-request-id", "mine-7"), "").await;
         assert_eq!(named.header("x-request-id"), Some("mine-7"));
+        let (head, events) = gateway.get(&theirs, &format!("{task}/events")).streamed().await;
+        assert_eq!(head.header("alt-svc"), Some("h3=\":5002\"; ma=3600"));
+        let events = read_all(events).await;
+        assert!(events.contains("event: done\ndata: {") && events.contains("yours"), "{events}");
+        let held = gateway.command(&theirs, json!({"command": "hold on", "mode": "async"})).await;
+        let held = format!("/api/v1/tasks/{}", body(&held)["id"].as_str().unwrap());
+        let (_, mut events) = gateway.get(&theirs, &format!("{held}/events")).streamed().await;
+        assert!(read_one(&mut events).await.starts_with("id: 1\nevent: accepted\n"));
+        drop(events);
         // A key that only looks like theirs is refused by the owner.
         let key = sluice_protocols::ids::ApiKey::new(theirs.id, [1; 32]);
         let wrong = gateway.get(&crate::common::User { id: theirs.id, key }, &task).await;
         assert_eq!(problem(&wrong).kind(), ProblemKind::Unauthorized);
         assert_eq!(gateway.script.log(), ["start mine", "end mine"]);
         let seen = |name: &str| gateway.metric(&format!("sluice_{name}"));
-        assert_eq!((seen("hops_sent_total{core=\"0\"}"), seen("hops_served_total{core=\"1\"}")), (4, 4));
+        assert_eq!((seen("hops_sent_total{core=\"0\"}"), seen("hops_served_total{core=\"1\"}")), (7, 7));
         assert_eq!(seen("requests_total{core=\"1\",route=\"command\",status=\"2xx\"}"), 1);
         assert_eq!(seen("requests_total{core=\"0\",route=\"command\",status=\"2xx\"}"), 1);
-        assert_eq!(seen("mailbox_received_total{core=\"1\",lane=\"requests\"}"), 4);
+        assert_eq!(seen("mailbox_received_total{core=\"1\",lane=\"requests\"}"), 7);
         stop.store(true, Ordering::Relaxed);
     };
     reactor(0).block_on(first).unwrap();
-    assert_eq!(other.join().unwrap(), 2);
+    assert_eq!(other.join().unwrap(), 3);
 }
 
 #[test]

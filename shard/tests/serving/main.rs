@@ -3,6 +3,7 @@
 mod commands;
 mod common;
 mod cores;
+mod events;
 mod metrics;
 mod requests;
 mod sessions;
