@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use sluice_core::{CoreId, CoreStats, Reactor, ReactorConfig, spawn};
 use sluice_net::ingress::{self, ForwardEnd, Forwarded, IngressConfig, IngressStats, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
-use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
+use sluice_net::{Admit, Answer, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
 use sluice_protocols::http::{RequestHead, Response};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -29,10 +30,15 @@ pub(crate) const BIG_BYTES: usize = 1 << 20;
 struct Echo {
     core: CoreId,
     gate: Arc<Semaphore>,
+    written: Arc<AtomicU64>,
+    gone: Arc<AtomicU64>,
 }
 
 impl Service for Echo {
     fn admit(&self, head: &RequestHead) -> Admit {
+        if matches!(head.path(), "/piped" | "/unread") {
+            return Admit::Stream { bytes_max: BODY_BYTES_MAX };
+        }
         if head.path() == "/denied" {
             return Admit::Reply(Response::new(403));
         }
@@ -57,6 +63,54 @@ impl Service for Echo {
             }
             "/big" => respond
                 .send(Response::new(200).with_body("application/octet-stream", pattern(BIG_BYTES).into())),
+            "/piped" => {
+                let body = request.stream.expect("admitted so");
+                respond.answer(Answer::Streamed(Response::new(200), body));
+            }
+            "/endless" => {
+                let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
+                let mut writer = respond.stream(Response::new(200));
+                spawn(async move {
+                    while writer.send(Bytes::from_static(&[7; 10_000])).await.is_ok() {
+                        written.fetch_add(10_000, Ordering::Relaxed);
+                    }
+                    gone.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            "/broken" => {
+                let mut writer = respond.stream(Response::new(200));
+                spawn(async move { writer.send(Bytes::from_static(b"half")).await });
+            }
+            "/quiet" => {
+                let (gate, gone) = (Arc::clone(&self.gate), Arc::clone(&self.gone));
+                let mut writer = respond.stream(Response::new(200));
+                spawn(async move {
+                    let _ = writer.send(Bytes::from_static(b"first")).await;
+                    tokio::select! {
+                        permit = gate.acquire_owned() => permit.expect("never closed").forget(),
+                        () = writer.gone() => {
+                            gone.fetch_add(1, Ordering::Relaxed);
+                            return;
+                        }
+                    }
+                    let _ = writer.send(Bytes::from_static(b"last")).await;
+                    writer.finish();
+                });
+            }
+            "/unread" => {
+                let (gate, mut body) = (Arc::clone(&self.gate), request.stream.expect("admitted so"));
+                spawn(async move {
+                    gate.acquire_owned().await.expect("never closed").forget();
+                    let mut length = 0;
+                    while let Some(piece) = body.next().await {
+                        match piece {
+                            Ok(piece) => length += piece.len(),
+                            Err(error) => return respond.send(Response::new(error.status())),
+                        }
+                    }
+                    respond.send(Response::new(200).json(&length));
+                });
+            }
             "/empty" => respond.send(Response::new(204)),
             "/invalid" => respond.send(Response::new(200).with_field("x", "line\nbreak")),
             "/drop" => drop(respond),
@@ -111,6 +165,10 @@ pub(crate) struct Server {
     pub(crate) stats: Vec<Arc<IngressStats>>,
     pub(crate) core_stats: Vec<Arc<CoreStats>>,
     pub(crate) gate: Arc<Semaphore>,
+    /// Bytes that `/endless` could write.
+    pub(crate) written: Arc<AtomicU64>,
+    /// Bodies whose clients went.
+    pub(crate) gone: Arc<AtomicU64>,
     stop: Vec<Option<oneshot::Sender<Duration>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -136,6 +194,8 @@ impl Server {
             stats: vec![],
             core_stats: vec![],
             gate: Arc::new(Semaphore::new(0)),
+            written: Arc::default(),
+            gone: Arc::default(),
             stop: vec![],
             threads: vec![],
         };
@@ -161,12 +221,13 @@ impl Server {
         self.core_stats.push(Arc::clone(&core_stats));
         let (stop, stopped) = oneshot::channel();
         self.stop.push(Some(stop));
+        let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
         let gate = Arc::clone(&self.gate);
         self.threads.push(std::thread::spawn(move || {
             let reactor =
                 Reactor::new(ReactorConfig { stats: core_stats, ..ReactorConfig::new(core) }).unwrap();
             let serve = async move {
-                let service = Rc::new(Echo { core, gate });
+                let service = Rc::new(Echo { core, gate, written, gone });
                 let forward_stats = Arc::new(MailboxStats::default());
                 let handle =
                     ingress::start(listeners, &identity, &config, forward, service, stats, forward_stats)

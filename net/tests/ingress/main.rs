@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod broken_streams;
 mod busy_loops;
 mod forged_packets;
 mod harmful_datagrams;

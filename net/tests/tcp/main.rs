@@ -1,6 +1,7 @@
 //! HTTP/2 and HTTP/1.1 ingress, over real sockets, against hyper's client and against bytes written by hand. Each
 //! module is named after the failure it rules out.
 
+mod broken_streams;
 mod client;
 mod server;
 
