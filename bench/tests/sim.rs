@@ -127,7 +127,8 @@ async fn tokens_are_given_for_good_refresh_tokens_only() {
         (1, "sim-revoked-ada", "invalid_grant"),
         (1, "whatever", "invalid_grant"),
         (1, "sim-refresh-", "invalid_grant"),
-        (0, "authorization_code", "unsupported_grant_type"),
+        (0, "password", "unsupported_grant_type"),
+        (0, "authorization_code", "invalid_request"),
         (2, "", "invalid_request"),
     ] {
         let mut form = good;

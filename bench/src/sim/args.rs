@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use jiff::civil::Date;
 
 use super::{Latencies, SimConfig};
@@ -53,6 +53,12 @@ pub struct SimArgs {
     /// Annotated commands (JSONL), looked up before the rules; may be repeated.
     #[arg(long, value_name = "FILE")]
     annotations: Vec<PathBuf>,
+    /// Plan file (TOML): latencies by operation, quotas, faults, OAuth and OpenAI manners.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Hold every answer of Google's side against the discovery documents.
+    #[arg(long)]
+    check_answers: bool,
     /// Threads that serve [default: one for each CPU].
     #[arg(long)]
     threads: Option<usize>,
@@ -62,7 +68,12 @@ impl SimArgs {
     fn into_config(self) -> anyhow::Result<SimConfig> {
         ensure!((0.0..=1.0).contains(&self.error_rate), "--error-rate must lie between 0 and 1");
         ensure!((0.0..=3.0).contains(&self.latency_sigma), "--latency-sigma must lie between 0 and 3");
+        let read = |path: PathBuf| {
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
         Ok(SimConfig {
+            plan: self.plan.map(read).transpose()?,
+            check_answers: self.check_answers,
             listen: self.listen,
             seed: self.seed,
             latencies: Latencies {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub(crate) enum FaultKind {
     Hang,
     /// 200 with a body that is not what it says.
     Garbage,
+    /// A streamed answer breaks off; one that is not streamed is cut as by `down`, after its effect.
+    Cut,
 }
 
 /// A fault as `POST /_sim/faults` takes it.
@@ -48,6 +50,14 @@ pub(crate) struct Fault {
     path_contains: Option<String>,
     /// Only requests of this method, such as `POST`.
     method: Option<String>,
+    /// Only this operation, such as `gmail.messages.send`.
+    operation: Option<String>,
+    /// Strikes so large a share (above 0, to 1) of the requests it fits; all by default.
+    share: Option<f64>,
+    /// Strikes from so many seconds on after it was set.
+    from_s: Option<f64>,
+    /// Strikes until so many seconds after it was set.
+    until_s: Option<f64>,
     /// The code of kind `status`.
     pub(crate) status: Option<u16>,
     /// The reason in the error body of kind `status`; by default the usual one for the code.
@@ -59,9 +69,13 @@ pub(crate) struct Fault {
     /// The side effect happens before the fault strikes.
     #[serde(default)]
     pub(crate) after_effect: bool,
+    /// Events of a stream that leave before kind `cut` strikes.
+    pub(crate) events: Option<usize>,
     /// Clearings before it struck; a hang ends with the next.
     #[serde(skip)]
     clearings: u64,
+    #[serde(skip, default = "Instant::now")]
+    set_at: Instant,
 }
 
 fn forever() -> i64 {
@@ -69,7 +83,11 @@ fn forever() -> i64 {
 }
 
 impl Fault {
-    fn check(&self) -> Result<(), &'static str> {
+    /// Whether it says enough, and nothing out of range.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if self.share.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+            return Err("share lies above 0 and is at most 1");
+        }
         match self.kind {
             FaultKind::Status if !self.status.is_some_and(|code| (400..=599).contains(&code)) => {
                 Err("kind status needs a status from 400 to 599")
@@ -80,8 +98,13 @@ impl Fault {
         }
     }
 
-    fn strikes(&self, service: Service, user: Option<&str>, method: &str, target: &str) -> bool {
+    fn strikes(&self, struck: &Struck<'_>) -> bool {
+        let Struck { service, operation, user, method, target } = *struck;
+        let age_s = self.set_at.elapsed().as_secs_f64();
         self.service == service
+            && self.operation.as_deref().is_none_or(|wanted| wanted == operation)
+            && self.from_s.is_none_or(|from| age_s >= from)
+            && self.until_s.is_none_or(|until| age_s < until)
             && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))
             && self.method.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
             && self.path_contains.as_deref().is_none_or(|part| target.contains(part))
@@ -101,6 +124,17 @@ impl Fault {
             _ => Reply::bytes("application/json", &b"{\"id\": \"\xff\xfe<html>not what was asked"[..]),
         }
     }
+}
+
+/// What a fault may strike.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Struck<'a> {
+    pub(crate) service: Service,
+    pub(crate) operation: &'a str,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) method: &'a str,
+    /// Path and query.
+    pub(crate) target: &'a str,
 }
 
 /// The faults now set.
@@ -151,18 +185,14 @@ impl Faults {
     }
 
     /// The oldest fault that strikes this request, used up by one.
-    pub(crate) fn strike(
-        &self,
-        service: Service,
-        user: Option<&str>,
-        method: &str,
-        target: &str,
-    ) -> Option<Fault> {
+    pub(crate) fn strike(&self, struck: &Struck<'_>, luck: &Luck) -> Option<Fault> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = set.iter().position(|fault| fault.strikes(service, user, method, target))?;
+        let index = set
+            .iter()
+            .position(|fault| fault.strikes(struck) && fault.share.is_none_or(|share| luck.unit() < share))?;
         self.fired.fetch_add(1, Ordering::Relaxed);
         let mut fault = set[index].clone();
         fault.clearings = *self.cleared.borrow();
@@ -259,7 +289,10 @@ mod tests {
         let json = serde_json::json!({"service": "gmail", "kind": "status", "status": 503, "count": 2,
             "user": "ada", "path_contains": "/drafts", "method": "post"});
         faults.add(fault(json)).unwrap();
-        let strike = |service, user, method, path| faults.strike(service, user, method, path).is_some();
+        let luck = Luck::new(1);
+        let strike = |service, user, method, target| {
+            faults.strike(&Struck { service, operation: "x", user, method, target }, &luck).is_some()
+        };
         assert!(!strike(Service::Drive, Some("ada"), "POST", "/drafts"));
         assert!(!strike(Service::Gmail, Some("bob"), "POST", "/drafts"));
         assert!(!strike(Service::Gmail, Some("ada"), "GET", "/drafts"));
@@ -277,10 +310,26 @@ mod tests {
             serde_json::json!({"service": "gmail", "kind": "status"}),
             serde_json::json!({"service": "gmail", "kind": "slow"}),
             serde_json::json!({"service": "gmail", "kind": "down", "count": 0}),
+            serde_json::json!({"service": "gmail", "kind": "down", "share": 0.0}),
         ] {
             assert!(faults.add(fault(json)).is_err());
         }
         assert!(serde_json::from_str::<Fault>(r#"{"service":"fax","kind":"down"}"#).is_err());
+    }
+
+    #[test]
+    fn a_fault_may_strike_a_share_one_operation_and_for_a_time() {
+        let (faults, luck) = (Faults::new(), Luck::new(5));
+        let json = serde_json::json!({"service": "drive", "kind": "down", "share": 0.25, "operation": "drive.files.list"});
+        faults.add(fault(json)).unwrap();
+        faults.add(fault(serde_json::json!({"service": "gmail", "kind": "down", "from_s": 1e6}))).unwrap();
+        faults.add(fault(serde_json::json!({"service": "gmail", "kind": "down", "until_s": 0.0}))).unwrap();
+        let count = |service, operation| {
+            let struck = Struck { service, operation, user: None, method: "GET", target: "/" };
+            (0..1_000).filter(|_| faults.strike(&struck, &luck).is_some()).count()
+        };
+        assert!((180..320).contains(&count(Service::Drive, "drive.files.list")));
+        assert_eq!((count(Service::Drive, "drive.files.get"), count(Service::Gmail, "x")), (0, 0));
     }
 
     #[test]
@@ -301,7 +350,14 @@ mod tests {
         faults
             .add(fault(serde_json::json!({"service": "openai", "kind": "hang", "count": 1})))
             .expect("sound");
-        let struck = faults.strike(Service::OpenAi, None, "POST", "/v1/responses").expect("it strikes");
+        let asked = Struck {
+            service: Service::OpenAi,
+            operation: "openai.responses",
+            user: None,
+            method: "POST",
+            target: "/v1/responses",
+        };
+        let struck = faults.strike(&asked, &Luck::new(1)).expect("it strikes");
         faults.clear();
         let guard = Duration::from_secs(10);
         assert!(tokio::time::timeout(guard, faults.hang(&struck)).await.is_ok());

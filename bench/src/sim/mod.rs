@@ -1,5 +1,5 @@
-//! The upstream simulator: OpenAI's Responses API, Google's token endpoint,
-//! Gmail, Calendar and Drive on one port, without an account.
+//! The upstream simulator: OpenAI's Responses API and chat completions, Google's OAuth,
+//! Gmail, Calendar and Drive on one port, without an account. `docs/simulator.md` is for its users.
 //!
 //! It is a witness, so it shares no code with the gateway: it parses requests and
 //! writes answers with rules of its own, refuses what the real services refuse,
@@ -22,8 +22,12 @@ mod fault;
 mod google;
 mod openai;
 mod parse;
+mod plan;
+mod quota;
 mod schema;
 mod serve;
+mod spec;
+mod stream;
 mod wire;
 mod world;
 
@@ -78,6 +82,10 @@ pub struct SimConfig {
     pub token_lifetime: Duration,
     /// JSONL files of annotated commands, looked up before the rules.
     pub annotations: Vec<PathBuf>,
+    /// A plan file's text: latencies, quotas, faults (see `docs/simulator.md`).
+    pub plan: Option<String>,
+    /// Holds every answer of Google's side against the discovery documents and counts those that do not fit.
+    pub check_answers: bool,
 }
 
 impl Default for SimConfig {
@@ -92,6 +100,8 @@ impl Default for SimConfig {
             time_zone: "Europe/Berlin".to_owned(),
             token_lifetime: Duration::from_secs(3_599),
             annotations: Vec::new(),
+            plan: None,
+            check_answers: false,
         }
     }
 }
@@ -139,8 +149,8 @@ impl Drop for Sim {
 /// Starts a simulator on the current tokio runtime.
 ///
 /// # Errors
-/// When the address cannot be bound, the zone is unknown, or an annotations file
-/// cannot be read.
+/// When the address cannot be bound, the zone is unknown, the plan makes no sense, or an
+/// annotations file cannot be read.
 pub async fn start(config: SimConfig) -> anyhow::Result<Sim> {
     let listener = TcpListener::bind(config.listen)
         .await

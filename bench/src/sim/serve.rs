@@ -1,11 +1,11 @@
 //! One request from the socket to its answer: who asks, what goes wrong, how long
-//! it takes, and in between the side effect.
+//! it takes, and in between the side effect. A batch is its parts, one after another.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,9 +17,13 @@ use tokio::net::TcpListener;
 
 use super::chance::{Clock, Luck};
 use super::conn::{CuttableListener, Cutter};
-use super::fault::{FaultKind, Faults, mishap};
+use super::fault::{Fault, FaultKind, Faults, Mishap, Struck, mishap};
 use super::google::{self, Identity};
 use super::parse::Annotations;
+use super::plan::Plan;
+use super::quota::Quotas;
+use super::spec::{self, Route};
+use super::stream::Pieces;
 use super::wire::{Call, Params, Reply, Service};
 use super::world::World;
 use super::{SimConfig, control, openai};
@@ -31,6 +35,9 @@ const BODY_BYTES_MAX: usize = 36 << 20;
 /// the time in which a client that dies has been served without knowing it.
 const LATENCY_BEFORE_EFFECT: f64 = 0.7;
 
+/// Answers that do not fit their schema which are remembered.
+const UNFIT_MAX: usize = 20;
+
 /// Everything a request may need.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -41,32 +48,59 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) annotations: Annotations,
     pub(crate) counts: Counts,
+    pub(crate) quotas: Quotas,
+    pub(crate) oauth: google::Grants,
+    pub(crate) uploads: google::Uploads,
+    pub(crate) account: openai::Account,
+    plan: RwLock<Arc<Plan>>,
 }
 
 impl State {
     pub(crate) fn new(config: SimConfig) -> anyhow::Result<Self> {
         let clock = Clock::new(config.today, &config.time_zone)?;
-        Ok(Self {
+        let (plan, faults) = match &config.plan {
+            Some(text) => Plan::read(text, &config)?,
+            None => (Plan::plain(&config), Vec::new()),
+        };
+        let state = Self {
             luck: Luck::new(config.seed),
             world: World::new(config.seed, clock.clone()),
             faults: Faults::new(),
             annotations: Annotations::load(&config.annotations)?,
             counts: Counts::default(),
+            quotas: Quotas::default(),
+            oauth: google::Grants::default(),
+            uploads: google::Uploads::default(),
+            account: openai::Account::default(),
+            plan: RwLock::new(Arc::new(plan)),
             clock,
             config,
-        })
+        };
+        for fault in faults {
+            state.faults.add(fault).map_err(anyhow::Error::msg)?;
+        }
+        Ok(state)
     }
 
-    fn median(&self, service: Service) -> Duration {
-        let latencies = &self.config.latencies;
-        match service {
-            Service::OpenAi => latencies.openai,
-            Service::OAuth => latencies.oauth,
-            Service::Gmail => latencies.gmail,
-            Service::Calendar => latencies.calendar,
-            Service::Drive => latencies.drive,
-        }
+    /// The plan now in force.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Puts a plan in the place of the one before; its faults are added to those that are set.
+    pub(crate) fn set_plan(&self, text: &str) -> anyhow::Result<()> {
+        let (plan, faults) = Plan::read(text, &self.config)?;
+        for fault in faults {
+            self.faults.add(fault).map_err(anyhow::Error::msg)?;
+        }
+        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+        Ok(())
+    }
+}
+
+/// Seconds since 1970, of the real world.
+pub(crate) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Totals over all users.
@@ -81,6 +115,8 @@ pub(crate) struct Counts {
     pub(crate) connections_cut: AtomicU64,
     /// Plans that did not fit the schema the request asked for.
     pub(crate) plans_unfit: AtomicU64,
+    /// Answers that were not as the discovery documents say, with their number; only the first are kept.
+    answers_unfit: Mutex<(u64, Vec<String>)>,
     /// Requests taken but not yet answered. Not a total: a reset leaves it.
     pub(crate) under_way: AtomicU64,
 }
@@ -94,6 +130,19 @@ impl Counts {
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
     }
 
+    /// Notes an answer that does not fit its schema.
+    pub(crate) fn answer_unfit(&self, why: String) {
+        let mut unfit = self.answers_unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.0 += 1;
+        if unfit.1.len() < UNFIT_MAX {
+            unfit.1.push(why);
+        }
+    }
+
+    pub(crate) fn answers_unfit(&self) -> (u64, Vec<String>) {
+        self.answers_unfit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn endpoints(&self) -> BTreeMap<&'static str, u64> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -105,6 +154,7 @@ impl Counts {
     pub(crate) fn reset(&self) {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.answers_unfit.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
         for count in [&self.mishaps_before, &self.mishaps_after, &self.connections_cut, &self.plans_unfit] {
             count.store(0, Ordering::Relaxed);
         }
@@ -123,10 +173,10 @@ pub(crate) async fn listen(listener: TcpListener, state: Arc<State>) -> io::Resu
 
 async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response {
     let Some((call, target)) = receive(request).await else {
-        return respond(Reply::empty(413));
+        return respond(Reply::empty(413), &cutter);
     };
     if let Some(action) = call.path.strip_prefix("/_sim/") {
-        return respond(control::serve(&state, action, &call));
+        return respond(control::serve(&state, action, &call), &cutter);
     }
     // Its own task: the effect must not be cancelled when the client goes away.
     let worker = Arc::clone(&state);
@@ -140,17 +190,17 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
     match reply {
         Ok(Some(reply)) => {
             state.counts.status(reply.status);
-            respond(reply)
+            respond(reply, &cutter)
         }
         Ok(None) => {
             state.counts.connections_cut.fetch_add(1, Ordering::Relaxed);
             cutter.cut();
-            respond(Reply::empty(500))
+            respond(Reply::empty(500), &cutter)
         }
-        Err(error) => respond(Reply {
-            body: Bytes::from(format!("the simulator failed: {error}")),
-            ..Reply::empty(500)
-        }),
+        Err(error) => {
+            let body = Bytes::from(format!("the simulator failed: {error}"));
+            respond(Reply { body, ..Reply::empty(500) }, &cutter)
+        }
     }
 }
 
@@ -170,73 +220,193 @@ async fn receive(request: Request) -> Option<(Call, String)> {
         path: parts.uri.path().to_owned(),
         query: Params::parse(parts.uri.query().unwrap_or_default()),
         bearer,
+        headers: parts.headers,
         body,
     };
     Some((call, target))
 }
 
+/// What is known of a request before anything happens to it.
+struct Prepared {
+    service: Service,
+    route: Option<Route>,
+    operation: &'static str,
+    identity: Identity,
+    fault: Option<Fault>,
+    mishap: Option<Mishap>,
+    latency: Duration,
+}
+
+/// Who asks for what, and what is to go wrong; `None` when no service has the path.
+fn prepare(state: &State, plan: &Plan, call: &Call, target: &str) -> Option<Prepared> {
+    let service = Service::of(&call.path)?;
+    let route = spec::route(&call.method, &call.path);
+    let operation = match service {
+        Service::OpenAi => openai::operation(call),
+        _ => google::operation(service, route.as_ref(), call),
+    };
+    let identity = google::identify(state, service, call);
+    let struck = Struck { service, operation, user: identity.user(), method: call.method.as_str(), target };
+    let fault = state.faults.strike(&struck, &state.luck);
+    let mishap = mishap(&state.luck, plan.error_rate, service);
+    let (median, sigma) = plan.latency(service, operation);
+    let latency = state.luck.latency(median, sigma);
+    Some(Prepared { service, route, operation, identity, fault, mishap, latency })
+}
+
 /// The whole of one upstream request; `None` cuts the connection.
 async fn carry_out(state: &State, call: &Call, target: &str) -> Option<Reply> {
-    let Some(service) = Service::of(&call.path) else {
+    let plan = state.plan();
+    if spec::is_batch(&call.path) {
+        return batch(state, &plan, call).await;
+    }
+    let Some(prepared) = prepare(state, &plan, call, target) else {
         state.counts.endpoint("unknown");
         return Some(google::unknown_path(&call.path));
     };
-    let identity = google::identify(state, service, call);
-    let user = identity.user();
-    let fault = state.faults.strike(service, user, call.method.as_str(), target);
-    let mishap = mishap(&state.luck, state.config.error_rate, service);
+    let limits = plan.limits(prepared.service);
+    let _slot = match prepared.identity.user().map(|user| state.quotas.enter(prepared.service, user, limits))
+    {
+        Some(Err(refusal)) => {
+            state.counts.endpoint("over_quota");
+            return Some(refusal.reply(limits, state.clock.now()));
+        }
+        Some(Ok(slot)) => slot,
+        None => None,
+    };
+    let before = prepared.latency.mul_f64(LATENCY_BEFORE_EFFECT);
+    pause(before + delay_of(&prepared)).await;
+    let after = prepared.latency - before;
+    match effect(state, &plan, prepared, call) {
+        Effect::Reply(reply) => {
+            pause(after).await;
+            Some(reply)
+        }
+        Effect::Struck(fault, reply) => {
+            if reply.is_some() {
+                pause(after).await;
+            }
+            struck(state, &fault, reply).await
+        }
+    }
+}
 
-    let latency = state.luck.latency(state.median(service), state.config.latency_sigma);
+fn delay_of(prepared: &Prepared) -> Duration {
+    prepared.fault.as_ref().map_or(Duration::ZERO, Fault::delay)
+}
+
+/// The parts of a batch, one after another; each counts as a request. The slowest part sets the time.
+async fn batch(state: &State, plan: &Plan, call: &Call) -> Option<Reply> {
+    let parts = match google::batch_parts(call) {
+        Ok(parts) => parts,
+        Err(refusal) => {
+            state.counts.endpoint("unknown");
+            return Some(refusal);
+        }
+    };
+    let prepared: Vec<_> = parts
+        .into_iter()
+        .map(|(id, call, target)| (id, prepare(state, plan, &call, &target), call))
+        .collect();
+    let ready = || prepared.iter().filter_map(|(_, prepared, _)| prepared.as_ref());
+    let latency = ready().map(|prepared| prepared.latency).max().unwrap_or_default();
+    let delay = ready().map(delay_of).max().unwrap_or_default();
+    let user = ready().find_map(|prepared| Some((prepared.service, prepared.identity.user()?.to_owned())));
+    let _slot = match user {
+        None => None,
+        Some((service, user)) => match state.quotas.enter(service, &user, plan.limits(service)) {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                state.counts.endpoint("over_quota");
+                return Some(refusal.reply(plan.limits(service), state.clock.now()));
+            }
+        },
+    };
     let before = latency.mul_f64(LATENCY_BEFORE_EFFECT);
-    pause(before + fault.as_ref().map_or(Duration::ZERO, |fault| fault.delay())).await;
+    pause(before + delay).await;
+    let mut replies = Vec::with_capacity(prepared.len());
+    for (id, prepared, call) in prepared {
+        let effect = match prepared {
+            Some(prepared) => effect(state, plan, prepared, &call),
+            None => {
+                state.counts.endpoint("unknown");
+                Effect::Reply(google::unknown_path(&call.path))
+            }
+        };
+        let reply = match effect {
+            Effect::Reply(reply) => reply,
+            // What cuts or holds a connection does so to the whole batch.
+            Effect::Struck(fault, reply) => struck(state, &fault, reply).await?,
+        };
+        replies.push((id, reply));
+    }
+    pause(latency - before).await;
+    Some(google::batch_reply(replies))
+}
 
+/// What came of a request at the instant of its effect.
+enum Effect {
+    Reply(Reply),
+    /// A fault struck: before the effect, or after it, with the answer that is lost.
+    Struck(Box<Fault>, Option<Reply>),
+}
+
+/// The side effect and its answer, at one instant.
+fn effect(state: &State, plan: &Plan, prepared: Prepared, call: &Call) -> Effect {
+    let Prepared { service, route, operation, identity, fault, mishap, .. } = prepared;
     let (fault_before, fault_after) = match fault {
         Some(fault) if fault.kind == FaultKind::Slow => (None, None),
-        Some(fault) if fault.after_effect => (None, Some(fault)),
+        Some(fault) if fault.after_effect || fault.kind == FaultKind::Cut => (None, Some(fault)),
         other => (other, None),
     };
     let (mishap_before, mishap_after) = match mishap {
         Some(mishap) if mishap.after_effect => (None, Some(mishap)),
         other => (other, None),
     };
-
-    let reply = if let Some(fault) = fault_before {
+    if let Some(fault) = fault_before {
         state.counts.endpoint("failed_before_effect");
-        return struck(state, &fault).await;
-    } else if let Some(mishap) = mishap_before {
+        return Effect::Struck(Box::new(fault), None);
+    }
+    if let Some(mishap) = mishap_before {
         state.counts.endpoint("failed_before_effect");
         state.counts.mishaps_before.fetch_add(1, Ordering::Relaxed);
-        mishap.reply
-    } else {
-        dispatch(state, service, &identity, call)
-    };
-    pause(latency - before).await;
-    if let Some(fault) = fault_after {
-        return struck(state, &fault).await;
+        return Effect::Reply(mishap.reply);
     }
-    if let Some(mishap) = mishap_after {
-        state.counts.mishaps_after.fetch_add(1, Ordering::Relaxed);
-        return Some(mishap.reply);
+    let limits = plan.limits(service);
+    if let Identity::Known { user, .. } = &identity {
+        let units = limits.units_of(operation);
+        if let Err(refusal) = state.quotas.spend(service, &user.name, units, limits, unix_s()) {
+            state.counts.endpoint("over_quota");
+            return Effect::Reply(refusal.reply(limits, state.clock.now()));
+        }
     }
-    Some(reply)
-}
-
-/// The side effect and its answer, at one instant.
-fn dispatch(state: &State, service: Service, identity: &Identity, call: &Call) -> Reply {
     let (endpoint, reply) = match service {
-        Service::OpenAi => openai::serve(state, call),
-        _ => google::serve(state, service, identity, call),
+        Service::OpenAi => (operation, openai::serve(state, plan, call)),
+        _ => google::serve(state, plan, &identity, operation, route, call),
     };
     state.counts.endpoint(endpoint);
-    reply
+    match (fault_after, mishap_after) {
+        (Some(fault), _) => Effect::Struck(Box::new(fault), Some(reply)),
+        (None, Some(mishap)) => {
+            state.counts.mishaps_after.fetch_add(1, Ordering::Relaxed);
+            Effect::Reply(mishap.reply)
+        }
+        (None, None) => Effect::Reply(reply),
+    }
 }
 
-async fn struck(state: &State, fault: &super::fault::Fault) -> Option<Reply> {
+async fn struck(state: &State, fault: &Fault, reply: Option<Reply>) -> Option<Reply> {
     match fault.kind {
         FaultKind::Down => None,
         FaultKind::Hang => {
             state.faults.hang(fault).await;
             None
+        }
+        FaultKind::Cut => {
+            let mut reply = reply.filter(|reply| !reply.pieces.is_empty())?;
+            reply.pieces.truncate(fault.events.unwrap_or(reply.pieces.len() / 2));
+            reply.cut = true;
+            Some(reply)
         }
         FaultKind::Status | FaultKind::Slow | FaultKind::Garbage => Some(fault.reply()),
     }
@@ -248,7 +418,7 @@ async fn pause(duration: Duration) {
     }
 }
 
-fn respond(reply: Reply) -> Response {
+fn respond(reply: Reply, cutter: &Cutter) -> Response {
     let mut builder = Response::builder().status(reply.status);
     if !reply.content_type.is_empty() {
         builder = builder.header(CONTENT_TYPE, reply.content_type);
@@ -256,5 +426,10 @@ fn respond(reply: Reply) -> Response {
     for (name, value) in reply.headers {
         builder = builder.header(name, value);
     }
-    builder.body(Body::from(reply.body)).unwrap_or_default()
+    let body = if reply.pieces.is_empty() && !reply.cut {
+        Body::from(reply.body)
+    } else {
+        Body::new(Pieces::new(reply.pieces, reply.cut.then(|| cutter.clone())))
+    };
+    builder.body(body).unwrap_or_default()
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 /// A service of the simulator, as named in faults and counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Service {
     OpenAi,
@@ -23,13 +23,27 @@ pub(crate) enum Service {
 impl Service {
     /// The service a path belongs to.
     pub(crate) fn of(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/upload").unwrap_or(path);
+        let begins = |prefix: &str| path.starts_with(prefix);
         match path {
-            "/token" => Some(Self::OAuth),
-            _ if path.starts_with("/v1/") => Some(Self::OpenAi),
-            _ if path.starts_with("/gmail/v1/") => Some(Self::Gmail),
-            _ if path.starts_with("/calendar/v3/") => Some(Self::Calendar),
-            _ if path.starts_with("/drive/v3/") => Some(Self::Drive),
+            "/token" | "/revoke" | "/tokeninfo" => Some(Self::OAuth),
+            _ if begins("/o/oauth2/") || begins("/oauth2/") || begins("/userinfo/") => Some(Self::OAuth),
+            _ if begins("/v1/") => Some(Self::OpenAi),
+            _ if begins("/gmail/v1/") => Some(Self::Gmail),
+            _ if begins("/calendar/v3/") => Some(Self::Calendar),
+            _ if begins("/drive/v3/") => Some(Self::Drive),
             _ => None,
+        }
+    }
+
+    /// Its name in faults, counts and plan files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::OAuth => "oauth",
+            Self::Gmail => "gmail",
+            Self::Calendar => "calendar",
+            Self::Drive => "drive",
         }
     }
 }
@@ -50,6 +64,11 @@ impl Params {
                 })
                 .collect(),
         )
+    }
+
+    /// Names and values in the order they were sent.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -129,31 +148,26 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// A request, received whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     /// Path as sent, without the query.
     pub(crate) path: String,
     pub(crate) query: Params,
     pub(crate) bearer: Option<String>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
 impl Call {
-    /// The decoded segments of the path after `prefix`.
-    pub(crate) fn segments(&self, prefix: &str) -> Vec<String> {
-        let rest = self.path.strip_prefix(prefix).unwrap_or_default();
-        rest.split('/').map(|segment| decode(&segment.replace('+', "%2B"))).collect()
-    }
-
-    /// The body as a JSON object.
-    pub(crate) fn json(&self) -> Result<Value, Reply> {
-        match serde_json::from_slice::<Value>(&self.body) {
-            Ok(value) if value.is_object() => Ok(value),
-            _ => Err(google_error(400, "parseError", "Invalid JSON payload received. Parse Error")),
-        }
+    /// A header as text; empty when it is absent or no text.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
+
+/// Bytes of a streamed answer, and how long they wait for after those before.
+pub(crate) type Piece = (Duration, Bytes);
 
 /// An answer.
 #[derive(Debug)]
@@ -162,25 +176,40 @@ pub(crate) struct Reply {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) content_type: String,
     pub(crate) body: Bytes,
+    /// What follows the body, piece by piece. Empty for an answer that is written at once.
+    pub(crate) pieces: Vec<Piece>,
+    /// The connection is cut after the last piece instead of the answer being ended.
+    pub(crate) cut: bool,
 }
 
 impl Reply {
     pub(crate) fn json(status: u16, value: &impl Serialize) -> Self {
         let body = serde_json::to_vec(value).unwrap_or_default();
         Self {
-            status,
-            headers: Vec::new(),
             content_type: "application/json; charset=UTF-8".to_owned(),
             body: body.into(),
+            ..Self::empty(status)
         }
     }
 
     pub(crate) fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), content_type: String::new(), body: Bytes::new() }
+        Self {
+            status,
+            headers: Vec::new(),
+            content_type: String::new(),
+            body: Bytes::new(),
+            pieces: Vec::new(),
+            cut: false,
+        }
     }
 
     pub(crate) fn bytes(content_type: &str, body: impl Into<Bytes>) -> Self {
-        Self { status: 200, headers: Vec::new(), content_type: content_type.to_owned(), body: body.into() }
+        Self { content_type: content_type.to_owned(), body: body.into(), ..Self::empty(200) }
+    }
+
+    /// Server-sent events, written at their pace.
+    pub(crate) fn stream(pieces: Vec<Piece>) -> Self {
+        Self { content_type: "text/event-stream; charset=utf-8".to_owned(), pieces, ..Self::empty(200) }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -214,6 +243,7 @@ pub(crate) fn google_error_at(code: u16, reason: &str, message: &str, parameter:
         403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
         409 => "ALREADY_EXISTS",
+        416 => "OUT_OF_RANGE",
         429 => "RESOURCE_EXHAUSTED",
         503 => "UNAVAILABLE",
         500..=599 => "INTERNAL",
@@ -286,14 +316,9 @@ impl Mask {
         Some((name, below))
     }
 
-    /// The names asked for below `name`.
-    pub(crate) fn below(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.get(name).into_iter().flat_map(|mask| mask.0.keys().map(String::as_str))
-    }
-
-    /// The names asked for.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    /// The names asked for, and the masks below them.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Self)> {
+        self.0.iter().map(|(name, mask)| (name.as_str(), mask))
     }
 
     /// What of `value` the mask lets through.
@@ -310,17 +335,6 @@ impl Mask {
             Value::Array(list) => list.into_iter().map(|value| self.apply(value)).collect(),
             other => other,
         }
-    }
-}
-
-/// `value` under the `fields` parameter of `query`.
-pub(crate) fn masked(query: &Params, value: Value) -> Result<Value, Reply> {
-    match query.get("fields") {
-        None | Some("") => Ok(value),
-        Some(text) => match Mask::parse(text) {
-            Some(mask) => Ok(mask.apply(value)),
-            None => Err(invalid_fields(text)),
-        },
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::search::has_words;
-use crate::sim::world::{File, index_text};
+use crate::sim::world::{File, ROOT, index_text};
 
 /// Nesting beyond this is refused, so that a query cannot exhaust the stack.
 const DEPTH_MAX: usize = 16;
@@ -23,6 +23,10 @@ pub(super) enum Query {
     Mime(String),
     MimeContains(String),
     Owner(String),
+    /// Somebody may write (`true`) or read.
+    May(bool, String),
+    Parent(String),
+    SharedWithMe,
     Trashed,
     Starred,
     /// Changed after (`true`) or before an instant.
@@ -53,14 +57,26 @@ impl Query {
                 file.name_index.contains(words.trim_end())
             }
             Self::FullText(text) => full_text(file, text),
-            Self::Mime(mime) => file.mime_type == mime,
+            Self::Mime(mime) => file.mime_type == *mime,
             Self::MimeContains(part) => file.mime_type.contains(part.as_str()),
             Self::Owner(email) => {
                 let wanted = if email == "me" { owner } else { email };
                 file.owner.email.eq_ignore_ascii_case(wanted)
             }
-            // Nothing here can be thrown away yet.
-            Self::Trashed => false,
+            Self::May(writes, email) => {
+                let wanted = if email == "me" { owner } else { email };
+                file.permissions.iter().any(|permission| {
+                    let fits =
+                        permission.email.as_deref().is_some_and(|email| email.eq_ignore_ascii_case(wanted));
+                    fits && (!writes || matches!(permission.role.as_str(), "owner" | "writer"))
+                })
+            }
+            Self::Parent(id) => {
+                let id = if id == "root" { ROOT } else { id };
+                file.parents.iter().any(|parent| parent == id)
+            }
+            Self::SharedWithMe => !file.owner.email.eq_ignore_ascii_case(owner),
+            Self::Trashed => file.trashed,
             Self::Starred => file.starred,
             Self::Modified(after, at) => (file.modified > *at) == *after,
         }
@@ -170,7 +186,13 @@ impl Parser<'_> {
             Token::Text(value) => {
                 let value = value.clone();
                 let list = self.next_if_word("in").then(|| self.next())??;
-                matches!(list, Token::Word(list) if list == "owners").then_some(Query::Owner(value))
+                match list {
+                    Token::Word(list) if list == "owners" => Some(Query::Owner(value)),
+                    Token::Word(list) if list == "writers" => Some(Query::May(true, value)),
+                    Token::Word(list) if list == "readers" => Some(Query::May(false, value)),
+                    Token::Word(list) if list == "parents" => Some(Query::Parent(value)),
+                    _ => None,
+                }
             }
             Token::Word(field) => {
                 let field = field.clone();
@@ -181,6 +203,10 @@ impl Parser<'_> {
     }
 
     fn term(&mut self, field: &str) -> Option<Query> {
+        // It may stand alone.
+        if field == "sharedWithMe" && !matches!(self.tokens.get(self.at), Some(Token::Sign("=" | "!="))) {
+            return Some(Query::SharedWithMe);
+        }
         let operator = match self.next()? {
             Token::Sign(sign) => (*sign).to_owned(),
             Token::Word(word) => word.clone(),
@@ -188,7 +214,7 @@ impl Parser<'_> {
         };
         let value = match self.next()? {
             Token::Text(text) => text.clone(),
-            Token::Word(word) if matches!(field, "trashed" | "starred") => word.clone(),
+            Token::Word(word) if matches!(field, "trashed" | "starred" | "sharedWithMe") => word.clone(),
             _ => return None,
         };
         let negate = |query: Query| Query::Not(Box::new(query));
@@ -206,6 +232,8 @@ impl Parser<'_> {
             ("mimeType", "!=") => Some(negate(Query::Mime(value))),
             ("mimeType", "contains") => Some(Query::MimeContains(value)),
             ("trashed", "=") => is(Query::Trashed),
+            ("trashed", "!=") => is(Query::Trashed).map(negate),
+            ("sharedWithMe", "=") => is(Query::SharedWithMe),
             ("starred", "=") => is(Query::Starred),
             ("modifiedTime", ">" | ">=") => Some(Query::Modified(true, instant(&value)?)),
             ("modifiedTime", "<" | "<=") => Some(Query::Modified(false, instant(&value)?)),

@@ -56,6 +56,22 @@ impl Query {
         parser.sequence(None, 0)
     }
 
+    /// Puts the ids of labels in the place of their names; `id_of` knows them.
+    pub(super) fn resolve_labels(&mut self, id_of: &dyn Fn(&str) -> Option<String>) {
+        match self {
+            Self::All(list) | Self::Any(list) => {
+                list.iter_mut().for_each(|query| query.resolve_labels(id_of));
+            }
+            Self::Not(query) => query.resolve_labels(id_of),
+            Self::Label(label) => {
+                if let Some(id) = id_of(label) {
+                    *label = id;
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Whether the query itself asks for spam or the bin.
     pub(super) fn names_bin(&self) -> bool {
         match self {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// When an event starts or ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Attendee {
     pub(crate) email: String,
     pub(crate) name: Option<String>,
     pub(crate) response: String,
+    /// Other fields, as they were sent.
+    pub(crate) rest: Map<String, Value>,
 }
 
 /// One event.
@@ -48,6 +51,19 @@ pub(crate) struct Event {
     pub(crate) created: Timestamp,
     pub(crate) updated: Timestamp,
     pub(crate) sequence: u32,
+    /// The calendar it is in; empty for the user's own.
+    pub(crate) calendar: String,
+    /// The number of its last change.
+    pub(crate) changed: u64,
+    /// Fields the simulator has no use for, as they were sent.
+    pub(crate) rest: Map<String, Value>,
+}
+
+impl Event {
+    /// Its `eventType`.
+    pub(crate) fn kind(&self) -> &str {
+        self.rest.get("eventType").and_then(Value::as_str).unwrap_or("default")
+    }
 }
 
 /// An insert, patch or delete that took effect.
@@ -81,33 +97,78 @@ pub(crate) struct Calendar {
     pub(crate) inserts: Vec<EventRecord>,
     pub(crate) patches: Vec<EventRecord>,
     pub(crate) deletes: Vec<EventRecord>,
+    changes: u64,
+    floor: u64,
 }
 
 impl Calendar {
-    pub(crate) fn position(&self, id: &str) -> Option<usize> {
-        self.events.iter().rposition(|event| event.id == id)
+    pub(crate) fn new(events: Vec<Event>) -> Self {
+        Self { events, ..Self::default() }
     }
 
-    pub(crate) fn insert(&mut self, event: Event) -> &Event {
+    pub(crate) fn position(&self, calendar: &str, id: &str) -> Option<usize> {
+        self.events.iter().rposition(|event| event.id == id && event.calendar == calendar)
+    }
+
+    /// The number of the last change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Changes up to this number are forgotten, but for their result.
+    pub(crate) fn changes_floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// From now on tokens given before are too old.
+    pub(crate) fn forget_changes(&mut self) {
+        self.changes += 1;
+        self.floor = self.changes;
+    }
+
+    fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    pub(crate) fn insert(&mut self, mut event: Event) -> &Event {
         self.inserts.push(EventRecord::of(&event));
+        event.changed = self.next_change();
         let at = self.events.len();
         self.events.push(event);
         &self.events[at]
     }
 
     /// Replaces the event at `position`, which must exist.
-    pub(crate) fn patch(&mut self, position: usize, event: Event) -> &Event {
+    pub(crate) fn patch(&mut self, position: usize, mut event: Event) -> &Event {
         self.patches.push(EventRecord::of(&event));
+        event.changed = self.next_change();
         self.events[position] = event;
         &self.events[position]
     }
 
     /// Cancels the event at `position`, which must exist.
     pub(crate) fn delete(&mut self, position: usize, now: Timestamp) {
+        let changed = self.next_change();
         let event = &mut self.events[position];
         event.cancelled = true;
         event.updated = now;
+        event.changed = changed;
         self.deletes.push(EventRecord::of(event));
+    }
+
+    /// Puts the event at `position`, which must exist, into another calendar. In the old one it is cancelled.
+    pub(crate) fn move_to(&mut self, position: usize, calendar: String, now: Timestamp) -> &Event {
+        let (left, came) = (self.next_change(), self.next_change());
+        let gone = &mut self.events[position];
+        let moved = Event { calendar, updated: now, changed: came, ..gone.clone() };
+        (gone.cancelled, gone.updated, gone.changed) = (true, now, left);
+        self.patches.push(EventRecord::of(&moved));
+        // An event of that id which was cancelled there before makes room.
+        self.events.retain(|event| event.id != moved.id || event.calendar != moved.calendar);
+        let at = self.events.len();
+        self.events.push(moved);
+        &self.events[at]
     }
 
     /// Inserted events that are the same but for their id, with how many there are.

@@ -1,17 +1,99 @@
-//! A mailbox: messages, drafts, and what was sent from it.
+//! A mailbox: messages, drafts, labels, what was sent from it, and the history of its changes.
+//!
+//! Invariant: whatever changes a message also writes a record of history, under the same lock.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Person;
 use crate::sim::chance::mix;
 
-/// A file attached to a message; only its description is kept.
+/// Labels that every mailbox has.
+const SYSTEM_LABELS: [&str; 14] = [
+    "INBOX",
+    "SENT",
+    "DRAFT",
+    "UNREAD",
+    "STARRED",
+    "IMPORTANT",
+    "TRASH",
+    "SPAM",
+    "CHAT",
+    "CATEGORY_PERSONAL",
+    "CATEGORY_SOCIAL",
+    "CATEGORY_PROMOTIONS",
+    "CATEGORY_UPDATES",
+    "CATEGORY_FORUMS",
+];
+/// The history id of a new mailbox.
+const HISTORY_FIRST: u64 = 100_000;
+/// Records of history that are kept; older ones are too old to be asked for.
+const HISTORY_MAX: usize = 20_000;
+
+/// A file attached to a message.
 #[derive(Debug, Clone)]
 pub(crate) struct Attachment {
     pub(crate) filename: String,
     pub(crate) mime_type: String,
     pub(crate) size: usize,
+    /// The bytes, when somebody wrote them.
+    pub(crate) content: Option<Bytes>,
+}
+
+impl Attachment {
+    /// The content; of a seeded one filler of its size.
+    pub(crate) fn bytes(&self) -> Bytes {
+        let filler = || Bytes::from(self.filename.bytes().cycle().take(self.size).collect::<Vec<u8>>());
+        self.content.clone().unwrap_or_else(filler)
+    }
+}
+
+/// A label of a mailbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Label {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) is_system: bool,
+    /// Visibility and colour, as they were sent.
+    pub(crate) rest: Value,
+}
+
+/// What happened to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HistoryKind {
+    MessageAdded,
+    MessageDeleted,
+    LabelAdded,
+    LabelRemoved,
+}
+
+impl HistoryKind {
+    /// Its name as `historyTypes` has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::MessageAdded => "messageAdded",
+            Self::MessageDeleted => "messageDeleted",
+            Self::LabelAdded => "labelAdded",
+            Self::LabelRemoved => "labelRemoved",
+        }
+    }
+}
+
+/// One change of a mailbox.
+#[derive(Debug, Clone)]
+pub(crate) struct HistoryRecord {
+    pub(crate) id: u64,
+    pub(crate) kind: HistoryKind,
+    pub(crate) message_id: String,
+    pub(crate) thread_id: String,
+    /// The message's labels after it.
+    pub(crate) labels: Vec<String>,
+    /// The labels that came or went.
+    pub(crate) changed: Vec<String>,
 }
 
 /// A message, seeded or written.
@@ -33,6 +115,10 @@ pub(crate) struct Message {
     pub(crate) references: Option<String>,
     pub(crate) attachments: Vec<Attachment>,
     pub(crate) index: Index,
+    /// The bytes of it, when it was written and not seeded.
+    pub(crate) raw: Option<Bytes>,
+    /// Its last change.
+    pub(crate) history_id: u64,
 }
 
 /// The searchable words of a message, each field as ` one two three `.
@@ -117,13 +203,158 @@ pub(crate) struct MailBox {
     pub(crate) drafts: Vec<Draft>,
     pub(crate) sends: Vec<SendRecord>,
     pub(crate) drafts_created: usize,
+    pub(crate) labels: Vec<Label>,
+    /// Oldest first.
+    pub(crate) history: VecDeque<HistoryRecord>,
+    history_last: u64,
+    /// Nothing before this is known any more.
+    history_floor: u64,
+    labels_made: u64,
     seed: u64,
     next: u64,
 }
 
 impl MailBox {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { messages: Vec::new(), drafts: Vec::new(), sends: Vec::new(), drafts_created: 0, seed, next: 0 }
+        let system = |name: &&str| Label {
+            id: (*name).to_owned(),
+            name: (*name).to_owned(),
+            is_system: true,
+            rest: Value::Null,
+        };
+        Self {
+            messages: Vec::new(),
+            drafts: Vec::new(),
+            sends: Vec::new(),
+            drafts_created: 0,
+            labels: SYSTEM_LABELS.iter().map(system).collect(),
+            history: VecDeque::new(),
+            history_last: HISTORY_FIRST,
+            history_floor: HISTORY_FIRST,
+            labels_made: 0,
+            seed,
+            next: 0,
+        }
+    }
+
+    /// The id of the last change.
+    pub(crate) fn history_id(&self) -> u64 {
+        self.history_last
+    }
+
+    /// The oldest id from which history is known.
+    pub(crate) fn history_floor(&self) -> u64 {
+        self.history_floor
+    }
+
+    /// From now on what happened before is too old to be asked for.
+    pub(crate) fn forget_history(&mut self) {
+        self.history.clear();
+        self.history_last += 1;
+        self.history_floor = self.history_last;
+    }
+
+    fn record(&mut self, kind: HistoryKind, message: &Message, changed: Vec<String>) -> u64 {
+        self.history_last += 1;
+        self.history.push_back(HistoryRecord {
+            id: self.history_last,
+            kind,
+            message_id: message.id.clone(),
+            thread_id: message.thread_id.clone(),
+            labels: message.labels.clone(),
+            changed,
+        });
+        if self.history.len() > HISTORY_MAX
+            && let Some(oldest) = self.history.pop_front()
+        {
+            self.history_floor = oldest.id;
+        }
+        self.history_last
+    }
+
+    /// Whether there is a label of this id.
+    pub(crate) fn is_label(&self, id: &str) -> bool {
+        self.labels.iter().any(|label| label.id == id)
+    }
+
+    /// The label of this name, as searches write it: in any case, and with hyphens for spaces.
+    pub(crate) fn label_named(&self, name: &str) -> Option<&Label> {
+        let plain = |name: &str| name.to_lowercase().replace([' ', '/'], "-");
+        let wanted = plain(name);
+        self.labels.iter().find(|label| plain(&label.name) == wanted)
+    }
+
+    pub(crate) fn fresh_label_id(&mut self) -> String {
+        self.labels_made += 1;
+        format!("Label_{}", self.labels_made)
+    }
+
+    /// Adds and removes labels of a message; `false` when there is no such message.
+    pub(crate) fn relabel(&mut self, id: &str, add: &[String], remove: &[String]) -> bool {
+        let drafts = self.drafts.iter_mut().map(|draft| &mut draft.message);
+        let Some(message) = self.messages.iter_mut().chain(drafts).find(|message| message.id == id) else {
+            return false;
+        };
+        let missing = |label: &&String| !message.has_label(label);
+        let added: Vec<String> = add.iter().filter(missing).cloned().collect();
+        message.labels.extend(added.iter().cloned());
+        let (removed, kept): (Vec<String>, Vec<String>) =
+            std::mem::take(&mut message.labels).into_iter().partition(|label| remove.contains(label));
+        message.labels = kept;
+        let mut changed = message.clone();
+        for (kind, labels) in [(HistoryKind::LabelAdded, added), (HistoryKind::LabelRemoved, removed)] {
+            if !labels.is_empty() {
+                changed.history_id = self.record(kind, &changed, labels);
+            }
+        }
+        let drafts = self.drafts.iter_mut().map(|draft| &mut draft.message);
+        if let Some(message) = self.messages.iter_mut().chain(drafts).find(|message| message.id == id) {
+            message.history_id = changed.history_id;
+        }
+        true
+    }
+
+    /// Deletes a message for good; `false` when there is none.
+    pub(crate) fn delete(&mut self, id: &str) -> bool {
+        if let Some(position) = self.messages.iter().position(|message| message.id == id) {
+            let message = self.messages.remove(position);
+            self.record(HistoryKind::MessageDeleted, &message, Vec::new());
+            return true;
+        }
+        match self.drafts.iter().position(|draft| draft.message.id == id) {
+            Some(position) => {
+                self.remove_draft(position);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds a message as it is.
+    pub(crate) fn add(&mut self, mut message: Message) -> &Message {
+        message.history_id = self.record(HistoryKind::MessageAdded, &message, Vec::new());
+        let at = self.messages.len();
+        self.messages.push(message);
+        &self.messages[at]
+    }
+
+    /// The position of a draft.
+    pub(crate) fn draft(&self, id: &str) -> Option<usize> {
+        self.drafts.iter().position(|draft| draft.id == id)
+    }
+
+    pub(crate) fn add_draft(&mut self, mut draft: Draft) -> &Draft {
+        draft.message.history_id = self.record(HistoryKind::MessageAdded, &draft.message, Vec::new());
+        let at = self.drafts.len();
+        self.drafts.push(draft);
+        &self.drafts[at]
+    }
+
+    /// Takes the draft at `position`, which must exist, out.
+    pub(crate) fn remove_draft(&mut self, position: usize) -> Draft {
+        let draft = self.drafts.remove(position);
+        self.record(HistoryKind::MessageDeleted, &draft.message, Vec::new());
+        draft
     }
 
     /// An id of 16 hexadecimal digits that no other message of this user has.
@@ -172,8 +403,6 @@ impl MailBox {
             id: message.id.clone(),
             via,
         });
-        let at = self.messages.len();
-        self.messages.push(message);
-        &self.messages[at]
+        self.add(message)
     }
 }

@@ -10,7 +10,8 @@ mod drive;
 mod mail;
 mod seed;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
@@ -19,8 +20,8 @@ use serde_json::{Value, json};
 use super::chance::{Clock, hash, mix};
 
 pub(crate) use calendar::{Attendee, Calendar, Event, Moment};
-pub(crate) use drive::{Drive, File, kind as file_kind, pdf};
-pub(crate) use mail::{Attachment, Draft, MailBox, Message, index_text};
+pub(crate) use drive::{Drive, File, Permission, ROOT, kind as file_kind, md5_hex, pdf};
+pub(crate) use mail::{Attachment, Draft, HistoryKind, HistoryRecord, Label, MailBox, Message, index_text};
 
 /// Someone with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ impl Person {
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) person: Person,
+    /// Calls that changed something, by method.
+    changes: Mutex<BTreeMap<&'static str, u64>>,
     seed: u64,
     clock: Clock,
     mail: OnceLock<Mutex<MailBox>>,
@@ -63,10 +66,16 @@ impl User {
             person: Person { name: display, email },
             seed: mix(seed ^ hash(name)),
             clock,
+            changes: Mutex::default(),
             mail: OnceLock::new(),
             calendar: OnceLock::new(),
             drive: OnceLock::new(),
         }
+    }
+
+    /// Counts a call that changed something.
+    pub(crate) fn count_change(&self, method: &'static str) {
+        *lock(&self.changes).entry(method).or_default() += 1;
     }
 
     pub(crate) fn mail(&self) -> MutexGuard<'_, MailBox> {
@@ -92,7 +101,10 @@ pub(crate) struct World {
     seed: u64,
     clock: Clock,
     users: RwLock<HashMap<String, Arc<User>>>,
-    revoked: RwLock<HashSet<String>>,
+    /// Users that revoked, with the number of the last access token that ended by it.
+    revoked: RwLock<HashMap<String, u64>>,
+    /// Number of the next access token.
+    sequence: AtomicU64,
 }
 
 /// Side effects, as `GET /_sim/state` shows them.
@@ -101,6 +113,8 @@ pub(crate) struct Effects {
     /// Only users with at least one effect.
     pub(crate) users: BTreeMap<String, Value>,
     pub(crate) totals: Totals,
+    /// Calls that changed something, of all users, by method.
+    pub(crate) changes: BTreeMap<&'static str, u64>,
     /// `Message-ID`s sent more than once by one user.
     pub(crate) duplicate_messages: Vec<Value>,
     /// Events of one user with the same summary and start inserted more than once.
@@ -120,7 +134,13 @@ pub(crate) struct Totals {
 
 impl World {
     pub(crate) fn new(seed: u64, clock: Clock) -> Self {
-        Self { seed, clock, users: RwLock::default(), revoked: RwLock::default() }
+        Self {
+            seed,
+            clock,
+            users: RwLock::default(),
+            revoked: RwLock::default(),
+            sequence: AtomicU64::new(1),
+        }
     }
 
     /// The user of that name, made when new.
@@ -135,13 +155,25 @@ impl World {
         Arc::clone(user)
     }
 
-    /// From now on the tokens of this user are refused.
+    /// The number of a new access token.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// From now on the tokens that this user has are refused.
     pub(crate) fn revoke(&self, name: &str) {
-        self.revoked.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.insert(name.to_owned(), self.next_sequence());
     }
 
     pub(crate) fn is_revoked(&self, name: &str) -> bool {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    /// Whether the user revoked after the access token of this number was given.
+    pub(crate) fn is_revoked_since(&self, name: &str, sequence: u64) -> bool {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        revoked.get(name).is_some_and(|last| sequence <= *last)
     }
 
     pub(crate) fn reset(&self) {
@@ -202,11 +234,15 @@ fn add_effects(user: &User, effects: &mut Effects) {
     totals.inserts += inserts.len();
     totals.patches += patches.len();
     totals.deletes += deletes.len();
-    if drafts_created + sends.len() + inserts.len() + patches.len() + deletes.len() > 0 {
+    let changes = lock(&user.changes).clone();
+    for (method, count) in &changes {
+        *effects.changes.entry(*method).or_default() += count;
+    }
+    if changes.len() + drafts_created + sends.len() + inserts.len() + patches.len() + deletes.len() > 0 {
         effects.users.insert(
             user.name.clone(),
             json!({"sends": sends, "drafts_created": drafts_created, "drafts_left": drafts_left.len(), "drafts": drafts_left,
-                "inserts": inserts, "patches": patches, "deletes": deletes}),
+                "inserts": inserts, "patches": patches, "deletes": deletes, "changes": changes}),
         );
     }
 }

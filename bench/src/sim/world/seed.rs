@@ -5,9 +5,9 @@ use jiff::{Timestamp, ToSpan as _};
 
 use super::corpus::{By, CITIES, COMPANIES, CONTACTS, EVENTS, EventSeed, FILES, MAIL, MailSeed, SENDERS};
 use super::{
-    Attachment, Attendee, Calendar, Drive, Event, File, MailBox, Message, Moment, Person, index_text,
+    Attachment, Attendee, Calendar, Drive, Event, File, MailBox, Message, Moment, Permission, Person, ROOT,
 };
-use crate::sim::chance::{Clock, Dice, mix};
+use crate::sim::chance::{Clock, Dice, hash, mix};
 
 /// What fills the gaps in the texts of one user.
 struct Filling {
@@ -114,6 +114,7 @@ fn message(seed: &MailSeed, owner: &Person, filling: &Filling, date: Timestamp) 
         filename: filename.to_owned(),
         mime_type: mime_type.to_owned(),
         size: 18_000 + filename.len() * 1_111,
+        content: None,
     });
     Message {
         id: String::new(),
@@ -131,6 +132,8 @@ fn message(seed: &MailSeed, owner: &Person, filling: &Filling, date: Timestamp) 
         references: None,
         attachments: attachments.into_iter().collect(),
         index: super::mail::Index::default(),
+        raw: None,
+        history_id: 100_000,
     }
 }
 
@@ -140,7 +143,7 @@ pub(super) fn calendar(owner: &Person, seed: u64, clock: &Clock) -> Calendar {
     let mut dice = Dice::new(mix(seed ^ 0x63_616c));
     let today = clock.now_civil().date();
     let events = EVENTS.iter().map(|seed| event(seed, owner, &filling, today, &mut dice, clock)).collect();
-    Calendar { events, ..Calendar::default() }
+    Calendar::new(events)
 }
 
 fn event(
@@ -175,6 +178,7 @@ fn event(
             email: person.email,
             name: Some(person.name),
             response: "accepted".to_owned(),
+            rest: Default::default(),
         })
         .collect();
     if !attendees.is_empty() {
@@ -182,6 +186,7 @@ fn event(
             email: owner.email.clone(),
             name: Some(owner.name.clone()),
             response: "accepted".to_owned(),
+            rest: Default::default(),
         });
     }
     let created = instant(clock, days_from(today, -20), 9, 0);
@@ -197,6 +202,9 @@ fn event(
         created,
         updated: created,
         sequence: 0,
+        calendar: String::new(),
+        changed: 0,
+        rest: Default::default(),
     }
 }
 
@@ -227,22 +235,26 @@ pub(super) fn drive(owner: &Person, seed: u64, clock: &Clock) -> Drive {
             let hour = 8 + i8::try_from(dice.below(9)).unwrap_or(0);
             let modified =
                 instant(clock, days_from(today, -i64::from(seed.days_ago)), hour, 5).min(clock.now());
-            File {
-                id: format!("1{id}"),
-                name_index: index_text(&name),
-                text_index: index_text(&text),
-                name,
-                mime_type: seed.mime_type,
-                text,
-                owner: seed.owner.map_or_else(|| owner.clone(), contact),
-                created: modified.checked_sub((24 * 14).hours()).unwrap_or(modified),
-                modified,
-                starred: dice.below(8) == 0,
-            }
+            let owner = seed.owner.map_or_else(|| owner.clone(), contact);
+            let mut file = File::new(format!("1{id}"), name, seed.mime_type.to_owned(), owner, modified);
+            file.seeded = text;
+            file.created = modified.checked_sub((24 * 14).hours()).unwrap_or(modified);
+            file.starred = dice.below(8) == 0;
+            file.parents = vec![ROOT.to_owned()];
+            file.permissions =
+                vec![Permission::owner((mix(hash(&file.owner.email)) >> 4).to_string(), &file.owner)];
+            file.reindex();
+            file
         })
         .collect();
     files.sort_by_key(|file| std::cmp::Reverse(file.modified));
-    Drive { files }
+    let kind = super::file_kind::FOLDER.to_owned();
+    let long_ago = instant(clock, days_from(today, -900), 9, 0);
+    let mut root = File::new(ROOT.to_owned(), "My Drive".to_owned(), kind, owner.clone(), long_ago);
+    root.permissions = vec![Permission::owner((mix(hash(&owner.email)) >> 4).to_string(), owner)];
+    root.reindex();
+    files.push(root);
+    Drive::new(files)
 }
 
 #[cfg(test)]
@@ -288,6 +300,6 @@ mod tests {
         let drive = drive(&owner, 9, &clock);
         assert!(drive.files.iter().any(|f| f.name_index.contains(" roadmap ")));
         assert!(drive.files.len() >= 30);
-        assert!(drive.files.iter().all(|f| !f.text.contains('{') && !f.name.contains('{')));
+        assert!(drive.files.iter().all(|f| !f.text().contains('{') && !f.name.contains('{')));
     }
 }

@@ -4,15 +4,16 @@
 //! Requests are checked as strictly as the real service does. The user's words
 //! `!refuse`, `!nonsense` and `!incomplete` ask for those outcomes.
 
-use http::Method;
 use serde_json::{Value, json};
 
-use super::chance::mix;
-use super::parse::{self, Context};
-use super::schema;
-use super::serve::State;
-use super::wire::{Call, Reply, openai_error};
 use std::sync::atomic::Ordering;
+
+use crate::sim::chance::mix;
+use crate::sim::parse::{self, Context};
+use crate::sim::plan::Plan;
+use crate::sim::schema;
+use crate::sim::serve::State;
+use crate::sim::wire::{Call, Reply, openai_error};
 
 /// Parameters that the real endpoint takes; others are refused by name.
 const PARAMETERS: [&str; 28] = [
@@ -50,63 +51,48 @@ const IDENTIFIER_CHARS_MAX: usize = 64;
 /// What the user's messages begin with when they carry the session.
 const CONTEXT_PREFIX: &str = "Context: ";
 
-/// Answers a request below `/v1/` and names the endpoint.
-pub(crate) fn serve(state: &State, call: &Call) -> (&'static str, Reply) {
-    let draw = state.luck.next();
-    let (endpoint, reply) = match (&call.method, call.path.as_str()) {
-        (&Method::POST, "/v1/responses") => ("openai.responses", respond(state, call, draw)),
-        _ => {
-            let message = format!("Invalid URL ({} {})", call.method, call.path);
-            ("unknown", Err(openai_error(404, "invalid_request_error", None, None, &message)))
-        }
-    };
-    let reply = reply.unwrap_or_else(|refusal| refusal);
-    let reply = reply
-        .with("x-request-id", format!("req_{:016x}{:016x}", draw, mix(draw)))
-        .with("openai-version", "2020-10-01")
-        .with("openai-processing-ms", state.config.latencies.openai.as_millis().to_string())
-        .with("x-ratelimit-limit-requests", "30000")
-        .with("x-ratelimit-remaining-requests", "29999")
-        .with("x-ratelimit-reset-requests", "2ms")
-        .with("x-ratelimit-limit-tokens", "150000000")
-        .with("x-ratelimit-remaining-tokens", "149998000")
-        .with("x-ratelimit-reset-tokens", "0s");
-    (endpoint, reply)
-}
-
-fn respond(state: &State, call: &Call, draw: u64) -> Result<Reply, Reply> {
-    check_key(call)?;
+/// Answers `POST /v1/responses`.
+pub(super) fn respond(state: &State, plan: &Plan, call: &Call, draw: u64) -> Result<(Reply, u64), Reply> {
     let body: Value = serde_json::from_slice(&call.body)
         .map_err(|_| invalid(None, "We could not parse the JSON body of your request."))?;
     let request = Request::read(&body)?;
-    let (status, content) = outcome(state, &request)?;
-    Ok(Reply::json(200, &response(&body, status, content, state.clock.now().as_second(), draw)))
+    let refused = plan.openai.refusal_rate > 0.0 && state.luck.unit() < plan.openai.refusal_rate;
+    let (status, content) = if refused { ("completed", refusal()) } else { outcome(state, &request)? };
+    let whole = response(&body, status, Some(content), state.clock.now().as_second(), draw);
+    let tokens = whole["usage"]["total_tokens"].as_u64().unwrap_or(0);
+    let reply = if body["stream"] == true {
+        Reply::stream(super::stream::events(&whole, plan.openai.piece()))
+    } else {
+        Reply::json(200, &whole)
+    };
+    Ok((reply, tokens))
 }
 
-fn check_key(call: &Call) -> Result<(), Reply> {
-    match call.bearer.as_deref() {
-        Some(key) if key.starts_with("sk-") && key.len() > 3 => Ok(()),
-        Some(_) => Err(openai_error(
-            401,
-            "invalid_request_error",
-            Some("invalid_api_key"),
-            None,
-            "Incorrect API key provided.",
-        )),
-        None => {
-            let message = "You didn't provide an API key. You need to provide your API key in an Authorization header \
-                           using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
-            Err(openai_error(401, "invalid_request_error", None, None, message))
-        }
-    }
-}
-
-fn invalid(param: Option<&str>, message: &str) -> Reply {
+pub(super) fn invalid(param: Option<&str>, message: &str) -> Reply {
     openai_error(400, "invalid_request_error", None, param, message)
 }
 
+/// What a model says to the user's `text`, with what the developer's messages carry: the state and the words, which
+/// for a refusal are in the second.
+pub(super) fn words(
+    state: &State,
+    messages: &[(String, String)],
+    schema: Option<&Value>,
+) -> Result<(&'static str, Result<String, String>), Reply> {
+    let request =
+        Request::new(messages, schema).ok_or_else(|| invalid(Some("messages"), "No user message."))?;
+    let (status, content) = outcome(state, &request)?;
+    Ok((
+        status,
+        match content["refusal"].as_str() {
+            Some(refusal) => Err(refusal.to_owned()),
+            None => Ok(content["text"].as_str().unwrap_or_default().to_owned()),
+        },
+    ))
+}
+
 /// What of the request matters here.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     /// The last message of the user.
     text: String,
     /// The session, from the last message that carries it.
@@ -134,25 +120,27 @@ impl<'a> Request<'a> {
         }
         check_scalars(body)?;
         let messages = read_input(&body["input"])?;
-        let of = |roles: &[&str]| messages.iter().rev().find(|(role, _)| roles.contains(&role.as_str()));
-        let text = of(&["user"])
-            .map(|(_, text)| text.clone())
-            .ok_or_else(|| invalid(Some("input"), "No user message."))?;
+        let schema = read_format(&body["text"])?;
+        Self::new(&messages, schema).ok_or_else(|| invalid(Some("input"), "No user message."))
+    }
+
+    fn new(messages: &[(String, String)], schema: Option<&'a Value>) -> Option<Self> {
+        let text = messages.iter().rev().find(|(role, _)| role == "user").map(|(_, text)| text.clone())?;
         let context = messages
             .iter()
             .rev()
             .filter(|(role, _)| role == "developer" || role == "system")
             .find_map(|(_, text)| serde_json::from_str(text.strip_prefix(CONTEXT_PREFIX)?).ok());
-        Ok(Self { text, context, schema: read_format(&body["text"])? })
+        Some(Self { text, context, schema })
     }
 }
 
-fn missing(name: &str) -> Reply {
+pub(super) fn missing(name: &str) -> Reply {
     let message = format!("Missing required parameter: '{name}'.");
     openai_error(400, "invalid_request_error", Some("missing_required_parameter"), Some(name), &message)
 }
 
-fn wrong_type(name: &str, wanted: &str) -> Reply {
+pub(super) fn wrong_type(name: &str, wanted: &str) -> Reply {
     let message = format!("Invalid type for '{name}': expected {wanted}.");
     openai_error(400, "invalid_request_error", Some("invalid_type"), Some(name), &message)
 }
@@ -181,8 +169,8 @@ fn check_scalars(body: &Value) -> Result<(), Reply> {
             ));
         }
     }
-    if body["stream"] == true || body["background"] == true {
-        return Err(invalid(Some("stream"), "The simulator answers only at once."));
+    if body["background"] == true {
+        return Err(invalid(Some("background"), "The simulator has no background mode."));
     }
     if !(body["max_output_tokens"].is_null() || body["max_output_tokens"].as_u64().is_some_and(|n| n >= 16)) {
         return Err(wrong_type("max_output_tokens", "an integer of at least 16"));
@@ -249,7 +237,7 @@ fn read_parts(parts: &[Value], role: &str, place: &str) -> Result<String, Reply>
 
 /// The schema of a strict `json_schema` format; `None` for plain text.
 fn read_format(text: &Value) -> Result<Option<&Value>, Reply> {
-    let Some(format) = text.get("format") else { return Ok(None) };
+    let Some(format) = text.get("format").filter(|format| !format.is_null()) else { return Ok(None) };
     match format["type"].as_str() {
         Some("text") => return Ok(None),
         Some("json_schema") => {}
@@ -287,13 +275,15 @@ fn read_format(text: &Value) -> Result<Option<&Value>, Reply> {
     Ok(Some(schema))
 }
 
+fn refusal() -> Value {
+    json!({"type": "refusal", "refusal": "I'm sorry, but I can't help with that."})
+}
+
 /// The state of the response and its content.
-fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Option<Value>), Reply> {
-    let text =
-        |text: String| Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}));
+fn outcome(state: &State, request: &Request<'_>) -> Result<(&'static str, Value), Reply> {
+    let text = |text: String| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
     if request.text.contains("!refuse") {
-        let refusal = json!({"type": "refusal", "refusal": "I'm sorry, but I can't help with that."});
-        return Ok(("completed", Some(refusal)));
+        return Ok(("completed", refusal()));
     }
     if request.text.contains("!nonsense") {
         return Ok((
