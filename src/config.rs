@@ -94,6 +94,8 @@ sections! {
     limits: Limits,
     store: Store,
     egress: Egress,
+    cache: Cache,
+    quota: Quota,
     openai: OpenAi,
     google: Google,
     admin: Admin,
@@ -224,6 +226,99 @@ section! {
         retry_budget_percent: u64 = 20,
         /// Retries allowed each second on top of that, 0 to 10000.
         retry_budget_per_second: u64 = 10,
+        /// Failures in a row after which a core leaves a service alone, for reads and writes each, 1 to 10000.
+        breaker_failures_in_a_row: u64 = 10,
+        /// The same by the share of failures in the last 10 s, in percent, 1 to 100.
+        breaker_failure_percent: u64 = 50,
+        /// Calls in the last 10 s below which that share says nothing, 1 to 100000.
+        breaker_calls_min: u64 = 20,
+        /// How long a service is left alone at first, in milliseconds, 10 to 600000; it doubles while probes fail.
+        breaker_open_ms: Milliseconds = Milliseconds(2_000),
+        /// The longest a service is left alone, in milliseconds, breaker_open_ms to 3600000.
+        breaker_open_max_ms: Milliseconds = Milliseconds(30_000),
+    }
+}
+
+section! {
+    /// What each core remembers of reads from Gmail, Calendar and Drive.
+    Cache {
+        /// Memory of each core in bytes, 0 to 1099511627776; 0 remembers nothing.
+        read_bytes_per_core: u64 = 32 << 20,
+        /// How long a read is fresh, in milliseconds, 0 to 86400000.
+        read_fresh_ms: Milliseconds = Milliseconds(300_000),
+        /// How long after that it may be used while it is read anew, in milliseconds, 0 to 86400000.
+        read_stale_ms: Milliseconds = Milliseconds(60_000),
+        /// How long after a change of a user's nothing of the changed service is remembered, in milliseconds, 0 to 600000:
+        /// searches lag behind changes.
+        settle_ms: Milliseconds = Milliseconds(3_000),
+    }
+}
+
+section! {
+    /// What the upstreams allow this project, and what calls cost. 0 is no limit. Defaults are Google's for projects made
+    /// since May 2026; Drive's units by method are not published and are guessed high.
+    Quota {
+        /// Units of Gmail in any minute, all users together.
+        gmail_project_units_per_minute: u64 = 1_200_000,
+        /// Units of Gmail in any minute, each user.
+        gmail_user_units_per_minute: u64 = 6_000,
+        /// Units of Gmail in any 24 hours.
+        gmail_units_per_day: u64 = 80_000_000,
+        /// Requests to Calendar in any minute, all users together.
+        calendar_project_units_per_minute: u64 = 10_000,
+        /// Requests to Calendar in any minute, each user.
+        calendar_user_units_per_minute: u64 = 600,
+        /// Requests to Calendar in any 24 hours.
+        calendar_units_per_day: u64 = 1_000_000,
+        /// Units of Drive in any minute, all users together.
+        drive_project_units_per_minute: u64 = 1_000_000,
+        /// Units of Drive in any minute, each user.
+        drive_user_units_per_minute: u64 = 325_000,
+        /// Units of Drive in any 24 hours.
+        drive_units_per_day: u64 = 400_000_000,
+        /// Units of finding messages, drafts or threads.
+        gmail_list_units: u64 = 5,
+        /// Units of getting a message or a draft.
+        gmail_get_units: u64 = 20,
+        /// Units of getting a thread.
+        gmail_thread_units: u64 = 40,
+        /// Units of asking what changed.
+        gmail_history_units: u64 = 2,
+        /// Units of making, changing or deleting a draft.
+        gmail_draft_units: u64 = 10,
+        /// Units of sending.
+        gmail_send_units: u64 = 100,
+        /// Units of changing labels; a thread costs twice, deleting four times, a batch ten times as much.
+        gmail_modify_units: u64 = 5,
+        /// Units of a request to Calendar.
+        calendar_units: u64 = 1,
+        /// Units of finding files.
+        drive_list_units: u64 = 100,
+        /// Units of what is known of a file.
+        drive_get_units: u64 = 5,
+        /// Units of a file's content.
+        drive_read_units: u64 = 200,
+        /// Units of changing a file.
+        drive_write_units: u64 = 50,
+        /// Requests to OpenAI in any minute.
+        openai_requests_per_minute: u64 = 30_000,
+        /// Tokens of OpenAI in any minute; accounts differ.
+        openai_tokens_per_minute: u64 = 0,
+        /// Tokens an answer is taken to have until it is there.
+        openai_answer_tokens: u64 = 500,
+        /// What normal and batch work may use of a project's budget, in percent, 1 to 100.
+        normal_percent: u64 = 95,
+        /// What batch work may use of it, in percent, 1 to normal_percent.
+        batch_percent: u64 = 75,
+        /// Calls of one user under way at once to one service, 1 to 1000.
+        user_concurrent_max: u64 = 10,
+        /// Calls of one core that may wait for one upstream, 1 to 1000000.
+        waiting_per_core_max: u64 = 10_000,
+        /// Added to every window, for the time between the spending of units here and their counting there, in
+        /// milliseconds, 0 to 60000.
+        slack_ms: Milliseconds = Milliseconds(2_000),
+        /// The wait after a refusal for its rate that names none, in milliseconds, 1 to 60000; it doubles up to a minute.
+        cool_down_ms: Milliseconds = Milliseconds(1_000),
     }
 }
 

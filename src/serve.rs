@@ -22,8 +22,10 @@ use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tcp::{self, TcpConfig, TcpIngress, TcpStats};
 use sluice_net::{CoreCount, ListenConfig, Listeners};
 use sluice_protocols::ids::ShardCount;
+use sluice_shard::cache::CacheConfig;
 use sluice_shard::env::RunConfig;
 use sluice_shard::peer::PeerEnd;
+use sluice_shard::quota::{BreakerConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_tuning::{Severity, Topology};
@@ -87,7 +89,7 @@ fn serve(
         identity,
         ingress: ingress_config(config, cores),
         io: io_choice(config),
-        shard: Arc::new(shard_config(config)?),
+        shard: Arc::new(shard_config(config, cores.get())?),
         grace: config.server.shutdown_grace_ms.duration(),
         store: store.clone(),
         egress: egress.clone(),
@@ -451,10 +453,17 @@ fn tcp_config(config: &Config) -> TcpConfig {
     }
 }
 
-fn shard_config(config: &Config) -> anyhow::Result<ShardConfig> {
+fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
     let openai_key = config.openai.resolve_key()?.unwrap_or_default();
     let secret = config.google.resolve_client_secret()?.unwrap_or_default();
-    let run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
+    let mut run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
+    run.cache = CacheConfig {
+        bytes_max: usize::try_from(config.cache.read_bytes_per_core)?,
+        fresh: config.cache.read_fresh_ms.duration(),
+        stale: config.cache.read_stale_ms.duration(),
+        settle: config.cache.settle_ms.duration(),
+    };
+    run.quotas = Quotas::new(quota_config(config, cores), cores);
     let limits = &config.limits;
     let mut shard = ShardConfig::new(run);
     shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;
@@ -463,6 +472,75 @@ fn shard_config(config: &Config) -> anyhow::Result<ShardConfig> {
     shard.tasks_running_max = usize::try_from(limits.tasks_running_per_core_max)?;
     shard.tasks_running_per_user_max = usize::try_from(limits.tasks_running_per_user_max)?;
     Ok(shard)
+}
+
+fn quota_config(config: &Config, cores: usize) -> QuotaConfig {
+    let (quota, egress) = (&config.quota, &config.egress);
+    let count = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let whole = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let limits = |project_per_minute, user_per_minute, per_day| Limits {
+        project_per_minute,
+        user_per_minute,
+        per_day,
+    };
+    QuotaConfig {
+        gmail: limits(
+            quota.gmail_project_units_per_minute,
+            quota.gmail_user_units_per_minute,
+            quota.gmail_units_per_day,
+        ),
+        calendar: limits(
+            quota.calendar_project_units_per_minute,
+            quota.calendar_user_units_per_minute,
+            quota.calendar_units_per_day,
+        ),
+        drive: limits(
+            quota.drive_project_units_per_minute,
+            quota.drive_user_units_per_minute,
+            quota.drive_units_per_day,
+        ),
+        units: Units {
+            gmail_list: quota.gmail_list_units,
+            gmail_get: quota.gmail_get_units,
+            gmail_thread: quota.gmail_thread_units,
+            gmail_history: quota.gmail_history_units,
+            gmail_draft: quota.gmail_draft_units,
+            gmail_send: quota.gmail_send_units,
+            gmail_modify: quota.gmail_modify_units,
+            drive_list: quota.drive_list_units,
+            drive_get: quota.drive_get_units,
+            drive_read: quota.drive_read_units,
+            drive_write: quota.drive_write_units,
+            calendar: quota.calendar_units,
+        },
+        openai_requests_per_minute: quota.openai_requests_per_minute,
+        openai_tokens_per_minute: quota.openai_tokens_per_minute,
+        openai_answer_tokens: quota.openai_answer_tokens,
+        normal_percent: quota.normal_percent,
+        batch_percent: quota.batch_percent,
+        user_concurrent_max: count(quota.user_concurrent_max),
+        // The cores' places together are those of the egress pool, so what has units does not wait there.
+        openai_concurrent_max: count(egress.openai_concurrency_max).div_ceil(cores),
+        google_concurrent_max: count(egress.google_concurrency_max).div_ceil(cores),
+        waiting_max: count(quota.waiting_per_core_max),
+        slack: quota.slack_ms.duration(),
+        cool_down: quota.cool_down_ms.duration(),
+        breaker: BreakerConfig {
+            failures_in_a_row: whole(egress.breaker_failures_in_a_row),
+            failure_percent: whole(egress.breaker_failure_percent),
+            calls_min: whole(egress.breaker_calls_min),
+            open: egress.breaker_open_ms.duration(),
+            open_max: egress.breaker_open_max_ms.duration(),
+        },
+        retry: RetryLimits {
+            attempts_max: whole(egress.retry_attempts_max),
+            backoff_base: egress.retry_backoff_base_ms.duration(),
+            backoff_max: egress.retry_backoff_max_ms.duration(),
+            budget_percent: whole(egress.retry_budget_percent),
+            budget_per_second: whole(egress.retry_budget_per_second),
+        },
+        ..QuotaConfig::default()
+    }
 }
 
 fn egress_config(config: &Config, cores: usize) -> EgressConfig {

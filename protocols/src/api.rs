@@ -39,6 +39,24 @@ pub enum Mode {
     Async,
 }
 
+/// How urgent a command is. Ordered from the most urgent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Somebody waits for it right now.
+    High,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Whenever there is room.
+    Batch,
+}
+
+impl Priority {
+    /// Every priority, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Batch];
+}
+
 /// The body of `POST /api/v1/command`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CommandRequest {

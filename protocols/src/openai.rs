@@ -310,6 +310,20 @@ pub fn parse_response(body: &[u8]) -> Result<ModelAnswer, ResponseError> {
     }
 }
 
+/// The tokens an answer took in all, from its `usage`; `None` when it does not say.
+#[must_use]
+pub fn tokens_used(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Body {
+        usage: Option<Usage>,
+    }
+    #[derive(Deserialize)]
+    struct Usage {
+        total_tokens: Option<u64>,
+    }
+    serde_json::from_slice::<Body>(body).ok()?.usage?.total_tokens
+}
+
 /// The text of all messages; other output, such as reasoning, is passed over.
 fn answer(output: Vec<Output>) -> Result<ModelAnswer, ResponseError> {
     let messages = output.into_iter().filter(|output| output.kind == "message");

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::{COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, TIME_ZONE_CHARS_MAX, WAIT_MAX};
+use crate::google::resource::TAG_BYTES_MAX;
 use crate::google::rest::{self, Answer, Body, Endpoint, Kind, PARAMETER_BYTES_MAX, Parameter};
 use crate::http::Method;
 use crate::plan::{BODY_CHARS_MAX, Plan, RECIPIENTS_MAX, TITLE_CHARS_MAX};
@@ -82,6 +83,24 @@ fn own_paths() -> Map<String, Value> {
                 (200, "The finished task", Some("Task")),
                 (202, "The task is on disk and will be carried out", Some("Accepted")),
             ], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504]),
+        }},
+        "/api/v1/cache/invalidate": {"post": {
+            "operationId": "cache.invalidate",
+            "tags": ["server"],
+            "summary": "Forget what is remembered of your reads",
+            "requestBody": body("application/json", &json!({
+                "type": "object",
+                "required": ["tags"],
+                "additionalProperties": false,
+                "properties": {"tags": {
+                    "type": "array", "minItems": 1, "maxItems": 100,
+                    "items": {"type": "string", "pattern": "^(gmail|calendar|drive)(:[^:/].*)?$", "maxLength": TAG_BYTES_MAX},
+                }},
+            })),
+            "responses": responses(
+                &[(200, "How many reads were forgotten", Some("Dropped"))],
+                &[400, 401, 403, 408, 413, 415, 422, 425, 431, 503],
+            ),
         }},
         "/api/v1/tasks/{id}": {"get": {
             "operationId": "task",
@@ -246,6 +265,11 @@ fn schemas() -> Value {
     json!({
         "TaskId": {"type": "string", "pattern": "^tsk_[0-9a-z]{26}$"},
         "SessionId": {"type": "string", "pattern": "^ses_[0-9a-z]{26}$"},
+        "Dropped": {
+            "type": "object",
+            "required": ["dropped"],
+            "properties": {"dropped": {"type": "integer", "minimum": 0}},
+        },
         "Command": {
             "type": "object",
             "required": ["command"],

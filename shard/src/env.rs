@@ -8,9 +8,22 @@ use sluice_core::Counter;
 use sluice_net::egress::Egress;
 use sluice_store::CoreStore;
 
+use crate::cache::{CacheConfig, CacheStats, ReadCache};
 use crate::clock::Clock;
+use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
 use crate::upstream::TokenCache;
+
+/// Counters of what the tasks of a core do.
+#[derive(Clone, Debug, Default)]
+pub struct EnvStats {
+    /// Of the tasks.
+    pub run: Arc<RunStats>,
+    /// Of the cache of reads.
+    pub cache: Arc<CacheStats>,
+    /// Of the broker.
+    pub quota: Arc<QuotaStats>,
+}
 
 /// What a running task may use. Cheap to clone; clones share everything. `!Send`: one a core.
 #[derive(Clone)]
@@ -27,15 +40,32 @@ pub struct Env {
     pub stats: Arc<RunStats>,
     /// Access tokens of this core's users.
     pub tokens: Rc<TokenCache>,
+    /// What this core remembers of its users' reads.
+    pub reads: Rc<ReadCache>,
+    /// This core's way to the upstreams.
+    pub broker: Rc<Broker>,
     pub(crate) zones: Rc<Zones>,
 }
 
 impl Env {
     /// Puts together what the tasks of one core use.
     pub fn new(store: CoreStore, egress: Egress, config: RunConfig, clock: Clock) -> Self {
+        Self::counting(store, egress, config, clock, EnvStats::default())
+    }
+
+    /// As [`Self::new`], with counters of the caller's.
+    pub fn counting(
+        store: CoreStore,
+        egress: Egress,
+        config: RunConfig,
+        clock: Clock,
+        stats: EnvStats,
+    ) -> Self {
         let config = Rc::new(config);
         let tokens = Rc::new(TokenCache::new(config.tokens_max));
-        Self { store, egress, config, clock, stats: Arc::default(), tokens, zones: Rc::default() }
+        let reads = Rc::new(ReadCache::new(config.cache, stats.cache));
+        let broker = Rc::new(Broker::new(Arc::clone(&config.quotas), stats.quota));
+        Self { store, egress, config, clock, stats: stats.run, tokens, reads, broker, zones: Rc::default() }
     }
 }
 
@@ -64,6 +94,10 @@ pub struct RunConfig {
     pub tokens_max: usize,
     /// How long before its end an access token is renewed. Default 5 min.
     pub token_refresh_ahead: Duration,
+    /// What a core remembers of its users' reads.
+    pub cache: CacheConfig,
+    /// What the upstreams allow, shared by all cores.
+    pub quotas: Arc<Quotas>,
 }
 
 impl RunConfig {
@@ -85,6 +119,8 @@ impl RunConfig {
             unknown_outcome_grace: Duration::from_secs(30),
             tokens_max: 50_000,
             token_refresh_ahead: Duration::from_secs(300),
+            cache: CacheConfig::default(),
+            quotas: Quotas::new(QuotaConfig::default(), 1),
         }
     }
 }

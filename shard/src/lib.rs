@@ -12,6 +12,7 @@
 
 pub mod admin;
 mod auth;
+pub mod cache;
 pub mod clock;
 mod config;
 pub mod env;
@@ -20,6 +21,7 @@ pub mod metrics;
 mod mint;
 pub mod peer;
 pub mod placement;
+pub mod quota;
 mod routes;
 pub mod run;
 mod service;

@@ -36,7 +36,7 @@ use crate::mint::Mint;
 use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
-use crate::routes::{self, Action, Route, Target, command, events, google, health, session, task};
+use crate::routes::{self, Action, Route, Target, cache, command, events, google, health, session, task};
 use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
@@ -103,8 +103,9 @@ impl CoreService {
         let store = CoreStore::new(&parts.store);
         let clock = Clock::system();
         let egress = parts.egress.for_core(parts.core.index());
-        let mut env = Env::new(store.clone(), egress, parts.config.run.clone(), clock.clone());
-        env.stats = Arc::clone(parts.metrics.core(parts.core).run());
+        let stats = parts.metrics.core(parts.core).env();
+        parts.metrics.show_quotas(&parts.config.run.quotas);
+        let env = Env::counting(store, egress, parts.config.run.clone(), clock, stats);
         let runner = Box::new(env.clone());
         Self::start_in(parts, env, runner)
     }
@@ -229,6 +230,7 @@ impl Core {
             Action::OpenApi => exchange.reply(health::openapi()),
             Action::Options => exchange.reply(options(head)),
             Action::Command
+            | Action::CacheInvalidate
             | Action::TaskGet(_)
             | Action::TaskEvents(_)
             | Action::SessionGet(_)
@@ -293,7 +295,16 @@ impl Core {
                 if let Some(problem) = self.unfit_command(&request.head) {
                     return exchange.refuse(problem);
                 }
+                if cache::asks_anew(&request.head) {
+                    // What is read for it from here on is newer than the wish.
+                    self.env.reads.forget(who.user);
+                }
                 sluice_core::spawn(command::serve(core, exchange, who, request.body));
+            }
+            Target::CacheInvalidate => {
+                let refused = self.unfit_command(&request.head);
+                let invalidate = || cache::invalidate(&self.env.reads, &who, &request.body);
+                settle(exchange, refused.map_or_else(invalidate, Err));
             }
             Target::TaskGet(id) => {
                 let wait = task::wait_of(&request.head);
@@ -416,6 +427,7 @@ impl Core {
         };
         let target = match action {
             Action::Command => Target::Command,
+            Action::CacheInvalidate => Target::CacheInvalidate,
             Action::Google(endpoint) if endpoint.body != rest::Body::None => Target::Google(endpoint),
             _ => return Admit::Body { bytes_max: 0 },
         };

@@ -26,7 +26,7 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, tls, limits, store, egress, .. } = self.config;
+        let Config { server, listen, tls, limits, store, egress, cache, quota, .. } = self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
@@ -58,6 +58,21 @@ impl Checks<'_> {
             ("egress.retry_backoff_max_ms", egress.retry_backoff_max_ms.0, 1, 600_000),
             ("egress.retry_budget_percent", egress.retry_budget_percent, 0, 100),
             ("egress.retry_budget_per_second", egress.retry_budget_per_second, 0, 10_000),
+            ("egress.breaker_failures_in_a_row", egress.breaker_failures_in_a_row, 1, 10_000),
+            ("egress.breaker_failure_percent", egress.breaker_failure_percent, 1, 100),
+            ("egress.breaker_calls_min", egress.breaker_calls_min, 1, 100_000),
+            ("egress.breaker_open_ms", egress.breaker_open_ms.0, 10, 600_000),
+            ("egress.breaker_open_max_ms", egress.breaker_open_max_ms.0, egress.breaker_open_ms.0, 3_600_000),
+            ("cache.read_bytes_per_core", cache.read_bytes_per_core, 0, 1 << 40),
+            ("cache.read_fresh_ms", cache.read_fresh_ms.0, 0, 86_400_000),
+            ("cache.read_stale_ms", cache.read_stale_ms.0, 0, 86_400_000),
+            ("cache.settle_ms", cache.settle_ms.0, 0, 600_000),
+            ("quota.normal_percent", quota.normal_percent, 1, 100),
+            ("quota.batch_percent", quota.batch_percent, 1, quota.normal_percent),
+            ("quota.user_concurrent_max", quota.user_concurrent_max, 1, 1_000),
+            ("quota.waiting_per_core_max", quota.waiting_per_core_max, 1, 1_000_000),
+            ("quota.slack_ms", quota.slack_ms.0, 0, 60_000),
+            ("quota.cool_down_ms", quota.cool_down_ms.0, 1, 60_000),
         ] {
             self.within(key, found, min, max);
         }

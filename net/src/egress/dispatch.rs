@@ -370,7 +370,7 @@ impl Prepared {
             content_type: request.content_type.map(HeaderValue::from_static),
             body: request.body.clone(),
             deadline: request.deadline,
-            attempt_max: (request.retry == Retry::Safe).then_some(state.attempt_timeout),
+            attempt_max: (request.retry != Retry::Never).then_some(state.attempt_timeout),
         })
     }
 
@@ -424,7 +424,7 @@ async fn exchange(state: &UpstreamState, prepared: &Prepared, bytes_max: usize) 
         Err(error) => return Outcome::Broken(describe(error)),
     };
     let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let retry_after = retry_after(state.upstream, response.headers(), SystemTime::now());
     let length = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
     if length > bytes_max {
         return Outcome::BodyTooLarge;

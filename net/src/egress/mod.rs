@@ -49,6 +49,9 @@ const BLOCKING_THREADS_MAX: usize = 8;
 pub enum Retry {
     /// Repeatable: tried again on connection errors, timeouts, 408, 429 and 5xx.
     Safe,
+    /// Repeatable, but by whoever calls: tried again here only when the request was provably not sent. Every attempt
+    /// has the attempt's time limit.
+    ByCaller,
     /// Has an effect: tried again only when the request was provably not sent (no connection).
     Never,
 }
@@ -93,7 +96,7 @@ impl fmt::Debug for EgressRequest {
 pub struct EgressResponse {
     /// HTTP status.
     pub status: u16,
-    /// What the upstream asked callers to wait, if it did.
+    /// What the upstream asked callers to wait, if it did; OpenAI may do so with a success, when nothing is left.
     pub retry_after: Option<Duration>,
     /// Body, at most `response_bytes_max`.
     pub body: Bytes,

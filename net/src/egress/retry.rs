@@ -9,6 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
+use sluice_protocols::openai;
+use sluice_protocols::retry::RetryAfter;
+
 use super::config::{RetryConfig, Upstream};
 
 /// Longest `Retry-After` taken at its word: one day. A larger figure is as good as "never".
@@ -89,9 +92,15 @@ impl RetryBudget {
 }
 
 /// What the upstream asked for: `retry-after-ms` first (OpenAI), else `Retry-After` in seconds or as an
-/// HTTP date (RFC 9110 10.2.3). A date in the past is no wait.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// HTTP date (RFC 9110 10.2.3). A date in the past is no wait. OpenAI also says what is left and when there is more.
+pub(super) fn retry_after(upstream: Upstream, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if upstream == Upstream::OpenAi
+        && text("retry-after").is_none()
+        && let Some(RetryAfter::Delay(delay)) = openai::retry_after(text)
+    {
+        return Some(delay);
+    }
     if let Some(ms) = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok()) {
         return seconds(ms / 1000.0);
     }
@@ -167,28 +176,46 @@ mod tests {
     #[test]
     fn retry_after_is_read_as_seconds_date_or_milliseconds() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        assert_eq!(retry_after(&headers("retry-after", "7"), now), Some(Duration::from_secs(7)));
         assert_eq!(
-            retry_after(&headers("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), now),
+            retry_after(Upstream::Gmail, &headers("retry-after", "7"), now),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            retry_after(Upstream::Gmail, &headers("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), now),
             Some(Duration::from_secs(30))
         );
         assert_eq!(
-            retry_after(&headers("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), now),
+            retry_after(Upstream::Gmail, &headers("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), now),
             Some(Duration::ZERO)
         );
         let mut both = headers("retry-after", "7");
         both.insert("retry-after-ms", "250".parse().expect("header value"));
-        assert_eq!(retry_after(&both, now), Some(Duration::from_millis(250)));
+        assert_eq!(retry_after(Upstream::Gmail, &both, now), Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn what_openai_has_left_is_read_from_its_headers() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut map = headers("x-ratelimit-remaining-requests", "0");
+        map.insert("x-ratelimit-reset-requests", "1m30s".parse().expect("header value"));
+        assert_eq!(retry_after(Upstream::OpenAi, &map, now), Some(Duration::from_secs(90)));
+        assert_eq!(retry_after(Upstream::Gmail, &map, now), None);
+        map.insert("x-ratelimit-remaining-requests", "7".parse().expect("header value"));
+        assert_eq!(retry_after(Upstream::OpenAi, &map, now), None);
     }
 
     #[test]
     fn nonsense_in_retry_after_is_no_wait_and_huge_figures_are_capped() {
         let now = SystemTime::UNIX_EPOCH;
         for value in ["soon", "-1", "NaN", ""] {
-            assert_eq!(retry_after(&headers("retry-after", value), now), None, "{value}");
+            assert_eq!(retry_after(Upstream::Gmail, &headers("retry-after", value), now), None, "{value}");
         }
         for value in ["99999999999", "1e300"] {
-            assert_eq!(retry_after(&headers("retry-after", value), now), Some(RETRY_AFTER_MAX), "{value}");
+            assert_eq!(
+                retry_after(Upstream::Gmail, &headers("retry-after", value), now),
+                Some(RETRY_AFTER_MAX),
+                "{value}"
+            );
         }
     }
 

@@ -13,6 +13,7 @@ pub mod drive;
 pub mod gmail;
 mod html;
 pub mod oauth;
+pub mod resource;
 pub mod rest;
 
 use std::fmt::{self, Write as _};

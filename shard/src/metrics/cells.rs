@@ -13,7 +13,9 @@ use sluice_protocols::plan::Service;
 use sluice_protocols::problem::ProblemKind;
 
 use super::{CoreState, Lent, StateCell};
-use crate::env::RunStats;
+use crate::cache::CacheStats;
+use crate::env::{EnvStats, RunStats};
+use crate::quota::QuotaStats;
 
 /// Upper bounds of request latency in microseconds: from a session read to the longest wait.
 pub(crate) const LATENCY_US_BOUNDS: [u64; 19] = [
@@ -43,6 +45,8 @@ pub enum RouteLabel {
     Calendar,
     /// `/api/v1/drive/...`
     Drive,
+    /// `POST /api/v1/cache/invalidate`
+    CacheInvalidate,
     /// `GET /livez` and `GET /readyz`
     Health,
     /// `GET /metrics`
@@ -53,7 +57,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Command,
         Self::TaskGet,
         Self::TaskEvents,
@@ -62,6 +66,7 @@ impl RouteLabel {
         Self::Gmail,
         Self::Calendar,
         Self::Drive,
+        Self::CacheInvalidate,
         Self::Health,
         Self::Metrics,
         Self::Other,
@@ -87,6 +92,7 @@ impl RouteLabel {
             Self::Gmail => "gmail",
             Self::Calendar => "calendar",
             Self::Drive => "drive",
+            Self::CacheInvalidate => "cache_invalidate",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",
@@ -242,7 +248,22 @@ impl CoreMetrics {
 
     /// The counters of the core's running tasks.
     pub fn run(&self) -> &Arc<RunStats> {
-        &self.lent.run
+        &self.lent.env.run
+    }
+
+    /// All counters of what the core's tasks do; make their [`Env`](crate::env::Env) with them.
+    pub fn env(&self) -> EnvStats {
+        self.lent.env.clone()
+    }
+
+    /// The counters of the core's cache of reads.
+    pub fn cache(&self) -> &CacheStats {
+        &self.lent.env.cache
+    }
+
+    /// The counters of the core's broker.
+    pub fn quota(&self) -> &QuotaStats {
+        &self.lent.env.quota
     }
 
     /// How the core stands.

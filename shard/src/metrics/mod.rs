@@ -7,8 +7,8 @@ mod cells;
 mod page;
 mod tcp;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
@@ -22,7 +22,8 @@ use sluice_store::Store;
 pub use cells::{CoreMetrics, EndState, RouteLabel};
 pub use tcp::tcp;
 
-use crate::env::RunStats;
+use crate::env::EnvStats;
+use crate::quota::Quotas;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,6 +32,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     cores: Arc<[Arc<CoreMetrics>]>,
     store: Store,
+    quotas: Arc<OnceLock<Arc<Quotas>>>,
     registry: Registry,
 }
 
@@ -39,10 +41,21 @@ impl Metrics {
     pub fn new(cores: usize, store: Store, egress: Egress, others: Vec<Box<dyn Collector>>) -> Arc<Self> {
         let cores: Arc<[Arc<CoreMetrics>]> = (0..cores).map(|_| Arc::default()).collect();
         let mut registry = Registry::with_prefix("sluice");
-        let page = page::Page { cores: Arc::clone(&cores), store: store.clone(), egress };
+        let quotas = Arc::default();
+        let page = page::Page {
+            cores: Arc::clone(&cores),
+            store: store.clone(),
+            egress,
+            quotas: Arc::clone(&quotas),
+        };
         registry.register_collector(Box::new(page));
         others.into_iter().for_each(|other| registry.register_collector(other));
-        Arc::new(Self { cores, store, registry })
+        Arc::new(Self { cores, store, quotas, registry })
+    }
+
+    /// Shows these budgets from now on; the first call counts.
+    pub(crate) fn show_quotas(&self, quotas: &Arc<Quotas>) {
+        let _first_wins = self.quotas.set(Arc::clone(quotas));
     }
 
     /// The counters of one core. Give [`CoreMetrics::reactor`] to its reactor.
@@ -120,5 +133,5 @@ pub(crate) struct Lent {
     pub(crate) mailbox: Arc<MailboxStats>,
     pub(crate) forward: Arc<MailboxStats>,
     pub(crate) ingress: Arc<IngressStats>,
-    pub(crate) run: Arc<RunStats>,
+    pub(crate) env: EnvStats,
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt::Error;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -12,6 +13,9 @@ use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSn
 use sluice_protocols::problem::ProblemKind;
 use sluice_store::Store;
 use sluice_store::stats::HistogramSnapshot;
+
+use crate::cache::CacheStats;
+use crate::quota::{DoorStats, Quotas};
 
 use super::cells::{CLASSES, CoreMetrics, EndState, Growth, LATENCY_US_BOUNDS, RouteLabel, SINGLE};
 
@@ -28,8 +32,11 @@ pub(super) struct Page {
     pub(super) cores: Arc<[Arc<CoreMetrics>]>,
     pub(super) store: Store,
     pub(super) egress: Egress,
+    /// What the cores share of the quotas, once they run.
+    pub(super) quotas: Arc<OnceLock<Arc<Quotas>>>,
 }
 
+type DoorRead = fn(&DoorStats) -> u64;
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 
 /// The number of a metric: an integer, or seconds.
@@ -122,6 +129,8 @@ impl Collector for Page {
         self.mailboxes(&mut writer)?;
         self.ingress(&mut writer)?;
         self.runs(&mut writer)?;
+        self.caches(&mut writer)?;
+        self.quotas(&mut writer)?;
         self.commits(&mut writer)?;
         self.reads(&mut writer)?;
         self.upstreams(&mut writer)
@@ -268,6 +277,128 @@ impl Page {
             writer.numbers(growth, name, help, rows)?;
         }
         Ok(())
+    }
+
+    /// The caches of reads, by kind.
+    fn caches(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let kinds = || {
+            self.each_core().flat_map(|(core, metrics)| {
+                CacheStats::KINDS.into_iter().map(move |kind| (core.clone(), kind, metrics.cache().of(kind)))
+            })
+        };
+        let rows = kinds().flat_map(|(core, kind, stats)| {
+            stats.totals().into_iter().map(move |(event, count)| {
+                let labels = [("core", core.clone()), ("kind", kind.name().into()), ("event", event.into())];
+                (labels, Number::Count(count))
+            })
+        });
+        writer.numbers(Growth::Total, "cache_reads", "Cached reads, by what became of them", rows)?;
+        let rows = kinds().map(|(core, kind, stats)| {
+            ([("core", core), ("kind", kind.name().into())], Number::Count(stats.bytes.get()))
+        });
+        writer.numbers(Growth::Gauge, "cache_bytes", "Memory of cached reads", rows)?;
+        let rows = self.each_core().map(|(core, metrics)| {
+            ([("core", core)], Number::Count(metrics.cache().refreshes_refused.get()))
+        });
+        let help = "Stale reads not renewed since too many renewals were under way";
+        writer.numbers(Growth::Total, "cache_refreshes_refused", help, rows)
+    }
+
+    /// The brokers, and the budgets they share.
+    fn quotas(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let doors = || {
+            self.each_core().flat_map(|(core, metrics)| {
+                let each = Upstream::ALL.into_iter();
+                each.map(move |upstream| (core.clone(), upstream.name(), metrics.quota().of(upstream)))
+            })
+        };
+        let families: [(Growth, &str, &str, DoorRead); 7] = [
+            (Growth::Total, "quota_calls", "Calls asked for, repeats not counted", |s| s.calls.get()),
+            (Growth::Total, "quota_units", "Units spent", |s| s.units.get()),
+            (Growth::Total, "quota_waited", "Calls that waited for units or a place", |s| s.waited.get()),
+            (Growth::Gauge, "quota_waiting", "Calls waiting for units or a place", |s| s.waiting.get()),
+            (Growth::Gauge, "quota_under_way", "Calls under way", |s| s.under_way.get()),
+            (Growth::Total, "quota_retries", "Calls made again", |s| s.retries.get()),
+            (
+                Growth::Total,
+                "quota_retries_over_budget",
+                "Calls not made again, the budget being spent",
+                |s| s.retries_over_budget.get(),
+            ),
+        ];
+        for (growth, name, help, read) in families {
+            let rows = doors().map(|(core, upstream, stats)| {
+                ([("core", core), ("upstream", upstream.into())], Number::Count(read(stats)))
+            });
+            writer.numbers(growth, name, help, rows)?;
+        }
+        let reasons: [(&str, DoorRead); 4] = [
+            ("limited", |s| s.denied_limited.get()),
+            ("open", |s| s.denied_open.get()),
+            ("full", |s| s.denied_full.get()),
+            ("late", |s| s.denied_late.get()),
+        ];
+        self.doors(writer, "quota_denied", "Calls not made, by reason", "reason", &reasons)?;
+        let scopes: [(&str, DoorRead); 2] =
+            [("project", |s| s.limited_project.get()), ("user", |s| s.limited_user.get())];
+        let help = "Answers that limit us, by whom they limit";
+        self.doors(writer, "quota_limited", help, "scope", &scopes)?;
+        let opened: [(&str, DoorRead); 2] =
+            [("read", |s| s.breakers[0].1.get()), ("write", |s| s.breakers[1].1.get())];
+        self.doors(writer, "breaker_opened", "Times a breaker opened", "class", &opened)?;
+        let rows = doors().flat_map(|(core, upstream, stats)| {
+            let cells = ["read", "write"].into_iter().zip(&stats.breakers);
+            cells.map(move |(class, cell)| {
+                let labels = [("core", core.clone()), ("upstream", upstream.into()), ("class", class.into())];
+                (labels, Number::Count(cell.0.get()))
+            })
+        });
+        let help = "How a breaker stands: 0 closed, 1 half open, 2 open, as of the last call";
+        writer.numbers(Growth::Gauge, "breaker_state", help, rows)?;
+        self.budgets(writer)
+    }
+
+    fn doors(
+        &self,
+        writer: &mut Writer<'_>,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        reads: &[(&'static str, DoorRead)],
+    ) -> Result<(), Error> {
+        let rows = self.each_core().flat_map(|(core, metrics)| {
+            Upstream::ALL.into_iter().flat_map(move |upstream| {
+                let core = core.clone();
+                reads.iter().map(move |(value, read)| {
+                    let labels = [
+                        ("core", core.clone()),
+                        ("upstream", upstream.name().into()),
+                        (label, (*value).into()),
+                    ];
+                    (labels, Number::Count(read(metrics.quota().of(upstream))))
+                })
+            })
+        });
+        writer.numbers(Growth::Total, name, help, rows)
+    }
+
+    fn budgets(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let Some(quotas) = self.quotas.get() else { return Ok(()) };
+        let now = Instant::now();
+        let all: Vec<_> = Upstream::ALL
+            .into_iter()
+            .flat_map(|upstream| {
+                quotas.budgets(upstream, now).into_iter().map(move |budget| (upstream, budget))
+            })
+            .collect();
+        let labels = |upstream: Upstream, budget: &'static str| {
+            [("upstream", Cow::from(upstream.name())), ("budget", budget.into())]
+        };
+        let rows = all.iter().map(|(of, (name, limit, _))| (labels(*of, name), Number::Count(*limit)));
+        writer.numbers(Growth::Gauge, "quota_limit", "What may be spent in a window", rows)?;
+        let rows = all.iter().map(|(of, (name, _, used))| (labels(*of, name), Number::Count(*used)));
+        let help = "What is spent of the window that ends now, the cores' small holds included";
+        writer.numbers(Growth::Gauge, "quota_used", help, rows)
     }
 
     fn commits(&self, writer: &mut Writer<'_>) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use sluice_net::Request;
 use sluice_protocols::google::compose::{MailDraft, Purpose};
 use sluice_protocols::google::gmail::{self, Draft, Format, Message};
+use sluice_protocols::google::resource::Tag;
 use sluice_protocols::google::rest::{self, Answer, Body, Captures, Effect, Endpoint};
 use sluice_protocols::google::{ApiCall, UpstreamFault};
 use sluice_protocols::http::{Method, RequestHead, Response};
@@ -23,6 +24,7 @@ use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::cache;
 use super::exchange::server_timing;
 use crate::auth::Principal;
 use crate::service::Core;
@@ -126,6 +128,9 @@ pub(crate) async fn serve(
         _ => {
             let (content_type, body) = checked_body(endpoint, &request)?;
             let call = endpoint.call(&captures, request.head.query(), content_type, body)?;
+            if cache::asks_anew(&request.head) {
+                core.env.reads.invalidate(who.user, &[Tag::whole(call.service)]);
+            }
             let reply = if endpoint.effect == Effect::Once {
                 google.act(&call, deadline).await.map(|reply| reply.body)
             } else {
@@ -195,7 +200,7 @@ async fn write_mail(
         .map_err(|_| told(CallError::Nonsense { service: Service::Gmail }))?;
     match google.act(&gmail::send_draft(&draft.id), deadline).await {
         Ok(sent) => Ok(sent.body),
-        Err(error) if error.outcome_unknown() => was_sent(google, &draft.id, &error, told).await,
+        Err(error) if error.outcome_unknown() => was_sent(google, &draft.id, &error, deadline, told).await,
         Err(error) => Err(told(error)),
     }
 }
@@ -205,9 +210,10 @@ async fn was_sent(
     google: &Google<'_>,
     draft: &str,
     error: &CallError,
+    deadline: Instant,
     told: impl Fn(CallError) -> Problem,
 ) -> Result<Bytes, Problem> {
-    match google.read::<serde_json::Value>(&gmail::get_draft(draft)).await {
+    match google.read_fresh::<serde_json::Value>(&gmail::get_draft(draft), deadline).await {
         Err(gone) if gone.is_not_found() => Ok(Bytes::from_static(b"{}")),
         Ok(_) => Err(told(error.clone())),
         Err(_) => Err(told(error.clone()).with_retryable(false)),

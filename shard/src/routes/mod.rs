@@ -1,5 +1,6 @@
 //! The routes of the API: which there are, what each takes, and how it answers.
 
+pub(crate) mod cache;
 pub(crate) mod command;
 pub(crate) mod events;
 pub(crate) mod exchange;
@@ -20,6 +21,7 @@ use crate::metrics::RouteLabel;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     Command,
+    CacheInvalidate,
     /// With the id as it was sent.
     Task(&'a str),
     TaskEvents(&'a str),
@@ -39,6 +41,7 @@ impl<'a> Route<'a> {
     pub(crate) fn of(path: &'a str) -> Option<Self> {
         match path {
             "/api/v1/command" => Some(Self::Command),
+            "/api/v1/cache/invalidate" => Some(Self::CacheInvalidate),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
             "/metrics" => Some(Self::Metrics),
@@ -65,7 +68,7 @@ impl<'a> Route<'a> {
     /// The methods the route takes (RFC 9110 section 10.2.1).
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command => "POST, OPTIONS",
+            Self::Command | Self::CacheInvalidate => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Task(_)
@@ -84,6 +87,7 @@ impl<'a> Route<'a> {
         match self {
             _ if method == Method::Options => Some(Action::Options),
             Self::Command if method == Method::Post => Some(Action::Command),
+            Self::CacheInvalidate if method == Method::Post => Some(Action::CacheInvalidate),
             Self::Task(id) if is_read => Some(Action::TaskGet(id)),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
@@ -105,6 +109,7 @@ impl<'a> Route<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action<'a> {
     Command,
+    CacheInvalidate,
     TaskGet(&'a str),
     TaskEvents(&'a str),
     SessionGet(&'a str),
@@ -121,6 +126,7 @@ impl Action<'_> {
     pub(crate) fn label(self) -> RouteLabel {
         match self {
             Self::Command => RouteLabel::Command,
+            Self::CacheInvalidate => RouteLabel::CacheInvalidate,
             Self::TaskGet(_) => RouteLabel::TaskGet,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
@@ -136,6 +142,7 @@ impl Action<'_> {
     pub(crate) fn target(self) -> Option<Target> {
         Some(match self {
             Self::Command => Target::Command,
+            Self::CacheInvalidate => Target::CacheInvalidate,
             Self::TaskGet(id) => Target::TaskGet(id.parse().ok()?),
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
@@ -152,6 +159,7 @@ impl Action<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Command,
+    CacheInvalidate,
     TaskGet(TaskId),
     TaskEvents(TaskId),
     SessionGet(SessionId),
@@ -186,6 +194,7 @@ mod tests {
     #[test]
     fn paths_lead_to_their_routes_and_nothing_else_does() {
         assert_eq!(Route::of("/api/v1/command"), Some(Route::Command));
+        assert_eq!(Route::of("/api/v1/cache/invalidate"), Some(Route::CacheInvalidate));
         assert_eq!(Route::of("/api/v1/tasks/tsk_1"), Some(Route::Task("tsk_1")));
         assert_eq!(Route::of("/api/v1/tasks/tsk_1/events"), Some(Route::TaskEvents("tsk_1")));
         assert_eq!(Route::of("/api/v1/sessions/x"), Some(Route::Session("x")));
@@ -225,6 +234,7 @@ mod tests {
         ];
         for route in [
             Route::Command,
+            Route::CacheInvalidate,
             Route::Task("x"),
             Route::TaskEvents("x"),
             Route::Session("x"),

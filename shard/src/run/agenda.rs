@@ -78,7 +78,7 @@ impl StepRun<'_> {
     /// An event that is known to be there, as far as it can be got.
     async fn event_by_id(&self, id: &str) -> Option<Item> {
         let get = calendar::get_event(id, self.shared.zone_name);
-        self.google.read_until::<Event>(&get, self.limit()).await.ok().map(|event| event.to_item())
+        self.google.read_fresh::<Event>(&get, self.limit()).await.ok().map(|event| event.to_item())
     }
 
     pub(super) async fn calendar_change(&self, call: &Operation) -> Result<Done, Problem> {
@@ -115,13 +115,17 @@ impl StepRun<'_> {
 
     async fn is_so_already(&self, id: &str, change: &EventChange<'_>) -> bool {
         let get = calendar::get_event(id, self.shared.zone_name);
-        let Ok(event) = self.google.read_until::<Event>(&get, self.limit()).await else { return false };
+        let Ok(event) = self.google.read_fresh::<Event>(&get, self.limit()).await else { return false };
         EventPatch::new(&event, change, self.shared.zone_name).is_ok_and(|patch| patch.is_empty())
     }
 
     async fn existing(&self, item: &Item) -> Result<Event, Problem> {
         let get = calendar::get_event(&item.id, self.shared.zone_name);
-        let event: Event = self.google.read(&get).await.map_err(|error| self.event_problem(item, &error))?;
+        let event: Event = self
+            .google
+            .read_fresh(&get, self.deadline())
+            .await
+            .map_err(|error| self.event_problem(item, &error))?;
         if event.is_cancelled() { Err(no_event(item)) } else { Ok(event) }
     }
 

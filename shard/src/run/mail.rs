@@ -145,7 +145,7 @@ impl StepRun<'_> {
         let message = match sent {
             Some(message) => {
                 let whole = gmail::get_message(&message.id, Format::Metadata);
-                self.google.read_until(&whole, self.limit()).await.ok().or(Some(message))
+                self.google.read_fresh(&whole, self.limit()).await.ok().or(Some(message))
             }
             None => self.find_sent_patiently().await,
         };
@@ -163,7 +163,8 @@ impl StepRun<'_> {
     }
 
     async fn find_draft(&self) -> Result<Option<String>, CallError> {
-        let list: DraftList = self.google.read(&gmail::find_draft(&self.message_id())).await?;
+        let list: DraftList =
+            self.google.read_fresh(&gmail::find_draft(&self.message_id()), self.deadline()).await?;
         Ok(list.drafts.into_iter().map(|draft| draft.id).find(|id| is_draft_id(id)))
     }
 
@@ -171,10 +172,10 @@ impl StepRun<'_> {
     async fn find_sent(&self) -> Result<Option<Message>, CallError> {
         let query = format!("in:sent rfc822msgid:{}", self.message_id());
         let list: MessageList =
-            self.google.read_until(&gmail::list_messages(&query, 1), self.limit()).await?;
+            self.google.read_fresh(&gmail::list_messages(&query, 1), self.limit()).await?;
         let Some(found) = list.messages.first() else { return Ok(None) };
         let whole = gmail::get_message(&found.id, Format::Metadata);
-        let message: Message = self.google.read_until(&whole, self.limit()).await?;
+        let message: Message = self.google.read_fresh(&whole, self.limit()).await?;
         Ok(Some(message).filter(Message::is_sent))
     }
 
@@ -251,7 +252,7 @@ impl StepRun<'_> {
     /// time to send it again.
     async fn is_gone(&self, draft: &str, backoff: &mut Backoff) -> Result<bool, Problem> {
         for _round in 0..ROUNDS_MAX {
-            let asked = self.google.read_until::<Draft>(&gmail::get_draft(draft), self.limit()).await;
+            let asked = self.google.read_fresh::<Draft>(&gmail::get_draft(draft), self.limit()).await;
             let (problem, retry_after) = match asked {
                 Ok(_) if sluice_core::now() < self.deadline() => return Ok(false),
                 Ok(_) => (

@@ -4,6 +4,7 @@
 //! - A call that Google refuses for its token is made once more with a fresh one; such a refusal means that
 //!   nothing was done.
 //! - Every call is noted for the step it belongs to, with its path but without its query.
+//! - What is read to be shown may come from the core's cache ([`crate::cache`]); what decides about an effect never.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -11,19 +12,27 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use sluice_net::egress::{EgressError, EgressRequest, EgressResponse, Retry, Upstream};
-use sluice_protocols::api::CallView;
+use sluice_protocols::api::{CallView, Priority};
 use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 
+use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
 use super::meter::{Meter, micros};
 use super::tokens::AccessToken;
+use crate::cache::{Joined, Read, ReadBody, Ticket};
 use crate::env::Env;
+use crate::quota::{Ask, Denied};
 
 /// Most calls noted for one step: a search makes 21, a hard-fought side effect some dozens.
 const CALLS_NOTED_MAX: usize = 128;
+
+/// Once the quota of a day is used up: how long nothing is asked, unless the answer says.
+const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
+/// How often a read that waits for another's looks again when that one brought nothing.
+const JOINS_MAX: usize = 3;
 
 /// Calls for one step.
 pub(crate) struct Google<'a> {
@@ -33,6 +42,7 @@ pub(crate) struct Google<'a> {
     user: UserId,
     /// The command's own.
     deadline: Instant,
+    priority: Priority,
     calls: RefCell<Vec<CallView>>,
 }
 
@@ -51,6 +61,8 @@ pub(crate) enum CallError {
     Lost { service: Service, error: EgressError },
     /// A success whose body cannot be understood.
     Nonsense { service: Service },
+    /// The broker did not let it through; nothing was sent.
+    Denied { service: Service, denied: Denied },
     /// There is no token to call with; nothing was sent.
     NoToken(Problem),
 }
@@ -63,7 +75,7 @@ impl CallError {
             Self::Refused { error, .. } => matches!(error.fault, UpstreamFault::Unavailable { .. }),
             Self::Lost { error, .. } => error.outcome_unknown(),
             Self::Nonsense { .. } => true,
-            Self::NoToken(_) => false,
+            Self::Denied { .. } | Self::NoToken(_) => false,
         }
     }
 
@@ -72,7 +84,7 @@ impl CallError {
         match self {
             Self::Refused { error, .. } => error.fault.is_retryable(),
             Self::Lost { error, .. } => !matches!(error, EgressError::ShuttingDown | EgressError::Invalid(_)),
-            Self::Nonsense { .. } => true,
+            Self::Nonsense { .. } | Self::Denied { .. } => true,
             Self::NoToken(problem) => problem.is_retryable() && problem.kind() != ProblemKind::ShuttingDown,
         }
     }
@@ -85,10 +97,11 @@ impl CallError {
         }
     }
 
-    /// How long Google asked callers to wait.
+    /// How long Google, or our own broker, asked callers to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
+            Self::Denied { denied: Denied::Open(wait) | Denied::Limited(Some(wait)), .. } => Some(*wait),
             _ => None,
         }
     }
@@ -111,6 +124,7 @@ impl CallError {
                 ProblemKind::UpstreamInvalid,
                 format!("{} answered something that cannot be understood", title(*service)),
             ),
+            Self::Denied { service, denied } => super::denied(title(*service), *denied),
             Self::NoToken(problem) => problem.clone(),
         }
     }
@@ -153,6 +167,34 @@ fn upstream(service: Service) -> Upstream {
     }
 }
 
+/// Whether a limit is one user's own: other users may go on.
+fn concerns_user(error: &GoogleError) -> bool {
+    error.reason == "userRateLimitExceeded" || error.message.to_ascii_lowercase().contains("user")
+}
+
+fn parse<T: DeserializeOwned>(call: &ApiCall, body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|error| {
+        tracing::warn!(path = call.path_only(), %error, "Google's answer cannot be understood");
+        CallError::Nonsense { service: call.service }
+    })
+}
+
+/// A call with an effect under way; when it ends, what it may have changed is no longer known.
+struct Change<'a> {
+    google: &'a Google<'a>,
+    call: &'a ApiCall,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if self.call.is_question() {
+            return;
+        }
+        let google = self.google;
+        google.env.reads.changed(google.user, self.call.dirt(), sluice_core::now());
+    }
+}
+
 impl<'a> Google<'a> {
     pub(crate) fn new(
         env: &'a Env,
@@ -161,7 +203,13 @@ impl<'a> Google<'a> {
         user: UserId,
         deadline: Instant,
     ) -> Self {
-        Self { env, meter, shard, user, deadline, calls: RefCell::default() }
+        Self { env, meter, shard, user, deadline, priority: Priority::Normal, calls: RefCell::default() }
+    }
+
+    /// The same with calls as urgent as this.
+    pub(crate) fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
     }
 
     /// The calls made so far, each with its measure.
@@ -169,31 +217,89 @@ impl<'a> Google<'a> {
         self.calls.into_inner()
     }
 
-    /// Reads something, repeating as the egress pool sees fit, within the command's deadline.
+    /// Reads something to be shown: from the core's cache, or within the command's deadline from Google, repeating
+    /// as seems fit.
     pub(crate) async fn read<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, CallError> {
-        self.read_until(call, self.deadline).await
+        parse(call, &self.bytes(call).await?)
     }
 
-    /// As [`Self::read`], until `limit`.
-    pub(crate) async fn read_until<T: DeserializeOwned>(
+    /// Reads what something with an effect is decided by: always from Google.
+    pub(crate) async fn read_fresh<T: DeserializeOwned>(
         &self,
         call: &ApiCall,
         limit: Instant,
     ) -> Result<T, CallError> {
-        let reply = self.send(call, Retry::Safe, limit).await?;
-        serde_json::from_slice(&reply.body).map_err(|error| {
-            tracing::warn!(path = call.path_only(), %error, "Google's answer cannot be understood");
-            CallError::Nonsense { service: call.service }
-        })
+        parse(call, &self.send(call, Retry::Safe, limit).await?.body)
     }
 
-    /// Reads bytes.
+    /// As [`Self::read`], as they come.
+    /// A call that may be repeated although it changes something goes to Google, and what it changed is forgotten.
     pub(crate) async fn bytes(&self, call: &ApiCall) -> Result<Bytes, CallError> {
-        self.send(call, Retry::Safe, self.deadline).await.map(|reply| reply.body)
+        if call.method != "GET" {
+            let _change = Change { google: self, call };
+            return self.send(call, Retry::Safe, self.deadline).await.map(|reply| reply.body);
+        }
+        for _round in 0..JOINS_MAX {
+            match self.env.reads.read(self.user, call, sluice_core::now()) {
+                Read::Kept(body, refresh) => {
+                    if let Some(ticket) = refresh {
+                        self.read_anew(call, ticket);
+                    }
+                    return Ok(body.into_bytes());
+                }
+                Read::Make(ticket) => return self.make(call, Some(ticket)).await,
+                Read::Join(joined) => {
+                    if let Some(answer) = self.join(call.service, joined).await? {
+                        return answer.map(ReadBody::into_bytes);
+                    }
+                    // Whoever made the read could not say; it may be our turn now.
+                }
+            }
+        }
+        self.make(call, None).await
+    }
+
+    async fn make(&self, call: &ApiCall, ticket: Option<Ticket>) -> Result<Bytes, CallError> {
+        let answer = self.send(call, Retry::Safe, self.deadline).await;
+        let Some(ticket) = ticket else { return answer.map(|reply| reply.body) };
+        let (answer, body) = match answer {
+            Ok(reply) => match ReadBody::of(call, reply.body.clone()) {
+                Some(body) => (Ok(body), reply.body),
+                None => return Ok(reply.body),
+            },
+            Err(error) => (Err(error), Bytes::new()),
+        };
+        ticket.land(&answer, sluice_core::now());
+        answer.map(|_| body)
+    }
+
+    async fn join(
+        &self,
+        service: Service,
+        joined: Joined,
+    ) -> Result<Option<Result<ReadBody, CallError>>, CallError> {
+        let _waiting = self.meter.google.begin();
+        let landed = sluice_core::timeout_at(self.deadline, joined.land()).await;
+        landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
+    }
+
+    /// Reads what is stale again, in a task of its own.
+    fn read_anew(&self, call: &ApiCall, ticket: Ticket) {
+        let (env, call, shard, user) = (self.env.clone(), call.clone(), self.shard, self.user);
+        sluice_core::spawn(async move {
+            let meter = Meter::default();
+            let deadline = sluice_core::now() + env.config.call_timeout;
+            let google = Google::new(&env, &meter, shard, user, deadline).with_priority(Priority::Batch);
+            if let Err(error) = google.make(&call, Some(ticket)).await {
+                tracing::debug!(path = call.path_only(), ?error, "a stale read was not renewed");
+            }
+        });
     }
 
     /// Does something once: it is on its way at most once when this returns.
     pub(crate) async fn act(&self, call: &ApiCall, limit: Instant) -> Result<Reply, CallError> {
+        // Told when it ends, however it ends: this future may be dropped while the call is on its way.
+        let _change = Change { google: self, call };
         self.send(call, Retry::Never, limit).await
     }
 
@@ -235,20 +341,50 @@ impl<'a> Google<'a> {
             deadline: limit,
             retry,
         };
+        let units = self.env.broker.quotas().config().units.of(call);
+        let ask = Ask { user: Some(self.user), units, tokens: 0, priority: self.priority };
         let began = Instant::now();
-        let answer = self.env.egress.call(request).await;
+        let judge = |response: &EgressResponse| self.judge(call.service, response);
+        let Ended { answer, attempts } = Outgoing { env: self.env, request, ask, judge: &judge }.run().await;
         self.note(CallView {
             service: call.service.into(),
             method: call.method.to_owned(),
             path: call.path_only().to_owned(),
             status: answer.as_ref().ok().map(|response| response.status),
             duration_us: micros(began.elapsed()),
-            attempts: answer.as_ref().map_or(1, |response| response.attempts),
+            attempts: attempts.max(1),
         });
         match answer {
             Ok(response) if (200..300).contains(&response.status) => Ok(Reply { body: response.body }),
             Ok(response) => Err(self.refused(call.service, &response)),
-            Err(error) => Err(CallError::Lost { service: call.service, error }),
+            Err(Unanswered::Lost(error)) => Err(CallError::Lost { service: call.service, error }),
+            Err(Unanswered::Denied(denied)) => Err(CallError::Denied { service: call.service, denied }),
+        }
+    }
+
+    /// What an answer says about calls to come.
+    fn judge(&self, service: Service, response: &EgressResponse) -> Judged {
+        if (200..300).contains(&response.status) {
+            return Judged::good();
+        }
+        let CallError::Refused { error, retry_after, .. } = self.refused(service, response) else {
+            return Judged::good();
+        };
+        let limited = match error.fault {
+            UpstreamFault::RateLimited { .. } if concerns_user(&error) => Limited::User,
+            UpstreamFault::RateLimited { .. } | UpstreamFault::QuotaExhausted => Limited::Project,
+            _ => Limited::Nobody,
+        };
+        let wait = match error.fault {
+            UpstreamFault::QuotaExhausted => retry_after.or(Some(EXHAUSTED_WAIT)),
+            _ => retry_after,
+        };
+        Judged {
+            is_passing: error.fault.is_retryable(),
+            is_failure: matches!(error.fault, UpstreamFault::Unavailable { .. }),
+            limited,
+            wait,
+            tokens: None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! - What goes wrong becomes a problem document for the user; what could identify the operator's accounts stays
 //!   in the log.
 
+mod call;
 mod google;
 pub(crate) mod meter;
 pub(crate) mod openai;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use sluice_net::egress::EgressError;
 use sluice_protocols::problem::{Problem, ProblemKind};
+
+use crate::quota::Denied;
 
 pub(crate) use google::{CallError, Google, Reply};
 pub use tokens::TokenCache;
@@ -47,6 +50,23 @@ fn lost(name: &str, error: &EgressError, deadline: Instant) -> Problem {
         EgressError::Invalid(why) => {
             tracing::error!(upstream = name, why, "a request of ours was refused by the egress pool");
             Problem::new(ProblemKind::Internal, format!("a request to {name} could not be made"))
+        }
+    }
+}
+
+/// A call to `name` that was not made, for the broker did not let it through.
+fn denied(name: &str, denied: Denied) -> Problem {
+    match denied {
+        Denied::Open(wait) => {
+            let detail = format!("{name} is failing and is left alone for a moment");
+            with_wait(Problem::new(ProblemKind::UpstreamUnavailable, detail), Some(wait))
+        }
+        Denied::Limited(wait) => {
+            let detail = format!("what may be asked of {name} is used up for now");
+            with_wait(Problem::new(ProblemKind::UpstreamLimited, detail), wait)
+        }
+        Denied::Full | Denied::Late => {
+            Problem::new(ProblemKind::Overloaded, format!("too many calls to {name} are waiting"))
         }
     }
 }

@@ -6,16 +6,19 @@ use std::time::Instant;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use sluice_net::egress::{EgressRequest, EgressResponse, Retry, Upstream};
+use sluice_protocols::api::Priority;
 use sluice_protocols::ids::UserId;
 use sluice_protocols::openai::{
-    Context, ModelAnswer, OpenAiError, OpenAiFault, PlanRequest, RESPONSES_PATH, parse_response,
+    Context, ModelAnswer, OpenAiError, OpenAiFault, PlanRequest, RESPONSES_PATH, parse_response, tokens_used,
 };
 use sluice_protocols::plan::{Plan, REASON_CHARS_MAX, REASON_DEFAULT};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
+use super::call::{Judged, Limited, Outgoing, Unanswered};
 use super::meter::Meter;
-use super::{lost, with_wait};
+use super::{denied, lost, with_wait};
 use crate::env::Env;
+use crate::quota::Ask;
 
 /// What the model is asked, and until when an answer is of use.
 pub(crate) struct Question<'a> {
@@ -99,12 +102,42 @@ async fn ask(
         // Making a plan changes nothing.
         retry: Retry::Safe,
     };
+    let config = env.broker.quotas().config();
+    // About four bytes a token, in any language that matters here; the answer says what it was.
+    let tokens = request.body.len() as u64 / 4 + config.openai_answer_tokens;
+    let ask = Ask { user: None, units: 1, tokens, priority: Priority::Normal };
+    let counts_tokens = config.openai_tokens_per_minute > 0;
+    let judge = |response: &EgressResponse| judge(response, counts_tokens);
     let answer = {
         let _waiting = meter.openai.begin();
-        env.egress.call(request).await
+        Outgoing { env, request, ask, judge: &judge }.run().await.answer
     };
-    let response = answer.map_err(|error| NoPlan::Final(lost("OpenAI", &error, deadline)))?;
+    let response = answer.map_err(|error| {
+        NoPlan::Final(match error {
+            Unanswered::Lost(error) => lost("OpenAI", &error, deadline),
+            Unanswered::Denied(why) => denied("OpenAI", why),
+        })
+    })?;
     read(&response)
+}
+
+/// What an answer says about calls to come: also a good one, when it was the last for now.
+fn judge(response: &EgressResponse, counts_tokens: bool) -> Judged {
+    let wait = response.retry_after;
+    if (200..300).contains(&response.status) {
+        let limited = if wait.is_some() { Limited::Project } else { Limited::Nobody };
+        let tokens = if counts_tokens { tokens_used(&response.body) } else { None };
+        return Judged { limited, wait, tokens, ..Judged::good() };
+    }
+    let error = OpenAiError::classify(response.status, &response.body);
+    let is_limit = matches!(error.fault, OpenAiFault::RateLimited);
+    Judged {
+        is_passing: error.retryable,
+        is_failure: matches!(error.fault, OpenAiFault::Unavailable),
+        limited: if is_limit { Limited::Project } else { Limited::Nobody },
+        wait,
+        tokens: None,
+    }
 }
 
 fn read(response: &EgressResponse) -> Result<Plan, NoPlan> {

@@ -20,21 +20,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use sluice_net::egress::{EgressRequest, EgressResponse, Retry, Upstream};
-use sluice_protocols::api::{CallTarget, CallView};
+use sluice_protocols::api::{CallTarget, CallView, Priority};
 use sluice_protocols::google::oauth::{FORM, OAuthError, TokenResponse, refresh_body};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, encode};
 use sluice_store::{Batch, Key};
 
-use super::lost;
+use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
+use super::{denied, lost};
 use crate::env::Env;
+use crate::quota::Ask;
 
 /// A token is not used in its last seconds: a call may be under way that long.
 const LAST_SECONDS: Duration = Duration::from_secs(30);
 /// What the token endpoint is called in the list of a step's calls.
 const TOKEN_PATH: &str = "/token";
+/// What it is called to users.
+const ENDPOINT: &str = "Google's token endpoint";
 
 /// A bearer token.
 #[derive(Clone, PartialEq, Eq)]
@@ -323,18 +327,20 @@ impl Refresh {
             retry: Retry::Safe,
         };
         let began = Instant::now();
-        let answer = self.env.egress.call(request).await;
+        let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::High };
+        let Ended { answer, attempts } = Outgoing { env: &self.env, request, ask, judge: &judge }.run().await;
         self.flight.calls.borrow_mut().push(CallView {
             service: CallTarget::OAuth,
             method: "POST".to_owned(),
             path: TOKEN_PATH.to_owned(),
             status: answer.as_ref().ok().map(|response| response.status),
             duration_us: micros(began.elapsed()),
-            attempts: answer.as_ref().map_or(1, |response| response.attempts),
+            attempts: attempts.max(1),
         });
         match answer {
             // No command's deadline is known here: it is the endpoint that is late.
-            Err(error) => Err(NoToken::Other(lost("Google's token endpoint", &error, far(limit)))),
+            Err(Unanswered::Lost(error)) => Err(NoToken::Other(lost(ENDPOINT, &error, far(limit)))),
+            Err(Unanswered::Denied(why)) => Err(NoToken::Other(denied(ENDPOINT, why))),
             Ok(response) => read(&response),
         }
     }
@@ -391,6 +397,19 @@ impl Refresh {
         batch.put(&self.key(), value.as_bytes());
         // Nothing is awaited between the look at the record and this: no other change of this core comes between.
         self.env.store.commit(batch).await.map(|_| ()).map_err(|error| unwritten(error.to_string()))
+    }
+}
+
+/// What an answer of the token endpoint says about calls to come.
+fn judge(response: &EgressResponse) -> Judged {
+    let is_failure = response.status == 408 || response.status >= 500;
+    let is_limit = response.status == 429;
+    Judged {
+        is_passing: is_failure || is_limit,
+        is_failure,
+        limited: if is_limit { Limited::Project } else { Limited::Nobody },
+        wait: response.retry_after,
+        tokens: None,
     }
 }
 

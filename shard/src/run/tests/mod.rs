@@ -4,6 +4,7 @@ mod fake;
 mod once;
 mod plans;
 mod tokens;
+mod upstream;
 
 use std::rc::Rc;
 
@@ -20,6 +21,7 @@ use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig};
 use super::*;
 use crate::clock::Clock;
 use crate::env::{Env, RunConfig};
+use crate::quota::{QuotaConfig, Quotas, RetryLimits};
 
 /// Monday, 23 November 2026, 15:05 in Berlin.
 const NOW_MS: u64 = 1_795_442_700_000;
@@ -57,7 +59,7 @@ impl Rig {
             egress: Egress::start(egress).expect("the pool"),
             shard: ShardId::of(&user, count),
             user,
-            config: RunConfig::new("sk-test", "model", "client", "secret"),
+            config: quick(RunConfig::new("sk-test", "model", "client", "secret")),
             _directory: directory,
         };
         rig.connect("refresh-0", ConnectionState::Active);
@@ -176,6 +178,18 @@ impl Rig {
             .await
         })
     }
+}
+
+/// Waits that tests need not feel.
+fn quick(mut config: RunConfig) -> RunConfig {
+    let retry = RetryLimits {
+        backoff_base: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+        ..RetryLimits::default()
+    };
+    let quota = QuotaConfig { cool_down: Duration::from_millis(5), retry, ..QuotaConfig::default() };
+    config.quotas = Quotas::new(quota, 1);
+    config
 }
 
 fn act(steps: Value) -> Value {

@@ -1,0 +1,353 @@
+//! A core's way to the upstreams: every call enters here, waits its turn, and tells how it ended.
+//!
+//! Invariants:
+//! - A call that cannot get its units before its deadline is refused at once, with the time after which it could.
+//! - A [`Permit`] that is dropped gives back its place, and its units too unless the call was sent.
+//! - Someone wakes those who wait: a call that ends, or a task that lives as long as anyone waits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use sluice_net::egress::Upstream;
+use sluice_protocols::ids::UserId;
+
+use super::breaker::{Breaker, BreakerState, Leave, Verdict};
+use super::gate::{Ask, Block, Gate, Grant};
+use super::retry::RetryBudget;
+use super::stats::QuotaStats;
+use super::{Class, Quotas};
+
+/// How often those who wait for units look again at the latest; a slot of the windows.
+const LOOK: Duration = Duration::from_millis(250);
+/// Users passed over when one call ends.
+const LOOKS_MAX: usize = 32;
+
+/// Why a call may not be made. Nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// The upstream's units do not last; so long, where that is known.
+    Limited(Option<Duration>),
+    /// It was failing and is left alone; so long.
+    Open(Duration),
+    /// Too many calls wait.
+    Full,
+    /// No place came free in time.
+    Late,
+}
+
+struct Door {
+    gate: RefCell<Gate>,
+    breakers: RefCell<[Breaker; 2]>,
+    retries: RefCell<RetryBudget>,
+    waiting: RefCell<HashMap<u64, Rc<Turn>, RandomState>>,
+    is_watched: Cell<bool>,
+}
+
+/// Where someone who waits is told that it is their turn.
+#[derive(Default)]
+struct Turn {
+    grant: RefCell<Option<Grant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// See the module. `!Send`: one a core.
+pub struct Broker {
+    doors: [Door; Upstream::ALL.len()],
+    quotas: Arc<Quotas>,
+    stats: Arc<QuotaStats>,
+}
+
+impl Broker {
+    /// A core's share of `quotas`.
+    pub fn new(quotas: Arc<Quotas>, stats: Arc<QuotaStats>) -> Self {
+        let now = Instant::now();
+        let doors = Upstream::ALL.map(|upstream| Door {
+            gate: RefCell::new(quotas.gate(upstream)),
+            breakers: RefCell::new([(); 2].map(|()| Breaker::new(quotas.config().breaker, now))),
+            retries: RefCell::new(RetryBudget::new(&quotas.config().retry, quotas.cores(), now)),
+            waiting: RefCell::default(),
+            is_watched: Cell::new(false),
+        });
+        Self { doors, quotas, stats }
+    }
+
+    /// Settings.
+    pub(crate) fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
+    fn door(&self, upstream: Upstream) -> &Door {
+        &self.doors[upstream as usize]
+    }
+
+    /// Waits for leave to make a call, until `limit`.
+    pub(crate) async fn enter(
+        self: &Rc<Self>,
+        upstream: Upstream,
+        class: Class,
+        ask: Ask,
+        limit: Instant,
+    ) -> Result<Permit, Denied> {
+        let result = self.try_enter(upstream, class, ask, limit).await;
+        if let Err(denied) = &result {
+            self.stats.of(upstream).denied(*denied);
+        }
+        result
+    }
+
+    async fn try_enter(
+        self: &Rc<Self>,
+        upstream: Upstream,
+        class: Class,
+        ask: Ask,
+        limit: Instant,
+    ) -> Result<Permit, Denied> {
+        let now = sluice_core::now();
+        let door = self.door(upstream);
+        if let Some(wait) = door.breakers.borrow()[class as usize].closed_for(now) {
+            return Err(Denied::Open(wait));
+        }
+        let cool = self.quotas.cool_down(upstream, now);
+        let entered = door.gate.borrow_mut().enter(&ask, cool, now);
+        let grant = match entered {
+            Ok(grant) => grant,
+            Err(block) => {
+                self.refuse_hopeless(door, &ask, block, limit, now)?;
+                self.wait(upstream, ask, limit).await?
+            }
+        };
+        self.publish(upstream);
+        let mut permit =
+            Permit { broker: Rc::clone(self), upstream, class, grant, leave: None, was_sent: false };
+        // Only now: who waits for units must not hold up the probes of others.
+        let leave = door.breakers.borrow_mut()[class as usize].begin(sluice_core::now());
+        permit.leave = Some(leave.map_err(Denied::Open)?);
+        Ok(permit)
+    }
+
+    /// Refuses what cannot be let in before its deadline.
+    fn refuse_hopeless(
+        &self,
+        door: &Door,
+        ask: &Ask,
+        block: Block,
+        limit: Instant,
+        now: Instant,
+    ) -> Result<(), Denied> {
+        let project = door.gate.borrow().project_wait(ask, now);
+        let own = match block {
+            Block::Never => return Err(Denied::Limited(None)),
+            Block::Users => return Err(Denied::Full),
+            Block::User(wait) | Block::Project(wait) => wait,
+            Block::UserPlaces | Block::Places => Duration::ZERO,
+        };
+        let wait = project.ok_or(Denied::Limited(None))?.max(own);
+        if now + wait > limit { Err(Denied::Limited(Some(wait))) } else { Ok(()) }
+    }
+
+    async fn wait(self: &Rc<Self>, upstream: Upstream, ask: Ask, limit: Instant) -> Result<Grant, Denied> {
+        let door = self.door(upstream);
+        let id = door.gate.borrow_mut().line_up(ask).ok_or(Denied::Full)?;
+        let turn = Rc::new(Turn::default());
+        door.waiting.borrow_mut().insert(id, Rc::clone(&turn));
+        self.stats.of(upstream).waited.add(1);
+        let waiting = Waiting { broker: Rc::clone(self), upstream, id, ask, turn };
+        self.admit(upstream, LOOKS_MAX);
+        self.watch(upstream);
+        match sluice_core::timeout_at(limit, waiting).await {
+            Ok(grant) => Ok(grant),
+            Err(_) => {
+                let now = sluice_core::now();
+                match door.gate.borrow().project_wait(&ask, now) {
+                    Some(wait) if wait.is_zero() => Err(Denied::Late),
+                    wait => Err(Denied::Limited(wait)),
+                }
+            }
+        }
+    }
+
+    /// Lets in who may go now.
+    fn admit(&self, upstream: Upstream, looks: usize) {
+        let door = self.door(upstream);
+        let now = sluice_core::now();
+        if door.waiting.borrow().is_empty() {
+            return self.publish(upstream);
+        }
+        let cool = self.quotas.cool_down(upstream, now);
+        let admitted = door.gate.borrow_mut().admit(looks, cool, now);
+        for (id, grant) in admitted {
+            let Some(turn) = door.waiting.borrow_mut().remove(&id) else { continue };
+            *turn.grant.borrow_mut() = Some(grant);
+            if let Some(waker) = turn.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+        self.publish(upstream);
+    }
+
+    /// A task that looks after those who wait, as long as there are any.
+    fn watch(self: &Rc<Self>, upstream: Upstream) {
+        if self.door(upstream).is_watched.replace(true) {
+            return;
+        }
+        let broker = Rc::clone(self);
+        sluice_core::spawn(async move {
+            while !broker.door(upstream).waiting.borrow().is_empty() {
+                sluice_core::sleep(LOOK).await;
+                broker.admit(upstream, usize::MAX);
+            }
+            broker.door(upstream).is_watched.set(false);
+        });
+    }
+
+    fn publish(&self, upstream: Upstream) {
+        let gate = self.door(upstream).gate.borrow();
+        let stats = self.stats.of(upstream);
+        stats.waiting.set(gate.waiting() as u64);
+        stats.under_way.set(gate.under_way() as u64);
+    }
+
+    /// Takes note that an upstream limits us: all, or one user.
+    pub(crate) fn limited(&self, upstream: Upstream, user: Option<UserId>, said: Option<Duration>) {
+        let now = sluice_core::now();
+        let stats = self.stats.of(upstream);
+        match user {
+            Some(user) => {
+                stats.limited_user.add(1);
+                let first = self.quotas.config().cool_down;
+                self.door(upstream).gate.borrow_mut().cool_user(user, said, first, now);
+            }
+            None => {
+                stats.limited_project.add(1);
+                self.quotas.cool(upstream, said, now);
+            }
+        }
+    }
+
+    /// Counts a call for the budget of repeats.
+    pub(crate) fn count_call(&self, upstream: Upstream) {
+        self.door(upstream).retries.borrow_mut().deposit();
+        self.stats.of(upstream).calls.add(1);
+    }
+
+    /// Whether a call may be made again.
+    pub(crate) fn may_retry(&self, upstream: Upstream) -> bool {
+        let allowed = self.door(upstream).retries.borrow_mut().withdraw(sluice_core::now());
+        let stats = self.stats.of(upstream);
+        if allowed {
+            stats.retries.add(1)
+        } else {
+            stats.retries_over_budget.add(1)
+        }
+        allowed
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").finish_non_exhaustive()
+    }
+}
+
+/// Someone who waits.
+struct Waiting {
+    broker: Rc<Broker>,
+    upstream: Upstream,
+    id: u64,
+    ask: Ask,
+    turn: Rc<Turn>,
+}
+
+impl Future for Waiting {
+    type Output = Grant;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
+        if let Some(grant) = self.turn.grant.borrow_mut().take() {
+            return Poll::Ready(grant);
+        }
+        *self.turn.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    /// Who goes away leaves the line, or gives back what was just granted.
+    fn drop(&mut self) {
+        let door = self.broker.door(self.upstream);
+        if door.waiting.borrow_mut().remove(&self.id).is_some() {
+            door.gate.borrow_mut().leave(self.id, &self.ask);
+        } else if let Some(grant) = self.turn.grant.borrow_mut().take() {
+            door.gate.borrow_mut().give_back(&grant, false, sluice_core::now());
+            self.broker.admit(self.upstream, LOOKS_MAX);
+        }
+    }
+}
+
+/// The leave to make one call.
+pub(crate) struct Permit {
+    broker: Rc<Broker>,
+    upstream: Upstream,
+    class: Class,
+    grant: Grant,
+    leave: Option<Leave>,
+    was_sent: bool,
+}
+
+impl Permit {
+    /// From here on the units are spent, whatever becomes of the call.
+    pub(crate) fn sent(&mut self) {
+        self.was_sent = true;
+    }
+
+    /// The call ended. `was_sent`: whether the upstream may have seen it. `tokens`: what it used, where that is known.
+    pub(crate) fn end(mut self, verdict: Verdict, was_sent: bool, tokens: Option<u64>) {
+        self.was_sent = was_sent;
+        let now = sluice_core::now();
+        let door = self.broker.door(self.upstream);
+        if let Some(leave) = self.leave.take() {
+            self.note(verdict);
+            door.breakers.borrow_mut()[self.class as usize].end(leave, verdict, now);
+        }
+        if let Some(used) = tokens {
+            door.gate.borrow_mut().correct_tokens(&self.grant, used, now);
+        }
+    }
+
+    fn note(&self, verdict: Verdict) {
+        let stats = self.broker.stats.of(self.upstream);
+        if verdict == Verdict::Bad {
+            stats.failures.add(1);
+        }
+        stats.units.add(self.grant.ask_units);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let now = sluice_core::now();
+        let door = self.broker.door(self.upstream);
+        let mut breakers = door.breakers.borrow_mut();
+        if let Some(leave) = self.leave.take() {
+            breakers[self.class as usize].end(leave, Verdict::Nothing, now);
+        }
+        let stats = self.broker.stats.of(self.upstream);
+        for (cell, breaker) in stats.breakers.iter().zip(breakers.iter()) {
+            cell.0.set(match breaker.state() {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Open => 2,
+            });
+            cell.1.set(breaker.opened());
+        }
+        drop(breakers);
+        door.gate.borrow_mut().give_back(&self.grant, self.was_sent, now);
+        self.broker.admit(self.upstream, LOOKS_MAX);
+    }
+}

@@ -1,0 +1,214 @@
+//! Spending what upstreams allow: before every call, a core's [`Broker`] sees to units, places, turns and breakers.
+//!
+//! ```text
+//! call -> breaker open? refuse -> units and place? go -> else wait by priority and user, or refuse at once
+//!      -> sent -> answer: limits learned, breaker told, tokens corrected, place given on
+//! ```
+//! What belongs to the project is shared by the cores in [`Quotas`]: budgets by the minute and by the day
+//! ([`Ledger`], no locks), and the moment until which an upstream asked all of us to wait. What belongs to a user stays
+//! on the user's core. Breakers and budgets of repeats are each core's own.
+
+mod breaker;
+mod broker;
+mod config;
+mod gate;
+mod ledger;
+mod retry;
+mod stats;
+mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use sluice_net::egress::Upstream;
+
+pub use breaker::BreakerConfig;
+pub(crate) use breaker::Verdict;
+pub use broker::Broker;
+pub(crate) use broker::Denied;
+pub use config::{Limits, QuotaConfig, RetryLimits, Units};
+pub(crate) use gate::Ask;
+use gate::{Budget, COOL_MAX, Gate, GateLimits, Measure};
+use ledger::Lease;
+pub use ledger::{Ledger, Span};
+pub(crate) use retry::wait as retry_wait;
+pub use stats::{DoorStats, QuotaStats};
+use window::Slots;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A minute is cut into 240 slots: at most 2 % of it lie idle in slots that are half out.
+const MINUTE_SLOT: Duration = Duration::from_millis(250);
+/// A day is cut into 288.
+const DAY_SLOT: Duration = Duration::from_secs(300);
+
+/// What a call does, for the breaker: a service that takes no changes may still be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// It changes nothing.
+    Read,
+    /// It may.
+    Write,
+}
+
+/// What all cores share of one upstream.
+#[derive(Debug)]
+struct Shared {
+    /// Milliseconds after the epoch until which all wait.
+    cool_until_ms: AtomicU64,
+    /// How long the last wait was that a refusal without a time brought, in milliseconds.
+    cool_last_ms: AtomicU64,
+    ledgers: Vec<(Measure, Span, Arc<Ledger>)>,
+}
+
+/// What all cores share.
+#[derive(Debug)]
+pub struct Quotas {
+    config: QuotaConfig,
+    cores: usize,
+    epoch: Instant,
+    shared: [Shared; Upstream::ALL.len()],
+}
+
+impl Quotas {
+    /// Budgets for `cores` cores.
+    pub fn new(config: QuotaConfig, cores: usize) -> Arc<Self> {
+        let epoch = Instant::now();
+        let minute = Span::new(MINUTE, config.slack, MINUTE_SLOT);
+        let day = Span::new(DAY, config.slack, DAY_SLOT);
+        let shared = Upstream::ALL.map(|upstream| {
+            let wanted = match upstream {
+                Upstream::OAuth => Vec::new(),
+                Upstream::OpenAi => vec![
+                    (Measure::Units, minute, config.openai_requests_per_minute),
+                    (Measure::Tokens, minute, config.openai_tokens_per_minute),
+                ],
+                Upstream::Gmail => google(&config.gmail, minute, day),
+                Upstream::Calendar => google(&config.calendar, minute, day),
+                Upstream::Drive => google(&config.drive, minute, day),
+            };
+            let made = wanted
+                .into_iter()
+                .filter(|(.., limit)| *limit > 0)
+                .map(|(measure, span, limit)| (measure, span, Arc::new(Ledger::new(limit, span, epoch))));
+            Shared {
+                cool_until_ms: AtomicU64::new(0),
+                cool_last_ms: AtomicU64::new(0),
+                ledgers: made.collect(),
+            }
+        });
+        Arc::new(Self { config, cores: cores.max(1), epoch, shared })
+    }
+
+    /// Settings.
+    pub fn config(&self) -> &QuotaConfig {
+        &self.config
+    }
+
+    /// How many cores share the budgets.
+    pub fn cores(&self) -> usize {
+        self.cores
+    }
+
+    /// The budgets of an upstream: what it is called, the limit, and what is used of the window that ends now.
+    pub fn budgets(&self, upstream: Upstream, now: Instant) -> Vec<(&'static str, u64, u64)> {
+        let name = |measure: Measure, span: &Span| match (measure, span.slot == DAY_SLOT) {
+            (Measure::Units, false) => "units_minute",
+            (Measure::Units, true) => "units_day",
+            (Measure::Tokens, _) => "tokens_minute",
+        };
+        let ledgers = self.shared[upstream as usize].ledgers.iter();
+        ledgers
+            .map(|(measure, span, ledger)| (name(*measure, span), ledger.limit(), ledger.used(now)))
+            .collect()
+    }
+
+    fn gate(&self, upstream: Upstream) -> Gate {
+        let config = &self.config;
+        let shared = &self.shared[upstream as usize];
+        let budgets = shared.ledgers.iter().map(|(measure, _, ledger)| {
+            let share = |percent: u64| ledger.limit().saturating_mul(percent.min(100)) / 100;
+            Budget {
+                measure: *measure,
+                lease: Lease::new(Arc::clone(ledger), self.cores),
+                ceilings: [ledger.limit(), share(config.normal_percent), share(config.batch_percent)],
+            }
+        });
+        let user_per_minute = match upstream {
+            Upstream::Gmail => config.gmail.user_per_minute,
+            Upstream::Calendar => config.calendar.user_per_minute,
+            Upstream::Drive => config.drive.user_per_minute,
+            Upstream::OpenAi | Upstream::OAuth => 0,
+        };
+        let limits = GateLimits {
+            concurrent_max: match upstream {
+                Upstream::OpenAi => config.openai_concurrent_max,
+                _ => config.google_concurrent_max,
+            },
+            user_concurrent_max: config.user_concurrent_max,
+            user_per_minute,
+            waiting_max: config.waiting_max,
+            users_max: config.users_max,
+        };
+        let span = Span::new(MINUTE, config.slack, MINUTE_SLOT);
+        Gate::new(limits, Slots { span, epoch: self.epoch }, budgets.collect())
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How much longer all must wait.
+    fn cool_down(&self, upstream: Upstream, now: Instant) -> Duration {
+        let until = self.shared[upstream as usize].cool_until_ms.load(Relaxed);
+        if until == 0 { Duration::ZERO } else { Duration::from_millis(until.saturating_sub(self.ms(now))) }
+    }
+
+    /// Makes all cores wait: as long as was said, or longer each time.
+    fn cool(&self, upstream: Upstream, said: Option<Duration>, now: Instant) {
+        let shared = &self.shared[upstream as usize];
+        let (now_ms, until, last) =
+            (self.ms(now), shared.cool_until_ms.load(Relaxed), shared.cool_last_ms.load(Relaxed));
+        let whole = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let wait = match said {
+            Some(said) => whole(said),
+            // Many answers to calls that left together are one refusal.
+            None if now_ms < until => return,
+            None if now_ms < until.saturating_add(last) => (last * 2).min(whole(COOL_MAX)),
+            None => whole(self.config.cool_down),
+        };
+        shared.cool_last_ms.store(wait, Relaxed);
+        shared.cool_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
+    }
+}
+
+fn google(limits: &Limits, minute: Span, day: Span) -> Vec<(Measure, Span, u64)> {
+    vec![(Measure::Units, minute, limits.project_per_minute), (Measure::Units, day, limits.per_day)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_makes_all_cores_wait_and_the_next_one_longer() {
+        let quotas = Quotas::new(QuotaConfig::default(), 2);
+        let mut now = Instant::now();
+        for seconds in [1, 2, 4, 8] {
+            quotas.cool(Upstream::Gmail, None, now);
+            quotas.cool(Upstream::Gmail, None, now);
+            let wait = quotas.cool_down(Upstream::Gmail, now);
+            assert!(
+                wait > Duration::from_millis(seconds * 1_000 - 2) && wait <= Duration::from_secs(seconds)
+            );
+            now += wait;
+        }
+        assert_eq!(quotas.cool_down(Upstream::Drive, now), Duration::ZERO);
+        quotas.cool(Upstream::Gmail, Some(Duration::from_secs(90)), now);
+        assert!(quotas.cool_down(Upstream::Gmail, now) > Duration::from_secs(89));
+        now += Duration::from_secs(600);
+        quotas.cool(Upstream::Gmail, None, now);
+        assert!(quotas.cool_down(Upstream::Gmail, now) <= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,184 @@
+//! One call to an upstream, through the broker: units and places first, limits and failures learned from what comes
+//! back, and repeats for what may be repeated.
+//!
+//! Invariants:
+//! - Every attempt that may reach the upstream has paid for itself.
+//! - A call that must not be done twice leaves once.
+
+use std::time::{Duration, Instant};
+
+use sluice_net::egress::{EgressError, EgressRequest, EgressResponse, Retry};
+
+use crate::env::Env;
+use crate::quota::{Ask, Class, Denied, Verdict, retry_wait};
+
+/// A call that was given up after less than this without an answer says nothing about its upstream.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a call brought no answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Unanswered {
+    /// It was not made.
+    Denied(Denied),
+    /// It was, or there was no way to.
+    Lost(EgressError),
+}
+
+impl From<Denied> for Unanswered {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Full => Self::Lost(EgressError::Overloaded),
+            Denied::Late => Self::Lost(EgressError::DeadlineExceeded { sent: false }),
+            Denied::Limited(_) | Denied::Open(_) => Self::Denied(denied),
+        }
+    }
+}
+
+/// Whom an answer limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    Nobody,
+    /// The user alone.
+    User,
+    /// All of us.
+    Project,
+}
+
+/// What an answer means for calls to come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judged {
+    /// Whether the same call may succeed later.
+    pub(crate) is_passing: bool,
+    /// Whether it says that the service fails.
+    pub(crate) is_failure: bool,
+    pub(crate) limited: Limited,
+    /// How long to wait.
+    pub(crate) wait: Option<Duration>,
+    /// What it took, where that is known.
+    pub(crate) tokens: Option<u64>,
+}
+
+impl Judged {
+    /// An answer that is just that.
+    pub(crate) const fn good() -> Self {
+        Self { is_passing: false, is_failure: false, limited: Limited::Nobody, wait: None, tokens: None }
+    }
+}
+
+/// A call.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) env: &'a Env,
+    /// `request.retry` says whether it may be repeated, `request.deadline` until when.
+    pub(crate) request: EgressRequest,
+    pub(crate) ask: Ask,
+    pub(crate) judge: &'a dyn Fn(&EgressResponse) -> Judged,
+}
+
+/// How it ended, and how many attempts it took.
+pub(crate) struct Ended {
+    pub(crate) answer: Result<EgressResponse, Unanswered>,
+    pub(crate) attempts: u32,
+}
+
+impl Outgoing<'_> {
+    /// Makes the call.
+    pub(crate) async fn run(self) -> Ended {
+        let limits = self.env.broker.quotas().config().retry;
+        self.env.broker.count_call(self.request.upstream);
+        let (mut attempts, mut repeats) = (0, 0);
+        loop {
+            let (answer, wait) = self.attempt(&mut attempts).await;
+            let Some(wait) = wait else { return Ended { answer, attempts } };
+            let lot = getrandom::u32().unwrap_or(u32::MAX);
+            let until = sluice_core::now() + retry_wait(&limits, repeats, wait.asked, lot);
+            repeats += 1;
+            let goes_on = repeats < limits.attempts_max
+                && until < self.request.deadline
+                && self.env.broker.may_retry(self.request.upstream);
+            if !goes_on {
+                return Ended { answer, attempts };
+            }
+            sluice_core::sleep_until(until).await;
+        }
+    }
+
+    /// One attempt; with how to wait when another may help.
+    async fn attempt(&self, attempts: &mut u32) -> (Result<EgressResponse, Unanswered>, Option<Again>) {
+        let EgressRequest { upstream, deadline, retry, method, .. } = self.request;
+        let changes = retry == Retry::Never || matches!(method, "PUT" | "PATCH" | "DELETE");
+        let class = if changes { Class::Write } else { Class::Read };
+        let mut permit = match self.env.broker.enter(upstream, class, self.ask, deadline).await {
+            Ok(permit) => permit,
+            Err(denied) => return (Err(denied.into()), None),
+        };
+        let mut request = self.request.clone();
+        if retry == Retry::Safe {
+            // Each repeat pays for itself, so it comes back here.
+            request.retry = Retry::ByCaller;
+        }
+        permit.sent();
+        let began = Instant::now();
+        let answer = self.env.egress.call(request).await;
+        match answer {
+            Ok(response) => {
+                *attempts += response.attempts;
+                let judged = (self.judge)(&response);
+                let verdict = if judged.is_failure { Verdict::Bad } else { Verdict::Good };
+                permit.end(verdict, true, judged.tokens);
+                self.learn(&judged);
+                let again =
+                    (retry == Retry::Safe && judged.is_passing).then_some(Again { asked: judged.wait });
+                (Ok(response), again)
+            }
+            Err(error) => {
+                *attempts += 1;
+                let now = sluice_core::now();
+                permit.end(self.verdict(&error, began.elapsed()), was_sent(&error), None);
+                let again = retry == Retry::Safe && is_passing(&error) && now < deadline;
+                (Err(Unanswered::Lost(error)), again.then_some(Again { asked: None }))
+            }
+        }
+    }
+
+    fn learn(&self, judged: &Judged) {
+        let broker = &self.env.broker;
+        match judged.limited {
+            Limited::Nobody => {}
+            Limited::User => broker.limited(self.request.upstream, self.ask.user, judged.wait),
+            Limited::Project => broker.limited(self.request.upstream, None, judged.wait),
+        }
+    }
+
+    fn verdict(&self, error: &EgressError, took: Duration) -> Verdict {
+        match error {
+            // What ends because we end says nothing about the service.
+            _ if self.env.egress.is_closing() => Verdict::Nothing,
+            EgressError::Connect(_) | EgressError::Broken(_) => Verdict::Bad,
+            // A caller in a hurry says nothing about the service; one who waited for a while does.
+            EgressError::DeadlineExceeded { sent: true } if took >= PATIENCE => Verdict::Bad,
+            _ => Verdict::Nothing,
+        }
+    }
+}
+
+/// How to wait before another attempt.
+struct Again {
+    asked: Option<Duration>,
+}
+
+/// Whether the upstream may have seen the call, and counted it.
+fn was_sent(error: &EgressError) -> bool {
+    match error {
+        EgressError::DeadlineExceeded { sent } => *sent,
+        EgressError::Broken(_) | EgressError::BodyTooLarge { .. } => true,
+        EgressError::Overloaded
+        | EgressError::Connect(_)
+        | EgressError::ShuttingDown
+        | EgressError::Invalid(_) => false,
+    }
+}
+
+/// Whether another attempt may fare better. Where there is no connection, the pool has tried again already.
+fn is_passing(error: &EgressError) -> bool {
+    matches!(error, EgressError::Broken(_) | EgressError::DeadlineExceeded { sent: true })
+}
