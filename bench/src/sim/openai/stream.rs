@@ -113,6 +113,6 @@ mod tests {
         assert_eq!(text, "h\u{e9}llo, world");
         assert_eq!(values.last().unwrap()["response"], whole);
         let waits: Duration = events.iter().map(|(wait, _)| *wait).sum();
-        assert_eq!(waits, Duration::from_millis(12));
+        assert_eq!(waits, Duration::from_millis(9));
     }
 }
