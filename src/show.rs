@@ -98,6 +98,8 @@ fn state(state: TaskState) -> &'static str {
         TaskState::Done => "done",
         TaskState::Failed => "failed",
         TaskState::Declined => "declined",
+        TaskState::Cancelled => "cancelled",
+        TaskState::AwaitingConfirmation => "awaiting confirmation",
     }
 }
 

@@ -13,6 +13,14 @@ use crate::ids::{SessionId, TaskId};
 use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
 
+mod queue;
+
+pub use queue::{
+    BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BatchItem, BatchRequest, BatchView, DeadLetterEdit,
+    DeadLetterListView, DeadLetterView, IDEMPOTENCY_KEY_CHARS_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX,
+    ListQuery, Priority, TaskListView, TaskSummary, dead_letter_path, is_idempotency_key,
+};
+
 /// The most characters in a command.
 pub const COMMAND_CHARS_MAX: usize = 2_000;
 /// The most bytes a command request may take: every character of the command escaped as `\uXXXX\uXXXX`, and
@@ -37,24 +45,8 @@ pub enum Mode {
     Sync,
     /// The reply is 202 as soon as the task is on disk.
     Async,
-}
-
-/// How urgent a command is. Ordered from the most urgent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    /// Somebody waits for it right now.
-    High,
-    /// The usual.
-    #[default]
-    Normal,
-    /// Whenever there is room.
-    Batch,
-}
-
-impl Priority {
-    /// Every priority, the most urgent first.
-    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Batch];
+    /// The reply is the task with its plan; nothing is carried out before it is confirmed.
+    Preview,
 }
 
 /// The body of `POST /api/v1/command`.
@@ -73,13 +65,23 @@ pub struct CommandRequest {
     /// How long the command may take, in milliseconds: [`DEADLINE_MS_MIN`] to [`DEADLINE_MS_MAX`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u32>,
+    /// How urgent it is; `normal` when not given.
+    #[serde(skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 impl CommandRequest {
     /// A request for this command with everything else left to the defaults. Bounds are not checked.
     #[must_use]
     pub fn new(command: impl Into<String>) -> Self {
-        Self { command: command.into(), mode: Mode::Sync, session: None, time_zone: None, deadline_ms: None }
+        Self {
+            command: command.into(),
+            mode: Mode::Sync,
+            session: None,
+            time_zone: None,
+            deadline_ms: None,
+            priority: Priority::Normal,
+        }
     }
 
     /// Reads and checks a body.
@@ -88,21 +90,40 @@ impl CommandRequest {
     /// `invalid-json` with line and column, or `invalid-field` with one entry for each field that is wrong,
     /// unknown ones included.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| {
-            Problem::new(ProblemKind::InvalidJson, format!("the body is not JSON: {error}"))
-        })?;
-        let Value::Object(fields) = value else {
-            let problem = Problem::new(ProblemKind::InvalidField, "the body must be a JSON object");
-            return Err(problem.with_error("", "must be an object"));
-        };
-        Fields { fields, errors: Vec::new() }.read()
+        Fields { fields: object_of(body)?, errors: Vec::new(), mode: Mode::Sync }.read()
     }
+}
+
+/// The members of a body.
+fn object_of(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| Problem::new(ProblemKind::InvalidJson, format!("the body is not JSON: {error}")))?;
+    let Value::Object(fields) = value else {
+        let problem = Problem::new(ProblemKind::InvalidField, "the body must be a JSON object");
+        return Err(problem.with_error("", "must be an object"));
+    };
+    Ok(fields)
+}
+
+/// A problem that names what is wrong with each field.
+fn fields_problem(mut errors: Vec<(String, String)>) -> Problem {
+    errors.sort();
+    let count = errors.len();
+    let detail = if count == 1 {
+        "one field is not valid".to_owned()
+    } else {
+        format!("{count} fields are not valid")
+    };
+    let problem = Problem::new(ProblemKind::InvalidField, detail);
+    errors.into_iter().fold(problem, |problem, (pointer, detail)| problem.with_error(pointer, detail))
 }
 
 /// Takes fields out of an object, noting what is wrong with each, so that a caller learns all at once.
 struct Fields {
     fields: Map<String, Value>,
     errors: Vec<(String, String)>,
+    /// The mode of a command that does not say.
+    mode: Mode,
 }
 
 impl Fields {
@@ -113,27 +134,13 @@ impl Fields {
             session: self.session(),
             time_zone: self.time_zone(),
             deadline_ms: self.deadline_ms(),
+            priority: self.priority(),
         };
         let unknown: Vec<String> = self.fields.keys().map(|name| pointer(name)).collect();
         for pointer in unknown {
             self.errors.push((pointer, "there is no such field".to_owned()));
         }
-        match self.errors.len() {
-            0 => return Ok(request),
-            1 => {}
-            _ => self.errors.sort(),
-        }
-        let count = self.errors.len();
-        let detail = if count == 1 {
-            "one field is not valid".to_owned()
-        } else {
-            format!("{count} fields are not valid")
-        };
-        let problem = Problem::new(ProblemKind::InvalidField, detail);
-        Err(self
-            .errors
-            .into_iter()
-            .fold(problem, |problem, (pointer, detail)| problem.with_error(pointer, detail)))
+        if self.errors.is_empty() { Ok(request) } else { Err(fields_problem(self.errors)) }
     }
 
     /// Takes a field that may be absent; `null` is absence.
@@ -168,13 +175,24 @@ impl Fields {
 
     fn mode(&mut self) -> Mode {
         match self.take("mode") {
-            None => Mode::default(),
+            None => self.mode,
             Some(Value::String(mode)) if mode == "sync" => Mode::Sync,
             Some(Value::String(mode)) if mode == "async" => Mode::Async,
+            Some(Value::String(mode)) if mode == "preview" => Mode::Preview,
             Some(_) => {
-                self.wrong("mode", "must be `sync` or `async`");
-                Mode::default()
+                self.wrong("mode", "must be `sync`, `async` or `preview`");
+                self.mode
             }
+        }
+    }
+
+    fn priority(&mut self) -> Priority {
+        match self.take("priority") {
+            None => Priority::default(),
+            Some(value) => value.as_str().and_then(Priority::from_name).unwrap_or_else(|| {
+                self.wrong("priority", "must be `high`, `normal` or `batch`");
+                Priority::default()
+            }),
         }
     }
 
@@ -269,13 +287,29 @@ pub enum TaskState {
     Failed,
     /// Politely refused; `answer` says why.
     Declined,
+    /// Given up at the user's wish; `steps` says what was done all the same.
+    Cancelled,
+    /// Planned; waits until its user confirms or cancels it.
+    #[serde(rename = "awaiting_confirmation")]
+    AwaitingConfirmation,
 }
 
 impl TaskState {
+    /// Every state, in declaration order.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Done,
+        Self::Failed,
+        Self::Declined,
+        Self::Cancelled,
+        Self::AwaitingConfirmation,
+    ];
+
     /// Whether nothing more will happen.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Declined)
+        matches!(self, Self::Done | Self::Failed | Self::Declined | Self::Cancelled)
     }
 
     /// The name as it stands in JSON and in metrics.
@@ -287,7 +321,15 @@ impl TaskState {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Declined => "declined",
+            Self::Cancelled => "cancelled",
+            Self::AwaitingConfirmation => "awaiting_confirmation",
         }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
@@ -407,6 +449,18 @@ pub struct TaskView {
     pub answer: Option<String>,
     /// Why it failed.
     pub error: Option<Problem>,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// How often it was taken up.
+    #[serde(default)]
+    pub attempts: u32,
+    /// When it is tried again, while it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Timestamp>,
+    /// What went wrong with the attempt before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Problem>,
     /// Where the time went, once final.
     pub timing: Option<Timing>,
     /// When it was accepted (RFC 3339, UTC).
@@ -557,7 +611,7 @@ mod tests {
         let session = SessionId::from_bytes([3; 16]);
         let body = json!({
             "command": "x", "mode": "async", "session": session, "time_zone": "America/Argentina/Buenos_Aires",
-            "deadline_ms": 100,
+            "deadline_ms": 100, "priority": "batch",
         });
         let request = parse(body.clone()).expect("valid");
         assert_eq!(
@@ -582,9 +636,10 @@ mod tests {
     fn every_wrong_field_is_named_at_once() {
         let body = json!({
             "command": " \n", "mode": "later", "session": "ses_1", "time_zone": "../etc/passwd",
-            "deadline_ms": 99, "a/b~c": 1,
+            "deadline_ms": 99, "priority": "low", "a/b~c": 1,
         });
-        let expected = ["/a~1b~0c", "/command", "/deadline_ms", "/mode", "/session", "/time_zone"];
+        let expected =
+            ["/a~1b~0c", "/command", "/deadline_ms", "/mode", "/priority", "/session", "/time_zone"];
         assert_eq!(pointers(body), expected);
     }
 
@@ -668,6 +723,10 @@ mod tests {
             }],
             answer: None,
             error: None,
+            priority: Priority::Batch,
+            attempts: 3,
+            next_attempt: None,
+            last_error: Some(Problem::new(ProblemKind::UpstreamLimited, "slow down")),
             timing: Some(Timing::default()),
             created,
             finished: None,

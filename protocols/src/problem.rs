@@ -88,6 +88,12 @@ kinds! {
     NotConnected = "not-connected", 409, false, "No Google account is connected";
     /// Google no longer accepts the connection; the user must connect again.
     NeedsReauth = "needs-reauth", 409, false, "The Google account must be connected again";
+    /// The thing is in a state in which this cannot be done.
+    Conflict = "conflict", 409, false, "This cannot be done now";
+    /// A request with the same idempotency key is being carried out.
+    IdempotencyInFlight = "idempotency-in-flight", 409, true, "The same request is being carried out";
+    /// The idempotency key was used for another request.
+    IdempotencyMismatch = "idempotency-mismatch", 422, false, "The idempotency key belongs to another request";
     /// An upstream cannot be reached or fails.
     UpstreamUnavailable = "upstream-unavailable", 502, true, "An upstream service is unavailable";
     /// An upstream answered something that cannot be understood.

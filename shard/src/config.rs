@@ -25,6 +25,21 @@ pub struct ShardConfig {
     pub tasks_running_max: usize,
     /// Tasks of one user that may run at once. Default 8.
     pub tasks_running_per_user_max: usize,
+    /// Attempts at one asynchronous command that fails in a way that may pass, the first included; then it becomes a
+    /// dead letter. Default 5.
+    pub task_attempts_max: u32,
+    /// Upper end of the wait before the second attempt; it doubles with each. Default 1 s.
+    pub task_retry_base: Duration,
+    /// Upper end of any wait between attempts. Default 30 s.
+    pub task_retry_max: Duration,
+    /// Tasks that may wait for their user's confirmation; one beyond them fails. Default 10,000.
+    pub unconfirmed_max: usize,
+    /// How long a task waits for its confirmation before it is cancelled. Default 24 h.
+    pub unconfirmed_life: Duration,
+    /// How long an idempotency key is remembered. Default 24 h.
+    pub idempotency_life: Duration,
+    /// What cursors of lists are signed with. By default random, so that cursors end with the process.
+    pub cursor_secret: [u8; 32],
     /// Requests that may wait for the end of a task (`Prefer: wait`); those beyond are answered at once.
     /// Default 10,000.
     pub waits_max: usize,
@@ -49,7 +64,12 @@ pub struct ShardConfig {
 
 impl ShardConfig {
     /// The defaults around the settings of running tasks.
+    ///
+    /// # Panics
+    /// When the host has no random source.
     pub fn new(run: RunConfig) -> Self {
+        let mut cursor_secret = [0; 32];
+        getrandom::fill(&mut cursor_secret).expect("the host has a random source");
         Self {
             run,
             body_bytes_max: 64 << 10,
@@ -57,6 +77,13 @@ impl ShardConfig {
             tasks_queued_max: 10_000,
             tasks_running_max: 1_024,
             tasks_running_per_user_max: 8,
+            task_attempts_max: 5,
+            task_retry_base: Duration::from_secs(1),
+            task_retry_max: Duration::from_secs(30),
+            unconfirmed_max: 10_000,
+            unconfirmed_life: Duration::from_secs(24 * 60 * 60),
+            idempotency_life: Duration::from_secs(24 * 60 * 60),
+            cursor_secret,
             waits_max: 10_000,
             keys_cached_max: 65_536,
             key_life: Duration::from_secs(60),

@@ -90,6 +90,9 @@ pub struct RunConfig {
     /// After the deadline: how long a task goes on to find out whether something it sent off was done.
     /// Default 30 s.
     pub unknown_outcome_grace: Duration,
+    /// Operations that are never carried out before their user has seen the plan and agreed, such as `gmail.send`.
+    /// Default none.
+    pub confirm: Vec<String>,
     /// Access tokens kept on a core. Default 50,000.
     pub tokens_max: usize,
     /// How long before its end an access token is renewed. Default 5 min.
@@ -117,6 +120,7 @@ impl RunConfig {
             call_timeout: Duration::from_secs(15),
             command_deadline_default: Duration::from_secs(60),
             unknown_outcome_grace: Duration::from_secs(30),
+            confirm: Vec::new(),
             tokens_max: 50_000,
             token_refresh_ahead: Duration::from_secs(300),
             cache: CacheConfig::default(),
@@ -135,6 +139,7 @@ impl std::fmt::Debug for RunConfig {
             .field("call_timeout", &self.call_timeout)
             .field("command_deadline_default", &self.command_deadline_default)
             .field("unknown_outcome_grace", &self.unknown_outcome_grace)
+            .field("confirm", &self.confirm)
             .field("tokens_max", &self.tokens_max)
             .field("token_refresh_ahead", &self.token_refresh_ahead)
             .finish_non_exhaustive()

@@ -13,8 +13,10 @@
 pub mod admin;
 mod auth;
 pub mod cache;
+mod cancel;
 pub mod clock;
 mod config;
+mod cursor;
 pub mod env;
 mod generations;
 pub mod metrics;
@@ -31,6 +33,7 @@ mod tasks;
 pub mod upstream;
 
 pub use admin::{Admin, AdminError, SEEDED_AT_ONCE_MAX, Seed};
+pub use cancel::Cancel;
 pub use config::{SESSION_LIFE, ShardConfig};
 pub use metrics::Metrics;
 pub use placement::Placement;

@@ -70,6 +70,11 @@ impl Mint {
         self.task_last.set(self.task_last.get().max(passed));
     }
 
+    /// Something random.
+    pub(crate) fn random(&self) -> u64 {
+        u64::from_be_bytes(self.random.borrow_mut().take())
+    }
+
     fn rising(&self, unix_ms: u64, last: &Cell<u128>) -> [u8; 16] {
         let fresh = TaskId::new(unix_ms, self.random.borrow_mut().take());
         let fresh = u128::from_be_bytes(*fresh.as_bytes());

@@ -21,7 +21,7 @@ use sluice_core::CoreId;
 use sluice_core::mailbox::Delivery;
 use sluice_net::egress::Egress;
 use sluice_net::{Admit, Answer, Request, Responder, Service};
-use sluice_protocols::api::WAIT_MAX;
+use sluice_protocols::api::{BATCH_BODY_BYTES_MAX, WAIT_MAX};
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{Problem, ProblemKind};
@@ -30,17 +30,21 @@ use sluice_store::{CoreStore, Store};
 use crate::auth::{self, Denied, Keys, Principal};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
+use crate::cursor::Cursors;
 use crate::env::Env;
 use crate::metrics::{CoreMetrics, CoreState, Metrics, RouteLabel};
 use crate::mint::Mint;
 use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
-use crate::routes::{self, Action, Route, Target, cache, command, events, google, health, session, task};
+use crate::routes::{
+    self, Action, BodyKind, Route, Target, batch, cache, command, dead, events, google, health, keyed,
+    session, task,
+};
 use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
-use crate::tasks::{Runner, Tasks};
+use crate::tasks::{Means, Runner, Tasks};
 
 /// How long clients may remember the owner's own port, in seconds.
 const ALT_SVC_AGE_S: u32 = 3_600;
@@ -91,6 +95,7 @@ pub(crate) struct Core {
     alt_svc: Vec<String>,
     pub(crate) event_streams: events::Streams,
     recovered: Rc<Signal<()>>,
+    cursors: Cursors,
 }
 
 impl CoreService {
@@ -167,8 +172,13 @@ impl Core {
             Rc::clone(&mint),
             Arc::clone(&metrics),
         ));
-        let tasks =
-            Tasks::new(config, queue, Rc::clone(&sessions), runner, store.clone(), Arc::clone(&metrics));
+        let means = Means {
+            store: store.clone(),
+            clock: clock.clone(),
+            mint: Rc::clone(&mint),
+            metrics: Arc::clone(&metrics),
+        };
+        let tasks = Tasks::new(config, queue, Rc::clone(&sessions), runner, means);
         let alt_svc = parts.alt_svc_ports.iter().map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}"));
         Self {
             id: parts.core,
@@ -188,12 +198,14 @@ impl Core {
             alt_svc: alt_svc.collect(),
             event_streams: events::Streams::new(config.waits_max),
             recovered: Signal::new(),
+            cursors: Cursors::new(config.cursor_secret),
         }
     }
 
     async fn recover(&self) {
-        let shards = self.placement.owned_by(self.id).collect();
-        self.tasks.recover(shards, &self.mint).await;
+        let shards: Vec<_> = self.placement.owned_by(self.id).collect();
+        self.tasks.recover(shards.clone(), &self.mint).await;
+        sluice_core::spawn(Rc::clone(&self.tasks).keep_swept(shards));
         self.metrics.state.set_ready();
         self.recovered.set(());
     }
@@ -229,13 +241,7 @@ impl Core {
             Action::Metrics => exchange.reply(health::page(&self.all_metrics)),
             Action::OpenApi => exchange.reply(health::openapi()),
             Action::Options => exchange.reply(options(head)),
-            Action::Command
-            | Action::CacheInvalidate
-            | Action::TaskGet(_)
-            | Action::TaskEvents(_)
-            | Action::SessionGet(_)
-            | Action::SessionDelete(_)
-            | Action::Google(_) => match action.target() {
+            _ => match action.target() {
                 Some(target) => self.serve_user(target, request, exchange, has_hopped),
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
             },
@@ -289,22 +295,38 @@ impl Core {
         if let Some(problem) = self.not_serving(target) {
             return exchange.refuse(problem);
         }
+        if let Some(problem) = target.body().and_then(|kind| self.unfit_body(&request.head, kind)) {
+            return exchange.refuse(problem);
+        }
         let core = Rc::clone(self);
         match target {
             Target::Command => {
-                if let Some(problem) = self.unfit_command(&request.head) {
-                    return exchange.refuse(problem);
-                }
                 if cache::asks_anew(&request.head) {
                     // What is read for it from here on is newer than the wish.
                     self.env.reads.forget(who.user);
                 }
-                sluice_core::spawn(command::serve(core, exchange, who, request.body));
+                let key = keyed::key_of(&request.head);
+                sluice_core::spawn(command::serve(core, exchange, who, key, request.body));
+            }
+            Target::Commands => {
+                let key = keyed::key_of(&request.head);
+                sluice_core::spawn(batch::serve(core, exchange, who, key, request.body));
+            }
+            Target::TaskList
+            | Target::TaskCancel(_)
+            | Target::TaskConfirm(_)
+            | Target::DeadList
+            | Target::DeadGet(_)
+            | Target::DeadEdit(_)
+            | Target::DeadPurge(_)
+            | Target::DeadRedrive(_) => {
+                sluice_core::spawn(async move {
+                    let result = core.manage(target, &who, &request).await;
+                    settle(exchange, result);
+                });
             }
             Target::CacheInvalidate => {
-                let refused = self.unfit_command(&request.head);
-                let invalidate = || cache::invalidate(&self.env.reads, &who, &request.body);
-                settle(exchange, refused.map_or_else(invalidate, Err));
+                settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
             Target::TaskGet(id) => {
                 let wait = task::wait_of(&request.head);
@@ -343,6 +365,29 @@ impl Core {
         }
     }
 
+    /// Lists and changes of tasks and dead letters.
+    async fn manage(&self, target: Target, who: &Principal, request: &Request) -> Result<Response, Problem> {
+        let query = request.head.query();
+        match target {
+            Target::TaskList => task::list(&self.tasks, &self.cursors, who, query).await,
+            Target::TaskCancel(id) => task::cancel(&self.tasks, who, id).await,
+            Target::TaskConfirm(id) => task::confirm(&self.tasks, who, id).await,
+            Target::DeadList => dead::list(&self.tasks, &self.cursors, who, query).await,
+            Target::DeadGet(id) => dead::get(&self.tasks, who, id).await,
+            Target::DeadEdit(id) => dead::edit(&self.tasks, who, id, &request.body).await,
+            Target::DeadPurge(id) => dead::purge(&self.tasks, who, id).await,
+            Target::DeadRedrive(id) => dead::redrive(&self.tasks, who, id).await,
+            Target::Command
+            | Target::Commands
+            | Target::CacheInvalidate
+            | Target::TaskGet(_)
+            | Target::TaskEvents(_)
+            | Target::SessionGet(_)
+            | Target::SessionDelete(_)
+            | Target::Google(_) => Err(Problem::new(ProblemKind::Internal, "the request lost its way")),
+        }
+    }
+
     /// Why this core does not do that now.
     fn not_serving(&self, target: Target) -> Option<Problem> {
         match self.metrics.state() {
@@ -351,7 +396,7 @@ impl Core {
                 let detail = "the server is starting and takes up earlier commands first";
                 Some(Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1))
             }
-            CoreState::Draining if matches!(target, Target::Command | Target::Google(_)) => {
+            CoreState::Draining if target.makes_work() => {
                 let detail = "the server is shutting down and takes no new work";
                 Some(Problem::new(ProblemKind::ShuttingDown, detail).with_retry_after_s(5))
             }
@@ -360,14 +405,24 @@ impl Core {
     }
 
     /// What can be told to be wrong with a command before its body is read.
-    fn unfit_command(&self, head: &RequestHead) -> Option<Problem> {
-        if !routes::is_json(head.header("content-type")) {
+    fn unfit_body(&self, head: &RequestHead, kind: BodyKind) -> Option<Problem> {
+        let content_type = head.header("content-type");
+        let is_patch = || kind == BodyKind::Edit && routes::is_merge_patch(content_type);
+        if !routes::is_json(content_type) && !is_patch() {
             let detail = "the body of a command is JSON: send content-type: application/json";
             return Some(Problem::new(ProblemKind::UnsupportedMediaType, detail));
         }
-        let bytes_max = self.config.body_bytes_max;
+        let bytes_max = self.body_bytes_max(kind);
         let announced = head.content_length().unwrap_or(0);
         (announced > bytes_max as u64).then(|| body_problem(bytes_max))
+    }
+
+    /// The most bytes a body of this kind may have.
+    fn body_bytes_max(&self, kind: BodyKind) -> usize {
+        match kind {
+            BodyKind::Command | BodyKind::Edit => self.config.body_bytes_max,
+            BodyKind::Batch => self.config.body_bytes_max.max(BATCH_BODY_BYTES_MAX),
+        }
     }
 
     /// One hop to the core that owns the user.
@@ -426,14 +481,16 @@ impl Core {
             }
         };
         let target = match action {
-            Action::Command => Target::Command,
-            Action::CacheInvalidate => Target::CacheInvalidate,
             Action::Google(endpoint) if endpoint.body != rest::Body::None => Target::Google(endpoint),
-            _ => return Admit::Body { bytes_max: 0 },
+            Action::Google(_) => return Admit::Body { bytes_max: 0 },
+            _ => match action.target().filter(|target| target.body().is_some()) {
+                Some(target) => target,
+                None => return Admit::Body { bytes_max: 0 },
+            },
         };
         let unfit = || match target {
             Target::Google(endpoint) => self.unfit_call(endpoint, head),
-            _ => self.unfit_command(head),
+            _ => target.body().and_then(|kind| self.unfit_body(head, kind)),
         };
         let refused = self.not_serving(target).or_else(unfit).or_else(|| {
             let denied = auth::key_text(head).err()?;
@@ -441,7 +498,9 @@ impl Core {
             Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()))
         });
         match refused {
-            None => Admit::Body { bytes_max: self.config.body_bytes_max },
+            None => {
+                Admit::Body { bytes_max: self.body_bytes_max(target.body().unwrap_or(BodyKind::Command)) }
+            }
             Some(problem) => {
                 let context = self.context(head, action.label(), arrived);
                 let response = context.problem(problem);

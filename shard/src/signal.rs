@@ -30,6 +30,11 @@ impl<T: Clone> Signal<T> {
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
+    /// Whether the value is there.
+    pub(crate) fn is_set(&self) -> bool {
+        self.value.borrow().is_some()
+    }
+
     /// Waits for the value.
     pub(crate) fn wait(self: &Rc<Self>) -> Wait<T> {
         let number = self.next.get();

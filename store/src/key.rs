@@ -15,6 +15,8 @@
 //! 0x06  task, finished    user[16] task[16]                                            TaskRecord
 //! 0x07  history           user[16] month[4: year*100+month, UTC] unix_ms[8] task[16]   HistoryRecord
 //! 0x08  name              the name, folded, 1..=254 bytes                              NameRecord
+//! 0x09  dead letter       user[16] task[16]                                            TaskRecord
+//! 0x0a  idempotency       user[16] SHA-256 of the key the caller gave[32]              IdempotencyRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -37,9 +39,10 @@ pub const KEY_BYTES_MAX: usize = 1 + 8 + 1 + NAME_BYTES_MAX;
 pub const NAME_BYTES_MAX: usize = 254;
 
 /// Fits every fixed-size layout above without an allocation; only names and quarantined keys can be longer.
-const KEY_BYTES_INLINE: usize = 48;
+const KEY_BYTES_INLINE: usize = 56;
 
 const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 4 + 8 + 16);
+const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 32);
 
 /// The first byte of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +57,8 @@ pub enum Kind {
     TaskFinished = 0x06,
     History = 0x07,
     Name = 0x08,
+    DeadLetter = 0x09,
+    Idempotency = 0x0a,
     Quarantine = 0xf0,
 }
 
@@ -70,6 +75,8 @@ impl Kind {
             0x06 => Self::TaskFinished,
             0x07 => Self::History,
             0x08 => Self::Name,
+            0x09 => Self::DeadLetter,
+            0x0a => Self::Idempotency,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -145,6 +152,28 @@ impl Key {
         Self::of(Kind::TaskFinished, &[user.as_bytes(), task.as_bytes()])
     }
 
+    /// A task that was given up although it might have worked.
+    pub fn dead_letter(user: &UserId, task: &TaskId) -> Self {
+        Self::of(Kind::DeadLetter, &[user.as_bytes(), task.as_bytes()])
+    }
+
+    /// A task under one of the kinds that tasks stand under.
+    ///
+    /// # Panics
+    /// When tasks do not stand under `kind`.
+    pub fn task_of(kind: Kind, user: &UserId, task: &TaskId) -> Self {
+        assert!(
+            matches!(kind, Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter),
+            "{kind:?} keys lead to no tasks"
+        );
+        Self::of(kind, &[user.as_bytes(), task.as_bytes()])
+    }
+
+    /// What a user's idempotency key stands for; `hash` is the SHA-256 of the key.
+    pub fn idempotency(user: &UserId, hash: &[u8; 32]) -> Self {
+        Self::of(Kind::Idempotency, &[user.as_bytes(), hash])
+    }
+
     /// The history entry of `task`, under the month and millisecond it is filed by.
     pub fn history(user: &UserId, at_ms: u64, task: &TaskId) -> Self {
         let month = Month::of_unix_ms(at_ms);
@@ -186,7 +215,8 @@ impl Key {
             Kind::User => bytes.len() == 17,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
-            Kind::Session | Kind::TaskPending | Kind::TaskFinished => bytes.len() == 33,
+            Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
+            Kind::Idempotency => bytes.len() == 49,
             Kind::History => bytes.len() == 45,
             Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
             Kind::Quarantine => bytes.len() > 9,
@@ -214,7 +244,9 @@ impl Key {
     /// The task of a task or history key; `None` for other kinds.
     pub fn task_id(&self) -> Option<TaskId> {
         match self.kind() {
-            Kind::TaskPending | Kind::TaskFinished => Some(TaskId::from_bytes(self.array(17))),
+            Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => {
+                Some(TaskId::from_bytes(self.array(17)))
+            }
             Kind::History => Some(TaskId::from_bytes(self.array(29))),
             _ => None,
         }

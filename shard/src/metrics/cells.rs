@@ -8,7 +8,7 @@ use std::time::Duration;
 use sluice_core::mailbox::MailboxStats;
 use sluice_core::{CoreStats, Counter};
 use sluice_net::ingress::IngressStats;
-use sluice_protocols::api::TaskState;
+use sluice_protocols::api::{Priority, TaskState};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::ProblemKind;
 
@@ -31,8 +31,16 @@ pub(crate) const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 pub enum RouteLabel {
     /// `POST /api/v1/command`
     Command,
+    /// `POST /api/v1/commands`
+    Commands,
     /// `GET /api/v1/tasks/{id}`
     TaskGet,
+    /// `GET /api/v1/tasks`
+    TaskList,
+    /// `POST /api/v1/tasks/{id}/cancel` and `/confirm`
+    TaskChange,
+    /// Everything below `/api/v1/dead-letters`
+    DeadLetters,
     /// `GET /api/v1/tasks/{id}/events`
     TaskEvents,
     /// `GET /api/v1/sessions/{id}`
@@ -57,9 +65,13 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Command,
+        Self::Commands,
         Self::TaskGet,
+        Self::TaskList,
+        Self::TaskChange,
+        Self::DeadLetters,
         Self::TaskEvents,
         Self::SessionGet,
         Self::SessionDelete,
@@ -85,7 +97,11 @@ impl RouteLabel {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Command => "command",
+            Self::Commands => "commands",
             Self::TaskGet => "task_get",
+            Self::TaskList => "task_list",
+            Self::TaskChange => "task_change",
+            Self::DeadLetters => "dead_letters",
             Self::TaskEvents => "task_events",
             Self::SessionGet => "session_get",
             Self::SessionDelete => "session_delete",
@@ -109,13 +125,15 @@ pub enum EndState {
     Failed,
     /// Politely refused.
     Declined,
+    /// Given up at the user's wish.
+    Cancelled,
     /// Left on disk for the next start.
     Left,
 }
 
 impl EndState {
     /// Every state, in declaration order.
-    pub const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Declined, Self::Left];
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::Declined, Self::Cancelled, Self::Left];
 
     /// The value of the label `state`.
     pub const fn name(self) -> &'static str {
@@ -123,6 +141,7 @@ impl EndState {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Declined => "declined",
+            Self::Cancelled => "cancelled",
             Self::Left => "left",
         }
     }
@@ -135,7 +154,8 @@ impl From<TaskState> for EndState {
             TaskState::Done => Self::Done,
             TaskState::Failed => Self::Failed,
             TaskState::Declined => Self::Declined,
-            TaskState::Queued | TaskState::Running => Self::Left,
+            TaskState::Cancelled => Self::Cancelled,
+            TaskState::Queued | TaskState::Running | TaskState::AwaitingConfirmation => Self::Left,
         }
     }
 }
@@ -147,6 +167,16 @@ pub(crate) struct RouteCells {
     /// By latency; the last takes what is over every bound.
     pub(crate) latency: [Counter; LATENCY_US_BOUNDS.len() + 1],
     pub(crate) latency_sum_us: Counter,
+}
+
+/// Tasks of one priority.
+#[derive(Debug, Default)]
+pub(crate) struct PriorityCells {
+    pub(crate) queued: Counter,
+    /// Those that count as of it: a task runs as the most urgent one that waits behind it in its session.
+    pub(crate) running: Counter,
+    /// When the oldest that waits was accepted, in milliseconds since 1970; 0 when none waits.
+    pub(crate) oldest_ms: Counter,
 }
 
 /// Whether a number only grows.
@@ -166,6 +196,7 @@ macro_rules! cells {
             pub(crate) routes: [RouteCells; RouteLabel::ALL.len()],
             pub(crate) problems: [Counter; ProblemKind::ALL.len()],
             pub(crate) ended: [Counter; EndState::ALL.len()],
+            pub(crate) priorities: [PriorityCells; Priority::ALL.len()],
             $(#[doc = $help] pub(crate) $name: Counter,)+
         }
 
@@ -177,6 +208,7 @@ macro_rules! cells {
                     routes: std::array::from_fn(|_| RouteCells::default()),
                     problems: std::array::from_fn(|_| Counter::default()),
                     ended: std::array::from_fn(|_| Counter::default()),
+                    priorities: std::array::from_fn(|_| PriorityCells::default()),
                     $($name: Counter::default(),)+
                 }
             }
@@ -201,6 +233,13 @@ cells! {
     Total tasks_recovered "Pending tasks taken up again after a start",
     Total tasks_unreadable "Pending tasks that could not be read and stay where they are; look at the log",
     Total tasks_retried "Times a task was taken up again after its storage failed for a moment",
+    Total tasks_put_back "Times a task that failed in a way that may pass was put back to be tried again",
+    Total tasks_cancel_asked "Wishes to cancel a task that was running",
+    Gauge tasks_unconfirmed "Tasks waiting for their user's confirmation",
+    Total dead_letters_made "Tasks set aside as dead letters, their attempts or their time used up; look at sluice deadletter list",
+    Total dead_letters_redriven "Dead letters made tasks again",
+    Total dead_letters_purged "Dead letters thrown away by their users",
+    Total idempotency_hits "Requests with an idempotency key that was used before",
     Gauge tasks_queued "Tasks waiting to be run",
     Gauge tasks_running "Tasks running",
     Gauge waits "Requests waiting for the end of a task",

@@ -10,14 +10,17 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use sluice_core::mailbox::MailboxStats;
 use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSnapshot};
+use sluice_protocols::api::Priority;
 use sluice_protocols::problem::ProblemKind;
 use sluice_store::Store;
 use sluice_store::stats::HistogramSnapshot;
 
+use super::cells::{
+    CLASSES, CoreMetrics, EndState, Growth, LATENCY_US_BOUNDS, PriorityCells, RouteLabel, SINGLE,
+};
 use crate::cache::CacheStats;
+use crate::clock::Clock;
 use crate::quota::{DoorStats, Quotas};
-
-use super::cells::{CLASSES, CoreMetrics, EndState, Growth, LATENCY_US_BOUNDS, RouteLabel, SINGLE};
 
 /// Microseconds in a second. Dividing by it gives the nearest number to the decimal one means; multiplying by its
 /// inverse would not.
@@ -188,6 +191,7 @@ impl Page {
             })
         });
         writer.numbers(Growth::Total, "tasks_ended", "Tasks ended, by how", rows)?;
+        self.priorities(writer)?;
         let rows = self.each_core().map(|(core, metrics)| {
             let is_ready = metrics.state() == super::CoreState::Ready;
             ([("core", core)], Number::Count(u64::from(is_ready)))
@@ -198,6 +202,29 @@ impl Page {
             "Whether the core serves (1) or starts or drains (0)",
             rows,
         )
+    }
+
+    /// What waits and runs of each priority.
+    fn priorities(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let rows = |read: fn(&PriorityCells) -> u64| {
+            self.each_core().flat_map(move |(core, metrics)| {
+                Priority::ALL.into_iter().zip(&metrics.priorities).map(move |(priority, cells)| {
+                    ([("core", core.clone()), ("priority", priority.name().into())], read(cells))
+                })
+            })
+        };
+        let counts = |read| rows(read).map(|(labels, count)| (labels, Number::Count(count)));
+        let help = "Tasks waiting to be run, by priority";
+        writer.numbers(Growth::Gauge, "tasks_waiting", help, counts(|cells| cells.queued.get()))?;
+        let help = "Tasks running, by the priority they count as";
+        writer.numbers(Growth::Gauge, "tasks_at_work", help, counts(|cells| cells.running.get()))?;
+        let now_ms = Clock::system().unix_ms();
+        let ages = rows(|cells| cells.oldest_ms.get()).map(|(labels, oldest_ms)| {
+            let age_ms = if oldest_ms == 0 { 0 } else { now_ms.saturating_sub(oldest_ms) };
+            (labels, Number::Seconds(age_ms as f64 / 1e3))
+        });
+        let help = "How long ago the oldest waiting task was accepted, by priority; 0 when none waits";
+        writer.numbers(Growth::Gauge, "tasks_oldest_age_seconds", help, ages)
     }
 
     fn cores(&self, writer: &mut Writer<'_>) -> Result<(), Error> {

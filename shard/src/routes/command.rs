@@ -9,36 +9,39 @@ use sluice_protocols::http::Response;
 use sluice_protocols::ids::{SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::CommitError;
-use sluice_store::record::TaskRecord;
+use sluice_store::record::{IdempotencyRecord, TaskRecord};
 
 use super::exchange::{Context, Exchange, server_timing, task_timing};
+use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
 use crate::run::codes;
 use crate::service::Core;
 use crate::signal::Signal;
-use crate::tasks::finished::Finished;
-use crate::tasks::{NotAccepted, Outcome};
+use crate::tasks::finished::{Finished, view_json};
+use crate::tasks::{Found, NotAccepted, Outcome};
 
 /// How long a caller is kept waiting beyond the last moment the task itself may use.
 pub(crate) const REPLY_GRACE: Duration = Duration::from_secs(5);
 
 /// Answers a command.
-pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, body: Bytes) {
-    match carry(&core, &exchange.context, &who, &body).await {
+pub(crate) async fn serve(
+    core: Rc<Core>,
+    exchange: Exchange,
+    who: Rc<Principal>,
+    key: Option<String>,
+    body: Bytes,
+) {
+    match carry(&core, &exchange.context, &who, key.as_deref(), &body).await {
         Ok(response) => exchange.reply(response),
-        Err(refusal) => {
-            let mut response = exchange.context.problem(refusal.problem);
-            response.fields.extend(refusal.fields);
-            exchange.reply(response);
-        }
+        Err(refusal) => refusal.answer(exchange),
     }
 }
 
 /// A problem with the fields that go beside it.
-struct Refusal {
-    problem: Problem,
+pub(crate) struct Refusal {
+    pub(crate) problem: Problem,
     fields: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)>,
 }
 
@@ -49,6 +52,12 @@ impl From<Problem> for Refusal {
 }
 
 impl Refusal {
+    pub(crate) fn answer(self, exchange: Exchange) {
+        let mut response = exchange.context.problem(self.problem);
+        response.fields.extend(self.fields);
+        exchange.reply(response);
+    }
+
     /// Of a command that was promised: where to ask for it, and where the time went.
     fn of_task(problem: Problem, task: TaskId, timing: Option<&Timing>) -> Self {
         let mut fields = vec![("location".into(), task_path(task).into())];
@@ -61,18 +70,30 @@ async fn carry(
     core: &Rc<Core>,
     context: &Context,
     who: &Principal,
+    key: Option<&str>,
     body: &[u8],
 ) -> Result<Response, Refusal> {
+    let held = match keyed::begin(core, who, key, "/api/v1/command", body).await? {
+        Keyed::Unkeyed => None,
+        Keyed::First(held) => Some(held),
+        Keyed::Known(record) => return known(core, who, &record).await.map(keyed::replayed),
+    };
     let request = CommandRequest::parse(body)?;
     check_zone(&request)?;
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let (mode, record) = (request.mode, task_record(core, who, request, session));
     let (task, created_ms, deadline_ms) = (record.id, record.created_ms, record.deadline_ms);
-    let signal = core.tasks.accept(who.shard, record, context.arrived()).await.map_err(refused)?;
+    core.tasks.reserve(&record).map_err(refused)?;
+    let record = vec![record];
+    let written = held.as_ref().map(|held| held.record(core, &record, None));
+    let promised = core.tasks.promise(who.shard, record, written, context.arrived()).await;
+    let signal = promised.map_err(refused)?.pop().expect("one signal for one task");
+    // From here on the record tells what the key stands for.
+    drop(held);
     match mode {
         Mode::Async => Ok(accepted(context, task, session, created_ms)),
-        Mode::Sync => {
+        Mode::Sync | Mode::Preview => {
             let longest = Duration::from_millis(deadline_ms.saturating_sub(created_ms))
                 + core.config.run.unknown_outcome_grace
                 + REPLY_GRACE;
@@ -81,8 +102,28 @@ async fn carry(
     }
 }
 
+/// The answer to a command that was given before with the same key.
+async fn known(core: &Rc<Core>, who: &Principal, record: &IdempotencyRecord) -> Result<Response, Refusal> {
+    let nothing = || Problem::new(ProblemKind::Internal, "what the key stands for was not kept");
+    let task = record.tasks.first().ok_or_else(nothing)?;
+    if codes::mode(task.mode) == Mode::Async {
+        let view = AcceptedView::new(task.id, task.session, timestamp_of(task.created_ms));
+        let response = Response::new(202).json(&view);
+        return Ok(response.with_field("location", view.location));
+    }
+    match core.tasks.find(who.user, who.shard, task.id).await.map_err(|error| read_problem(&error))? {
+        Some(Found::Finished(finished)) => end_of(task.id, &finished),
+        Some(Found::Pending(view)) if view.state == TaskState::AwaitingConfirmation => {
+            let response = Response::new(200).with_body("application/json", view_json(&view));
+            Ok(response.with_field("location", task_path(task.id)))
+        }
+        Some(Found::Pending(_)) => Err(Refusal::of_task(keyed::in_flight(), task.id, None)),
+        None => Err(nothing().into()),
+    }
+}
+
 /// A zone this host does not know would silently be another one.
-fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
+pub(crate) fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
     let Some(name) = &request.time_zone else { return Ok(()) };
     // Names and zones are cached by the library; the first look at a zone reads a small file.
     if jiff::tz::TimeZone::get(name).is_ok() {
@@ -92,7 +133,12 @@ fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
     Err(problem.with_error("/time_zone", "no IANA time zone of this name is known here"))
 }
 
-fn task_record(core: &Core, who: &Principal, request: CommandRequest, session: SessionId) -> TaskRecord {
+pub(crate) fn task_record(
+    core: &Core,
+    who: &Principal,
+    request: CommandRequest,
+    session: SessionId,
+) -> TaskRecord {
     let created_ms = core.clock.unix_ms();
     let longest_ms = u64::try_from(core.config.command_timeout.as_millis()).unwrap_or(u64::MAX);
     let allowed_ms = request.deadline_ms.map_or(longest_ms, |asked| u64::from(asked).min(longest_ms));
@@ -103,11 +149,17 @@ fn task_record(core: &Core, who: &Principal, request: CommandRequest, session: S
         command: request.command,
         mode: codes::of_mode(request.mode),
         state: codes::of_task_state(TaskState::Queued),
+        priority: codes::of_priority(request.priority),
         time_zone: request.time_zone.unwrap_or_else(|| who.time_zone.to_string()),
         created_ms,
         deadline_ms: created_ms.saturating_add(allowed_ms),
+        deadline_asked: request.deadline_ms.is_some(),
+        confirmed: false,
         finished_ms: None,
         attempts: 0,
+        retries: 0,
+        not_before_ms: 0,
+        last_error_json: None,
         plan_json: None,
         steps: Vec::new(),
         answer: None,
@@ -158,7 +210,7 @@ fn end_of(task: TaskId, finished: &Finished) -> Result<Response, Refusal> {
     Err(Refusal::of_task(problem.with_task(view), task, Some(timing)))
 }
 
-fn refused(error: NotAccepted) -> Refusal {
+pub(crate) fn refused(error: NotAccepted) -> Refusal {
     let problem = match error {
         NotAccepted::Full | NotAccepted::Storage(CommitError::Overloaded) => {
             Problem::new(ProblemKind::Overloaded, "too many commands are waiting").with_retry_after_s(1)

@@ -1,11 +1,14 @@
 //! The routes of the API: which there are, what each takes, and how it answers.
 
+pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod command;
+pub(crate) mod dead;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
 pub(crate) mod health;
+pub(crate) mod keyed;
 pub(crate) mod session;
 pub(crate) mod task;
 
@@ -16,14 +19,22 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::ReadError;
 
 use crate::metrics::RouteLabel;
+use crate::tasks::Unchanged;
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     Command,
-    CacheInvalidate,
+    Commands,
+    Tasks,
     /// With the id as it was sent.
     Task(&'a str),
+    TaskCancel(&'a str),
+    TaskConfirm(&'a str),
+    DeadLetters,
+    DeadLetter(&'a str),
+    DeadLetterRedrive(&'a str),
+    CacheInvalidate,
     TaskEvents(&'a str),
     Session(&'a str),
     /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
@@ -41,6 +52,9 @@ impl<'a> Route<'a> {
     pub(crate) fn of(path: &'a str) -> Option<Self> {
         match path {
             "/api/v1/command" => Some(Self::Command),
+            "/api/v1/commands" => Some(Self::Commands),
+            "/api/v1/tasks" => Some(Self::Tasks),
+            "/api/v1/dead-letters" => Some(Self::DeadLetters),
             "/api/v1/cache/invalidate" => Some(Self::CacheInvalidate),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
@@ -48,17 +62,20 @@ impl<'a> Route<'a> {
             "/openapi.json" => Some(Self::OpenApi),
             "*" => Some(Self::Server),
             _ => {
-                let (kind, id) = path.strip_prefix("/api/v1/")?.split_once('/')?;
-                let (id, part) = id.split_once('/').map_or((id, None), |(id, part)| (id, Some(part)));
-                match kind {
-                    "gmail" | "calendar" | "drive" => {
-                        rest::at_path(path).next().is_some().then_some(Self::Google(path))
-                    }
+                let (kind, below) = path.strip_prefix("/api/v1/")?.split_once('/')?;
+                if matches!(kind, "gmail" | "calendar" | "drive") {
+                    return rest::at_path(path).next().is_some().then_some(Self::Google(path));
+                }
+                let (id, verb) = below.split_once('/').map_or((below, None), |(id, verb)| (id, Some(verb)));
+                match (kind, verb) {
                     _ if id.is_empty() => None,
-                    "tasks" if part == Some("events") => Some(Self::TaskEvents(id)),
-                    _ if part.is_some() => None,
-                    "tasks" => Some(Self::Task(id)),
-                    "sessions" => Some(Self::Session(id)),
+                    ("tasks", None) => Some(Self::Task(id)),
+                    ("tasks", Some("events")) => Some(Self::TaskEvents(id)),
+                    ("tasks", Some("cancel")) => Some(Self::TaskCancel(id)),
+                    ("tasks", Some("confirm")) => Some(Self::TaskConfirm(id)),
+                    ("dead-letters", None) => Some(Self::DeadLetter(id)),
+                    ("dead-letters", Some("redrive")) => Some(Self::DeadLetterRedrive(id)),
+                    ("sessions", None) => Some(Self::Session(id)),
                     _ => None,
                 }
             }
@@ -68,10 +85,18 @@ impl<'a> Route<'a> {
     /// The methods the route takes (RFC 9110 section 10.2.1).
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Command | Self::CacheInvalidate => "POST, OPTIONS",
+            Self::Command
+            | Self::Commands
+            | Self::CacheInvalidate
+            | Self::TaskCancel(_)
+            | Self::TaskConfirm(_)
+            | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
+            Self::DeadLetter(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
-            Self::Task(_)
+            Self::Tasks
+            | Self::DeadLetters
+            | Self::Task(_)
             | Self::TaskEvents(_)
             | Self::Livez
             | Self::Readyz
@@ -87,8 +112,17 @@ impl<'a> Route<'a> {
         match self {
             _ if method == Method::Options => Some(Action::Options),
             Self::Command if method == Method::Post => Some(Action::Command),
-            Self::CacheInvalidate if method == Method::Post => Some(Action::CacheInvalidate),
+            Self::Commands if method == Method::Post => Some(Action::Commands),
+            Self::Tasks if is_read => Some(Action::TaskList),
             Self::Task(id) if is_read => Some(Action::TaskGet(id)),
+            Self::TaskCancel(id) if method == Method::Post => Some(Action::TaskCancel(id)),
+            Self::TaskConfirm(id) if method == Method::Post => Some(Action::TaskConfirm(id)),
+            Self::DeadLetters if is_read => Some(Action::DeadList),
+            Self::DeadLetter(id) if is_read => Some(Action::DeadGet(id)),
+            Self::DeadLetter(id) if method == Method::Patch => Some(Action::DeadEdit(id)),
+            Self::DeadLetter(id) if method == Method::Delete => Some(Action::DeadPurge(id)),
+            Self::DeadLetterRedrive(id) if method == Method::Post => Some(Action::DeadRedrive(id)),
+            Self::CacheInvalidate if method == Method::Post => Some(Action::CacheInvalidate),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
@@ -109,8 +143,17 @@ impl<'a> Route<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action<'a> {
     Command,
-    CacheInvalidate,
+    Commands,
+    TaskList,
     TaskGet(&'a str),
+    TaskCancel(&'a str),
+    TaskConfirm(&'a str),
+    DeadList,
+    DeadGet(&'a str),
+    DeadEdit(&'a str),
+    DeadPurge(&'a str),
+    DeadRedrive(&'a str),
+    CacheInvalidate,
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
@@ -126,8 +169,16 @@ impl Action<'_> {
     pub(crate) fn label(self) -> RouteLabel {
         match self {
             Self::Command => RouteLabel::Command,
-            Self::CacheInvalidate => RouteLabel::CacheInvalidate,
+            Self::Commands => RouteLabel::Commands,
+            Self::TaskList => RouteLabel::TaskList,
             Self::TaskGet(_) => RouteLabel::TaskGet,
+            Self::TaskCancel(_) | Self::TaskConfirm(_) => RouteLabel::TaskChange,
+            Self::DeadList
+            | Self::DeadGet(_)
+            | Self::DeadEdit(_)
+            | Self::DeadPurge(_)
+            | Self::DeadRedrive(_) => RouteLabel::DeadLetters,
+            Self::CacheInvalidate => RouteLabel::CacheInvalidate,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
@@ -142,8 +193,17 @@ impl Action<'_> {
     pub(crate) fn target(self) -> Option<Target> {
         Some(match self {
             Self::Command => Target::Command,
-            Self::CacheInvalidate => Target::CacheInvalidate,
+            Self::Commands => Target::Commands,
+            Self::TaskList => Target::TaskList,
             Self::TaskGet(id) => Target::TaskGet(id.parse().ok()?),
+            Self::TaskCancel(id) => Target::TaskCancel(id.parse().ok()?),
+            Self::TaskConfirm(id) => Target::TaskConfirm(id.parse().ok()?),
+            Self::DeadList => Target::DeadList,
+            Self::DeadGet(id) => Target::DeadGet(id.parse().ok()?),
+            Self::DeadEdit(id) => Target::DeadEdit(id.parse().ok()?),
+            Self::DeadPurge(id) => Target::DeadPurge(id.parse().ok()?),
+            Self::DeadRedrive(id) => Target::DeadRedrive(id.parse().ok()?),
+            Self::CacheInvalidate => Target::CacheInvalidate,
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
@@ -155,22 +215,77 @@ impl Action<'_> {
     }
 }
 
+/// What a body is; all are JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyKind {
+    Command,
+    Batch,
+    Edit,
+}
+
 /// What is asked for in a user's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Command,
-    CacheInvalidate,
+    Commands,
+    TaskList,
     TaskGet(TaskId),
+    TaskCancel(TaskId),
+    TaskConfirm(TaskId),
+    DeadList,
+    DeadGet(TaskId),
+    DeadEdit(TaskId),
+    DeadPurge(TaskId),
+    DeadRedrive(TaskId),
+    CacheInvalidate,
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
     Google(&'static Endpoint),
 }
 
+impl Target {
+    /// Whether it makes work: a core that drains does not take it.
+    pub(crate) const fn makes_work(self) -> bool {
+        matches!(
+            self,
+            Self::Command | Self::Commands | Self::TaskConfirm(_) | Self::DeadRedrive(_) | Self::Google(_)
+        )
+    }
+
+    /// The kind of body it needs.
+    pub(crate) const fn body(self) -> Option<BodyKind> {
+        match self {
+            Self::Command | Self::CacheInvalidate => Some(BodyKind::Command),
+            Self::Commands => Some(BodyKind::Batch),
+            Self::DeadEdit(_) => Some(BodyKind::Edit),
+            _ => None,
+        }
+    }
+}
+
 /// Whether a `content-type` says JSON in UTF-8 (RFC 8259 section 11: there are no other parameters to heed).
 pub(crate) fn is_json(content_type: Option<&str>) -> bool {
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     media_type.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Whether a `content-type` says a merge patch (RFC 7396).
+pub(crate) fn is_merge_patch(content_type: Option<&str>) -> bool {
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case("application/merge-patch+json")
+}
+
+/// Why a task or a dead letter was not changed.
+pub(crate) fn unchanged_problem(error: Unchanged, what: &str) -> Problem {
+    match error {
+        Unchanged::NotFound => not_found(what),
+        Unchanged::Conflict(why) => Problem::new(ProblemKind::Conflict, why),
+        Unchanged::Full => {
+            Problem::new(ProblemKind::Overloaded, "too many commands are waiting").with_retry_after_s(1)
+        }
+        Unchanged::Storage(problem) => problem,
+    }
 }
 
 /// There is no such thing, or it is another user's: which of both is not told.
@@ -204,9 +319,11 @@ mod tests {
             "/",
             "",
             "/api/v1/command/",
-            "/api/v1/tasks",
             "/api/v1/tasks/",
             "/api/v1/tasks/a/b",
+            "/api/v1/tasks//cancel",
+            "/api/v1/tasks/a/cancel/b",
+            "/api/v1/sessions/a/cancel",
             "/api/v1/tasks//events",
             "/api/v1/tasks/a/events/b",
             "/api/v1/sessions/a/events",
@@ -234,8 +351,15 @@ mod tests {
         ];
         for route in [
             Route::Command,
-            Route::CacheInvalidate,
+            Route::Commands,
+            Route::Tasks,
             Route::Task("x"),
+            Route::TaskCancel("x"),
+            Route::TaskConfirm("x"),
+            Route::DeadLetters,
+            Route::DeadLetter("x"),
+            Route::DeadLetterRedrive("x"),
+            Route::CacheInvalidate,
             Route::TaskEvents("x"),
             Route::Session("x"),
             Route::Google("/api/v1/gmail/labels/x"),

@@ -3,16 +3,21 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use sluice_protocols::api::prefer_wait;
+use sluice_protocols::api::{AcceptedView, ListQuery, TaskListView, TaskState, prefer_wait, task_path};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::TaskId;
 use sluice_protocols::problem::Problem;
 
 use super::exchange::task_timing;
-use super::{not_found, read_problem};
+use super::{not_found, read_problem, unchanged_problem};
 use crate::auth::Principal;
+use crate::clock::timestamp_of;
+use crate::cursor::Cursors;
 use crate::tasks::finished::{Finished, view_json};
-use crate::tasks::{Found, Outcome, Tasks};
+use crate::tasks::{Cancelled, Found, Outcome, Tasks};
+
+/// What cursors of the list of tasks are signed for.
+const LIST: &str = "tasks";
 
 /// What the caller asked of the wait.
 pub(crate) fn wait_of(head: &RequestHead) -> Option<Duration> {
@@ -56,6 +61,59 @@ async fn now(
     let has_ended = matches!(found, Some(Found::Finished(_)));
     let applied = waited.filter(|(_, deadline)| has_ended || sluice_core::now() >= *deadline);
     answer(found, applied.map(|(wait, _)| wait))
+}
+
+/// The answer to `GET /api/v1/tasks`.
+pub(crate) async fn list(
+    tasks: &Tasks,
+    cursors: &Cursors,
+    who: &Principal,
+    query: Option<&str>,
+) -> Result<Response, Problem> {
+    let query = ListQuery::parse(query.unwrap_or_default())?;
+    // A cursor goes on with the list it was given for: the state is part of that.
+    let list = format!("{LIST}/{}", query.state.map_or("", TaskState::name));
+    let before = match &query.cursor {
+        Some(cursor) => Some(cursors.read(&who.user, &list, cursor).ok_or_else(ListQuery::foreign_cursor)?),
+        None => None,
+    };
+    let found = tasks.list(who.user, who.shard, query.state, query.limit, before).await;
+    let found = found.map_err(|error| read_problem(&error))?;
+    let next = found.last.map(|last| cursors.make(&who.user, &list, &last));
+    Ok(Response::new(200).json(&TaskListView { tasks: found.tasks, next }))
+}
+
+/// The answer to `POST /api/v1/tasks/{id}/cancel`.
+pub(crate) async fn cancel(tasks: &Rc<Tasks>, who: &Principal, task: TaskId) -> Result<Response, Problem> {
+    match tasks.cancel(who.user, who.shard, task).await {
+        Ok(Cancelled::Ended(finished)) => Ok(ended(&finished)),
+        Ok(Cancelled::Asked(view)) => {
+            let response = Response::new(202).with_body("application/json", view_json(&view));
+            Ok(response.with_field("location", task_path(task)).with_field("retry-after", "1"))
+        }
+        Err(error) => Err(unchanged_problem(error, "task")),
+    }
+}
+
+/// The answer to `POST /api/v1/tasks/{id}/confirm`.
+pub(crate) async fn confirm(tasks: &Rc<Tasks>, who: &Principal, task: TaskId) -> Result<Response, Problem> {
+    match tasks.confirm(who.user, task).await {
+        Ok(record) => {
+            let view = AcceptedView::new(task, record.session, timestamp_of(record.created_ms));
+            let response = Response::new(202).json(&view);
+            Ok(response.with_field("location", view.location))
+        }
+        Err(crate::tasks::Unchanged::NotFound) => {
+            // A task that is there and not pending has ended.
+            let found = tasks.find(who.user, who.shard, task).await.map_err(|error| read_problem(&error))?;
+            let error = match found {
+                Some(_) => crate::tasks::Unchanged::Conflict("the task has ended"),
+                None => crate::tasks::Unchanged::NotFound,
+            };
+            Err(unchanged_problem(error, "task"))
+        }
+        Err(error) => Err(unchanged_problem(error, "task")),
+    }
 }
 
 fn answer(found: Option<Found>, applied: Option<Duration>) -> Result<Response, Problem> {

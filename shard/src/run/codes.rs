@@ -1,6 +1,6 @@
 //! The numbers that stand for states in records. They never change their meaning.
 
-use sluice_protocols::api::{Mode, StepState, TaskState};
+use sluice_protocols::api::{Mode, Priority, StepState, TaskState};
 use sluice_protocols::plan::ItemKind;
 
 /// The number of a task's state.
@@ -11,6 +11,8 @@ pub fn of_task_state(state: TaskState) -> u8 {
         TaskState::Done => 3,
         TaskState::Failed => 4,
         TaskState::Declined => 5,
+        TaskState::Cancelled => 6,
+        TaskState::AwaitingConfirmation => 7,
     }
 }
 
@@ -21,6 +23,8 @@ pub fn task_state(number: u8) -> TaskState {
         2 => TaskState::Running,
         3 => TaskState::Done,
         5 => TaskState::Declined,
+        6 => TaskState::Cancelled,
+        7 => TaskState::AwaitingConfirmation,
         _ => TaskState::Failed,
     }
 }
@@ -30,12 +34,35 @@ pub fn of_mode(mode: Mode) -> u8 {
     match mode {
         Mode::Sync => 1,
         Mode::Async => 2,
+        Mode::Preview => 4,
     }
 }
 
 /// The mode of this number.
 pub fn mode(number: u8) -> Mode {
-    if number == 2 { Mode::Async } else { Mode::Sync }
+    match number {
+        2 => Mode::Async,
+        4 => Mode::Preview,
+        _ => Mode::Sync,
+    }
+}
+
+/// The number of a priority.
+pub fn of_priority(priority: Priority) -> u8 {
+    match priority {
+        Priority::High => 1,
+        Priority::Normal => 2,
+        Priority::Batch => 3,
+    }
+}
+
+/// The priority of this number; an unknown one counts as the usual.
+pub fn priority(number: u8) -> Priority {
+    match number {
+        1 => Priority::High,
+        3 => Priority::Batch,
+        _ => Priority::Normal,
+    }
 }
 
 /// The number of a step's state.
@@ -85,8 +112,9 @@ mod tests {
 
     #[test]
     fn numbers_on_disk_are_pinned_and_come_back() {
-        use TaskState::{Declined, Done, Failed, Queued, Running};
-        for (number, state) in (1..).zip([Queued, Running, Done, Failed, Declined]) {
+        use TaskState::{AwaitingConfirmation, Cancelled, Declined, Done, Failed, Queued, Running};
+        let states = [Queued, Running, Done, Failed, Declined, Cancelled, AwaitingConfirmation];
+        for (number, state) in (1..).zip(states) {
             assert_eq!((of_task_state(state), task_state(number)), (number, state));
         }
         use StepState as S;
@@ -96,7 +124,12 @@ mod tests {
         for (number, kind) in (1..).zip([ItemKind::Message, ItemKind::Event, ItemKind::File]) {
             assert_eq!((of_item_kind(kind), item_kind(number)), (number, Some(kind)));
         }
-        assert_eq!((mode(of_mode(Mode::Sync)), mode(of_mode(Mode::Async))), (Mode::Sync, Mode::Async));
+        for (number, of) in [(1, Mode::Sync), (2, Mode::Async), (4, Mode::Preview)] {
+            assert_eq!((of_mode(of), mode(number)), (number, of));
+        }
+        for (number, of) in (1..).zip(Priority::ALL) {
+            assert_eq!((of_priority(of), priority(number)), (number, of));
+        }
     }
 
     #[test]

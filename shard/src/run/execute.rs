@@ -14,6 +14,7 @@ use super::codes;
 use super::join::JoinSet;
 use super::journal::{items_json, items_of, problem_json};
 use super::step::{Shared, StepEnd, StepRun};
+use crate::cancel::Cancel;
 use crate::upstream::Google;
 use crate::upstream::meter::Meter;
 use sluice_protocols::ids::{ShardId, UserId};
@@ -25,6 +26,16 @@ pub(super) struct Execution<'a> {
     pub(super) shard: ShardId,
     pub(super) user: UserId,
     pub(super) plan: &'a Plan,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// How far a plan was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// As far as it can be.
+    Whole,
+    /// It was cancelled: nothing with an effect is under way, and nothing more is begun.
+    Cancelled,
 }
 
 /// A step that may begin.
@@ -53,21 +64,34 @@ impl<'a> Execution<'a> {
     ///
     /// # Errors
     /// Why the task must be left to the next start: its journal failed, or the process stops.
-    pub(super) async fn run(&self) -> Result<(), Problem> {
+    pub(super) async fn run(&self) -> Result<Progress, Problem> {
         self.know_what_is_done();
         let mut interrupted = self.steps_in(StepState::Running);
         let mut set = JoinSet::new();
         loop {
-            let ready = self.begin_ready(&std::mem::take(&mut interrupted));
+            let is_cancelled = self.cancel.is_set();
+            if is_cancelled && interrupted.is_empty() && !self.has_effect_under_way() {
+                self.leave_the_rest();
+                return Ok(Progress::Cancelled);
+            }
+            // What was under way in an earlier process has to be brought to a known end first.
+            let ready = self.begin_ready(&std::mem::take(&mut interrupted), is_cancelled);
             if !ready.is_empty() {
                 set.go_on_during(self.shared.journal.commit()).await?;
                 for step in ready {
                     set.push(self.step(&step));
                 }
             }
-            let ends = set.next_done().await;
+            let ends = if is_cancelled {
+                set.next_done().await
+            } else {
+                match self.cancel.unless(set.next_done()).await {
+                    Some(ends) => ends,
+                    None => continue,
+                }
+            };
             if ends.is_empty() {
-                return Ok(());
+                return Ok(if is_cancelled { Progress::Cancelled } else { Progress::Whole });
             }
             for end in ends {
                 self.stop_if_interrupted(&end)?;
@@ -97,9 +121,12 @@ impl<'a> Execution<'a> {
     }
 
     /// Marks what may begin as running, and what can never begin as skipped.
-    fn begin_ready(&self, interrupted: &[usize]) -> Vec<Ready> {
+    fn begin_ready(&self, interrupted: &[usize], is_cancelled: bool) -> Vec<Ready> {
         let mut ready: Vec<Ready> =
             interrupted.iter().map(|index| Ready { index: *index, resumed: true }).collect();
+        if is_cancelled {
+            return ready;
+        }
         // A skipped step makes those after it skipped, wherever they stand in the plan: at most one round for each.
         for _round in 0..self.plan.steps().len() {
             for index in self.steps_in(StepState::Pending) {
@@ -114,6 +141,19 @@ impl<'a> Execution<'a> {
             }
         }
         ready
+    }
+
+    /// Whether a step that changes something is running.
+    fn has_effect_under_way(&self) -> bool {
+        let running = self.steps_in(StepState::Running);
+        running.into_iter().any(|index| self.plan.steps()[index].call.is_side_effect())
+    }
+
+    /// Steps that only read and are dropped on their way were not come to.
+    fn leave_the_rest(&self) {
+        for index in self.steps_in(StepState::Running) {
+            self.set_state(index, StepState::Pending);
+        }
     }
 
     fn states_before(&self, index: usize) -> Vec<StepState> {

@@ -185,7 +185,7 @@ pub(super) fn problem_json(problem: &Problem) -> String {
 }
 
 /// A problem out of a record; a text that is none says so.
-pub(super) fn problem_of(json: &str) -> Problem {
+pub(crate) fn problem_of(json: &str) -> Problem {
     serde_json::from_str(json)
         .unwrap_or_else(|_| Problem::new(ProblemKind::Internal, "the error was not recorded"))
 }
@@ -224,11 +224,17 @@ mod tests {
             command: "x".to_owned(),
             mode: 1,
             state: 2,
+            priority: 2,
             time_zone: "UTC".to_owned(),
             created_ms: 0,
             deadline_ms: 0,
             finished_ms: None,
+            deadline_asked: false,
+            confirmed: false,
             attempts: 1,
+            retries: 0,
+            not_before_ms: 0,
+            last_error_json: None,
             plan_json: None,
             steps: vec![step; 8],
             answer: None,

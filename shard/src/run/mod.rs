@@ -29,33 +29,41 @@ mod zones;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
-use sluice_protocols::api::{StepState, TaskState, task_path};
+use sluice_protocols::api::{Mode, StepState, TaskState, task_path};
 use sluice_protocols::ids::ShardId;
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
 use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{TaskRecord, TurnRecord};
 
+pub(crate) use journal::problem_of;
+pub(crate) use turn::plan_of;
 pub use turn::{error_of, timing, turn_of, view_of};
 pub(crate) use zones::Zones;
 
+use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::upstream::meter::Meter;
 use crate::upstream::openai;
-use execute::{Execution, fresh_steps};
-use journal::{Journal, problem_json, problem_of};
+use execute::{Execution, Progress, fresh_steps};
+use journal::{Journal, problem_json};
 use known::Known;
 use step::Shared;
 
 /// The longest deadline that is believed.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What is told of a task that was cancelled before anything of it was begun.
+pub(crate) const NOT_BEGUN: &str = "Cancelled before anything was done.";
+
 /// How a run of a task ended.
 #[derive(Debug)]
 pub enum RunEnd {
-    /// The task is final (done, failed or declined): answer, error, steps and times are filled in. Commit it as
+    /// The task is final (done, failed, declined or cancelled): answer, error, steps and times are filled in. Commit it as
     /// finished, then tell the user.
     Final(TaskRecord),
+    /// The task is planned, which is on disk, and nothing of it is carried out before its user confirms it.
+    Unconfirmed(TaskRecord),
     /// The process stops, or its storage fails: the task stays pending in the journal, and the next start takes
     /// it up ([`recovered`]). Commit nothing; whoever waits is told the problem.
     Interrupted(TaskRecord, Problem),
@@ -72,8 +80,15 @@ pub fn recovered(mut task: TaskRecord) -> TaskRecord {
 ///
 /// The record must be on disk under `Key::task_pending` already; its `total_us` holds the time spent before this,
 /// if any. `recent` are the turns of its session, oldest first. Dropping the future leaves the task to the next
-/// start. Never panics on upstream nonsense.
-pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnRecord]) -> RunEnd {
+/// start. Never panics on upstream nonsense. Once `cancel` is set nothing is begun any more, what only reads is dropped,
+/// and what changes something is brought to its known end.
+pub async fn run(
+    env: &Env,
+    shard: ShardId,
+    task: TaskRecord,
+    recent: &[TurnRecord],
+    cancel: &Cancel,
+) -> RunEnd {
     if codes::task_state(task.state).is_final() {
         return RunEnd::Final(task);
     }
@@ -92,11 +107,13 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &[TurnReco
         deadline,
         meter: &meter,
         journal: &journal,
+        cancel,
     };
     let outcome = run.to_end().await;
     let task = journal.into_task();
     match outcome {
-        Ok(()) => RunEnd::Final(task),
+        Ok(Course::Ended) => RunEnd::Final(task),
+        Ok(Course::Unconfirmed) => RunEnd::Unconfirmed(task),
         Err(problem) => {
             env.stats.tasks_interrupted.add(1);
             tracing::warn!(task = %task.id, %problem, "a task is left to the next start");
@@ -109,11 +126,26 @@ fn taken_up(env: &Env, mut task: TaskRecord) -> TaskRecord {
     if task.attempts > 0 {
         env.stats.tasks_resumed.add(1);
         let default_ms = u64::try_from(env.config.command_deadline_default.as_millis()).unwrap_or(u64::MAX);
-        task.deadline_ms = task.deadline_ms.max(env.clock.unix_ms().saturating_add(default_ms));
+        if is_given_time_anew(&task) {
+            task.deadline_ms = task.deadline_ms.max(env.clock.unix_ms().saturating_add(default_ms));
+        }
     }
     task.attempts = task.attempts.saturating_add(1);
     task.state = codes::of_task_state(TaskState::Running);
     task
+}
+
+/// Whether a task that was taken up before gets a deadline anew: not one that waited for its next attempt, and not one
+/// whose caller set the deadline, unless something was begun whose outcome must be found out.
+fn is_given_time_anew(task: &TaskRecord) -> bool {
+    let was_begun = || task.steps.iter().any(|step| codes::step_state(step.state) == StepState::Running);
+    task.not_before_ms == 0 && (!task.deadline_asked || was_begun())
+}
+
+/// How far a run came.
+enum Course {
+    Ended,
+    Unconfirmed,
 }
 
 fn shutting_down() -> Problem {
@@ -132,30 +164,47 @@ struct Run<'a> {
     deadline: Instant,
     meter: &'a Meter,
     journal: &'a Journal<'a>,
+    cancel: &'a Cancel,
 }
 
 impl Run<'_> {
     /// # Errors
     /// Why the task must be left to the next start.
-    async fn to_end(&self) -> Result<(), Problem> {
-        let plan = match self.plan().await {
+    async fn to_end(&self) -> Result<Course, Problem> {
+        let Some(planned) = self.cancel.unless(self.plan()).await else {
+            self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
+            return Ok(Course::Ended);
+        };
+        let plan = match planned {
             Ok(plan) => plan,
             Err(_) if self.env.egress.is_closing() => return Err(shutting_down()),
             Err(problem) => {
                 self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
-                return Ok(());
+                return Ok(Course::Ended);
             }
         };
         match &plan.decision {
             Decision::Decline { reason } => self.decline(reason),
+            Decision::Act(_) if self.must_be_confirmed(&plan) => {
+                self.journal.write(|task| task.state = codes::of_task_state(TaskState::AwaitingConfirmation));
+                self.journal.commit().await?;
+                return Ok(Course::Unconfirmed);
+            }
             Decision::Act(_) => self.carry_out(&plan).await?,
         }
-        Ok(())
+        Ok(Course::Ended)
+    }
+
+    fn must_be_confirmed(&self, plan: &Plan) -> bool {
+        let (confirmed, mode) = self.journal.read(|task| (task.confirmed, codes::mode(task.mode)));
+        let always = &self.env.config.confirm;
+        let needs = || plan.steps().iter().any(|step| always.iter().any(|name| name == step.call.name()));
+        !confirmed && (mode == Mode::Preview || needs())
     }
 
     /// The plan in the journal, or a new one, which then goes there with the first commit.
     async fn plan(&self) -> Result<Plan, Problem> {
-        let journaled = self.journal.read(|task| task.plan_json.is_some().then(|| turn::plan_of(task)));
+        let journaled = self.journal.read(|task| task.plan_json.is_some().then(|| plan_of(task)));
         if let Some(plan) = journaled {
             return plan.ok_or_else(|| {
                 Problem::new(ProblemKind::Internal, "the plan made before a restart cannot be read any more")
@@ -203,8 +252,14 @@ impl Run<'_> {
             journal: self.journal,
             deadline: self.deadline,
         };
-        Execution { shared, meter: self.meter, shard: self.shard, user, plan }.run().await?;
+        let execution =
+            Execution { shared, meter: self.meter, shard: self.shard, user, plan, cancel: self.cancel };
+        let progress = execution.run().await?;
         let answer = self.journal.read(|task| answer::compose(task, plan, &known, self.zone));
+        if progress == Progress::Cancelled {
+            self.finish(TaskState::Cancelled, format!("Cancelled.\n\n{answer}"), None);
+            return Ok(());
+        }
         match self.first_error(plan) {
             Some(problem) => self.fail(&problem, answer),
             None => {

@@ -1,7 +1,8 @@
 //! A task as its session remembers it, and as callers see it.
 
 use hashbrown::HashMap;
-use sluice_protocols::api::{CallView, StepView, TaskView, Timing};
+use jiff::Timestamp;
+use sluice_protocols::api::{CallView, StepView, TaskState, TaskView, Timing};
 use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
 use sluice_protocols::plan::{Handle, Item, ItemKind, Plan};
 use sluice_protocols::problem::Problem;
@@ -114,14 +115,24 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         steps,
         answer: task.answer.clone(),
         error: task.error_json.as_deref().map(problem_of),
+        priority: codes::priority(task.priority),
+        attempts: task.attempts,
+        next_attempt: next_attempt_of(task),
+        last_error: task.last_error_json.as_deref().map(problem_of),
         timing: state.is_final().then(|| timing(task)),
         created: timestamp_of(task.created_ms),
         finished: task.finished_ms.map(timestamp_of),
     }
 }
 
+/// When a task that was put back is tried again.
+fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
+    let waits = codes::task_state(task.state) == TaskState::Queued && task.not_before_ms > 0;
+    waits.then(|| timestamp_of(task.not_before_ms))
+}
+
 /// The plan in the record, if it is there and can still be read.
-pub(super) fn plan_of(task: &TaskRecord) -> Option<Plan> {
+pub(crate) fn plan_of(task: &TaskRecord) -> Option<Plan> {
     serde_json::from_str(task.plan_json.as_deref()?).ok()
 }
 

@@ -3,16 +3,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use sluice_protocols::api::TaskView;
+use sluice_protocols::api::{TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{HistoryRecord, Loaded, RecordError, SessionRecord, TaskRecord, encode};
 use sluice_store::{Batch, CommitError, Key, ReadError};
 
+use super::Tasks;
 use super::finished::Finished;
 use super::queue::LaneId;
-use super::{Outcome, Tasks};
-use crate::run::{self, RunEnd};
+use super::retry::{Verdict, reopen};
+use crate::run::{self, RunEnd, codes};
 
 /// Waits between attempts begin here and double.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
@@ -42,7 +43,7 @@ impl From<ReadError> for Setback {
     }
 }
 
-fn storage_problem(error: &impl std::fmt::Display) -> Problem {
+pub(super) fn storage_problem(error: &impl std::fmt::Display) -> Problem {
     tracing::error!(%error, "the storage failed a task");
     let detail = "the storage failed; the command is kept and will be carried out later";
     Problem::new(ProblemKind::Storage, detail).with_retryable(false)
@@ -62,22 +63,36 @@ impl Backoff {
     }
 }
 
+/// What came of taking a task up.
+pub(super) enum Course {
+    /// It ended, durably.
+    Ended(Rc<Finished>),
+    /// It is planned, durably, and has to be confirmed.
+    Unconfirmed(Rc<Finished>),
+    /// It is tried again, not before this moment; durably.
+    PutBack(u64),
+    /// This process will not end it; it stays promised.
+    Left(Problem),
+}
+
 /// The end of a task as it goes to disk.
 struct End {
     task: TaskRecord,
     view: TaskView,
     session: Option<SessionRecord>,
+    /// It is set aside as a dead letter.
+    is_dead: bool,
 }
 
 impl Tasks {
     /// Runs a task until it has ended or this process cannot end it.
-    pub(super) async fn carry_out(&self, lane: LaneId, task: TaskId) -> Outcome {
+    pub(super) async fn carry_out(&self, lane: LaneId, task: TaskId) -> Course {
         let mut backoff = Backoff::new();
         loop {
             match self.attempt(lane, task).await {
-                Ok(finished) => return Outcome::Finished(finished),
-                Err(Setback::Lasting(problem)) => return Outcome::Left(problem),
-                Err(Setback::Passing(problem)) if !self.may_retry() => return Outcome::Left(problem),
+                Ok(course) => return course,
+                Err(Setback::Lasting(problem)) => return Course::Left(problem),
+                Err(Setback::Passing(problem)) if !self.may_retry() => return Course::Left(problem),
                 Err(Setback::Passing(_)) => {
                     self.metrics.tasks_retried.add(1);
                     backoff.wait().await;
@@ -86,11 +101,11 @@ impl Tasks {
         }
     }
 
-    async fn attempt(&self, lane: LaneId, task: TaskId) -> Result<Rc<Finished>, Setback> {
-        let (shard, fresh) = {
+    async fn attempt(&self, lane: LaneId, task: TaskId) -> Result<Course, Setback> {
+        let (shard, cancel, fresh) = {
             let mut pending = self.pending.borrow_mut();
             let entry = pending.get_mut(&task).expect("a running task is registered");
-            (entry.shard, entry.record.take().zip(entry.arrived))
+            (entry.shard, entry.cancel.clone(), entry.record.take().zip(entry.arrived))
         };
         let record = match fresh {
             Some((record, arrived)) => {
@@ -101,13 +116,69 @@ impl Tasks {
         };
         let session = self.sessions.for_task(shard, lane, record.created_ms).await?;
         let recent = session.as_ref().map_or(&[][..], |session| &session.turns);
-        match self.runner.run(shard, record, recent).await {
-            RunEnd::Final(task) => {
-                let view = run::view_of(&task);
-                self.complete(shard, lane, End { task, view, session }).await
+        let task = match self.runner.run(shard, record, recent, &cancel).await {
+            RunEnd::Final(task) => task,
+            RunEnd::Unconfirmed(task) if self.unconfirmed() < self.unconfirmed_max => {
+                return Ok(Course::Unconfirmed(Finished::of(lane.user, &run::view_of(&task))));
             }
-            RunEnd::Interrupted(_, problem) => Err(Setback::Passing(problem)),
+            RunEnd::Unconfirmed(task) => self.not_set_aside(task),
+            RunEnd::Interrupted(_, problem) => return Err(Setback::Passing(problem)),
+        };
+        let verdict = match cancel.is_set() {
+            true => Verdict::End,
+            false => self.retry.judge(&task, self.clock.unix_ms(), self.mint.random()),
+        };
+        if let Verdict::Again(not_before_ms) = verdict {
+            return self.write_again(shard, lane, task, not_before_ms).await;
         }
+        let is_dead = verdict == Verdict::DeadLetter;
+        let view = run::view_of(&task);
+        self.complete(shard, lane, End { task, view, session, is_dead }).await.map(Course::Ended)
+    }
+
+    /// A task that should wait for its confirmation where there is no place for it.
+    fn not_set_aside(&self, mut task: TaskRecord) -> TaskRecord {
+        let problem = Problem::new(ProblemKind::Overloaded, "too many tasks wait for their confirmation");
+        task.state = codes::of_task_state(TaskState::Failed);
+        task.answer = Some(format!("I could not carry that out: {}.", problem.detail()));
+        task.error_json = serde_json::to_string(&problem.with_retryable(false)).ok();
+        task.finished_ms = Some(self.clock.unix_ms().max(task.created_ms));
+        task
+    }
+
+    /// Makes it durable that a task is tried again.
+    async fn write_again(
+        &self,
+        shard: ShardId,
+        lane: LaneId,
+        mut task: TaskRecord,
+        not_before_ms: u64,
+    ) -> Result<Course, Setback> {
+        reopen(&mut task, not_before_ms);
+        let key = Key::task_pending(&lane.user, &task.id);
+        let value = encode(&task).map_err(|error| Setback::Lasting(storage_problem(&error)))?;
+        self.commit_patiently(|| {
+            let mut batch = Batch::new(shard);
+            batch.put(&key, value.as_bytes());
+            batch
+        })
+        .await?;
+        tracing::info!(task = %task.id, retries = task.retries, "a task is tried again later");
+        Ok(Course::PutBack(not_before_ms))
+    }
+
+    /// Makes the end of a task durable that its session does not remember.
+    pub(super) async fn end_without_turn(
+        &self,
+        shard: ShardId,
+        lane: LaneId,
+        task: TaskRecord,
+    ) -> Result<Rc<Finished>, Problem> {
+        let view = run::view_of(&task);
+        let end = End { task, view, session: None, is_dead: false };
+        self.complete(shard, lane, end).await.map_err(|setback| match setback {
+            Setback::Passing(problem) | Setback::Lasting(problem) => problem,
+        })
     }
 
     async fn read_pending(&self, shard: ShardId, lane: LaneId, task: TaskId) -> Result<TaskRecord, Setback> {
@@ -125,17 +196,30 @@ impl Tasks {
 
     /// Commits the end of a task: pending away, finished, session and history, in one batch.
     async fn complete(&self, shard: ShardId, lane: LaneId, mut end: End) -> Result<Rc<Finished>, Setback> {
+        let mut session = None;
+        self.commit_patiently(|| {
+            let (batch, written) = self.end_batch(shard, lane, &mut end);
+            session = written;
+            batch
+        })
+        .await?;
+        if let Some(session) = session {
+            self.keep_session(lane, session);
+        }
+        if end.is_dead {
+            self.metrics.dead_letters_made.add(1);
+            tracing::warn!(task = %end.task.id, retries = end.task.retries, "a task became a dead letter");
+        }
+        Ok(Finished::of(lane.user, &end.view))
+    }
+
+    /// Commits what `make` makes, again while the commit queue is full, a bounded number of times.
+    async fn commit_patiently(&self, mut make: impl FnMut() -> Batch) -> Result<(), Setback> {
         let mut backoff = Backoff::new();
         let mut attempts = 0;
         loop {
-            let (batch, session) = self.end_batch(shard, lane, &mut end);
-            let error = match self.store.commit(batch).await {
-                Ok(_) => {
-                    if let Some(session) = session {
-                        self.keep_session(lane, session);
-                    }
-                    return Ok(Finished::of(lane.user, &end.view));
-                }
+            let error = match self.store.commit(make()).await {
+                Ok(_) => return Ok(()),
                 Err(error) => error,
             };
             attempts += 1;
@@ -161,6 +245,9 @@ impl Tasks {
         let task = encode_shrinking(end);
         batch.delete(&Key::task_pending(&lane.user, &end.task.id));
         batch.put(&Key::task_finished(&lane.user, &end.task.id), &task);
+        if end.is_dead {
+            batch.put(&Key::dead_letter(&lane.user, &end.task.id), &task);
+        }
         let session = end.session.as_ref().and_then(|session| {
             let turn = run::turn_of(&end.task, session.next_turn, &session.turns);
             self.sessions.write_turn(lane, session, turn, &mut batch)

@@ -76,6 +76,14 @@ impl FinishedTasks {
         self.order.push_back(task);
         self.entries.insert(task, finished);
     }
+
+    /// Forgets a task: it has not ended any more.
+    pub(crate) fn remove(&mut self, task: &TaskId) {
+        if let Some(gone) = self.entries.remove(task) {
+            self.bytes -= gone.body.len();
+            self.order.retain(|other| other != task);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,5 +121,8 @@ mod tests {
         tasks.insert(task(2), finished(101));
         tasks.insert(task(1), finished(60));
         assert_eq!((tasks.entries.len(), tasks.bytes), (1, 50));
+        tasks.remove(&task(1));
+        tasks.remove(&task(1));
+        assert_eq!((tasks.entries.len(), tasks.order.len(), tasks.bytes), (0, 0, 0));
     }
 }

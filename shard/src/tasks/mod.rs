@@ -3,17 +3,27 @@
 //! ```text
 //! accept:  reserve a place -> commit the pending record -> into the queue -> promise (202, or wait)
 //! run:     queue -> runner (journals as it goes) -> ONE batch: pending away, finished, session, history -> tell
-//! restart: scan the pending records of every owned shard -> into the queue, by task id -> ready
+//!                                                -> failed, may pass: pending record anew, not before -> queue
+//!                                                -> attempts used up: the one batch, with a dead letter in it
+//!                                                -> to be confirmed: out of the queue, until confirm or cancel
+//! restart: scan the pending records of every owned shard -> into the queue, by priority and task id -> ready
 //! ```
 //! Invariants:
 //! - nothing is promised before its record is durable, and nothing is written when there is no place to run it;
 //! - a task that was promised ends up finished, or stays pending on disk for the next start: there is no third way;
 //! - who waits for a task is told its end only after that is durable.
 
+mod accept;
+mod change;
 mod complete;
+pub(crate) mod dead;
 pub(crate) mod finished;
+pub(crate) mod keyed;
+mod list;
 pub(crate) mod queue;
 mod recover;
+mod retry;
+mod sweep;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -23,20 +33,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use sluice_protocols::api::{TaskState, TaskView};
+use sluice_protocols::api::{Priority, TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{TaskRecord, TurnRecord, encode};
-use sluice_store::{Batch, CommitError, CoreStore, Key, ReadError};
+use sluice_store::record::{TaskRecord, TurnRecord};
+use sluice_store::{CommitError, CoreStore, Key, ReadError};
 
+use crate::cancel::Cancel;
+use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::env::Env;
 use crate::metrics::{CoreMetrics, EndState};
+use crate::mint::Mint;
 use crate::run::{self, RunEnd};
 use crate::sessions::Sessions;
 use crate::signal::{Signal, Wait};
+pub(crate) use change::Cancelled;
+use complete::Course;
 use finished::{Finished, FinishedTasks};
-use queue::{LaneId, Queue};
+use queue::{Entry, LaneId, Queue};
+use retry::RetryLimits;
 
 /// How often a drain looks whether the last task has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -47,19 +63,31 @@ pub type RunFuture<'a> = Pin<Box<dyn Future<Output = RunEnd> + 'a>>;
 /// What carries tasks out. [`Env`] does, by [`run::run`]; tests bring their own.
 pub trait Runner: 'static {
     /// As [`run::run`].
-    fn run<'a>(&'a self, shard: ShardId, task: TaskRecord, recent: &'a [TurnRecord]) -> RunFuture<'a>;
+    fn run<'a>(
+        &'a self,
+        shard: ShardId,
+        task: TaskRecord,
+        recent: &'a [TurnRecord],
+        cancel: &'a Cancel,
+    ) -> RunFuture<'a>;
 }
 
 impl Runner for Env {
-    fn run<'a>(&'a self, shard: ShardId, task: TaskRecord, recent: &'a [TurnRecord]) -> RunFuture<'a> {
-        Box::pin(run::run(self, shard, task, recent))
+    fn run<'a>(
+        &'a self,
+        shard: ShardId,
+        task: TaskRecord,
+        recent: &'a [TurnRecord],
+        cancel: &'a Cancel,
+    ) -> RunFuture<'a> {
+        Box::pin(run::run(self, shard, task, recent, cancel))
     }
 }
 
 /// What those who wait for a task are told.
 #[derive(Clone)]
 pub(crate) enum Outcome {
-    /// It ended, durably.
+    /// It ended, or waits to be confirmed; durably.
     Finished(Rc<Finished>),
     /// This process will not end it; it stays promised.
     Left(Problem),
@@ -82,16 +110,57 @@ pub(crate) enum Found {
     Pending(Box<TaskView>),
 }
 
+/// Why a task or a dead letter was not changed.
+#[derive(Debug)]
+pub(crate) enum Unchanged {
+    /// There is none of this id, or it is another user's.
+    NotFound,
+    /// Its state does not allow it; the text says why.
+    Conflict(&'static str),
+    /// No place in the queue.
+    Full,
+    /// The storage failed.
+    Storage(Problem),
+}
+
+impl From<ReadError> for Unchanged {
+    fn from(error: ReadError) -> Self {
+        Self::Storage(crate::routes::read_problem(&error))
+    }
+}
+
+/// Where a task stands that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// In the queue.
+    Waiting,
+    Running,
+    /// Planned; its user has to confirm it.
+    Unconfirmed,
+    /// Being confirmed or cancelled.
+    Changing,
+}
+
 struct Pending {
     shard: ShardId,
     lane: LaneId,
+    priority: Priority,
+    phase: Phase,
+    cancel: Cancel,
     /// The record while the task waits; one that is not here is read from the store when its turn comes.
     /// Boxed, so that the table of pending tasks stays small: growing it moves every entry, in one turn.
     record: Option<Box<TaskRecord>>,
     /// When its command arrived; `None` when that was in an earlier process.
     arrived: Option<Instant>,
-    is_running: bool,
     signal: Rc<Signal<Outcome>>,
+}
+
+/// What tasks are kept with.
+pub(crate) struct Means {
+    pub(crate) store: CoreStore,
+    pub(crate) clock: Clock,
+    pub(crate) mint: Rc<Mint>,
+    pub(crate) metrics: Arc<CoreMetrics>,
 }
 
 /// See the module.
@@ -102,7 +171,19 @@ pub(crate) struct Tasks {
     sessions: Rc<Sessions>,
     runner: Box<dyn Runner>,
     store: CoreStore,
+    clock: Clock,
+    mint: Rc<Mint>,
     metrics: Arc<CoreMetrics>,
+    retry: RetryLimits,
+    unconfirmed_max: usize,
+    unconfirmed_life: Duration,
+    idempotency_life: Duration,
+    /// Idempotency keys that are being written.
+    keys_in_flight: RefCell<hashbrown::HashSet<Key, foldhash::fast::RandomState>>,
+    /// Dead letters that are being changed.
+    dead_in_flight: RefCell<hashbrown::HashSet<TaskId, foldhash::fast::RandomState>>,
+    /// When the queue is next looked at for tasks that are due, in milliseconds since 1970; `u64::MAX` for never.
+    alarm_ms: Cell<u64>,
     waits: Cell<usize>,
     waits_max: usize,
     /// Commits of new tasks on their way.
@@ -116,9 +197,9 @@ impl Tasks {
         queue: Rc<RefCell<Queue>>,
         sessions: Rc<Sessions>,
         runner: Box<dyn Runner>,
-        store: CoreStore,
-        metrics: Arc<CoreMetrics>,
+        means: Means,
     ) -> Rc<Self> {
+        let Means { store, clock, mint, metrics } = means;
         Rc::new(Self {
             queue,
             pending: RefCell::default(),
@@ -126,7 +207,16 @@ impl Tasks {
             sessions,
             runner,
             store,
+            clock,
+            mint,
             metrics,
+            retry: RetryLimits::new(config),
+            unconfirmed_max: config.unconfirmed_max,
+            unconfirmed_life: config.unconfirmed_life,
+            idempotency_life: config.idempotency_life,
+            keys_in_flight: RefCell::default(),
+            dead_in_flight: RefCell::default(),
+            alarm_ms: Cell::new(u64::MAX),
             waits: Cell::new(0),
             waits_max: config.waits_max,
             accepting: Cell::new(0),
@@ -134,88 +224,137 @@ impl Tasks {
         })
     }
 
-    /// Makes a task durable and queues it. `Ok` is the promise.
-    pub(crate) async fn accept(
-        self: &Rc<Self>,
-        shard: ShardId,
-        record: TaskRecord,
-        arrived: Instant,
-    ) -> Result<Rc<Signal<Outcome>>, NotAccepted> {
-        let lane = LaneId { user: record.user, session: record.session };
-        self.queue.borrow_mut().reserve(lane).map_err(|queue::Full| {
-            self.metrics.commands_refused_full.add(1);
-            NotAccepted::Full
-        })?;
-        self.accepting.set(self.accepting.get() + 1);
-        let written = self.write_pending(shard, &record).await;
-        self.accepting.set(self.accepting.get() - 1);
-        if let Err(error) = written {
-            self.queue.borrow_mut().release(lane);
-            return Err(error);
-        }
-        self.metrics.commands_accepted.add(1);
-        let task = record.id;
-        let signal = self.register(shard, lane, task, Some((record, arrived)));
-        self.queue.borrow_mut().push_reserved(lane, task);
-        self.start_ready();
-        Ok(signal)
-    }
-
-    async fn write_pending(&self, shard: ShardId, record: &TaskRecord) -> Result<(), NotAccepted> {
-        let value = encode(record).map_err(|_| NotAccepted::TooLarge)?;
-        let mut batch = Batch::new(shard);
-        batch.put(&Key::task_pending(&record.user, &record.id), value.as_bytes());
-        self.store.commit(batch).await.map(drop).map_err(NotAccepted::Storage)
-    }
-
     fn register(
         &self,
         shard: ShardId,
         lane: LaneId,
-        task: TaskId,
+        entry: Entry,
         fresh: Option<(TaskRecord, Instant)>,
     ) -> Rc<Signal<Outcome>> {
         let signal = Signal::new();
         let (record, arrived) = fresh.unzip();
-        let record = record.map(Box::new);
-        let entry = Pending { shard, lane, record, arrived, is_running: false, signal: Rc::clone(&signal) };
-        self.pending.borrow_mut().insert(task, entry);
+        let pending = Pending {
+            shard,
+            lane,
+            priority: entry.priority,
+            phase: Phase::Waiting,
+            cancel: Cancel::default(),
+            record: record.map(Box::new),
+            arrived,
+            signal: Rc::clone(&signal),
+        };
+        self.pending.borrow_mut().insert(entry.task, pending);
         signal
     }
 
     /// Starts what may run.
     fn start_ready(self: &Rc<Self>) {
         while !self.is_draining.get() {
-            let Some((lane, task)) = self.queue.borrow_mut().next() else { break };
-            self.pending.borrow_mut().get_mut(&task).expect("a queued task is registered").is_running = true;
+            let Some((lane, task)) = self.queue.borrow_mut().next(self.clock.unix_ms()) else { break };
+            self.set_phase(&task, Phase::Running);
             let tasks = Rc::clone(self);
             sluice_core::spawn(async move { tasks.run_one(lane, task).await });
         }
+        self.set_alarm();
         self.note_depth();
+    }
+
+    fn set_phase(&self, task: &TaskId, phase: Phase) {
+        self.pending.borrow_mut().get_mut(task).expect("a task at work is registered").phase = phase;
+    }
+
+    /// Looks at the queue again when the next task is due that is not yet. An alarm that was overtaken by an earlier
+    /// one only looks once more.
+    fn set_alarm(self: &Rc<Self>) {
+        let Some(due_ms) = self.queue.borrow().due_ms() else { return };
+        if self.is_draining.get() || due_ms >= self.alarm_ms.get() {
+            return;
+        }
+        self.alarm_ms.set(due_ms);
+        let wait = Duration::from_millis(due_ms.saturating_sub(self.clock.unix_ms()).max(1));
+        let tasks = Rc::clone(self);
+        sluice_core::spawn(async move {
+            sluice_core::sleep(wait).await;
+            if tasks.alarm_ms.get() == due_ms {
+                tasks.alarm_ms.set(u64::MAX);
+            }
+            tasks.start_ready();
+        });
     }
 
     fn note_depth(&self) {
         let queue = self.queue.borrow();
         self.metrics.tasks_queued.set(queue.queued() as u64);
         self.metrics.tasks_running.set(queue.running() as u64);
+        for (priority, cells) in Priority::ALL.into_iter().zip(&self.metrics.priorities) {
+            cells.queued.set(queue.queued_of(priority) as u64);
+            cells.running.set(queue.running_of(priority) as u64);
+            cells.oldest_ms.set(queue.oldest_of(priority).map_or(0, |task| task.unix_ms()));
+        }
     }
 
     async fn run_one(self: Rc<Self>, lane: LaneId, task: TaskId) {
-        let outcome = self.carry_out(lane, task).await;
-        let entry = self.pending.borrow_mut().remove(&task).expect("a running task is registered");
-        match &outcome {
-            Outcome::Finished(finished) => {
-                self.finished.borrow_mut().insert(task, Rc::clone(finished));
-                self.metrics.end(EndState::from(finished.state));
+        match self.carry_out(lane, task).await {
+            Course::Ended(finished) => {
+                self.settle(&task, Outcome::Finished(finished));
+                self.queue.borrow_mut().finish(lane);
             }
-            Outcome::Left(problem) => {
+            Course::Unconfirmed(view) => {
+                self.set_aside(&task, view);
+                self.queue.borrow_mut().finish(lane);
+            }
+            Course::PutBack(not_before_ms) => self.put_back(lane, task, not_before_ms),
+            Course::Left(problem) => {
                 tracing::error!(%task, %problem, "a task is left for the next start");
-                self.metrics.end(EndState::Left);
+                self.settle(&task, Outcome::Left(problem));
+                self.queue.borrow_mut().finish(lane);
             }
         }
-        entry.signal.set(outcome);
-        self.queue.borrow_mut().finish(lane);
         self.start_ready();
+    }
+
+    /// Forgets a task that this process is done with, and tells those who wait for it.
+    fn settle(&self, task: &TaskId, outcome: Outcome) {
+        let entry = self.pending.borrow_mut().remove(task).expect("a task at work is registered");
+        match &outcome {
+            Outcome::Finished(finished) => {
+                self.finished.borrow_mut().insert(*task, Rc::clone(finished));
+                self.metrics.end(EndState::from(finished.state));
+            }
+            Outcome::Left(_) => self.metrics.end(EndState::Left),
+        }
+        entry.signal.set(outcome);
+    }
+
+    fn put_back(&self, lane: LaneId, task: TaskId, not_before_ms: u64) {
+        let priority = {
+            let mut pending = self.pending.borrow_mut();
+            let entry = pending.get_mut(&task).expect("a task at work is registered");
+            entry.phase = Phase::Waiting;
+            entry.priority
+        };
+        self.metrics.tasks_put_back.add(1);
+        self.queue.borrow_mut().put_back(lane, Entry { task, priority, not_before_ms });
+    }
+
+    /// Keeps a task until it is confirmed or cancelled, and shows its plan to those who wait for it.
+    fn set_aside(&self, task: &TaskId, view: Rc<Finished>) {
+        let signal = {
+            let mut pending = self.pending.borrow_mut();
+            let entry = pending.get_mut(task).expect("a task at work is registered");
+            entry.phase = Phase::Unconfirmed;
+            std::mem::replace(&mut entry.signal, Signal::new())
+        };
+        self.note_unconfirmed();
+        signal.set(Outcome::Finished(view));
+    }
+
+    fn unconfirmed(&self) -> usize {
+        self.pending.borrow().values().filter(|entry| entry.phase == Phase::Unconfirmed).count()
+    }
+
+    fn note_unconfirmed(&self) {
+        self.metrics.tasks_unconfirmed.set(self.unconfirmed() as u64);
     }
 
     /// A user's task, if there is one: what it is now.
@@ -233,11 +372,7 @@ impl Tasks {
         }
         // Pending before finished: a task may end between the two reads, and then it is found by the second.
         if let Some(record) = self.store.load::<TaskRecord>(shard, &Key::task_pending(&user, &task)).await? {
-            let mut view = run::view_of(&record.to_record());
-            if self.is_running(&task) && view.state == TaskState::Queued {
-                view.state = TaskState::Running;
-            }
-            return Ok(Some(Found::Pending(Box::new(view))));
+            return Ok(Some(Found::Pending(Box::new(self.pending_view(&record.to_record())))));
         }
         let record = self.store.load::<TaskRecord>(shard, &Key::task_finished(&user, &task)).await?;
         Ok(record.map(|record| {
@@ -262,8 +397,17 @@ impl Tasks {
         entry.record.as_deref().map(run::view_of)
     }
 
+    /// A pending task as its record and this core know it.
+    fn pending_view(&self, record: &TaskRecord) -> TaskView {
+        let mut view = run::view_of(record);
+        if self.is_running(&view.id) && view.state == TaskState::Queued {
+            view.state = TaskState::Running;
+        }
+        view
+    }
+
     fn is_running(&self, task: &TaskId) -> bool {
-        self.pending.borrow().get(task).is_some_and(|entry| entry.is_running)
+        self.pending.borrow().get(task).is_some_and(|entry| entry.phase == Phase::Running)
     }
 
     /// Waits for the end of a user's pending task, until `deadline`. `None`: the task is not pending, too many
@@ -283,7 +427,7 @@ impl Tasks {
     /// start, and whoever waits for it is told so. Gives the number of tasks that were still running.
     pub(crate) async fn drain(&self, deadline: Instant) -> usize {
         self.is_draining.set(true);
-        self.leave(|entry| !entry.is_running);
+        self.leave(|entry| entry.phase != Phase::Running);
         while (self.queue.borrow().running() > 0 || self.accepting.get() > 0) && sluice_core::now() < deadline
         {
             sluice_core::sleep_until(deadline.min(sluice_core::now() + DRAIN_LOOK)).await;

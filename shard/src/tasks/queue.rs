@@ -1,21 +1,52 @@
-//! The order in which one core runs its tasks. No IO, no clock.
+//! The order in which one core runs its tasks. No IO, no clock: `now_ms` comes in where it matters.
 //!
 //! A lane is one session of one user. Invariants:
-//! - a lane runs one task at a time, in the order they were pushed, so that a command finds what the one before it
-//!   brought up;
-//! - at most `running_max` tasks run, at most `running_per_user_max` of one user;
-//! - at most `queued_max` tasks wait, reserved places included; recovered tasks alone may exceed that, for they were
-//!   promised already;
-//! - users take turns, and so do the lanes of a user: nobody who keeps a queue full starves another;
-//! - a user who may run something is in `ready` exactly once.
+//! - a lane runs one task at a time, in the order they were promised, so that a command finds what the one before it
+//!   brought up; a task that waits for its next attempt keeps its place, and so holds its lane until its deadline;
+//! - a lane is as urgent as the most urgent task in it: a high command behind a batch one pulls that one forward;
+//! - at most `running_max` tasks run, at most `running_per_user_max` of one user; of both, [`shares`] keeps an eighth
+//!   of the places from all but high work and a quarter from batch work;
+//! - at most `queued_max` tasks wait, reserved places included and shared out in the same way; recovered and retried
+//!   tasks alone may exceed that, for they were promised already;
+//! - within a priority users take turns, and so do the lanes of a user: nobody who keeps a queue full starves another;
+//! - who may run something of a priority is in its `ready` exactly once.
+//!
+//! Starvation. Starts go round [`ROUND`]: 16 slots of high, 4 of normal, 1 of batch, the slots of a priority spread out.
+//! A start takes the first slot from the cursor on whose priority has something to start and a place to run it, and
+//! leaves the cursor behind that slot. So, as long as a priority has both, the cursor cannot pass a slot of it without
+//! starting something of it; each start moves the cursor by at least one slot; hence fewer starts of others come before
+//! its next one than there are slots between two of its own: at most 2 for high, 5 for normal and 20 for batch
+//! ([`passed_over_max`]). A user among `n` who have something ready in it waits at most `n` times as long, since users of
+//! a priority take turns. What was not used is not saved up: a priority that was idle has no claim on later slots.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
+use sluice_protocols::api::Priority;
 use sluice_protocols::ids::{SessionId, TaskId, UserId};
 
+/// How many priorities there are.
+const PRIORITIES: usize = Priority::ALL.len();
+
+/// The order in which priorities are asked for something to start.
+const ROUND: [Priority; 21] = {
+    use Priority::{Batch as B, High as H, Normal as N};
+    [H, H, H, H, N, H, H, H, H, N, H, H, H, H, N, H, H, H, H, N, B]
+};
+
+/// How many starts of other priorities may come before the next one of this, while it has something to start and a
+/// place to run it: the longest way between two of its slots, less one.
+#[cfg(test)]
+const fn passed_over_max(priority: Priority) -> usize {
+    match priority {
+        Priority::High => 2,
+        Priority::Normal => 5,
+        Priority::Batch => 20,
+    }
+}
+
 /// A session of a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LaneId {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
@@ -29,116 +60,251 @@ pub(crate) struct QueueLimits {
     pub(crate) running_per_user_max: usize,
 }
 
+/// How many of `places` a priority and those below it may take together: all for high, seven eighths for normal, three
+/// quarters for batch, and at least one.
+pub(crate) const fn shares(places: usize) -> [usize; PRIORITIES] {
+    let (normal, batch) = (places - places / 8, places - places.div_ceil(4));
+    [places, normal, if batch == 0 { places } else { batch }]
+}
+
+/// Places, and who has them.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    shares: [usize; PRIORITIES],
+    taken: [usize; PRIORITIES],
+}
+
+impl Places {
+    const fn new(places: usize) -> Self {
+        Self { shares: shares(places), taken: [0; PRIORITIES] }
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.iter().sum()
+    }
+
+    /// Whether there is a place: of the share of the priority, and of each that holds that one.
+    fn has_room(&self, priority: Priority) -> bool {
+        (0..=priority as usize).all(|from| self.taken[from..].iter().sum::<usize>() < self.shares[from])
+    }
+}
+
 /// No place is left; come again later.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
+/// A task that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) task: TaskId,
+    pub(crate) priority: Priority,
+    /// It is not run before this moment, in milliseconds since 1970; 0 for at once.
+    pub(crate) not_before_ms: u64,
+}
+
 /// See the module.
 pub(crate) struct Queue {
-    limits: QueueLimits,
     lanes: HashMap<LaneId, Lane, foldhash::fast::RandomState>,
     users: HashMap<UserId, UserLanes, foldhash::fast::RandomState>,
-    /// Users who have a lane to run and may run one more.
-    ready: VecDeque<UserId>,
-    queued: usize,
-    running: usize,
+    /// By priority: users who have a lane to run, and may have a place of their own for it.
+    ready: [VecDeque<UserId>; PRIORITIES],
+    /// Lanes whose first task is not due yet.
+    delayed: BTreeSet<(u64, LaneId)>,
+    /// By priority: the tasks that wait, oldest first.
+    waiting: [BTreeSet<TaskId>; PRIORITIES],
+    queued: Places,
+    running: Places,
+    running_per_user_max: usize,
+    /// Where in [`ROUND`] the next start looks first.
+    cursor: usize,
 }
 
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<TaskId>,
+    waiting: VecDeque<Entry>,
     /// Places kept for tasks that are being written.
     reserved: usize,
-    is_running: bool,
+    /// What its running task counts as.
+    running: Option<Priority>,
     /// The session was ended: what its tasks find is not remembered.
     is_ended: bool,
+    place: Place,
 }
 
-#[derive(Default)]
+/// Where a lane is listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// Nowhere: it runs, or has nothing to run.
+    #[default]
+    Nowhere,
+    /// Among its user's ready ones of this priority.
+    Ready(Priority),
+    /// Until this moment.
+    Delayed(u64),
+}
+
+impl Lane {
+    /// Where it should be listed.
+    fn due_place(&self) -> Place {
+        let urgency = self.waiting.iter().map(|entry| entry.priority).min();
+        match (self.running, self.waiting.front(), urgency) {
+            (None, Some(first), Some(urgency)) if first.not_before_ms == 0 => Place::Ready(urgency),
+            (None, Some(first), _) => Place::Delayed(first.not_before_ms),
+            _ => Place::Nowhere,
+        }
+    }
+}
+
 struct UserLanes {
-    /// Lanes that have a task waiting and none running.
-    ready: VecDeque<SessionId>,
-    running: usize,
+    /// By priority: lanes that may run.
+    ready: [VecDeque<SessionId>; PRIORITIES],
+    running: Places,
     /// Every lane of the user, ready or not.
     sessions: Vec<SessionId>,
-    is_ready: bool,
+    is_ready: [bool; PRIORITIES],
+}
+
+impl UserLanes {
+    fn new(running_max: usize) -> Self {
+        Self {
+            ready: Default::default(),
+            running: Places::new(running_max),
+            sessions: Vec::new(),
+            is_ready: [false; PRIORITIES],
+        }
+    }
+
+    fn may_start(&self, priority: Priority) -> bool {
+        !self.ready[priority as usize].is_empty() && self.running.has_room(priority)
+    }
 }
 
 impl Queue {
     pub(crate) fn new(limits: QueueLimits) -> Self {
         Self {
-            limits,
             lanes: HashMap::default(),
             users: HashMap::default(),
-            ready: VecDeque::new(),
-            queued: 0,
-            running: 0,
+            ready: Default::default(),
+            delayed: BTreeSet::new(),
+            waiting: Default::default(),
+            queued: Places::new(limits.queued_max),
+            running: Places::new(limits.running_max),
+            running_per_user_max: limits.running_per_user_max,
+            cursor: 0,
         }
     }
 
     /// Keeps a place for a task that is about to be written.
-    pub(crate) fn reserve(&mut self, lane: LaneId) -> Result<(), Full> {
-        if self.queued >= self.limits.queued_max {
+    pub(crate) fn reserve(&mut self, lane: LaneId, priority: Priority) -> Result<(), Full> {
+        if !self.queued.has_room(priority) {
             return Err(Full);
         }
-        self.queued += 1;
+        self.queued.taken[priority as usize] += 1;
         self.lane(lane).reserved += 1;
         Ok(())
     }
 
     /// Gives a place back: the task was not written.
-    pub(crate) fn release(&mut self, lane: LaneId) {
-        self.queued -= 1;
+    pub(crate) fn release(&mut self, lane: LaneId, priority: Priority) {
+        self.queued.taken[priority as usize] -= 1;
         self.lane(lane).reserved -= 1;
         self.retire(lane);
     }
 
     /// Puts a task into the place that was kept for it.
-    pub(crate) fn push_reserved(&mut self, lane: LaneId, task: TaskId) {
-        self.lane(lane).reserved -= 1;
-        self.enqueue(lane, task);
+    pub(crate) fn push_reserved(&mut self, lane: LaneId, entry: Entry) {
+        let found = self.lane(lane);
+        found.reserved -= 1;
+        found.waiting.push_back(entry);
+        self.waiting[entry.priority as usize].insert(entry.task);
+        self.place(lane);
     }
 
-    /// Puts a task in whatever the bound: it was promised by an earlier process.
-    pub(crate) fn push_recovered(&mut self, lane: LaneId, task: TaskId) {
-        self.queued += 1;
-        self.lane(lane);
-        self.enqueue(lane, task);
+    /// Puts a task in whatever the bound, where it belongs among its lane's by its id: it was promised before.
+    pub(crate) fn push_promised(&mut self, lane: LaneId, entry: Entry) {
+        self.queued.taken[entry.priority as usize] += 1;
+        let found = self.lane(lane);
+        let at = found.waiting.partition_point(|other| other.task < entry.task);
+        found.waiting.insert(at, entry);
+        self.waiting[entry.priority as usize].insert(entry.task);
+        self.place(lane);
     }
 
     /// The next task to run, if one may. Tell [`Self::finish`] when it has ended.
-    pub(crate) fn next(&mut self) -> Option<(LaneId, TaskId)> {
-        if self.running >= self.limits.running_max {
+    pub(crate) fn next(&mut self, now_ms: u64) -> Option<(LaneId, TaskId)> {
+        self.release_due(now_ms);
+        let mut has_none = [false; PRIORITIES];
+        for step in 0..ROUND.len() {
+            let slot = (self.cursor + step) % ROUND.len();
+            let priority = ROUND[slot];
+            if has_none[priority as usize] {
+                continue;
+            }
+            if let Some(found) = self.take(priority) {
+                self.cursor = (slot + 1) % ROUND.len();
+                return Some(found);
+            }
+            has_none[priority as usize] = true;
+        }
+        None
+    }
+
+    /// Starts something of a priority.
+    fn take(&mut self, priority: Priority) -> Option<(LaneId, TaskId)> {
+        if !self.running.has_room(priority) {
             return None;
         }
-        let user = self.ready.pop_front()?;
-        let lanes = self.users.get_mut(&user).expect("ready users have lanes");
-        lanes.is_ready = false;
-        let session = lanes.ready.pop_front().expect("ready users have a ready lane");
-        lanes.running += 1;
-        let lane = LaneId { user, session };
-        let found = self.lanes.get_mut(&lane).expect("ready lanes exist");
-        found.is_running = true;
-        let task = found.waiting.pop_front().expect("ready lanes have a task");
-        self.queued -= 1;
-        self.running += 1;
-        self.note_ready(user);
-        Some((lane, task))
+        let class = priority as usize;
+        while let Some(user) = self.ready[class].pop_front() {
+            let lanes = self.users.get_mut(&user).expect("ready users have lanes");
+            lanes.is_ready[class] = false;
+            // Another of the user's tasks may have taken the place; its end notes the user again.
+            if !lanes.may_start(priority) {
+                continue;
+            }
+            let session = *lanes.ready[class].front().expect("who may start has a lane");
+            lanes.running.taken[class] += 1;
+            self.running.taken[class] += 1;
+            let lane = LaneId { user, session };
+            let found = self.lanes.get_mut(&lane).expect("ready lanes exist");
+            found.running = Some(priority);
+            let entry = found.waiting.pop_front().expect("ready lanes have a task");
+            self.forget_waiting(&entry);
+            self.place(lane);
+            self.note_ready(user);
+            return Some((lane, entry.task));
+        }
+        None
     }
 
     /// The task that [`Self::next`] gave for this lane has ended.
     pub(crate) fn finish(&mut self, lane: LaneId) {
-        self.running -= 1;
-        let found = self.lanes.get_mut(&lane).expect("running lanes exist");
-        found.is_running = false;
-        let has_more = !found.waiting.is_empty();
-        let lanes = self.users.get_mut(&lane.user).expect("running lanes have a user");
-        lanes.running -= 1;
-        if has_more {
-            lanes.ready.push_back(lane.session);
-        }
-        self.note_ready(lane.user);
+        self.stop(lane);
         self.retire(lane);
+    }
+
+    /// The task that [`Self::next`] gave for this lane is to be run again, before the others of the lane.
+    pub(crate) fn put_back(&mut self, lane: LaneId, entry: Entry) {
+        self.queued.taken[entry.priority as usize] += 1;
+        self.waiting[entry.priority as usize].insert(entry.task);
+        self.lanes.get_mut(&lane).expect("running lanes exist").waiting.push_front(entry);
+        self.stop(lane);
+    }
+
+    /// Takes a task that waits out of its lane; says whether it was there.
+    pub(crate) fn remove(&mut self, lane: LaneId, task: &TaskId) -> bool {
+        let Some(found) = self.lanes.get_mut(&lane) else { return false };
+        let Some(at) = found.waiting.iter().position(|entry| entry.task == *task) else { return false };
+        let entry = found.waiting.remove(at).expect("found at this place");
+        self.forget_waiting(&entry);
+        self.place(lane);
+        self.retire(lane);
+        true
+    }
+
+    /// When the next lane is due that is not yet.
+    pub(crate) fn due_ms(&self) -> Option<u64> {
+        self.delayed.first().map(|(due_ms, _)| *due_ms)
     }
 
     /// Whether the lane has a task, waiting, running or being written.
@@ -164,207 +330,116 @@ impl Queue {
 
     /// Tasks waiting, reserved places included.
     pub(crate) fn queued(&self) -> usize {
-        self.queued
+        self.queued.taken()
+    }
+
+    /// Tasks waiting of a priority, reserved places included.
+    pub(crate) fn queued_of(&self, priority: Priority) -> usize {
+        self.queued.taken[priority as usize]
+    }
+
+    /// The oldest task of a priority that waits.
+    pub(crate) fn oldest_of(&self, priority: Priority) -> Option<TaskId> {
+        self.waiting[priority as usize].first().copied()
     }
 
     /// Tasks running.
     pub(crate) fn running(&self) -> usize {
-        self.running
+        self.running.taken()
+    }
+
+    /// Tasks running that count as of a priority.
+    pub(crate) fn running_of(&self, priority: Priority) -> usize {
+        self.running.taken[priority as usize]
     }
 
     fn lane(&mut self, lane: LaneId) -> &mut Lane {
         self.lanes.entry(lane).or_insert_with(|| {
-            self.users.entry(lane.user).or_default().sessions.push(lane.session);
+            let user = self.users.entry(lane.user);
+            user.or_insert_with(|| UserLanes::new(self.running_per_user_max)).sessions.push(lane.session);
             Lane::default()
         })
     }
 
-    fn enqueue(&mut self, lane: LaneId, task: TaskId) {
-        let found = self.lanes.get_mut(&lane).expect("made before it is filled");
-        found.waiting.push_back(task);
-        if found.waiting.len() == 1 && !found.is_running {
-            let lanes = self.users.get_mut(&lane.user).expect("lanes have a user");
-            lanes.ready.push_back(lane.session);
-            self.note_ready(lane.user);
+    fn forget_waiting(&mut self, entry: &Entry) {
+        self.queued.taken[entry.priority as usize] -= 1;
+        self.waiting[entry.priority as usize].remove(&entry.task);
+    }
+
+    /// Makes what was delayed ready when its time has come.
+    fn release_due(&mut self, now_ms: u64) {
+        while let Some((due_ms, lane)) = self.delayed.first().copied()
+            && due_ms <= now_ms
+        {
+            let found = self.lanes.get_mut(&lane).expect("delayed lanes exist");
+            found.waiting.front_mut().expect("delayed lanes have a task").not_before_ms = 0;
+            self.place(lane);
         }
     }
 
-    /// Puts a user among the ready when that is due.
+    fn stop(&mut self, lane: LaneId) {
+        let found = self.lanes.get_mut(&lane).expect("running lanes exist");
+        let class = found.running.take().expect("stopped while it runs") as usize;
+        self.running.taken[class] -= 1;
+        self.users.get_mut(&lane.user).expect("lanes have a user").running.taken[class] -= 1;
+        self.place(lane);
+        self.note_ready(lane.user);
+    }
+
+    /// Lists a lane where it should be.
+    fn place(&mut self, lane: LaneId) {
+        let found = self.lanes.get_mut(&lane).expect("placed while it exists");
+        let place = found.due_place();
+        let before = std::mem::replace(&mut found.place, place);
+        if before == place {
+            return;
+        }
+        let lanes = self.users.get_mut(&lane.user).expect("lanes have a user");
+        match before {
+            Place::Nowhere => {}
+            Place::Ready(priority) => lanes.ready[priority as usize].retain(|other| *other != lane.session),
+            Place::Delayed(until_ms) => drop(self.delayed.remove(&(until_ms, lane))),
+        }
+        match place {
+            Place::Nowhere => {}
+            Place::Ready(priority) => {
+                lanes.ready[priority as usize].push_back(lane.session);
+                self.note_ready(lane.user);
+            }
+            Place::Delayed(until_ms) => drop(self.delayed.insert((until_ms, lane))),
+        }
+    }
+
+    /// Puts a user among the ready of each priority when that is due.
     fn note_ready(&mut self, user: UserId) {
         let lanes = self.users.get_mut(&user).expect("noted while it has lanes");
-        let may_run = !lanes.ready.is_empty() && lanes.running < self.limits.running_per_user_max;
-        if may_run && !lanes.is_ready {
-            lanes.is_ready = true;
-            self.ready.push_back(user);
+        for priority in Priority::ALL {
+            let class = priority as usize;
+            if !lanes.is_ready[class] && lanes.may_start(priority) {
+                lanes.is_ready[class] = true;
+                self.ready[class].push_back(user);
+            }
         }
     }
 
     /// Drops a lane that has nothing left, and a user who has no lane left.
     fn retire(&mut self, lane: LaneId) {
         let found = &self.lanes[&lane];
-        if found.is_running || found.reserved > 0 || !found.waiting.is_empty() {
+        if found.running.is_some() || found.reserved > 0 || !found.waiting.is_empty() {
             return;
         }
         self.lanes.remove(&lane);
         let lanes = self.users.get_mut(&lane.user).expect("lanes have a user");
         lanes.sessions.retain(|session| *session != lane.session);
         if lanes.sessions.is_empty() {
-            self.users.remove(&lane.user);
+            let lanes = self.users.remove(&lane.user).expect("found above");
+            // A task that was taken out may have left its user listed.
+            for class in (0..PRIORITIES).filter(|class| lanes.is_ready[*class]) {
+                self.ready[class].retain(|user| *user != lane.user);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap as Model;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn lane(user: u8, session: u8) -> LaneId {
-        LaneId { user: UserId::from_bytes([user; 16]), session: SessionId::from_bytes([session; 16]) }
-    }
-
-    fn task(number: u64) -> TaskId {
-        TaskId::new(number, [0; 10])
-    }
-
-    fn queue(queued_max: usize, running_max: usize, running_per_user_max: usize) -> Queue {
-        Queue::new(QueueLimits { queued_max, running_max, running_per_user_max })
-    }
-
-    fn push(queue: &mut Queue, lane: LaneId, number: u64) {
-        queue.reserve(lane).unwrap();
-        queue.push_reserved(lane, task(number));
-    }
-
-    #[test]
-    fn a_session_runs_one_task_at_a_time_in_order() {
-        let mut queue = queue(10, 10, 10);
-        push(&mut queue, lane(1, 1), 1);
-        push(&mut queue, lane(1, 1), 2);
-        push(&mut queue, lane(1, 2), 3);
-        assert_eq!(queue.next(), Some((lane(1, 1), task(1))));
-        assert_eq!(queue.next(), Some((lane(1, 2), task(3))));
-        assert_eq!(queue.next(), None);
-        queue.finish(lane(1, 1));
-        assert_eq!(queue.next(), Some((lane(1, 1), task(2))));
-    }
-
-    #[test]
-    fn a_user_with_many_sessions_leaves_room_for_others() {
-        let mut queue = queue(100, 3, 2);
-        for session in 0..10 {
-            push(&mut queue, lane(1, session), u64::from(session));
-        }
-        push(&mut queue, lane(2, 1), 100);
-        let started: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
-        assert_eq!(started, [(lane(1, 0), task(0)), (lane(2, 1), task(100)), (lane(1, 1), task(1))]);
-        queue.finish(lane(2, 1));
-        // User 1 has two running, so nothing starts although a place is free.
-        assert_eq!(queue.next(), None);
-    }
-
-    #[test]
-    fn reserved_places_count_and_come_back() {
-        let mut queue = queue(2, 1, 1);
-        queue.reserve(lane(1, 1)).unwrap();
-        queue.reserve(lane(1, 2)).unwrap();
-        assert_eq!(queue.reserve(lane(2, 1)), Err(Full));
-        queue.release(lane(1, 2));
-        assert!(!queue.has_lane(lane(1, 2)));
-        assert_eq!(queue.reserve(lane(2, 1)), Ok(()));
-    }
-
-    #[test]
-    fn promised_tasks_are_taken_beyond_the_bound() {
-        let mut queue = queue(1, 1, 1);
-        (0..5).for_each(|number| queue.push_recovered(lane(1, 1), task(number)));
-        assert_eq!((queue.queued(), queue.reserve(lane(1, 1))), (5, Err(Full)));
-    }
-
-    #[test]
-    fn the_newest_session_still_at_work_is_found_until_it_is_ended() {
-        let mut queue = queue(9, 9, 9);
-        push(&mut queue, lane(1, 3), 1);
-        push(&mut queue, lane(1, 7), 2);
-        let user = UserId::from_bytes([1; 16]);
-        assert_eq!(queue.newest_session(&user), Some(lane(1, 7).session));
-        assert!(queue.set_ended(lane(1, 7), true) && queue.is_ended(lane(1, 7)));
-        assert_eq!(queue.newest_session(&user), Some(lane(1, 3).session));
-        assert!(!queue.set_ended(lane(1, 9), true));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Push(u8, u8),
-        Recover(u8, u8),
-        Start,
-        Finish(prop::sample::Index),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0u8..4, 0u8..3).prop_map(|(user, session)| Step::Push(user, session)),
-            1 => (0u8..4, 0u8..3).prop_map(|(user, session)| Step::Recover(user, session)),
-            4 => Just(Step::Start),
-            3 => any::<prop::sample::Index>().prop_map(Step::Finish),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn bounds_and_order_hold_and_everything_runs(
-            steps in prop::collection::vec(step(), 1..200), running_max in 1usize..6, per_user in 1usize..4,
-        ) {
-            let mut queue = queue(20, running_max, per_user);
-            let mut model: Model<LaneId, VecDeque<TaskId>> = Model::new();
-            let mut running: Vec<LaneId> = Vec::new();
-            let mut number = 0;
-            let start = |queue: &mut Queue, model: &mut Model<LaneId, VecDeque<TaskId>>, running: &mut Vec<LaneId>| {
-                let Some((lane, task)) = queue.next() else { return false };
-                assert_eq!(model.get_mut(&lane).and_then(VecDeque::pop_front), Some(task));
-                assert!(!running.contains(&lane));
-                running.push(lane);
-                assert!(running.len() <= running_max);
-                assert!(running.iter().filter(|other| other.user == lane.user).count() <= per_user);
-                true
-            };
-            for step in steps {
-                match step {
-                    Step::Push(user, session) => {
-                        let lane = lane(user, session);
-                        let waiting: usize = model.values().map(VecDeque::len).sum();
-                        prop_assert_eq!(queue.reserve(lane).is_ok(), waiting < 20);
-                        if waiting < 20 {
-                            number += 1;
-                            queue.push_reserved(lane, task(number));
-                            model.entry(lane).or_default().push_back(task(number));
-                        }
-                    }
-                    Step::Recover(user, session) => {
-                        number += 1;
-                        queue.push_recovered(lane(user, session), task(number));
-                        model.entry(lane(user, session)).or_default().push_back(task(number));
-                    }
-                    Step::Start => { start(&mut queue, &mut model, &mut running); }
-                    Step::Finish(index) if !running.is_empty() => {
-                        queue.finish(running.swap_remove(index.index(running.len())));
-                    }
-                    Step::Finish(_) => {}
-                }
-                prop_assert_eq!(queue.queued(), model.values().map(VecDeque::len).sum::<usize>());
-                prop_assert_eq!(queue.running(), running.len());
-            }
-            // Whatever happened before: nothing is forgotten.
-            loop {
-                while start(&mut queue, &mut model, &mut running) {}
-                let Some(lane) = running.pop() else { break };
-                queue.finish(lane);
-            }
-            prop_assert!(model.values().all(VecDeque::is_empty));
-            prop_assert!(queue.lanes.is_empty() && queue.users.is_empty() && queue.ready.is_empty());
-        }
-    }
-}
+mod tests;

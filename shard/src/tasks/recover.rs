@@ -2,42 +2,52 @@
 
 use std::rc::Rc;
 
-use sluice_protocols::ids::{SessionId, ShardId, TaskId};
+use sluice_protocols::api::TaskState;
+use sluice_protocols::ids::{SessionId, ShardId};
 use sluice_store::record::TaskRecord;
 use sluice_store::{Key, KeyRange, Kind, ReadError};
 
-use super::Tasks;
 use super::complete::Backoff;
-use super::queue::LaneId;
+use super::queue::{Entry, LaneId};
+use super::{Phase, Tasks};
 use crate::mint::Mint;
+use crate::run::codes;
 
 /// Pending tasks read at once.
 const PAGE_ROWS: usize = 128;
 
 /// A pending task on disk: what is needed to queue it. Its record is read when its turn comes.
 struct Promised {
-    task: TaskId,
     shard: ShardId,
     lane: LaneId,
+    entry: Entry,
+    /// Its user has to confirm it: it is not queued.
+    is_unconfirmed: bool,
 }
 
 impl Tasks {
-    /// Queues every pending task of the shards, in the order they were promised. Goes on until the store answers.
+    /// Queues every pending task of the shards, by priority and then in the order they were promised. Goes on until the
+    /// store answers.
     pub(crate) async fn recover(self: &Rc<Self>, shards: Vec<ShardId>, mint: &Mint) {
         let mut promised = Vec::new();
         for shard in shards {
             self.recover_shard(shard, &mut promised).await;
         }
-        promised.sort_unstable_by_key(|promised| promised.task);
-        if let Some(newest) = promised.last() {
-            mint.pass_task(&newest.task);
+        promised.sort_unstable_by_key(|promised| (promised.entry.priority, promised.entry.task));
+        if let Some(newest) = promised.iter().map(|promised| promised.entry.task).max() {
+            mint.pass_task(&newest);
             tracing::info!(tasks = promised.len(), "taking up pending tasks");
         }
-        for Promised { task, shard, lane } in promised {
+        for Promised { shard, lane, entry, is_unconfirmed } in promised {
             self.metrics.tasks_recovered.add(1);
-            self.register(shard, lane, task, None);
-            self.queue.borrow_mut().push_recovered(lane, task);
+            self.register(shard, lane, entry, None);
+            if is_unconfirmed {
+                self.set_phase(&entry.task, Phase::Unconfirmed);
+            } else {
+                self.queue.borrow_mut().push_promised(lane, entry);
+            }
         }
+        self.note_unconfirmed();
         self.start_ready();
     }
 
@@ -76,7 +86,14 @@ impl Tasks {
         let record = self.store.validate::<TaskRecord>(shard, key, value)?;
         let foreign = || ReadError::Foreign { reason: format!("{key:?} is no pending task") };
         let (user, task) = key.user_id().zip(key.task_id()).ok_or_else(foreign)?;
-        let session = SessionId::from_bytes(record.get().session);
-        Ok(Promised { task, shard, lane: LaneId { user, session } })
+        let record = record.get();
+        let session = SessionId::from_bytes(record.session);
+        let (priority, not_before_ms) = (codes::priority(record.priority), record.not_before_ms.to_native());
+        Ok(Promised {
+            shard,
+            lane: LaneId { user, session },
+            entry: Entry { task, priority, not_before_ms },
+            is_unconfirmed: codes::task_state(record.state) == TaskState::AwaitingConfirmation,
+        })
     }
 }

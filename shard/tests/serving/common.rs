@@ -14,16 +14,16 @@ use serde_json::{Value, json};
 use sluice_core::{CoreId, Reactor, ReactorConfig};
 use sluice_net::egress::{Egress, EgressConfig, PerUpstream, UpstreamConfig};
 use sluice_net::{Admit, BodyReader, Request, Responder, Service};
-use sluice_protocols::api::TaskState;
+use sluice_protocols::api::{Mode, TaskState};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{ApiKey, ShardCount, ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_shard::clock::Clock;
 use sluice_shard::env::RunConfig;
 use sluice_shard::run::{RunEnd, codes};
-use sluice_shard::{Admin, CoreParts, CoreService, Metrics, RunFuture, Runner, ShardConfig, peer};
-use sluice_store::record::{TaskRecord, TurnRecord};
-use sluice_store::{CoreStore, KeyRange, Kind, Store, StoreConfig};
+use sluice_shard::{Admin, Cancel, CoreParts, CoreService, Metrics, RunFuture, Runner, ShardConfig, peer};
+use sluice_store::record::{TaskRecord, TurnRecord, encode};
+use sluice_store::{Batch, CoreStore, Key, KeyRange, Kind, Store, StoreConfig};
 
 /// 2026-11-19, far from any edge of the calendar.
 pub(crate) const START_MS: u64 = 1_795_000_000_000;
@@ -169,7 +169,7 @@ impl Gateway {
         let script = Rc::new(Script::default());
         let metrics = Arc::clone(&parts.metrics);
         let store = CoreStore::new(&parts.store);
-        let runner = Box::new(Scripted(Rc::clone(&script)));
+        let runner = Box::new(Scripted(Rc::clone(&script), store.clone()));
         let service = CoreService::start_with(parts, store, clock.clone(), runner);
         Self { service, script, clock, metrics }
     }
@@ -343,11 +343,18 @@ impl Script {
 
 /// Does what a command's first word says: `hold` waits to be released, `fail` and `decline` end so, `stumble` is
 /// interrupted; all else is done. The answer tells what the session remembered.
-pub(crate) struct Scripted(pub(crate) Rc<Script>);
+pub(crate) struct Scripted(pub(crate) Rc<Script>, pub(crate) CoreStore);
 
 impl Runner for Scripted {
-    fn run<'a>(&'a self, _: ShardId, task: TaskRecord, recent: &'a [TurnRecord]) -> RunFuture<'a> {
+    fn run<'a>(
+        &'a self,
+        shard: ShardId,
+        mut task: TaskRecord,
+        recent: &'a [TurnRecord],
+        cancel: &'a Cancel,
+    ) -> RunFuture<'a> {
         Box::pin(async move {
+            task.attempts += 1;
             let command = task.command.clone();
             self.0.log.borrow_mut().push(format!("start {command}"));
             let first = command.split(' ').next().unwrap();
@@ -355,12 +362,24 @@ impl Runner for Scripted {
                 self.0.stumbles.set(self.0.stumbles.get() - 1);
                 return RunEnd::Interrupted(task, Problem::new(ProblemKind::Storage, "stumbled"));
             }
-            while first == "hold" && !self.0.is_released.get() {
+            while first == "hold" && !self.0.is_released.get() && !cancel.is_set() {
                 sluice_core::sleep(Duration::from_millis(1)).await;
+            }
+            if codes::mode(task.mode) == Mode::Preview && !task.confirmed {
+                task.state = codes::of_task_state(TaskState::AwaitingConfirmation);
+                let mut batch = Batch::new(shard);
+                let value = encode(&task).unwrap();
+                batch.put(&Key::task_pending(&task.user, &task.id), value.as_bytes());
+                self.1.commit(batch).await.unwrap();
+                return RunEnd::Unconfirmed(task);
             }
             sluice_core::yield_now().await;
             self.0.log.borrow_mut().push(format!("end {command}"));
-            RunEnd::Final(ended(task, first, recent))
+            let mut task = ended(task, first, recent);
+            if cancel.is_set() {
+                task.state = codes::of_task_state(TaskState::Cancelled);
+            }
+            RunEnd::Final(task)
         })
     }
 }
@@ -368,6 +387,7 @@ impl Runner for Scripted {
 fn ended(mut task: TaskRecord, first: &str, recent: &[TurnRecord]) -> TaskRecord {
     let state = match first {
         "fail" => TaskState::Failed,
+        "wrong" => TaskState::Failed,
         "decline" => TaskState::Declined,
         _ => TaskState::Done,
     };
@@ -378,7 +398,7 @@ fn ended(mut task: TaskRecord, first: &str, recent: &[TurnRecord]) -> TaskRecord
     task.openai_us = 1_500;
     task.google_us = 2_500;
     task.total_us = 5_000;
-    if state == TaskState::Failed {
+    if first == "fail" {
         let problem = Problem::new(ProblemKind::UpstreamUnavailable, "Gmail is down");
         task.error_json = Some(serde_json::to_string(&problem).unwrap());
     }

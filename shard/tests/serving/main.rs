@@ -5,5 +5,6 @@ mod common;
 mod cores;
 mod events;
 mod metrics;
+mod queue;
 mod requests;
 mod sessions;

@@ -12,14 +12,19 @@
 //! - what fails validation is never returned as a record. The store keeps the bytes (see [`crate::quarantine`]).
 
 mod loaded;
+mod task;
 mod types;
 
 pub use loaded::Loaded;
+pub use task::{
+    ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord, KeyedTask,
+    TaskRecord,
+};
 pub use types::{
     ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord,
-    ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTaskRecord, ArchivedTurnRecord,
-    ArchivedUserRecord, ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord, NameRecord,
-    Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TaskRecord, TurnRecord, UserRecord,
+    ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,
+    ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord, NameRecord, Provider,
+    SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord,
 };
 
 use rkyv::Archive;

@@ -62,11 +62,17 @@ fn task() -> TaskRecord {
         command: "send it".to_owned(),
         mode: 1,
         state: 2,
+        priority: 2,
         time_zone: "UTC".to_owned(),
         created_ms: 5,
         deadline_ms: 60_005,
+        deadline_asked: false,
+        confirmed: false,
         finished_ms: Some(77),
         attempts: 1,
+        retries: 0,
+        not_before_ms: 0,
+        last_error_json: None,
         plan_json: Some("{}".to_owned()),
         steps: vec![StepRecord {
             id: "s1".to_owned(),
@@ -131,6 +137,57 @@ fn round_trips<R: Record + PartialEq + std::fmt::Debug>(record: &R) {
     assert_eq!(loaded.as_bytes(), value.as_bytes());
 }
 
+fn idempotency() -> IdempotencyRecord {
+    IdempotencyRecord {
+        user: UserId::from_bytes([1; 16]),
+        request: [7; 32],
+        created_ms: 5,
+        answer_json: None,
+        tasks: vec![KeyedTask {
+            id: TaskId::new(5, [3; 10]),
+            session: SessionId::from_bytes([2; 16]),
+            mode: 2,
+            created_ms: 5,
+        }],
+    }
+}
+
+/// The task above as the first schema had it.
+fn task_v1() -> Vec<u8> {
+    let task = task();
+    let old = task::TaskRecordV1 {
+        id: task.id,
+        user: task.user,
+        session: task.session,
+        command: task.command,
+        mode: task.mode,
+        state: task.state,
+        time_zone: task.time_zone,
+        created_ms: task.created_ms,
+        deadline_ms: task.deadline_ms,
+        finished_ms: task.finished_ms,
+        attempts: task.attempts,
+        plan_json: task.plan_json,
+        steps: task.steps,
+        answer: task.answer,
+        error_json: task.error_json,
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+        total_us: task.total_us,
+    };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(1);
+    bytes
+}
+
+#[test]
+fn a_task_of_the_first_schema_is_read_as_a_usual_one() {
+    let bytes = task_v1();
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0xa077_cdbd_7014_9798);
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), task());
+}
+
 #[test]
 fn every_record_comes_back_as_it_was() {
     round_trips(&user());
@@ -140,6 +197,7 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&session());
     round_trips(&task());
     round_trips(&history());
+    round_trips(&idempotency());
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -157,18 +215,20 @@ fn layouts_on_disk_are_pinned() {
         pin(&session()),
         pin(&task()),
         pin(&history()),
+        pin(&idempotency()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 7] = [
+const PINNED: [(&str, u8, u64); 8] = [
     ("user", 1, 0x816e_5e31_70c1_86dd),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 1, 0x23ba_abba_08de_8c38),
     ("connection", 1, 0x6039_88c3_86ba_4b9b),
     ("session", 1, 0x07eb_b9ee_21a0_92df),
-    ("task", 1, 0xa077_cdbd_7014_9798),
+    ("task", 2, 0xdf95_c343_7b8f_5e60),
     ("history", 1, 0xa27a_6fac_9462_4737),
+    ("idempotency", 1, 0x52ed_5707_42d6_7000),
 ];
 
 #[test]

@@ -17,7 +17,7 @@ use crate::key::Kind;
 pub const SESSION_TURNS_MAX: usize = 10;
 
 /// Archives an id as its bytes.
-struct Raw;
+pub(super) struct Raw;
 
 macro_rules! raw_id {
     ($id:ty, $bytes:literal) => {
@@ -224,39 +224,6 @@ pub struct ItemRecord {
     pub thread_id: Option<String>,
     pub message_id_header: Option<String>,
     pub snippet: Option<String>,
-}
-
-/// A command on its way, with everything needed to take it up again after a crash.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct TaskRecord {
-    #[rkyv(with = Raw)]
-    pub id: TaskId,
-    #[rkyv(with = Raw)]
-    pub user: UserId,
-    #[rkyv(with = Raw)]
-    pub session: SessionId,
-    pub command: String,
-    pub mode: u8,
-    pub state: u8,
-    pub time_zone: String,
-    pub created_ms: u64,
-    pub deadline_ms: u64,
-    pub finished_ms: Option<u64>,
-    /// How often the task was taken up.
-    pub attempts: u32,
-    pub plan_json: Option<String>,
-    pub steps: Vec<StepRecord>,
-    pub answer: Option<String>,
-    pub error_json: Option<String>,
-    pub openai_us: u64,
-    pub google_us: u64,
-    pub total_us: u64,
-}
-
-impl Record for TaskRecord {
-    const NAME: &'static str = "task";
-    const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished];
-    const SCHEMA: u8 = 1;
 }
 
 /// One step of a task's plan.

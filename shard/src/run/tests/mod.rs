@@ -106,11 +106,17 @@ impl Rig {
             command: "do it".to_owned(),
             mode: 1,
             state: codes::of_task_state(TaskState::Queued),
+            priority: 2,
             time_zone: "Europe/Berlin".to_owned(),
             created_ms: NOW_MS,
             deadline_ms: NOW_MS + 60_000,
             finished_ms: None,
+            deadline_asked: false,
+            confirmed: false,
             attempts: 0,
+            retries: 0,
+            not_before_ms: 0,
+            last_error_json: None,
             plan_json: None,
             steps: Vec::new(),
             answer: None,
@@ -148,9 +154,9 @@ impl Rig {
 
     fn run_after(&self, task: TaskRecord, recent: Vec<TurnRecord>) -> TaskRecord {
         let shard = self.shard;
-        let end = self.on_core(async move |env| run(&env, shard, task, &recent).await);
+        let end = self.on_core(async move |env| run(&env, shard, task, &recent, &Cancel::default()).await);
         match end {
-            RunEnd::Final(task) => task,
+            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => task,
             RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
         }
     }
@@ -164,7 +170,8 @@ impl Rig {
     fn run_until_killed(&self, task: TaskRecord) -> Option<TaskRecord> {
         let (shard, fake) = (self.shard, self.fake.clone());
         self.on_core(async move |env| {
-            let mut run = std::pin::pin!(run(&env, shard, task, &[]));
+            let cancel = Cancel::default();
+            let mut run = std::pin::pin!(run(&env, shard, task, &[], &cancel));
             let mut killed = std::pin::pin!(fake.killed());
             std::future::poll_fn(|cx| {
                 if killed.as_mut().poll(cx).is_ready() {
@@ -172,7 +179,7 @@ impl Rig {
                 }
                 run.as_mut().poll(cx).map(|end| match end {
                     RunEnd::Final(task) => Some(task),
-                    RunEnd::Interrupted(..) => None,
+                    RunEnd::Unconfirmed(_) | RunEnd::Interrupted(..) => None,
                 })
             })
             .await

@@ -335,7 +335,7 @@ fn a_stopping_process_leaves_the_task_to_the_next_start() {
     let task = rig.accept(1);
     rig.egress.shutdown(Duration::ZERO);
     let shard = rig.shard;
-    let end = rig.on_core(async move |env| run(&env, shard, task, &[]).await);
+    let end = rig.on_core(async move |env| run(&env, shard, task, &[], &Cancel::default()).await);
     let RunEnd::Interrupted(task, problem) = end else { panic!("it ended") };
     assert_eq!(problem.kind(), ProblemKind::ShuttingDown);
     assert!(!codes::task_state(task.state).is_final());

@@ -1,0 +1,66 @@
+//! The wish that a task be given up, as it reaches whatever works on it.
+//!
+//! Invariant: a wish is never taken back, and who looks late sees it all the same.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::signal::Signal;
+
+/// See the module. Clones are the same wish.
+#[derive(Clone)]
+pub struct Cancel(Rc<Signal<()>>);
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self(Signal::new())
+    }
+}
+
+impl Cancel {
+    /// Wishes it.
+    pub fn set(&self) {
+        self.0.set(());
+    }
+
+    /// Whether it was wished.
+    pub fn is_set(&self) -> bool {
+        self.0.is_set()
+    }
+
+    /// The output of `work`, or `None` when the wish came first: `work` is dropped then, and with it every call
+    /// it waits for.
+    pub async fn unless<F: Future>(&self, work: F) -> Option<F::Output> {
+        let (mut work, mut wish) = (pin!(work), pin!(self.0.wait()));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => wish.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn now<F: Future>(work: F) -> Poll<F::Output> {
+        pin!(work).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn work_ends_by_itself_or_by_the_wish() {
+        let cancel = Cancel::default();
+        assert_eq!(now(cancel.unless(ready(7))), Poll::Ready(Some(7)));
+        assert!(now(cancel.unless(pending::<u8>())).is_pending() && !cancel.is_set());
+        cancel.clone().set();
+        assert_eq!(now(cancel.unless(pending::<u8>())), Poll::Ready(None));
+        // What is done at once is not thrown away.
+        assert_eq!(now(cancel.unless(ready(7))), Poll::Ready(Some(7)));
+    }
+}

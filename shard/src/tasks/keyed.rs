@@ -1,0 +1,69 @@
+//! Requests that carry an `Idempotency-Key`: the first makes its tasks, a later one is told of them.
+//!
+//! Invariants: what a key stands for is written in the batch of the tasks it made, so there is never one without the
+//! other; while that is on its way the key is held, and a second request is told so.
+
+use sluice_protocols::ids::{ShardId, UserId};
+use sluice_store::record::IdempotencyRecord;
+use sluice_store::{Key, ReadError};
+
+use super::Tasks;
+
+/// A key that is held until this is dropped.
+pub(crate) struct HeldKey<'a> {
+    tasks: &'a Tasks,
+    key: Key,
+}
+
+impl HeldKey<'_> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+impl Drop for HeldKey<'_> {
+    fn drop(&mut self) {
+        self.tasks.keys_in_flight.borrow_mut().remove(&self.key);
+    }
+}
+
+/// What a key stands for.
+pub(crate) enum KeyUse<'a> {
+    /// Nothing yet; it is held for the caller.
+    First(HeldKey<'a>),
+    /// Somebody else holds it.
+    InFlight,
+    /// It was used before.
+    Known(IdempotencyRecord),
+}
+
+impl Tasks {
+    /// Looks a user's key up; `hash` is the SHA-256 of it.
+    pub(crate) async fn key_use(
+        &self,
+        user: UserId,
+        shard: ShardId,
+        hash: &[u8; 32],
+    ) -> Result<KeyUse<'_>, ReadError> {
+        let key = Key::idempotency(&user, hash);
+        if !self.keys_in_flight.borrow_mut().insert(key.clone()) {
+            return Ok(KeyUse::InFlight);
+        }
+        let held = HeldKey { tasks: self, key };
+        let Some(record) = self.store.load::<IdempotencyRecord>(shard, held.key()).await? else {
+            return Ok(KeyUse::First(held));
+        };
+        let record = record.to_record();
+        if self.is_forgotten(&record) {
+            return Ok(KeyUse::First(held));
+        }
+        self.metrics.idempotency_hits.add(1);
+        Ok(KeyUse::Known(record))
+    }
+
+    /// Whether a key's time is over.
+    pub(super) fn is_forgotten(&self, record: &IdempotencyRecord) -> bool {
+        let life_ms = u64::try_from(self.idempotency_life.as_millis()).unwrap_or(u64::MAX);
+        record.created_ms.saturating_add(life_ms) <= self.clock.unix_ms()
+    }
+}

@@ -1,0 +1,146 @@
+//! Tasks, and what an idempotency key stands for.
+
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+use sluice_protocols::ids::{SessionId, TaskId, UserId};
+
+use super::Record;
+use super::types::{Raw, StepRecord};
+use crate::key::Kind;
+
+/// The number of the usual priority: what tasks of the first schema have.
+const PRIORITY_NORMAL: u8 = 2;
+
+/// A command on its way, with everything needed to take it up again after a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TaskRecord {
+    #[rkyv(with = Raw)]
+    pub id: TaskId,
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    #[rkyv(with = Raw)]
+    pub session: SessionId,
+    pub command: String,
+    pub mode: u8,
+    pub state: u8,
+    pub priority: u8,
+    pub time_zone: String,
+    pub created_ms: u64,
+    pub deadline_ms: u64,
+    /// The caller set the deadline, so a restart does not move it.
+    pub deadline_asked: bool,
+    /// The user saw the plan and agreed to it.
+    pub confirmed: bool,
+    pub finished_ms: Option<u64>,
+    /// How often the task was taken up.
+    pub attempts: u32,
+    /// How often it was put back after a failure that might pass.
+    pub retries: u32,
+    /// It is not run before this moment; 0 when it was never put back.
+    pub not_before_ms: u64,
+    /// Why it was put back last.
+    pub last_error_json: Option<String>,
+    pub plan_json: Option<String>,
+    pub steps: Vec<StepRecord>,
+    pub answer: Option<String>,
+    pub error_json: Option<String>,
+    pub openai_us: u64,
+    pub google_us: u64,
+    pub total_us: u64,
+}
+
+impl Record for TaskRecord {
+    const NAME: &'static str = "task";
+    const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished, Kind::DeadLetter];
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        (schema == 1).then(|| rkyv::from_bytes::<TaskRecordV1, rancor::Error>(archive).map(Self::from))
+    }
+}
+
+/// Schema 1: before priorities, deadlines of the caller's, retries and confirmations.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct TaskRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) id: TaskId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    #[rkyv(with = Raw)]
+    pub(super) session: SessionId,
+    pub(super) command: String,
+    pub(super) mode: u8,
+    pub(super) state: u8,
+    pub(super) time_zone: String,
+    pub(super) created_ms: u64,
+    pub(super) deadline_ms: u64,
+    pub(super) finished_ms: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) plan_json: Option<String>,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) answer: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) openai_us: u64,
+    pub(super) google_us: u64,
+    pub(super) total_us: u64,
+}
+
+impl From<TaskRecordV1> for TaskRecord {
+    fn from(old: TaskRecordV1) -> Self {
+        Self {
+            id: old.id,
+            user: old.user,
+            session: old.session,
+            command: old.command,
+            mode: old.mode,
+            state: old.state,
+            priority: PRIORITY_NORMAL,
+            time_zone: old.time_zone,
+            created_ms: old.created_ms,
+            deadline_ms: old.deadline_ms,
+            deadline_asked: false,
+            confirmed: false,
+            finished_ms: old.finished_ms,
+            attempts: old.attempts,
+            retries: 0,
+            not_before_ms: 0,
+            last_error_json: None,
+            plan_json: old.plan_json,
+            steps: old.steps,
+            answer: old.answer,
+            error_json: old.error_json,
+            openai_us: old.openai_us,
+            google_us: old.google_us,
+            total_us: old.total_us,
+        }
+    }
+}
+
+/// What an idempotency key stands for: the tasks made when it was first used.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct IdempotencyRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    /// SHA-256 of what was asked: the path and the body.
+    pub request: [u8; 32],
+    pub created_ms: u64,
+    /// The answer to the request that used it first, for a batch; a single command's is made from its task.
+    pub answer_json: Option<String>,
+    pub tasks: Vec<KeyedTask>,
+}
+
+/// A task that an idempotency key made.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyedTask {
+    #[rkyv(with = Raw)]
+    pub id: TaskId,
+    #[rkyv(with = Raw)]
+    pub session: SessionId,
+    pub mode: u8,
+    pub created_ms: u64,
+}
+
+impl Record for IdempotencyRecord {
+    const NAME: &'static str = "idempotency";
+    const KINDS: &'static [Kind] = &[Kind::Idempotency];
+    const SCHEMA: u8 = 1;
+}
