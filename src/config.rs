@@ -96,6 +96,7 @@ sections! {
     egress: Egress,
     cache: Cache,
     quota: Quota,
+    intent: Intent,
     openai: OpenAi,
     google: Google,
     admin: Admin,
@@ -319,6 +320,21 @@ section! {
         slack_ms: Milliseconds = Milliseconds(2_000),
         /// The wait after a refusal for its rate that names none, in milliseconds, 1 to 60000; it doubles up to a minute.
         cool_down_ms: Milliseconds = Milliseconds(1_000),
+    }
+}
+
+section! {
+    /// What commands mean, worked out without the model.
+    Intent {
+        /// Whether common commands are read by rules; what they do not wholly understand goes to the model.
+        local: bool = true,
+        /// How sure the rules must be to read, 0 to 1; to send, make, change or cancel anything they must be sure to 0.95
+        /// at least, whatever stands here.
+        confidence_min: f64 = 0.9,
+        /// How long a pattern learned from a plan of the model is used, in seconds, 0 to 604800; 0 learns none.
+        pattern_ttl_s: u64 = 86_400,
+        /// Bytes of patterns kept on each core, 0 to 1073741824; 0 learns none.
+        pattern_cache_bytes_per_core: u64 = 4 << 20,
     }
 }
 

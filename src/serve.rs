@@ -22,8 +22,10 @@ use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tcp::{self, TcpConfig, TcpIngress, TcpStats};
 use sluice_net::{CoreCount, ListenConfig, Listeners};
 use sluice_protocols::ids::ShardCount;
+use sluice_protocols::intent::Confidence;
 use sluice_shard::cache::CacheConfig;
 use sluice_shard::env::RunConfig;
+use sluice_shard::intent::IntentConfig;
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
@@ -464,6 +466,12 @@ fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
         settle: config.cache.settle_ms.duration(),
     };
     run.quotas = Quotas::new(quota_config(config, cores), cores);
+    run.intent = IntentConfig {
+        local: config.intent.local,
+        confidence_min: Confidence::from_ratio(config.intent.confidence_min),
+        pattern_ttl: Duration::from_secs(config.intent.pattern_ttl_s),
+        pattern_cache_bytes_max: usize::try_from(config.intent.pattern_cache_bytes_per_core)?,
+    };
     let limits = &config.limits;
     let mut shard = ShardConfig::new(run);
     shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;

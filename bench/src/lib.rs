@@ -9,6 +9,7 @@ pub mod compare;
 pub mod connections;
 pub mod cpu;
 pub mod handshakes;
+pub mod intents;
 pub mod load;
 pub mod reactors;
 pub mod report;

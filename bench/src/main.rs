@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, handshakes, load, reactors, report, sim};
+use sluice_bench::{compare, connections, handshakes, intents, load, reactors, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,6 +36,8 @@ enum Command {
     Connections(connections::ConnectionsArgs),
     /// Measure our reactor beside monoio, glommio and tokio on the same work.
     Reactors(reactors::ReactorsArgs),
+    /// Measure the local parser of commands on annotated ones.
+    Intents(intents::IntentsArgs),
     /// Serve a fixed reply; what `compare` starts.
     #[command(hide = true)]
     ServeReply(compare::ServeArgs),
@@ -54,6 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Compare(command) => compare::run(&command),
         Command::Connections(args) => connections::run(&args),
         Command::Reactors(args) => reactors::run(&args),
+        Command::Intents(args) => intents::run(&args),
         Command::ServeReply(args) => compare::serve(&args),
         Command::ServeLoad(args) => load::serve(&args),
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ids::{SessionId, TaskId};
+use crate::intent::IntentSource;
 use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
 
@@ -427,6 +428,15 @@ pub struct Timing {
     pub google_us: u64,
 }
 
+/// Who worked out what a command means.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntentView {
+    /// The gateway's rules, a pattern it learned from the model, or the model.
+    pub source: IntentSource,
+    /// How sure that is, from 0 to 1; 1 for the model and its patterns, whose plans are taken as they are.
+    pub confidence: f64,
+}
+
 /// A task: the reply to a synchronous command and to `GET /api/v1/tasks/{id}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {
@@ -440,6 +450,9 @@ pub struct TaskView {
     pub session: SessionId,
     /// What the user asked, word for word.
     pub command: String,
+    /// Who worked out what it means, once known.
+    #[serde(default)]
+    pub intent: Option<IntentView>,
     /// What that was taken to mean, once known.
     pub plan: Option<Plan>,
     /// What was done, step by step.
@@ -704,6 +717,7 @@ mod tests {
             mode: Mode::Async,
             session: SessionId::from_bytes([2; 16]),
             command: "read it".to_owned(),
+            intent: Some(IntentView { source: IntentSource::Local, confidence: 0.97 }),
             plan: Some(Plan::decline("no")),
             steps: vec![StepView {
                 id: StepId::new(1).expect("a step"),

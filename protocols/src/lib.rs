@@ -7,6 +7,7 @@ pub mod google;
 pub mod h3;
 pub mod http;
 pub mod ids;
+pub mod intent;
 pub mod openai;
 pub mod openapi;
 pub mod plan;

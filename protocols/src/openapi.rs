@@ -303,6 +303,7 @@ fn schemas() -> Value {
                 "mode": {"type": "string"},
                 "session": {"$ref": "#/components/schemas/SessionId"},
                 "command": text,
+                "intent": {"anyOf": [{"$ref": "#/components/schemas/Intent"}, {"type": "null"}]},
                 "plan": {"anyOf": [{"$ref": "#/components/schemas/Plan"}, {"type": "null"}]},
                 "steps": {"type": "array", "items": {"$ref": "#/components/schemas/Step"}},
                 "answer": maybe_text,
@@ -310,6 +311,14 @@ fn schemas() -> Value {
                 "timing": {"anyOf": [{"$ref": "#/components/schemas/Timing"}, {"type": "null"}]},
                 "created": time,
                 "finished": maybe_time,
+            },
+        },
+        "Intent": {
+            "type": "object",
+            "required": ["source", "confidence"],
+            "properties": {
+                "source": {"type": "string", "enum": ["local", "pattern", "model"]},
+                "confidence": {"type": "number", "minimum": 0, "maximum": 1},
             },
         },
         "Step": {

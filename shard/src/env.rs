@@ -10,6 +10,7 @@ use sluice_store::CoreStore;
 
 use crate::cache::{CacheConfig, CacheStats, ReadCache};
 use crate::clock::Clock;
+use crate::intent::{CacheLimits, IntentConfig, PatternCache};
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
 use crate::upstream::TokenCache;
@@ -44,6 +45,8 @@ pub struct Env {
     pub reads: Rc<ReadCache>,
     /// This core's way to the upstreams.
     pub broker: Rc<Broker>,
+    /// Patterns of commands, learned from the model.
+    pub patterns: Rc<PatternCache>,
     pub(crate) zones: Rc<Zones>,
 }
 
@@ -65,7 +68,21 @@ impl Env {
         let tokens = Rc::new(TokenCache::new(config.tokens_max));
         let reads = Rc::new(ReadCache::new(config.cache, stats.cache));
         let broker = Rc::new(Broker::new(Arc::clone(&config.quotas), stats.quota));
-        Self { store, egress, config, clock, stats: stats.run, tokens, reads, broker, zones: Rc::default() }
+        let limits =
+            CacheLimits { bytes_max: config.intent.pattern_cache_bytes_max, ttl: config.intent.pattern_ttl };
+        let patterns = Rc::new(PatternCache::new(limits));
+        Self {
+            store,
+            egress,
+            config,
+            clock,
+            stats: stats.run,
+            tokens,
+            reads,
+            broker,
+            patterns,
+            zones: Rc::default(),
+        }
     }
 }
 
@@ -101,6 +118,8 @@ pub struct RunConfig {
     pub cache: CacheConfig,
     /// What the upstreams allow, shared by all cores.
     pub quotas: Arc<Quotas>,
+    /// What is understood without the model.
+    pub intent: IntentConfig,
 }
 
 impl RunConfig {
@@ -125,6 +144,7 @@ impl RunConfig {
             token_refresh_ahead: Duration::from_secs(300),
             cache: CacheConfig::default(),
             quotas: Quotas::new(QuotaConfig::default(), 1),
+            intent: IntentConfig::default(),
         }
     }
 }
@@ -142,6 +162,7 @@ impl std::fmt::Debug for RunConfig {
             .field("confirm", &self.confirm)
             .field("tokens_max", &self.tokens_max)
             .field("token_refresh_ahead", &self.token_refresh_ahead)
+            .field("intent", &self.intent)
             .finish_non_exhaustive()
     }
 }
@@ -162,6 +183,22 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Commands understood by rules.
+    intents_local,
+    /// Commands the rules had a guess for that was not sure enough.
+    intents_unsure,
+    /// Commands understood by a pattern learned before.
+    intents_pattern,
+    /// Commands the model made a plan for.
+    intents_model,
+    /// Commands that could have been of a pattern, of none that is known.
+    patterns_missed,
+    /// Patterns learned from the model's plans.
+    patterns_learned,
+    /// Plans of the model that could not be proved to hold for other commands.
+    patterns_unfit,
+    /// Patterns that made room for newer ones.
+    patterns_evicted,
     /// Plans asked of the model.
     plans_asked,
     /// Plans asked for a second time, since the first answer was none.

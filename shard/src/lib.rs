@@ -19,6 +19,7 @@ mod config;
 mod cursor;
 pub mod env;
 mod generations;
+pub mod intent;
 pub mod metrics;
 mod mint;
 pub mod peer;

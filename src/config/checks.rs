@@ -26,7 +26,7 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, tls, limits, store, egress, cache, quota, .. } = self.config;
+        let Config { server, listen, tls, limits, store, egress, cache, quota, intent, .. } = self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
@@ -73,8 +73,14 @@ impl Checks<'_> {
             ("quota.waiting_per_core_max", quota.waiting_per_core_max, 1, 1_000_000),
             ("quota.slack_ms", quota.slack_ms.0, 0, 60_000),
             ("quota.cool_down_ms", quota.cool_down_ms.0, 1, 60_000),
+            ("intent.pattern_ttl_s", intent.pattern_ttl_s, 0, 604_800),
+            ("intent.pattern_cache_bytes_per_core", intent.pattern_cache_bytes_per_core, 0, 1_073_741_824),
         ] {
             self.within(key, found, min, max);
+        }
+        if !(0.0..=1.0).contains(&intent.confidence_min) {
+            let text = format!("{} is out of bounds; allowed is 0 to 1", intent.confidence_min);
+            self.refuse("intent.confidence_min", text);
         }
     }
 

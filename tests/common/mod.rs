@@ -126,7 +126,9 @@ impl Settings {
             .env("SLUICE_GOOGLE__CLIENT_ID", "test")
             .env("SLUICE_GOOGLE__CLIENT_SECRET", "test")
             .args(["--set", "listen.port=0", "--set", "listen.addresses=127.0.0.1"])
-            .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"]);
+            .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"])
+            // Most tests are about what the model plans; `intents.rs` is about the rest.
+            .args(["--set", "intent.local=false", "--set", "intent.pattern_ttl_s=0"]);
         for option in &self.options {
             command.args(["--set", option]);
         }

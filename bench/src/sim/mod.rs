@@ -21,7 +21,7 @@ mod control;
 mod fault;
 mod google;
 mod openai;
-mod parse;
+pub(crate) mod parse;
 mod plan;
 mod quota;
 mod schema;

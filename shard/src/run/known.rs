@@ -97,7 +97,9 @@ pub(super) fn sought(call: &Operation) -> String {
 fn mail_sought(query: &str) -> String {
     let mut senders = Vec::new();
     let mut rest = Vec::new();
-    for word in query.split_whitespace() {
+    let narrowing = |word: &str| word.starts_with("after:") || word.starts_with("before:");
+    // Seconds since 1970 tell nobody anything.
+    for word in query.split_whitespace().filter(|word| !narrowing(word)) {
         match word.strip_prefix("from:").filter(|name| !name.is_empty() && !name.starts_with(['(', '"'])) {
             Some(name) => senders.push(name),
             None => rest.push(word),
@@ -107,6 +109,7 @@ fn mail_sought(query: &str) -> String {
         ([], true) => "message".to_owned(),
         ([sender], true) => format!("message from {}", name(sender)),
         ([sender], false) => format!("message from {} matching “{}”", name(sender), rest.join(" ")),
+        _ if senders.is_empty() => format!("message matching “{}”", rest.join(" ")),
         _ => format!("message matching “{}”", query.trim()),
     }
 }
@@ -226,6 +229,7 @@ mod tests {
             ("from:anna budget 2026", "no message from Anna matching “budget 2026” was found"),
             ("from:anna@example.com", "no message from anna@example.com was found"),
             ("", "no message was found"),
+            ("is:unread after:1795561200", "no message matching “is:unread” was found"),
             ("from:(a OR b)", "no message matching “from:(a OR b)” was found"),
         ] {
             let plan = plan(query);

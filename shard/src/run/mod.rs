@@ -1,7 +1,7 @@
 //! Runs tasks: from a command, or from wherever the journal says, to the end.
 //!
 //! ```text
-//! command --OpenAI--> plan --commit--> steps (side by side, each committed as running before its first call)
+//! command --rules, patterns or OpenAI--> plan --commit--> steps (side by side, each committed as running before its first call)
 //!         --outcomes, committed before what depends on them--> answer
 //! ```
 //!
@@ -29,12 +29,13 @@ mod zones;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
-use sluice_protocols::api::{Mode, StepState, TaskState, task_path};
+use sluice_protocols::api::{IntentView, Mode, StepState, TaskState, task_path};
 use sluice_protocols::ids::ShardId;
+use sluice_protocols::intent::Remembered;
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
 use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{TaskRecord, TurnRecord};
+use sluice_store::record::{ItemRecord, TaskRecord, TurnRecord};
 
 pub(crate) use journal::problem_of;
 pub(crate) use turn::plan_of;
@@ -43,6 +44,7 @@ pub(crate) use zones::Zones;
 
 use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::intent;
 use crate::upstream::meter::Meter;
 use crate::upstream::openai;
 use execute::{Execution, Progress, fresh_steps};
@@ -211,17 +213,38 @@ impl Run<'_> {
             });
         }
         let (command, user) = self.journal.read(|task| (task.command.clone(), task.user));
-        let context = self.context()?;
-        let question =
-            openai::Question { command: &command, context: &context, user: &user, deadline: self.deadline };
-        let plan = openai::plan(self.env, self.meter, &question).await?;
-        let json = serde_json::to_string(&plan)
-            .map_err(|_| Problem::new(ProblemKind::Internal, "the plan cannot be written down"))?;
+        let now = self.env.clock.timestamp().to_zoned_datetime(self.zone.clone());
+        let understood = match intent::understand(self.env, &command, &now, &self.remembered()) {
+            Ok(understood) => understood,
+            Err(unknown) => {
+                let context = self.context()?;
+                let question = openai::Question {
+                    command: &command,
+                    context: &context,
+                    user: &user,
+                    deadline: self.deadline,
+                };
+                let plan = openai::plan(self.env, self.meter, &question).await?;
+                intent::learn(self.env, unknown, plan)
+            }
+        };
+        let view = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
+        let plan = understood.plan;
+        let json = turn::planned_json(&plan, view)
+            .ok_or_else(|| Problem::new(ProblemKind::Internal, "the plan cannot be written down"))?;
         self.journal.write(|task| {
             task.plan_json = Some(json);
             task.steps = fresh_steps(&plan);
         });
         Ok(plan)
+    }
+
+    /// What the recent commands found, for references to it.
+    fn remembered(&self) -> Vec<Vec<Remembered>> {
+        let item = |record: &ItemRecord| {
+            Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
+        };
+        self.recent.iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
     }
 
     fn context(&self) -> Result<Context, Problem> {
@@ -308,7 +331,7 @@ impl Run<'_> {
     }
 }
 
-fn context_item(record: &sluice_store::record::ItemRecord) -> Option<ContextItem> {
+fn context_item(record: &ItemRecord) -> Option<ContextItem> {
     let handle = record.handle.parse().ok()?;
     Some(ContextItem::new(handle, &known::item_of(record)?))
 }

@@ -2,7 +2,8 @@
 
 use hashbrown::HashMap;
 use jiff::Timestamp;
-use sluice_protocols::api::{CallView, StepView, TaskState, TaskView, Timing};
+use serde::{Deserialize, Serialize};
+use sluice_protocols::api::{CallView, IntentView, StepView, TaskState, TaskView, Timing};
 use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
 use sluice_protocols::plan::{Handle, Item, ItemKind, Plan};
 use sluice_protocols::problem::Problem;
@@ -103,7 +104,9 @@ fn place(kind: ItemKind) -> usize {
 /// A task as callers see it.
 pub fn view_of(task: &TaskRecord) -> TaskView {
     let state = codes::task_state(task.state);
-    let plan = plan_of(task);
+    let planned = planned_of(task);
+    let intent = planned.as_ref().and_then(|planned| planned.intent);
+    let plan = planned.map(|planned| planned.plan);
     let steps = plan.as_ref().map(|plan| step_views(plan, &task.steps)).unwrap_or_default();
     TaskView {
         id: task.id,
@@ -111,6 +114,7 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         mode: codes::mode(task.mode),
         session: task.session,
         command: task.command.clone(),
+        intent,
         plan,
         steps,
         answer: task.answer.clone(),
@@ -133,7 +137,28 @@ fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
 
 /// The plan in the record, if it is there and can still be read.
 pub(crate) fn plan_of(task: &TaskRecord) -> Option<Plan> {
-    serde_json::from_str(task.plan_json.as_deref()?).ok()
+    planned_of(task).map(|planned| planned.plan)
+}
+
+/// A plan as it stands in a record, with who made it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Planned {
+    intent: Option<IntentView>,
+    plan: Plan,
+}
+
+/// A plan and who made it, for the record; `None` when it cannot be written down.
+pub(super) fn planned_json(plan: &Plan, intent: IntentView) -> Option<String> {
+    serde_json::to_string(&Planned { intent: Some(intent), plan: plan.clone() }).ok()
+}
+
+fn planned_of(task: &TaskRecord) -> Option<Planned> {
+    let json = task.plan_json.as_deref()?;
+    // Before it was noted who made a plan, the plan stood there alone.
+    serde_json::from_str(json)
+        .ok()
+        .or_else(|| Some(Planned { intent: None, plan: serde_json::from_str(json).ok()? }))
 }
 
 /// Where the time of a task went.

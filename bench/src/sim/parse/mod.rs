@@ -41,6 +41,28 @@ pub(crate) fn plan(command: &str, context: &Context) -> Plan {
     finish(builder)
 }
 
+/// The first day and the time of day that a text names, if it names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NamedTime {
+    /// The day.
+    pub(crate) day: Option<jiff::civil::Date>,
+    /// The last day, of several.
+    pub(crate) last_day: Option<jiff::civil::Date>,
+    /// Hour and minute.
+    pub(crate) minute: Option<(i8, i8)>,
+}
+
+/// What a text that is nothing but a time means at `now`; `None` when it is not understood.
+pub(crate) fn named_time(text: &str, now: jiff::civil::DateTime) -> Option<NamedTime> {
+    let found = time::find(&words::words(text), now, true);
+    let named = NamedTime {
+        day: found.days.map(|days| days.from),
+        last_day: found.days.map(|days| days.to),
+        minute: found.time.map(|time| (time.hour(), time.minute())),
+    };
+    (named.day.is_some() || named.minute.is_some()).then_some(named)
+}
+
 fn finish(builder: Builder<'_>) -> Plan {
     match builder.steps.len() {
         0 => Plan::Decline(NOT_OURS.to_owned()),

@@ -1,0 +1,114 @@
+//! From a command to a plan without the model, where that is certain: the rules first, then the patterns that this
+//! core has learned from the model's plans.
+
+mod cache;
+
+use std::time::Duration;
+
+use jiff::ZonedDateTime;
+use sluice_protocols::intent::pattern::{Normalised, PlanTemplate, normalise};
+use sluice_protocols::intent::{Confidence, IntentSource, Remembered, Setting, parse};
+use sluice_protocols::plan::Plan;
+
+pub use cache::{CacheLimits, PatternCache, Stored};
+
+use crate::env::Env;
+
+/// What is understood without the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntentConfig {
+    /// Whether common commands are read by rules. Default true.
+    pub local: bool,
+    /// How sure that must be for reading; what changes something needs 0.95 besides. Default 0.9.
+    pub confidence_min: Confidence,
+    /// How long a pattern learned from the model is used; zero learns none. Default 1 day.
+    pub pattern_ttl: Duration,
+    /// Bytes of patterns kept on a core; zero learns none. Default 4 MiB.
+    pub pattern_cache_bytes_max: usize,
+}
+
+impl Default for IntentConfig {
+    fn default() -> Self {
+        Self {
+            local: true,
+            confidence_min: Confidence::per_mille(900),
+            pattern_ttl: Duration::from_secs(24 * 60 * 60),
+            pattern_cache_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// What a command was taken to mean, and by whom.
+pub(crate) struct Understood {
+    pub(crate) plan: Plan,
+    pub(crate) source: IntentSource,
+    pub(crate) confidence: Confidence,
+}
+
+/// A command the model is asked about, ready to be learned from.
+pub(crate) struct Question {
+    normalised: Option<Normalised>,
+    remembers: bool,
+}
+
+/// The plan of a command that needs no model; else what to remember until the model has answered.
+pub(crate) fn understand(
+    env: &Env,
+    command: &str,
+    now: &ZonedDateTime,
+    recent: &[Vec<Remembered>],
+) -> Result<Understood, Question> {
+    let config = &env.config.intent;
+    if config.local
+        && let Some(guess) = parse(command, &Setting { now, recent })
+    {
+        if guess.is_enough(config.confidence_min) {
+            env.stats.intents_local.add(1);
+            tracing::debug!(pattern = guess.pattern, confidence = %guess.confidence, "understood by rules");
+            return Ok(Understood {
+                plan: guess.plan,
+                source: IntentSource::Local,
+                confidence: guess.confidence,
+            });
+        }
+        env.stats.intents_unsure.add(1);
+    }
+    let remembers = recent.iter().any(|items| !items.is_empty());
+    let question = Question {
+        normalised: if env.patterns.is_off() { None } else { normalise(command, now) },
+        remembers,
+    };
+    let known = question.normalised.as_ref().and_then(|command| {
+        let template = env.patterns.get(command.key(), env.clock.unix_ms())?;
+        if remembers && !template.is_free_of_context() { None } else { template.fill(command) }
+    });
+    match known {
+        Some(plan) => {
+            env.stats.intents_pattern.add(1);
+            Ok(Understood { plan, source: IntentSource::Pattern, confidence: Confidence::ONE })
+        }
+        None => {
+            if question.normalised.is_some() {
+                env.stats.patterns_missed.add(1);
+            }
+            Err(question)
+        }
+    }
+}
+
+/// Learns a pattern from the model's plan, when it can be proved to hold for other commands.
+pub(crate) fn learn(env: &Env, question: Question, plan: Plan) -> Understood {
+    env.stats.intents_model.add(1);
+    if let Some(command) = question.normalised {
+        let template = PlanTemplate::new(&command, &plan);
+        match template.filter(|template| template.is_free_of_context() || !question.remembers) {
+            Some(template) => {
+                let stored = env.patterns.put(command.key().clone(), template, env.clock.unix_ms());
+                env.stats.patterns_learned.add(u64::from(stored.kept));
+                env.stats.patterns_evicted.add(stored.evicted);
+            }
+            None => env.stats.patterns_unfit.add(1),
+        }
+    }
+    Understood { plan, source: IntentSource::Model, confidence: Confidence::ONE }
+}
