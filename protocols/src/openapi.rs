@@ -5,7 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, TIME_ZONE_CHARS_MAX, WAIT_MAX};
+use crate::api::{
+    COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, LIST_LIMIT_MAX, TIME_ZONE_CHARS_MAX, TaskState,
+    WAIT_MAX,
+};
 use crate::google::resource::TAG_BYTES_MAX;
 use crate::google::rest::{self, Answer, Body, Endpoint, Kind, PARAMETER_BYTES_MAX, Parameter};
 use crate::http::Method;
@@ -73,6 +76,8 @@ fn own_paths() -> Map<String, Value> {
         "description": format!("`wait=N`: answer when the task has ended, or after N seconds, at most {}", WAIT_MAX.as_secs()),
         "schema": {"type": "string", "examples": ["wait=10"]},
     });
+    let mut events = responses(&[(200, "Events until the task has ended", None)], &[401, 403, 404, 431, 503]);
+    events["200"]["content"] = json!({"text/event-stream": {"schema": {"type": "string"}}});
     let paths = json!({
         "/api/v1/command": {"post": {
             "operationId": "command",
@@ -106,8 +111,95 @@ fn own_paths() -> Map<String, Value> {
             "operationId": "task",
             "tags": ["commands"],
             "summary": "Read a task",
-            "parameters": [task_id, prefer],
+            "parameters": [task_id.clone(), prefer],
             "responses": responses(&[(200, "The task", Some("Task"))], &[401, 403, 404, 431, 503]),
+        }},
+        "/api/v1/tasks/{id}/events": {"get": {
+            "operationId": "task.events",
+            "tags": ["commands"],
+            "summary": "Follow a task by server-sent events",
+            "parameters": [task_id],
+            "responses": events,
+        }},
+        "/api/v1/commands": {"post": {
+            "operationId": "commands",
+            "tags": ["commands"],
+            "summary": "Queue up to 100 commands by one write",
+            "requestBody": body("application/json", &json!({
+                "type": "object",
+                "required": ["commands"],
+                "additionalProperties": false,
+                "properties": {"commands": {
+                    "type": "array", "minItems": 1, "maxItems": 100, "items": {"$ref": "#/components/schemas/Command"},
+                }},
+            })),
+            "responses": responses(&[(207, "What became of each", Some("Batch"))], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 503]),
+        }},
+        "/api/v1/tasks": {"get": {
+            "operationId": "tasks",
+            "tags": ["commands"],
+            "summary": "List tasks, newest first",
+            "parameters": listing(true),
+            "responses": responses(&[(200, "A page", Some("TaskList"))], &[401, 403, 422, 431, 503]),
+        }},
+        "/api/v1/tasks/{id}/cancel": {"post": {
+            "operationId": "task.cancel",
+            "tags": ["commands"],
+            "summary": "Cancel a task",
+            "parameters": [task_id],
+            "responses": responses(
+                &[(200, "It is cancelled", Some("Task")), (202, "It is asked to end", Some("Task"))],
+                &[401, 403, 404, 409, 425, 431, 503],
+            ),
+        }},
+        "/api/v1/tasks/{id}/confirm": {"post": {
+            "operationId": "task.confirm",
+            "tags": ["commands"],
+            "summary": "Run a task that awaits its confirmation",
+            "parameters": [task_id],
+            "responses": responses(&[(202, "It runs", Some("Task"))], &[401, 403, 404, 409, 425, 431, 503]),
+        }},
+        "/api/v1/dead-letters": {"get": {
+            "operationId": "dead-letters",
+            "tags": ["commands"],
+            "summary": "List tasks that were given up",
+            "parameters": listing(false),
+            "responses": responses(&[(200, "A page", Some("TaskList"))], &[401, 403, 422, 431, 503]),
+        }},
+        "/api/v1/dead-letters/{id}": {
+            "parameters": [task_id],
+            "get": {
+                "operationId": "dead-letter",
+                "tags": ["commands"],
+                "summary": "Read a dead letter",
+                "responses": responses(&[(200, "The dead letter", Some("Object"))], &[401, 403, 404, 431, 503]),
+            },
+            "patch": {
+                "operationId": "dead-letter.edit",
+                "tags": ["commands"],
+                "summary": "Edit command, plan or priority (RFC 7396)",
+                "requestBody": {"required": true, "content": {
+                    "application/merge-patch+json": {"schema": {"type": "object"}},
+                    "application/json": {"schema": {"type": "object"}},
+                }},
+                "responses": responses(
+                    &[(200, "The dead letter", Some("Object"))],
+                    &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 503],
+                ),
+            },
+            "delete": {
+                "operationId": "dead-letter.purge",
+                "tags": ["commands"],
+                "summary": "Throw a dead letter away",
+                "responses": responses(&[(204, "It is gone", None)], &[401, 403, 404, 409, 425, 431, 503]),
+            },
+        },
+        "/api/v1/dead-letters/{id}/redrive": {"post": {
+            "operationId": "dead-letter.redrive",
+            "tags": ["commands"],
+            "summary": "Make a dead letter a task again",
+            "parameters": [task_id],
+            "responses": responses(&[(202, "It waits", Some("Object"))], &[401, 403, 404, 409, 425, 431, 503]),
         }},
         "/api/v1/sessions/{id}": {
             "parameters": [session_id],
@@ -142,6 +234,20 @@ fn own_paths() -> Map<String, Value> {
         Value::Object(paths) => paths,
         _ => Map::new(),
     }
+}
+
+/// The parameters of a list.
+fn listing(has_state: bool) -> Value {
+    let mut parameters = vec![
+        json!({"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX}}),
+        json!({"name": "cursor", "in": "query", "description": "`next` of the page before", "schema": {"type": "string"}}),
+    ];
+    if has_state {
+        let states: Vec<&str> = TaskState::ALL.iter().map(|state| state.name()).collect();
+        parameters
+            .push(json!({"name": "state", "in": "query", "schema": {"type": "string", "enum": states}}));
+    }
+    Value::Array(parameters)
 }
 
 fn public(id: &str, summary: &str, answers: &[(u16, &str, Option<&str>)]) -> Value {
@@ -276,7 +382,8 @@ fn schemas() -> Value {
             "additionalProperties": false,
             "properties": {
                 "command": {"type": "string", "minLength": 1, "maxLength": COMMAND_CHARS_MAX, "pattern": "\\S"},
-                "mode": {"type": "string", "enum": ["sync", "async"], "default": "sync"},
+                "mode": {"type": "string", "enum": ["sync", "async", "preview"], "default": "sync"},
+                "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
                 "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
@@ -333,6 +440,21 @@ fn schemas() -> Value {
                 "text": maybe_text,
                 "error": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, {"type": "null"}]},
             },
+        },
+        "Object": {"type": "object"},
+        "Batch": {
+            "type": "object",
+            "required": ["items"],
+            "properties": {"items": {"type": "array", "items": {
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": {"type": "integer"}},
+            }}},
+        },
+        "TaskList": {
+            "type": "object",
+            "required": ["next"],
+            "properties": {"tasks": {"type": "array", "items": {"type": "object"}}, "next": maybe_text},
         },
         "Timing": {
             "type": "object",

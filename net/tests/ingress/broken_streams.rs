@@ -165,6 +165,7 @@ async fn a_body_in_pieces_that_is_too_long_or_too_late_ends_with_that() {
     let (mut send, mut receive) = raw.bi(&to("/unread")).await;
     let body = frame(DATA, &vec![0; BODY_BYTES_MAX + 1]);
     let _ = guard(send.write_all(&body)).await;
+    let _ = send.finish();
     assert_eq!(status(&read(&mut receive).await.unwrap()), 413);
     let (mut late, mut receive) = raw.bi(&to("/unread")).await;
     assert_eq!(status(&read(&mut receive).await.unwrap()), 408);

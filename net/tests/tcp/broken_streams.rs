@@ -14,14 +14,15 @@ async fn a_body_goes_through_in_pieces_both_ways() {
     let server = Server::start(Setup::default());
     for mut client in Client::both(server.address).await {
         for length in [0, 1, BODY_BYTES_MAX] {
-            let body: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let body: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
             let answer = client.post("/piped", body.clone()).await;
             assert_eq!((answer.status, answer.body == body), (200, true), "{length}");
         }
-        let answer = client.post("/piped", vec![0; BODY_BYTES_MAX + 1]).await;
-        assert_eq!(answer.status, 413, "announced");
         let answer = client.send(Request::head("/quiet"), "").await.unwrap();
         assert_eq!((answer.status, answer.field("content-length")), (200, None));
+        // Last, since HTTP/1.1 ends its connection rather than read what it refused.
+        let answer = client.post("/piped", vec![0; BODY_BYTES_MAX + 1]).await;
+        assert_eq!(answer.status, 413, "announced");
     }
     until("writers know", || server.gone.load(Relaxed) == 2).await;
 }

@@ -83,7 +83,7 @@ fn a_request_on_the_wrong_core_is_answered_by_the_owner_and_told_its_port() {
         assert_eq!(gateway.script.log(), ["start mine", "end mine"]);
         let seen = |name: &str| gateway.metric(&format!("sluice_{name}"));
         assert_eq!((seen("hops_sent_total{core=\"0\"}"), seen("hops_served_total{core=\"1\"}")), (7, 7));
-        assert_eq!(seen("requests_total{core=\"1\",route=\"command\",status=\"2xx\"}"), 1);
+        assert_eq!(seen("requests_total{core=\"1\",route=\"command\",status=\"2xx\"}"), 2);
         assert_eq!(seen("requests_total{core=\"0\",route=\"command\",status=\"2xx\"}"), 1);
         assert_eq!(seen("mailbox_received_total{core=\"1\",lane=\"requests\"}"), 7);
         stop.store(true, Ordering::Relaxed);

@@ -103,7 +103,7 @@ impl Upload {
         }
     }
 
-    pub(super) fn fail(self: Box<Self>, error: BodyError) {
+    pub(super) fn fail(self, error: BodyError) {
         self.writer.fail(error);
     }
 
