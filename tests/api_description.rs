@@ -34,7 +34,13 @@ async fn the_description_is_served_to_anyone_and_names_every_route() {
 #[test]
 fn answers_are_what_the_description_says() {
     let Some(program) = python::schemathesis() else { return };
-    let scene = Scene::start(2, &[]);
+    // One user sends here what the quotas are for thousands.
+    let quotas = [
+        "quota.gmail_user_units_per_minute=1000000",
+        "quota.calendar_user_units_per_minute=10000",
+        "quota.drive_user_units_per_minute=1000000",
+    ];
+    let scene = Scene::start(2, &quotas);
     let key = scene.gateway.user("ada");
     let url = format!("https://localhost:{}", scene.gateway.address.port());
     let directory = tempfile::tempdir().expect("a temporary directory");

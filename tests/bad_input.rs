@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::net::TcpListener;
-
 use axum::Router;
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -165,16 +163,7 @@ async fn bodies_that_are_too_large() {
 async fn paths_that_lead_nowhere() {
     let mut stage = Stage::start().await;
     let long = format!("/{}", "x".repeat(8_000));
-    for path in [
-        "/",
-        "/api",
-        "/api/v1/",
-        "/api/v2/command",
-        "/api/v1/command/",
-        "/api/v1/tasks",
-        "/api/v1/tasks/",
-        &long,
-    ] {
+    for path in ["/", "/api", "/api/v1/", "/api/v2/command", "/api/v1/command/", "/api/v1/tasks/", &long] {
         stage.caller.get(path, &stage.key).await.problem(404, "not-found");
         stage.caller.send("POST", path, &[], "{}").await.problem(404, "not-found");
     }
@@ -368,7 +357,12 @@ async fn a_model_that_limits_requests_says_when_to_come_back() {
     let problem =
         stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
     assert_eq!((&problem["retryable"], &problem["retry_after_s"]), (&json!(true), &json!(30)));
+    // Until then nobody asks, whoever the command is from.
+    let asked = stage.scene.sim.asked("openai.responses").await;
+    stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
+    assert_eq!(stage.scene.sim.asked("openai.responses").await, asked);
     // A wait that fits is waited for.
+    let stage = Stage::start().await;
     let soon = json!({"service": "openai", "kind": "status", "status": 429, "retry_after_s": 1, "count": 1});
     stage.fault(soon).await;
     stage.caller.done(&stage.key, SEARCH_MAIL).await;
@@ -449,11 +443,9 @@ async fn a_model_behind_a_proxy_that_answers_html() {
 #[tokio::test]
 async fn a_model_that_cannot_be_reached() {
     let sim = Sim::start(&[]);
-    // A port that was free a moment ago.
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let directory = tempfile::tempdir().expect("a directory");
-    let mut gateway = gateway_with_model(&sim, &directory, &format!("http://127.0.0.1:{port}"));
+    // A port that other tests cannot be given meanwhile, and on which nobody listens.
+    let mut gateway = gateway_with_model(&sim, &directory, "http://127.0.0.1:1");
     let key = gateway.user("ada");
     let caller = Caller::of(&gateway).await;
     let reply = caller.post(&key, &json!({"command": SEARCH_MAIL})).await;
@@ -541,7 +533,8 @@ async fn a_user_without_a_google_account() {
 
 #[tokio::test]
 async fn a_user_whose_grant_was_revoked() {
-    let mut stage = Stage::start().await;
+    // What was read before would still be shown.
+    let mut stage = Stage::with(&["cache.read_bytes_per_core=0"]).await;
     // With a token in the cache, and then with a dead connection on disk.
     stage.caller.done(&stage.key, SEARCH_MAIL).await;
     stage.scene.sim.revoke("ada").await;

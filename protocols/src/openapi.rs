@@ -130,7 +130,10 @@ fn own_paths() -> Map<String, Value> {
                 "required": ["commands"],
                 "additionalProperties": false,
                 "properties": {"commands": {
-                    "type": "array", "minItems": 1, "maxItems": 100, "items": {"$ref": "#/components/schemas/Command"},
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 100,
+                    "description": "Commands as `/api/v1/command` takes them; each is judged by itself",
                 }},
             })),
             "responses": responses(&[(207, "What became of each", Some("Batch"))], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 503]),

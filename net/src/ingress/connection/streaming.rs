@@ -18,9 +18,10 @@ use sluice_protocols::http::{Method, Response};
 use sluice_protocols::qpack;
 use smallvec::smallvec;
 
+use super::answer::{INLINE_BODY_BYTES_MAX, Pieces, Written, write_pieces};
 use super::{
-    Answering, Body, Context, H3Connection, INLINE_BODY_BYTES_MAX, Outcome, Pieces, Reading,
-    SURPLUS_BYTES_MAX, Surplus, WATCHES_MAX, Written, code, peer_of, write_pieces,
+    Answering, Body, Context, H3Connection, Outcome, Reading, SURPLUS_BYTES_MAX, Surplus, WATCHES_MAX, code,
+    peer_of,
 };
 use crate::body::{BodyError, BodyReader, BodyWriter, Gone, PIECE_BYTES_MAX, body};
 use crate::service::Request;

@@ -1,0 +1,100 @@
+//! Answers as they go onto a stream: their frames, in pieces, and how far writing came.
+
+use bytes::Bytes;
+use quinn_proto as qp;
+use quinn_proto::StreamId;
+use sluice_protocols::h3;
+use sluice_protocols::http::Response;
+use sluice_protocols::qpack;
+use smallvec::{SmallVec, smallvec};
+
+/// Bodies up to this length are sent in one piece with their head.
+pub(super) const INLINE_BODY_BYTES_MAX: usize = 4096;
+
+/// What is to be written, in order.
+pub(super) type Pieces = SmallVec<[Bytes; 2]>;
+
+/// How far writing came.
+#[derive(PartialEq, Eq)]
+pub(super) enum Written {
+    All,
+    /// The client must make room first.
+    Blocked,
+    /// The client does not want it any more.
+    Refused,
+}
+
+/// Writes as much as the client has room for, and ends the stream behind the
+/// last piece when asked to. What was taken is cut off.
+pub(super) fn write_pieces(
+    quic: &mut qp::Connection,
+    id: StreamId,
+    pieces: &mut Pieces,
+    finish: bool,
+) -> Written {
+    let mut stream = quic.send_stream(id);
+    let mut done = 0;
+    while done < pieces.len() {
+        // It is asked until it has no room at all: only then does it tell when
+        // there is some.
+        match stream.write_chunks(&mut pieces[done..]) {
+            Ok(written) => done += written.chunks,
+            Err(qp::WriteError::Blocked) => {
+                pieces.drain(..done);
+                return Written::Blocked;
+            }
+            Err(qp::WriteError::Stopped(_) | qp::WriteError::ClosedStream) => return Written::Refused,
+        }
+    }
+    if finish {
+        // The client may have stopped the stream meanwhile, which is no loss.
+        let _ = stream.finish();
+    }
+    Written::All
+}
+
+/// The frames of an answer, in pieces ready for the stream. They are put
+/// together in `scratch` and leave it in memory of exactly their length, since
+/// quinn-proto holds them until they are acknowledged.
+pub(super) fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
+    let Response { status, body, .. } = &response;
+    // RFC 9110 section 8.6: no content-length where there can be no content.
+    let has_length = !matches!(status, 204 | 304) && response.header("content-length").is_none();
+    let mut digits = [0; 20];
+    let length = has_length.then(|| ("content-length", write_decimal(body.len(), &mut digits)));
+    let fields = response.headers().chain(length);
+    scratch.clear();
+    if h3::write_headers(scratch, |out| qpack::encode_response(out, *status, fields)).is_err() {
+        // A field that cannot be sent is a fault of ours, not of the client.
+        tracing::error!(status, "answer with an invalid field");
+        scratch.clear();
+        let written = h3::write_headers(scratch, |out| qpack::encode_response(out, 500, []));
+        debug_assert!(written.is_ok(), "a bare status always encodes");
+        return smallvec![Bytes::copy_from_slice(scratch)];
+    }
+    // RFC 9110 section 6.4.1: these have no content, whatever the service gave them.
+    if is_head || body.is_empty() || matches!(status, 204 | 304) {
+        return smallvec![Bytes::copy_from_slice(scratch)];
+    }
+    h3::write_data_header(scratch, body.len() as u64);
+    if body.len() <= INLINE_BODY_BYTES_MAX {
+        scratch.extend_from_slice(body);
+        return smallvec![Bytes::copy_from_slice(scratch)];
+    }
+    smallvec![Bytes::copy_from_slice(scratch), response.body]
+}
+
+fn write_decimal(mut value: usize, buffer: &mut [u8; 20]) -> &str {
+    let mut at = buffer.len();
+    loop {
+        at -= 1;
+        #[allow(clippy::cast_possible_truncation, reason = "a single digit")]
+        let digit = (value % 10) as u8;
+        buffer[at] = b'0' + digit;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&buffer[at..]).expect("ASCII digits")
+}
