@@ -350,16 +350,16 @@ async fn a_model_that_fails_is_asked_again_and_given_up_in_the_end() {
 
 #[tokio::test]
 async fn a_model_that_limits_requests_says_when_to_come_back() {
-    let mut stage = Stage::start().await;
+    let stage = Stage::start().await;
     let limit =
         json!({"service": "openai", "kind": "status", "status": 429, "retry_after_s": 30, "count": 1});
     stage.fault(limit).await;
-    let problem =
-        stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
+    let command = json!({"command": SEARCH_MAIL, "deadline_ms": 5_000});
+    let problem = stage.caller.post(&stage.key, &command).await.problem(503, "upstream-limited");
     assert_eq!((&problem["retryable"], &problem["retry_after_s"]), (&json!(true), &json!(30)));
-    // Until then nobody asks, whoever the command is from.
+    // Until then nobody asks, and who would have to is told at once.
     let asked = stage.scene.sim.asked("openai.responses").await;
-    stage.fails(&json!({"command": SEARCH_MAIL, "deadline_ms": 5_000}), 503, "upstream-limited").await;
+    stage.caller.post(&stage.key, &command).await.problem(503, "upstream-limited");
     assert_eq!(stage.scene.sim.asked("openai.responses").await, asked);
     // A wait that fits is waited for.
     let stage = Stage::start().await;
