@@ -3,8 +3,8 @@
 //! ```text
 //! cursor := base64url( position[16] | first 16 bytes of HMAC-SHA256(secret, user[16] | list | position[16]) )
 //! ```
-//! Invariants: a cursor is taken from the user and for the list it was given for, and from no other; the secret is the
-//! node's, so that cursors outlive a restart.
+//! Invariants: a cursor is taken from the user and for the list it was given for, and from no other. The secret is
+//! made with the process, so cursors end with it: a list that was begun before a restart is begun again.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

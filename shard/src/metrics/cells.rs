@@ -236,7 +236,7 @@ cells! {
     Total tasks_put_back "Times a task that failed in a way that may pass was put back to be tried again",
     Total tasks_cancel_asked "Wishes to cancel a task that was running",
     Gauge tasks_unconfirmed "Tasks waiting for their user's confirmation",
-    Total dead_letters_made "Tasks set aside as dead letters, their attempts or their time used up; look at sluice deadletter list",
+    Total dead_letters_made "Tasks set aside as dead letters, their attempts or their time used up; their users see them at /api/v1/dead-letters",
     Total dead_letters_redriven "Dead letters made tasks again",
     Total dead_letters_purged "Dead letters thrown away by their users",
     Total idempotency_hits "Requests with an idempotency key that was used before",
