@@ -11,19 +11,22 @@ mod checks;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use checks::Checks;
 use sources::{FLAG_NAME, Pairs, Source, read_toml};
+pub(crate) use values::{
+    CertificatePair, Durability, IoMode, LogFormat, LogLevel, MaybePath, Milliseconds, Secret,
+};
 
 /// Variables that begin so are configuration: `SLUICE_LISTEN__PORT` is `listen.port`.
 pub(crate) const ENV_PREFIX: &str = "SLUICE_";
@@ -92,6 +95,7 @@ sections! {
     listen: Listen,
     tls: Tls,
     limits: Limits,
+    tasks: Tasks,
     store: Store,
     egress: Egress,
     cache: Cache,
@@ -181,6 +185,25 @@ section! {
         tasks_running_per_core_max: u64 = 1_024,
         /// Tasks of one user that may run at once, 1 to 1000; no more than tasks_running_per_core_max.
         tasks_running_per_user_max: u64 = 8,
+    }
+}
+
+section! {
+    /// Commands once they are accepted.
+    Tasks {
+        /// Attempts at a queued command that fails in a way that may pass, the first included, 1 to 100; then it is a dead
+        /// letter.
+        attempts_max: u64 = 5,
+        /// Upper end of the wait before the second attempt, in milliseconds, 1 to 3600000; it doubles with each.
+        retry_base_ms: Milliseconds = Milliseconds(1_000),
+        /// Upper end of any wait between attempts, in milliseconds, retry_base_ms to 86400000.
+        retry_max_ms: Milliseconds = Milliseconds(30_000),
+        /// Operations that are never carried out before their user has confirmed the plan, such as "gmail.send".
+        confirm: Vec<String> = Vec::new(),
+        /// How long a plan waits to be confirmed before it is cancelled, in seconds, 60 to 2592000.
+        unconfirmed_life_s: u64 = 86_400,
+        /// How long an Idempotency-Key is remembered, in seconds, 60 to 2592000.
+        idempotency_life_s: u64 = 86_400,
     }
 }
 
@@ -389,155 +412,6 @@ section! {
         level: LogLevel = LogLevel::Info,
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text,
-    }
-}
-
-/// When a promise is given to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Durability {
-    /// On the disk.
-    Fsync,
-    /// With the operating system: survives our death, not the machine's.
-    Os,
-}
-
-/// How the cores do I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum IoMode {
-    /// io_uring where it is allowed.
-    Auto,
-    /// io_uring or no start.
-    Uring,
-    /// epoll.
-    Epoll,
-}
-
-/// Least level that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    /// As `tracing` filters spell it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-/// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// A time in whole milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Milliseconds(u64);
-
-impl Milliseconds {
-    /// The same as a duration.
-    pub(crate) fn duration(self) -> Duration {
-        Duration::from_millis(self.0)
-    }
-}
-
-/// A path, or none when the text is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(transparent)]
-pub(crate) struct MaybePath(PathBuf);
-
-impl MaybePath {
-    /// The path, if there is one.
-    pub(crate) fn get(&self) -> Option<&Path> {
-        (!self.0.as_os_str().is_empty()).then_some(self.0.as_path())
-    }
-}
-
-/// A certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "PairText")]
-pub(crate) struct CertificatePair {
-    /// PEM file with the chain.
-    pub(crate) chain: PathBuf,
-    /// PEM file with the key.
-    pub(crate) key: PathBuf,
-}
-
-/// As it may be written.
-#[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
-enum PairText {
-    Text(String),
-    Table { chain: PathBuf, key: PathBuf },
-}
-
-impl TryFrom<PairText> for CertificatePair {
-    type Error = &'static str;
-
-    fn try_from(text: PairText) -> Result<Self, Self::Error> {
-        let (chain, key) = match text {
-            PairText::Table { chain, key } => (chain, key),
-            PairText::Text(text) => match text.split_once(':') {
-                Some((chain, key)) => (chain.into(), key.into()),
-                None => return Err("a certificate is written CHAIN:KEY"),
-            },
-        };
-        if chain.as_os_str().is_empty() || key.as_os_str().is_empty() {
-            return Err("a certificate needs both chain and key");
-        }
-        Ok(Self { chain, key })
-    }
-}
-
-/// A text that is never shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    /// The text, if there is one. Hand it to the one place that needs it.
-    pub(crate) fn expose(&self) -> Option<&str> {
-        (!self.0.is_empty()).then_some(self.0.as_str())
-    }
-
-    fn shown(&self) -> &'static str {
-        if self.0.is_empty() { "" } else { "(hidden)" }
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.shown())
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.shown())
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
     }
 }
 

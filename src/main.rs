@@ -5,6 +5,7 @@
 mod admin;
 mod command;
 mod config;
+mod node_secret;
 mod serve;
 mod show;
 mod tls;

@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat};
+use crate::node_secret;
 use crate::tls::Tls;
 
 /// Datagrams that may be on their way from one core to another.
@@ -91,7 +93,7 @@ fn serve(
         identity,
         ingress: ingress_config(config, cores),
         io: io_choice(config),
-        shard: Arc::new(shard_config(config, cores.get())?),
+        shard: Arc::new(shard_config(config, cores.get(), store.path())?),
         grace: config.server.shutdown_grace_ms.duration(),
         store: store.clone(),
         egress: egress.clone(),
@@ -455,7 +457,7 @@ fn tcp_config(config: &Config) -> TcpConfig {
     }
 }
 
-fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
+fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Result<ShardConfig> {
     let openai_key = config.openai.resolve_key()?.unwrap_or_default();
     let secret = config.google.resolve_client_secret()?.unwrap_or_default();
     let mut run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
@@ -472,8 +474,15 @@ fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
         pattern_ttl: Duration::from_secs(config.intent.pattern_ttl_s),
         pattern_cache_bytes_max: usize::try_from(config.intent.pattern_cache_bytes_per_core)?,
     };
-    let limits = &config.limits;
+    let (limits, tasks) = (&config.limits, &config.tasks);
+    run.confirm.clone_from(&tasks.confirm);
     let mut shard = ShardConfig::new(run);
+    shard.node_secret = node_secret::read_or_make(directory)?;
+    shard.task_attempts_max = u32::try_from(tasks.attempts_max)?;
+    shard.task_retry_base = tasks.retry_base_ms.duration();
+    shard.task_retry_max = tasks.retry_max_ms.duration();
+    shard.unconfirmed_life = Duration::from_secs(tasks.unconfirmed_life_s);
+    shard.idempotency_life = Duration::from_secs(tasks.idempotency_life_s);
     shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;
     shard.command_timeout = limits.command_timeout_ms.duration();
     shard.tasks_queued_max = usize::try_from(limits.tasks_queued_per_core_max)?;

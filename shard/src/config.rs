@@ -38,8 +38,9 @@ pub struct ShardConfig {
     pub unconfirmed_life: Duration,
     /// How long an idempotency key is remembered. Default 24 h.
     pub idempotency_life: Duration,
-    /// What cursors of lists are signed with. By default random, so that cursors end with the process.
-    pub cursor_secret: [u8; 32],
+    /// What the node signs with: cursors of lists. By default random, so that they end with the process; one that is kept
+    /// lets them live over a restart.
+    pub node_secret: [u8; 32],
     /// Requests that may wait for the end of a task (`Prefer: wait`); those beyond are answered at once.
     /// Default 10,000.
     pub waits_max: usize,
@@ -68,8 +69,8 @@ impl ShardConfig {
     /// # Panics
     /// When the host has no random source.
     pub fn new(run: RunConfig) -> Self {
-        let mut cursor_secret = [0; 32];
-        getrandom::fill(&mut cursor_secret).expect("the host has a random source");
+        let mut node_secret = [0; 32];
+        getrandom::fill(&mut node_secret).expect("the host has a random source");
         Self {
             run,
             body_bytes_max: 64 << 10,
@@ -83,7 +84,7 @@ impl ShardConfig {
             unconfirmed_max: 10_000,
             unconfirmed_life: Duration::from_secs(24 * 60 * 60),
             idempotency_life: Duration::from_secs(24 * 60 * 60),
-            cursor_secret,
+            node_secret,
             waits_max: 10_000,
             keys_cached_max: 65_536,
             key_life: Duration::from_secs(60),

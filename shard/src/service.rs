@@ -198,7 +198,7 @@ impl Core {
             alt_svc: alt_svc.collect(),
             event_streams: events::Streams::new(config.waits_max),
             recovered: Signal::new(),
-            cursors: Cursors::new(config.cursor_secret),
+            cursors: Cursors::new(config.node_secret),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Bounds of single values, and combinations that cannot work.
 
+use sluice_protocols::plan::Operation;
+
 use super::{Config, Origin, Problem};
 
 /// No machine we run on has more CPUs for one process, and every pair of cores has mailboxes of its own.
@@ -26,7 +28,8 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, tls, limits, store, egress, cache, quota, intent, .. } = self.config;
+        let Config { server, listen, tls, limits, tasks, store, egress, cache, quota, intent, .. } =
+            self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
@@ -42,6 +45,11 @@ impl Checks<'_> {
             ("limits.tasks_queued_per_core_max", limits.tasks_queued_per_core_max, 1, 1_000_000),
             ("limits.tasks_running_per_core_max", limits.tasks_running_per_core_max, 1, 100_000),
             ("limits.tasks_running_per_user_max", limits.tasks_running_per_user_max, 1, 1_000),
+            ("tasks.attempts_max", tasks.attempts_max, 1, 100),
+            ("tasks.retry_base_ms", tasks.retry_base_ms.0, 1, 3_600_000),
+            ("tasks.retry_max_ms", tasks.retry_max_ms.0, tasks.retry_base_ms.0, 86_400_000),
+            ("tasks.unconfirmed_life_s", tasks.unconfirmed_life_s, 60, 2_592_000),
+            ("tasks.idempotency_life_s", tasks.idempotency_life_s, 60, 2_592_000),
             ("store.block_cache_mib", store.block_cache_mib, 8, 1_048_576),
             ("store.write_buffer_mib", store.write_buffer_mib, 8, 65_536),
             ("store.reader_threads", store.reader_threads, 1, 64),
@@ -143,7 +151,7 @@ impl Checks<'_> {
     }
 
     pub(super) fn combinations(&mut self) {
-        let Config { server, limits, egress, openai, google, .. } = self.config;
+        let Config { server, limits, tasks, egress, openai, google, .. } = self.config;
         if server.data_dir.as_os_str().is_empty() {
             self.refuse("server.data_dir", "is empty; allowed is the path of a directory".to_owned());
         }
@@ -160,6 +168,10 @@ impl Checks<'_> {
                 limits.tasks_running_per_core_max
             );
             self.refuse("limits.tasks_running_per_user_max", text);
+        }
+        for name in tasks.confirm.iter().filter(|name| !Operation::NAMES.contains(&name.as_str())) {
+            let text = format!("{name:?} is no operation; allowed are {}", Operation::NAMES.join(", "));
+            self.refuse("tasks.confirm", text);
         }
         if egress.retry_backoff_max_ms.0 < egress.retry_backoff_base_ms.0 {
             let text =

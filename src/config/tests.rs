@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::sources::SECRET_KEYS;
 use super::*;
 
@@ -82,7 +84,7 @@ fn an_unknown_key_names_file_and_key_and_the_allowed_keys_all_at_once() {
         [
             "SLUICE_ADMIN__LITSEN: admin.litsen: unknown key; keys in [admin] are listen, socket",
             "sluice.toml: log.levle: unknown key; keys in [log] are level, format",
-            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, store, egress, cache, quota, \
+            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, tasks, store, egress, cache, quota, \
              intent, openai, google, admin, log",
         ]
     );
@@ -148,6 +150,8 @@ fn impossible_combinations_are_refused_by_key() {
         ("[openai]\nbase_url = 'api.openai.com'\n", "openai.base_url"),
         ("[google]\nclient_secret = 'a'\nclient_secret_file = 'b'\n", "google.client_secret_file"),
         ("[google]\ndrive_url = 'https://a?b'\n", "google.drive_url"),
+        ("[tasks]\nconfirm = ['gmail.send', 'gmail.sent']\n", "tasks.confirm"),
+        ("[tasks]\nretry_base_ms = 60000\n", "tasks.retry_max_ms"),
     ] {
         let problems = refused(text, &[]);
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");

@@ -286,6 +286,20 @@ pub struct Results {
 }
 
 impl Operation {
+    /// Every name there is.
+    pub const NAMES: [&'static str; 10] = [
+        "gmail.search",
+        "gmail.read",
+        "gmail.send",
+        "gmail.reply",
+        "calendar.list",
+        "calendar.create",
+        "calendar.change",
+        "calendar.delete",
+        "drive.search",
+        "drive.read",
+    ];
+
     /// The name, such as `gmail.search`.
     #[must_use]
     pub const fn name(&self) -> &'static str {

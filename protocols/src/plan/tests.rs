@@ -64,6 +64,20 @@ fn every_operation() -> Vec<Value> {
 }
 
 #[test]
+fn the_names_of_operations_are_those_of_the_operations() {
+    let plan = read(&every_operation()).expect("a plan");
+    let mut used: Vec<&str> = plan.steps().iter().map(|step| step.call.name()).collect();
+    used.sort_unstable();
+    used.dedup();
+    let mut names = Operation::NAMES;
+    names.sort_unstable();
+    assert!(used.iter().all(|name| names.contains(name)), "{used:?}");
+    for name in names {
+        assert!(schema::plan().to_string().contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+#[test]
 fn every_operation_is_read_and_written_back() {
     let mut steps = every_operation();
     let drive = vec![
