@@ -2,6 +2,7 @@
 //! the gateway, each on ports the system chooses, ended when dropped.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod asker;
 pub mod h3;
 pub mod metrics;
 pub mod python;

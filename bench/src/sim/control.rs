@@ -90,6 +90,7 @@ fn snapshot(state: &State, only: Option<&str>) -> Value {
             "before_effect": state.counts.mishaps_before.load(Ordering::Relaxed),
             "after_effect": state.counts.mishaps_after.load(Ordering::Relaxed),
         },
+        "abandoned": state.counts.abandoned.load(Ordering::Relaxed),
         "connections_cut": state.counts.connections_cut.load(Ordering::Relaxed),
         "quota": state.quotas.snapshot(),
         "openai": state.account.snapshot(),

@@ -113,6 +113,8 @@ pub(crate) struct Counts {
     pub(crate) mishaps_before: AtomicU64,
     pub(crate) mishaps_after: AtomicU64,
     pub(crate) connections_cut: AtomicU64,
+    /// Requests whose client went away before they were answered.
+    pub(crate) abandoned: AtomicU64,
     /// Plans that did not fit the schema the request asked for.
     pub(crate) plans_unfit: AtomicU64,
     /// Answers that were not as the discovery documents say, with their number; only the first are kept.
@@ -155,7 +157,13 @@ impl Counts {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.answers_unfit.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
-        for count in [&self.mishaps_before, &self.mishaps_after, &self.connections_cut, &self.plans_unfit] {
+        for count in [
+            &self.mishaps_before,
+            &self.mishaps_after,
+            &self.connections_cut,
+            &self.abandoned,
+            &self.plans_unfit,
+        ] {
             count.store(0, Ordering::Relaxed);
         }
     }
@@ -180,6 +188,7 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
     }
     // Its own task: the effect must not be cancelled when the client goes away.
     let worker = Arc::clone(&state);
+    let client = Client { state: &state, is_answered: false };
     state.counts.under_way.fetch_add(1, Ordering::Relaxed);
     let reply = tokio::spawn(async move {
         let reply = carry_out(&worker, &call, &target).await;
@@ -187,6 +196,7 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
         reply
     })
     .await;
+    client.answered();
     match reply {
         Ok(Some(reply)) => {
             state.counts.status(reply.status);
@@ -200,6 +210,26 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
         Err(error) => {
             let body = Bytes::from(format!("the simulator failed: {error}"));
             respond(Reply { body, ..Reply::empty(500) }, &cutter)
+        }
+    }
+}
+
+/// Whoever waits for an answer; dropped before it came, they have gone away.
+struct Client<'a> {
+    state: &'a State,
+    is_answered: bool,
+}
+
+impl Client<'_> {
+    fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.state.counts.abandoned.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
