@@ -9,10 +9,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use common::h3::{Client, Http};
+use common::lot::Lot;
 use common::scene::{Effects, SHARDS};
 use common::{Gateway, Sim};
 use serde_json::{Value, json};
@@ -46,43 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const TURNS_MAX: u64 = 10;
 
 const SETTINGS: [&str; 3] = ["server.cores=2", "server.shards=16", "log.level=error"];
-
-/// Numbers drawn by lot from a seed (SplitMix64).
-struct Lot(u64);
-
-impl Lot {
-    /// The seed that the environment names, or one of the moment; it is printed, which shows when the test fails.
-    fn new() -> Self {
-        let seed = match std::env::var("SLUICE_TEST_SEED") {
-            Ok(seed) => seed.parse().expect("SLUICE_TEST_SEED is a number"),
-            Err(_) => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()))
-            }
-        };
-        eprintln!("drawn from SLUICE_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).expect("below a usize")
-    }
-
-    fn micros(&mut self, bound: u64) -> Duration {
-        Duration::from_micros(self.below(bound))
-    }
-}
 
 const SEND: Effects = Effects { sends: 1, inserts: 0, patches: 0, deletes: 0 };
 const INSERT: Effects = Effects { sends: 0, inserts: 1, patches: 0, deletes: 0 };

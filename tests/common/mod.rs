@@ -4,6 +4,7 @@
 
 pub mod asker;
 pub mod h3;
+pub mod lot;
 pub mod metrics;
 pub mod python;
 pub mod raw;
