@@ -25,7 +25,11 @@ async fn the_description_is_served_to_anyone_and_names_every_route() {
     let document = answer.value();
     assert_eq!(document["openapi"], "3.1.0");
     for path in document["paths"].as_object().expect("paths").keys() {
-        let path = path.replace("{id}", "x").replace("{permission}", "y");
+        let path = path
+            .replace("{id}", "x")
+            .replace("{permission}", "y")
+            .replace("{name}", "x")
+            .replace("{version}", "1");
         let options = caller.send("OPTIONS", &path, &[], "").await;
         assert_eq!(options.status.as_u16(), 204, "{path}");
     }

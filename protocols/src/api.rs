@@ -346,7 +346,7 @@ pub enum StepState {
     Done,
     /// Went wrong.
     Failed,
-    /// Not begun, because one it depends on went wrong.
+    /// Not begun, because its condition did not hold, or one it depends on went wrong or was skipped.
     Skipped,
 }
 
@@ -396,8 +396,11 @@ pub struct CallView {
 /// One step of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepView {
-    /// Its name in the plan.
+    /// Its number in the plan.
     pub id: StepId,
+    /// What the workflow calls it; none in a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The operation, such as `gmail.search`.
     pub operation: String,
     /// How far it is.
@@ -412,6 +415,32 @@ pub struct StepView {
     pub text: Option<String>,
     /// Why it failed.
     pub error: Option<Problem>,
+    /// How often it was tried, once more than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
+    /// How it was taken back, once that was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<CompensationView>,
+}
+
+/// How far a step was taken back, after its workflow failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompensationView {
+    /// `running`, `done` or `failed`.
+    pub state: StepState,
+    /// Why it could not be taken back.
+    pub error: Option<Problem>,
+}
+
+/// The workflow that a task runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkflowRunView {
+    /// Its name.
+    pub name: String,
+    /// Which version of it.
+    pub version: u32,
+    /// What it was given, and what was filled in.
+    pub input: Value,
 }
 
 /// Where the time of a task went, in microseconds. Parallel calls overlap, so the parts of different upstreams
@@ -455,6 +484,9 @@ pub struct TaskView {
     pub intent: Option<IntentView>,
     /// What that was taken to mean, once known.
     pub plan: Option<Plan>,
+    /// The workflow it runs; none for a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowRunView>,
     /// What was done, step by step.
     #[serde(default)]
     pub steps: Vec<StepView>,
@@ -734,7 +766,11 @@ mod tests {
                 items: Vec::new(),
                 text: None,
                 error: Some(Problem::new(ProblemKind::UpstreamTimeout, "Gmail did not answer")),
+                name: None,
+                tries: None,
+                compensation: None,
             }],
+            workflow: None,
             answer: None,
             error: None,
             priority: Priority::Batch,

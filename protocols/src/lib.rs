@@ -14,3 +14,4 @@ pub mod plan;
 pub mod problem;
 pub mod qpack;
 pub mod retry;
+pub mod workflow;

@@ -35,6 +35,7 @@ pub fn document(version: &str) -> Value {
         "security": [{"key": []}],
         "tags": [
             {"name": "commands", "description": "Plain-language commands and the tasks they become"},
+            {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
             {"name": "sessions", "description": "Conversations"},
             {"name": "gmail", "description": "Mail as it is"},
             {"name": "calendar", "description": "Events as they are"},
@@ -70,6 +71,10 @@ fn method(method: Method) -> &'static str {
 fn own_paths() -> Map<String, Value> {
     let task_id = json!({"name": "id", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/TaskId"}});
     let session_id = json!({"name": "id", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/SessionId"}});
+    let workflow_name = json!({
+        "name": "name", "in": "path", "required": true,
+        "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"},
+    });
     let prefer = json!({
         "name": "prefer",
         "in": "header",
@@ -203,6 +208,82 @@ fn own_paths() -> Map<String, Value> {
             "summary": "Make a dead letter a task again",
             "parameters": [task_id],
             "responses": responses(&[(202, "It waits", Some("Object"))], &[401, 403, 404, 409, 425, 431, 503]),
+        }},
+        "/api/v1/workflows": {"get": {
+            "operationId": "workflows",
+            "tags": ["workflows"],
+            "summary": "List workflows by name",
+            "parameters": listing(false),
+            "responses": responses(&[(200, "A page", Some("WorkflowList"))], &[401, 403, 422, 431, 503]),
+        }},
+        "/api/v1/workflows/check": {"post": {
+            "operationId": "workflow.check",
+            "tags": ["workflows"],
+            "summary": "Check a definition and store nothing",
+            "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/WorkflowDefinition"})),
+            "responses": responses(
+                &[(200, "It is valid", Some("Object"))],
+                &[400, 401, 403, 408, 413, 415, 422, 425, 431, 503],
+            ),
+        }},
+        "/api/v1/workflows/{name}": {
+            "parameters": [workflow_name],
+            "get": {
+                "operationId": "workflow",
+                "tags": ["workflows"],
+                "summary": "Read the newest version of a workflow",
+                "responses": responses(
+                    &[(200, "The workflow", Some("Workflow")), (304, "It is what `If-None-Match` names", None)],
+                    &[401, 403, 404, 431, 503],
+                ),
+            },
+            "put": {
+                "operationId": "workflow.store",
+                "tags": ["workflows"],
+                "summary": "Store a new version of a workflow",
+                "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/WorkflowDefinition"})),
+                "responses": responses(
+                    &[(200, "It is stored", Some("Workflow")), (201, "It is new", Some("Workflow"))],
+                    &[400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 425, 431, 503],
+                ),
+            },
+            "delete": {
+                "operationId": "workflow.delete",
+                "tags": ["workflows"],
+                "summary": "Delete a workflow with all its versions",
+                "responses": responses(&[(204, "It is gone", None)], &[401, 403, 404, 409, 412, 425, 431, 503]),
+            },
+        },
+        "/api/v1/workflows/{name}/versions": {"get": {
+            "operationId": "workflow.versions",
+            "tags": ["workflows"],
+            "summary": "List the versions that are kept, newest first",
+            "parameters": [workflow_name.clone()],
+            "responses": responses(&[(200, "The versions", Some("Object"))], &[401, 403, 404, 431, 503]),
+        }},
+        "/api/v1/workflows/{name}/versions/{version}": {"get": {
+            "operationId": "workflow.version",
+            "tags": ["workflows"],
+            "summary": "Read one version of a workflow",
+            "parameters": [
+                workflow_name.clone(),
+                {"name": "version", "in": "path", "required": true, "schema": {"type": "integer", "minimum": 1}},
+            ],
+            "responses": responses(
+                &[(200, "The workflow", Some("Workflow")), (304, "It is what `If-None-Match` names", None)],
+                &[401, 403, 404, 431, 503],
+            ),
+        }},
+        "/api/v1/workflows/{name}/runs": {"post": {
+            "operationId": "workflow.run",
+            "tags": ["workflows"],
+            "summary": "Run a workflow",
+            "parameters": [workflow_name.clone()],
+            "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/WorkflowRun"})),
+            "responses": responses(&[
+                (200, "The finished task", Some("Task")),
+                (202, "The task is on disk and will be carried out", Some("Accepted")),
+            ], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504]),
         }},
         "/api/v1/sessions/{id}": {
             "parameters": [session_id],
@@ -435,7 +516,7 @@ fn schemas() -> Value {
             "type": "object",
             "required": ["id", "operation", "state"],
             "properties": {
-                "id": {"type": "string", "pattern": "^s[1-8]$"},
+                "id": {"type": "string", "pattern": "^s[1-9][0-9]?$"},
                 "operation": text,
                 "state": {"type": "string", "enum": ["pending", "running", "done", "failed", "skipped"]},
                 "calls": {"type": "array", "items": {"type": "object"}},
@@ -445,6 +526,48 @@ fn schemas() -> Value {
             },
         },
         "Object": {"type": "object"},
+        "Workflow": {
+            "type": "object",
+            "required": ["name", "version", "created", "updated"],
+            "properties": {
+                "name": text, "version": {"type": "integer", "minimum": 1}, "created": time, "updated": time,
+                "definition": {"type": "object"},
+            },
+        },
+        "WorkflowList": {
+            "type": "object",
+            "required": ["workflows", "next"],
+            "properties": {
+                "workflows": {"type": "array", "items": {"$ref": "#/components/schemas/Workflow"}}, "next": maybe_text,
+            },
+        },
+        "WorkflowDefinition": {
+            "type": "object",
+            "required": ["steps"],
+            "additionalProperties": false,
+            "properties": {
+                "description": maybe_text,
+                "input": {"type": ["object", "null"]},
+                "steps": {"type": "array", "minItems": 1, "maxItems": crate::workflow::STEPS_MAX, "items": {
+                    "type": "object",
+                    "required": ["id", "operation"],
+                }},
+                "on_failure": {"type": "string", "enum": ["compensate", "keep"], "default": "compensate"},
+            },
+        },
+        "WorkflowRun": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "input": {"type": ["object", "null"]},
+                "version": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
+                "mode": {"type": "string", "enum": ["sync", "async", "preview"], "default": "sync"},
+                "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
+                "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
+                "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
+                "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
+            },
+        },
         "Batch": {
             "type": "object",
             "required": ["items"],

@@ -90,6 +90,8 @@ kinds! {
     NeedsReauth = "needs-reauth", 409, false, "The Google account must be connected again";
     /// The thing is in a state in which this cannot be done.
     Conflict = "conflict", 409, false, "This cannot be done now";
+    /// What is stored is not what `If-Match` names, or is what `If-None-Match` names.
+    PreconditionFailed = "precondition-failed", 412, false, "It is not what the request expects";
     /// A request with the same idempotency key is being carried out.
     IdempotencyInFlight = "idempotency-in-flight", 409, true, "The same request is being carried out";
     /// The idempotency key was used for another request.

@@ -221,6 +221,9 @@ counters! {
     steps_failed,
     /// Steps not begun, since one before them went wrong.
     steps_skipped,
+    steps_retried,
+    steps_taken_back,
+    steps_not_taken_back,
     /// Journal entries committed.
     journal_commits,
     /// Times something sent off had an unknown outcome at first.

@@ -11,12 +11,13 @@
 //! - a core serves nobody before it has taken up its pending tasks, so that old commands come before new ones;
 //! - nothing here blocks, and no borrow is held over a wait.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hashbrown::HashSet;
 use sluice_core::CoreId;
 use sluice_core::mailbox::Delivery;
 use sluice_net::egress::Egress;
@@ -24,7 +25,9 @@ use sluice_net::{Admit, Answer, Request, Responder, Service};
 use sluice_protocols::api::{BATCH_BODY_BYTES_MAX, WAIT_MAX};
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
+use sluice_protocols::ids::UserId;
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
 use sluice_store::{CoreStore, Store};
 
 use crate::auth::{self, Denied, Keys, Principal};
@@ -39,7 +42,7 @@ use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
     self, Action, BodyKind, Route, Target, batch, cache, command, dead, events, google, health, keyed,
-    session, task,
+    session, task, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -87,7 +90,9 @@ pub(crate) struct Core {
     /// For calls to Google that are no task's.
     pub(crate) env: Env,
     pub(crate) calls: google::Calls,
-    store: CoreStore,
+    pub(crate) store: CoreStore,
+    /// Users whose workflows are being changed.
+    pub(crate) workflows_held: RefCell<HashSet<UserId, foldhash::fast::RandomState>>,
     mesh: OnceCell<PeerMesh>,
     all_metrics: Arc<Metrics>,
     metrics: Arc<CoreMetrics>,
@@ -95,7 +100,7 @@ pub(crate) struct Core {
     alt_svc: Vec<String>,
     pub(crate) event_streams: events::Streams,
     recovered: Rc<Signal<()>>,
-    cursors: Cursors,
+    pub(crate) cursors: Cursors,
 }
 
 impl CoreService {
@@ -162,7 +167,7 @@ impl Core {
             running_max: config.tasks_running_max,
             running_per_user_max: config.tasks_running_per_user_max,
         };
-        let queue = Rc::new(std::cell::RefCell::new(Queue::new(limits)));
+        let queue = Rc::new(RefCell::new(Queue::new(limits)));
         let mint = Rc::new(Mint::new());
         let sessions = Rc::new(Sessions::new(
             config,
@@ -192,6 +197,7 @@ impl Core {
             env,
             calls: google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max),
             store,
+            workflows_held: RefCell::default(),
             mesh: OnceCell::new(),
             all_metrics: Arc::clone(&parts.metrics),
             metrics,
@@ -325,6 +331,9 @@ impl Core {
                     settle(exchange, result);
                 });
             }
+            Target::Workflows { .. } => {
+                sluice_core::spawn(workflow::serve(core, exchange, who, request));
+            }
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
@@ -380,6 +389,7 @@ impl Core {
             Target::Command
             | Target::Commands
             | Target::CacheInvalidate
+            | Target::Workflows { .. }
             | Target::TaskGet(_)
             | Target::TaskEvents(_)
             | Target::SessionGet(_)
@@ -421,6 +431,7 @@ impl Core {
     fn body_bytes_max(&self, kind: BodyKind) -> usize {
         match kind {
             BodyKind::Command | BodyKind::Edit => self.config.body_bytes_max,
+            BodyKind::Workflow => self.config.body_bytes_max.max(2 * DEFINITION_BYTES_MAX),
             BodyKind::Batch => self.config.body_bytes_max.max(BATCH_BODY_BYTES_MAX),
         }
     }

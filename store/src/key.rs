@@ -17,6 +17,8 @@
 //! 0x08  name              the name, folded, 1..=254 bytes                              NameRecord
 //! 0x09  dead letter       user[16] task[16]                                            TaskRecord
 //! 0x0a  idempotency       user[16] SHA-256 of the key the caller gave[32]              IdempotencyRecord
+//! 0x0b  workflow          user[16] name[1..=64]                                        WorkflowRecord, the newest
+//! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -38,11 +40,15 @@ pub const KEY_BYTES_MAX: usize = 1 + 8 + 1 + NAME_BYTES_MAX;
 /// Longest name in bytes: the longest e-mail address SMTP can carry (RFC 5321, 4.5.3.1.3, less the brackets).
 pub const NAME_BYTES_MAX: usize = 254;
 
-/// Fits every fixed-size layout above without an allocation; only names and quarantined keys can be longer.
+/// Longest name of a workflow in bytes.
+pub const WORKFLOW_NAME_BYTES_MAX: usize = 64;
+
+/// Fits every fixed-size layout above without an allocation; only names, workflows and quarantined keys can be longer.
 const KEY_BYTES_INLINE: usize = 56;
 
 const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 4 + 8 + 16);
 const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 32);
+const _: () = assert!(1 + 16 + WORKFLOW_NAME_BYTES_MAX + 1 + 4 + 9 <= KEY_BYTES_MAX);
 
 /// The first byte of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +65,8 @@ pub enum Kind {
     Name = 0x08,
     DeadLetter = 0x09,
     Idempotency = 0x0a,
+    Workflow = 0x0b,
+    WorkflowVersion = 0x0c,
     Quarantine = 0xf0,
 }
 
@@ -77,6 +85,8 @@ impl Kind {
             0x08 => Self::Name,
             0x09 => Self::DeadLetter,
             0x0a => Self::Idempotency,
+            0x0b => Self::Workflow,
+            0x0c => Self::WorkflowVersion,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -101,6 +111,9 @@ pub enum KeyError {
     /// The bytes are no key of this store: empty, too long, or of an unknown kind.
     #[error("not a key of this store: {bytes} bytes, kind {kind:?}")]
     Unknown { bytes: usize, kind: Option<u8> },
+    /// Give a workflow a name of 1 to [`WORKFLOW_NAME_BYTES_MAX`] lower-case letters, digits, `-` and `_`.
+    #[error("this is no name of a workflow")]
+    WorkflowName,
     /// The bytes begin like a key of a known kind, but do not have its layout.
     #[error("a {kind:?} key cannot have {bytes} bytes")]
     Layout { kind: Kind, bytes: usize },
@@ -195,6 +208,25 @@ impl Key {
         Ok(Self::of(Kind::Name, &[folded.as_bytes()]))
     }
 
+    /// The newest version of a user's workflow.
+    ///
+    /// # Errors
+    /// [`KeyError::WorkflowName`].
+    pub fn workflow(user: &UserId, name: &str) -> Result<Self, KeyError> {
+        check_workflow_name(name.as_bytes())?;
+        Ok(Self::of(Kind::Workflow, &[user.as_bytes(), name.as_bytes()]))
+    }
+
+    /// One version of a user's workflow, from 1.
+    ///
+    /// # Errors
+    /// [`KeyError::WorkflowName`].
+    pub fn workflow_version(user: &UserId, name: &str, version: u32) -> Result<Self, KeyError> {
+        check_workflow_name(name.as_bytes())?;
+        let parts: [&[u8]; 4] = [user.as_bytes(), name.as_bytes(), &[0], &version.to_be_bytes()];
+        Ok(Self::of(Kind::WorkflowVersion, &parts))
+    }
+
     /// Where a copy of `value`, found damaged under `original`, is kept. The same damage has the same key.
     pub(crate) fn quarantine(original: &Self, value: &[u8]) -> Self {
         Self::of(Kind::Quarantine, &[&xxh3_64(value).to_be_bytes(), original.as_bytes()])
@@ -219,6 +251,12 @@ impl Key {
             Kind::Idempotency => bytes.len() == 49,
             Kind::History => bytes.len() == 45,
             Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
+            Kind::Workflow => bytes.len() > 17 && check_workflow_name(&bytes[17..]).is_ok(),
+            Kind::WorkflowVersion => {
+                bytes.len() > 22
+                    && bytes[bytes.len() - 5] == 0
+                    && check_workflow_name(&bytes[17..bytes.len() - 5]).is_ok()
+            }
             Kind::Quarantine => bytes.len() > 9,
         };
         if fits {
@@ -257,6 +295,16 @@ impl Key {
         (self.kind() == Kind::Session).then(|| SessionId::from_bytes(self.array(17)))
     }
 
+    /// The name of a workflow's key, of either kind; `None` for other kinds.
+    pub fn workflow_name(&self) -> Option<&str> {
+        let name = match self.kind() {
+            Kind::Workflow => &self.0[17..],
+            Kind::WorkflowVersion => &self.0[17..self.0.len() - 5],
+            _ => return None,
+        };
+        std::str::from_utf8(name).ok()
+    }
+
     /// The bytes on disk.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -265,6 +313,13 @@ impl Key {
     fn array<const N: usize>(&self, from: usize) -> [u8; N] {
         self.0[from..from + N].try_into().expect("the layout of the kind was checked when the key was made")
     }
+}
+
+/// Names sort as their bytes do, and none holds the zero that ends it in a version's key.
+fn check_workflow_name(name: &[u8]) -> Result<(), KeyError> {
+    let fits = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let fits = (1..=WORKFLOW_NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(fits);
+    if fits { Ok(()) } else { Err(KeyError::WorkflowName) }
 }
 
 impl fmt::Debug for Key {
@@ -454,6 +509,18 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_a_workflow_lie_together_and_no_other_between() {
+        let version = |name, number| Key::workflow_version(&user(1), name, number).unwrap();
+        let keys = [version("a", 2), version("a", 256), version("a-b", 1), version("ab", 1)];
+        assert!(keys.is_sorted());
+        assert_eq!(keys[2].workflow_name(), Some("a-b"));
+        assert_eq!(Key::workflow(&user(1), "a-b").unwrap().workflow_name(), Some("a-b"));
+        for name in ["", "A", "a b", "a\0b", "\u{e9}", &"x".repeat(WORKFLOW_NAME_BYTES_MAX + 1)] {
+            assert_eq!(Key::workflow(&user(1), name), Err(KeyError::WorkflowName), "{name:?}");
+        }
+    }
+
+    #[test]
     fn a_range_goes_on_after_the_last_key_in_either_direction() {
         let range = KeyRange::of_user(Kind::Session, &user(4));
         let key = |byte| Key::session(&user(4), &SessionId::from_bytes([byte; 16]));
@@ -466,12 +533,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_key_reads_back_as_itself(u in any::<[u8; 16]>(), t in any::<[u8; 16]>(), ms in any::<u64>(),
-                                          provider in any::<u8>(), name in "[a-z@.]{1,254}") {
+                                          provider in any::<u8>(), name in "[a-z@.]{1,254}",
+                                          workflow in "[a-z0-9_-]{1,64}") {
             let (user, task, session) = (UserId::from_bytes(u), TaskId::from_bytes(t), SessionId::from_bytes(t));
             let keys = [
                 Key::applied(), Key::user(&user), Key::connection(&user, provider), Key::session(&user, &session),
                 Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
+                Key::workflow(&user, &workflow).unwrap(),
+                Key::workflow_version(&user, &workflow, 7).unwrap(),
             ];
             for key in keys {
                 prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);
@@ -481,7 +551,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_make_a_key_that_cannot_be_taken_apart(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(key) = Key::from_bytes(&bytes) {
-                let _ = (key.user_id(), key.task_id(), key.session_id(), format!("{key:?}"));
+                let _ = (key.user_id(), key.task_id(), key.session_id(), key.workflow_name(), format!("{key:?}"));
                 prop_assert_eq!(key.as_bytes(), bytes.as_slice());
             }
         }

@@ -1,6 +1,7 @@
 //! Drive v3: finding files and reading their text.
 
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 
 use super::{ApiCall, PathAndQuery, Segment};
 use crate::plan::{Item, ItemKind, Person, Service, clip};
@@ -42,6 +43,42 @@ pub fn download_file(id: &str) -> ApiCall {
 pub fn export_file(id: &str, mime_type: &str) -> ApiCall {
     let path = PathAndQuery::new(format!("{}/export", file_path(id))).with("mimeType", mime_type);
     ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// The media type of a folder.
+const FOLDER: &str = "application/vnd.google-apps.folder";
+
+/// Asks for an id that a file may be made under later: a file is made once under an id, so that a repeat is harmless.
+#[must_use]
+pub fn generate_id() -> ApiCall {
+    let path = PathAndQuery::new(format!("{FILES}/generateIds")).with("count", 1);
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Makes a file without content, or a folder, under an id of [`generate_id`]. 409 when it was made before.
+#[must_use]
+pub fn create_file(id: &str, name: &str, folder: bool) -> ApiCall {
+    let mut file = json!({"id": id, "name": name});
+    if folder {
+        file["mimeType"] = json!(FOLDER);
+    }
+    let path = PathAndQuery::new(FILES).with("fields", FILE_FIELDS);
+    ApiCall::json(Service::Drive, "POST", path.finish(), &file)
+}
+
+/// Moves a file to the trash, or takes it out again. To repeat it changes nothing.
+#[must_use]
+pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with("fields", FILE_FIELDS);
+    ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
+}
+
+/// The reply to [`generate_id`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct GeneratedIds {
+    /// The ids.
+    #[serde(default)]
+    pub ids: Vec<String>,
 }
 
 fn file_path(id: &str) -> String {

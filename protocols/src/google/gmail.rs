@@ -80,6 +80,19 @@ pub fn get_draft(draft_id: &str) -> ApiCall {
     ApiCall::bare(Service::Gmail, "GET", path.finish())
 }
 
+/// Deletes a draft for good. 404 when it was deleted, or sent, before.
+#[must_use]
+pub fn delete_draft(draft_id: &str) -> ApiCall {
+    ApiCall::bare(Service::Gmail, "DELETE", format!("{USER}/drafts/{}", Segment(draft_id)))
+}
+
+/// Moves a message to the trash, or takes it out again. To repeat it changes nothing.
+#[must_use]
+pub fn trash_message(id: &str, trashed: bool) -> ApiCall {
+    let verb = if trashed { "trash" } else { "untrash" };
+    ApiCall::bare(Service::Gmail, "POST", format!("{USER}/messages/{}/{verb}", Segment(id)))
+}
+
 /// Finds the draft with this `Message-ID` (without angle brackets).
 #[must_use]
 pub fn find_draft(message_id: &str) -> ApiCall {

@@ -306,6 +306,9 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn places(&mut self, call: &Operation) -> Option<Places> {
+        if call.is_for_workflows() {
+            return None;
+        }
         // What is found in the session belongs to it.
         if call.references().any(|item| matches!(item, ItemRef::Session(_))) {
             return None;
@@ -424,6 +427,11 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {
             Vec::new()
         }
+        // No plan of the model's has these: see `places`.
+        Operation::GmailDraft { .. }
+        | Operation::GmailTrash { .. }
+        | Operation::DriveCreate { .. }
+        | Operation::DriveTrash { .. } => Vec::new(),
     }
 }
 
@@ -539,7 +547,12 @@ fn put(
             *text = next()?;
             *limit = new_limit.unwrap_or(*limit);
         }
-        Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {}
+        Operation::GmailRead { .. }
+        | Operation::GmailTrash { .. }
+        | Operation::CalendarDelete { .. }
+        | Operation::DriveRead { .. }
+        | Operation::DriveTrash { .. } => {}
+        Operation::GmailDraft { .. } | Operation::DriveCreate { .. } => return None,
     }
     Some(())
 }

@@ -61,6 +61,9 @@ pub enum PlanError {
     /// More than [`STEPS_MAX`] steps.
     #[error("the plan has {0} steps; at most {STEPS_MAX} are allowed")]
     TooManySteps(usize),
+    /// A step whose number is beyond [`STEPS_MAX`].
+    #[error("{0} is beyond s{STEPS_MAX}")]
+    StepNumber(StepId),
     /// Two steps of one name.
     #[error("{0} occurs twice")]
     DuplicateStep(StepId),
@@ -250,6 +253,51 @@ pub enum Operation {
         /// Which.
         file: ItemRef,
     },
+    /// Writes a draft and leaves it; the result is the message in it. In workflows alone: the model is not told of it.
+    #[serde(rename = "gmail.draft")]
+    GmailDraft {
+        /// At least one, at most [`RECIPIENTS_MAX`].
+        to: Vec<Recipient>,
+        /// One line.
+        subject: String,
+        /// Plain text.
+        body: String,
+    },
+    /// Moves a message to the trash; the result is that message. In workflows alone.
+    #[serde(rename = "gmail.trash")]
+    GmailTrash {
+        /// Which.
+        message: ItemRef,
+    },
+    /// Makes a file without content, or a folder; the result is the file. In workflows alone.
+    #[serde(rename = "drive.create")]
+    DriveCreate {
+        /// What it is called.
+        name: String,
+        /// Whether it is a folder.
+        folder: bool,
+    },
+    /// Moves a file to the trash; the result is that file. In workflows alone.
+    #[serde(rename = "drive.trash")]
+    DriveTrash {
+        /// Which.
+        file: ItemRef,
+    },
+}
+
+/// How something that was done is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// The event that was made is cancelled.
+    CancelEvent,
+    /// The draft that was written is deleted.
+    DeleteDraft,
+    /// The message comes back out of the trash.
+    RestoreMessage,
+    /// The file that was made goes to the trash.
+    TrashFile,
+    /// The file comes back out of the trash.
+    RestoreFile,
 }
 
 /// The service an operation belongs to.
@@ -314,6 +362,10 @@ impl Operation {
             Self::CalendarDelete { .. } => "calendar.delete",
             Self::DriveSearch { .. } => "drive.search",
             Self::DriveRead { .. } => "drive.read",
+            Self::GmailDraft { .. } => "gmail.draft",
+            Self::GmailTrash { .. } => "gmail.trash",
+            Self::DriveCreate { .. } => "drive.create",
+            Self::DriveTrash { .. } => "drive.trash",
         }
     }
 
@@ -324,12 +376,17 @@ impl Operation {
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::GmailSend { .. }
-            | Self::GmailReply { .. } => Service::Gmail,
+            | Self::GmailReply { .. }
+            | Self::GmailDraft { .. }
+            | Self::GmailTrash { .. } => Service::Gmail,
             Self::CalendarList { .. }
             | Self::CalendarCreate { .. }
             | Self::CalendarChange { .. }
             | Self::CalendarDelete { .. } => Service::Calendar,
-            Self::DriveSearch { .. } | Self::DriveRead { .. } => Service::Drive,
+            Self::DriveSearch { .. }
+            | Self::DriveRead { .. }
+            | Self::DriveCreate { .. }
+            | Self::DriveTrash { .. } => Service::Drive,
         }
     }
 
@@ -341,7 +398,11 @@ impl Operation {
             | Self::GmailReply { .. }
             | Self::CalendarCreate { .. }
             | Self::CalendarChange { .. }
-            | Self::CalendarDelete { .. } => true,
+            | Self::CalendarDelete { .. }
+            | Self::GmailDraft { .. }
+            | Self::GmailTrash { .. }
+            | Self::DriveCreate { .. }
+            | Self::DriveTrash { .. } => true,
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::CalendarList { .. }
@@ -350,19 +411,65 @@ impl Operation {
         }
     }
 
+    /// How it is taken back, where the API allows that: not what was sent to somebody, nor what was changed or deleted
+    /// for good.
+    #[must_use]
+    pub const fn undo(&self) -> Option<Undo> {
+        match self {
+            Self::CalendarCreate { .. } => Some(Undo::CancelEvent),
+            Self::GmailDraft { .. } => Some(Undo::DeleteDraft),
+            Self::GmailTrash { .. } => Some(Undo::RestoreMessage),
+            Self::DriveCreate { .. } => Some(Undo::TrashFile),
+            Self::DriveTrash { .. } => Some(Undo::RestoreFile),
+            Self::GmailSearch { .. }
+            | Self::GmailRead { .. }
+            | Self::GmailSend { .. }
+            | Self::GmailReply { .. }
+            | Self::CalendarList { .. }
+            | Self::CalendarChange { .. }
+            | Self::CalendarDelete { .. }
+            | Self::DriveSearch { .. }
+            | Self::DriveRead { .. } => None,
+        }
+    }
+
+    /// Whether it may stand in workflows alone: a plan that has it is refused, for the model is not told of it.
+    #[must_use]
+    pub const fn is_for_workflows(&self) -> bool {
+        matches!(
+            self,
+            Self::GmailDraft { .. }
+                | Self::GmailTrash { .. }
+                | Self::DriveCreate { .. }
+                | Self::DriveTrash { .. }
+        )
+    }
+
+    /// Checks the bounds of its fields.
+    ///
+    /// # Errors
+    /// The name of the field and what is wrong with it.
+    pub fn check_fields(&self) -> Result<(), (&'static str, &'static str)> {
+        validate::fields(self)
+    }
+
     /// What other steps can refer to; `None` when there is nothing.
     #[must_use]
     pub const fn results(&self) -> Option<Results> {
         let (kind, count_max) = match self {
             Self::GmailSearch { limit, .. } => (ItemKind::Message, *limit),
-            Self::GmailRead { .. } | Self::GmailSend { .. } | Self::GmailReply { .. } => {
-                (ItemKind::Message, 1)
-            }
+            Self::GmailRead { .. }
+            | Self::GmailSend { .. }
+            | Self::GmailReply { .. }
+            | Self::GmailDraft { .. }
+            | Self::GmailTrash { .. } => (ItemKind::Message, 1),
             Self::CalendarList { limit, .. } => (ItemKind::Event, *limit),
             Self::CalendarCreate { .. } | Self::CalendarChange { .. } => (ItemKind::Event, 1),
             Self::CalendarDelete { .. } => return None,
             Self::DriveSearch { limit, .. } => (ItemKind::File, *limit),
-            Self::DriveRead { .. } => (ItemKind::File, 1),
+            Self::DriveRead { .. } | Self::DriveCreate { .. } | Self::DriveTrash { .. } => {
+                (ItemKind::File, 1)
+            }
         };
         Some(Results { kind, count_max })
     }
@@ -371,18 +478,20 @@ impl Operation {
     #[must_use]
     pub const fn target(&self) -> Option<(ItemRef, ItemKind)> {
         match self {
-            Self::GmailRead { message } | Self::GmailReply { message, .. } => {
+            Self::GmailRead { message } | Self::GmailReply { message, .. } | Self::GmailTrash { message } => {
                 Some((*message, ItemKind::Message))
             }
             Self::CalendarChange { event, .. } | Self::CalendarDelete { event } => {
                 Some((*event, ItemKind::Event))
             }
-            Self::DriveRead { file } => Some((*file, ItemKind::File)),
+            Self::DriveRead { file } | Self::DriveTrash { file } => Some((*file, ItemKind::File)),
             Self::GmailSearch { .. }
             | Self::GmailSend { .. }
             | Self::CalendarList { .. }
             | Self::CalendarCreate { .. }
-            | Self::DriveSearch { .. } => None,
+            | Self::DriveSearch { .. }
+            | Self::GmailDraft { .. }
+            | Self::DriveCreate { .. } => None,
         }
     }
 
@@ -390,7 +499,7 @@ impl Operation {
     #[must_use]
     pub fn recipients(&self) -> &[Recipient] {
         match self {
-            Self::GmailSend { to, .. } => to,
+            Self::GmailSend { to, .. } | Self::GmailDraft { to, .. } => to,
             Self::CalendarCreate { attendees, .. } => attendees,
             Self::CalendarChange { add_attendees, .. } => add_attendees,
             _ => &[],

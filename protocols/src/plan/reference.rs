@@ -14,14 +14,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::LIMIT_MAX;
 use super::item::ItemKind;
-use super::{LIMIT_MAX, STEPS_MAX};
 
 /// Why a text is not what it should be. The plan that holds it is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// Not `s1` to `s8`.
-    #[error("a step is named s1 to s{STEPS_MAX}")]
+    /// Not `s1` to `s64`.
+    #[error("a step is named s1 to s{}", StepId::NUMBER_MAX)]
     Step,
     /// Not `m`, `e` or `f` and a number from 1.
     #[error("a handle is m, e or f and a number from 1 to {}", Handle::NUMBER_MAX)]
@@ -61,24 +61,27 @@ fn number(text: &str) -> Option<u16> {
     if canonical { text.parse().ok() } else { None }
 }
 
-/// The name of a step, `s1` to `s8`.
+/// The number of a step as plans write it: `s1` to `s8` in a plan of the model's, up to `s64` in a workflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepId(u8);
 
 impl StepId {
-    /// The step of this number, from 1; `None` above [`STEPS_MAX`].
+    /// The greatest number.
+    pub const NUMBER_MAX: u8 = 64;
+
+    /// The step of this number, from 1; `None` above [`Self::NUMBER_MAX`].
     #[must_use]
     pub const fn new(number: u8) -> Option<Self> {
-        if number >= 1 && number as usize <= STEPS_MAX { Some(Self(number)) } else { None }
+        if number >= 1 && number <= Self::NUMBER_MAX { Some(Self(number)) } else { None }
     }
 
-    /// 1 to 8.
+    /// 1 to [`Self::NUMBER_MAX`].
     #[must_use]
     pub const fn number(self) -> u8 {
         self.0
     }
 
-    /// 0 to 7, for tables.
+    /// From 0, for tables.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize - 1
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn near_misses_are_refused() {
         for text in
-            ["", "$s2", "$s2[]", "$s9[0]", "$s0[0]", "$s02[0]", "$s2[20]", "$s2[01]", "$s2[+1]", "s2[0]"]
+            ["", "$s2", "$s2[]", "$s65[0]", "$s0[0]", "$s02[0]", "$s2[20]", "$s2[01]", "$s2[+1]", "s2[0]"]
         {
             assert!(text.parse::<ItemRef>().is_err(), "{text}");
         }
@@ -391,10 +394,9 @@ mod tests {
     fn item_refs() -> impl Strategy<Value = ItemRef> {
         let kinds = prop_oneof![Just(ItemKind::Message), Just(ItemKind::Event), Just(ItemKind::File)];
         prop_oneof![
-            (1u8..=8, 0u8..LIMIT_MAX).prop_filter_map("a step", |(step, index)| Some(ItemRef::Result {
-                step: StepId::new(step)?,
-                index
-            })),
+            (1u8..=StepId::NUMBER_MAX, 0u8..LIMIT_MAX).prop_filter_map("a step", |(step, index)| Some(
+                ItemRef::Result { step: StepId::new(step)?, index }
+            )),
             (kinds, 1u16..=9_999).prop_filter_map("a handle", |(kind, number)| Handle::new(kind, number)
                 .map(ItemRef::Session)),
         ]

@@ -14,6 +14,10 @@ pub(super) fn plan(plan: &Plan) -> Result<(), PlanError> {
         Decision::Act(steps) => {
             count(steps)?;
             for step in steps {
+                if step.call.is_for_workflows() {
+                    let name = step.call.name();
+                    return Err(PlanError::Malformed(format!("no plan may have the operation {name}")));
+                }
                 dependencies_exist(step, steps)?;
             }
             acyclic(steps)?;
@@ -38,6 +42,9 @@ fn count(steps: &[Step]) -> Result<(), PlanError> {
     }
     let mut seen = [false; STEPS_MAX];
     for step in steps {
+        if step.id.index() >= STEPS_MAX {
+            return Err(PlanError::StepNumber(step.id));
+        }
         if std::mem::replace(&mut seen[step.id.index()], true) {
             return Err(PlanError::DuplicateStep(step.id));
         }
@@ -110,13 +117,13 @@ fn kind_of(step: StepId, reference: ItemRef, steps: &[Step]) -> Result<ItemKind,
 
 type FieldResult = Result<(), (&'static str, &'static str)>;
 
-fn fields(call: &Operation) -> FieldResult {
+pub(super) fn fields(call: &Operation) -> FieldResult {
     match call {
         Operation::GmailSearch { query, limit } => {
             line("query", query, QUERY_CHARS_MAX)?;
             limit_fits(*limit)
         }
-        Operation::GmailSend { to, subject, body } => {
+        Operation::GmailSend { to, subject, body } | Operation::GmailDraft { to, subject, body } => {
             recipients("to", to.len(), 1)?;
             line("subject", subject, TITLE_CHARS_MAX)?;
             lines("body", body)
@@ -153,9 +160,15 @@ fn fields(call: &Operation) -> FieldResult {
             filled("text", text)?;
             limit_fits(*limit)
         }
-        Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {
-            Ok(())
+        Operation::DriveCreate { name, .. } => {
+            line("name", name, TITLE_CHARS_MAX)?;
+            filled("name", name)
         }
+        Operation::GmailRead { .. }
+        | Operation::GmailTrash { .. }
+        | Operation::CalendarDelete { .. }
+        | Operation::DriveRead { .. }
+        | Operation::DriveTrash { .. } => Ok(()),
     }
 }
 

@@ -55,6 +55,8 @@ pub enum RouteLabel {
     Drive,
     /// `POST /api/v1/cache/invalidate`
     CacheInvalidate,
+    /// `/api/v1/workflows/...`
+    Workflows,
     /// `GET /livez` and `GET /readyz`
     Health,
     /// `GET /metrics`
@@ -65,7 +67,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -79,6 +81,7 @@ impl RouteLabel {
         Self::Calendar,
         Self::Drive,
         Self::CacheInvalidate,
+        Self::Workflows,
         Self::Health,
         Self::Metrics,
         Self::Other,
@@ -109,6 +112,7 @@ impl RouteLabel {
             Self::Calendar => "calendar",
             Self::Drive => "drive",
             Self::CacheInvalidate => "cache_invalidate",
+            Self::Workflows => "workflows",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",

@@ -12,7 +12,7 @@ use sluice_store::CommitError;
 use sluice_store::record::{IdempotencyRecord, TaskRecord};
 
 use super::exchange::{Context, Exchange, server_timing, task_timing};
-use super::keyed::{self, Keyed};
+use super::keyed::{self, Held, Keyed};
 use super::{not_found, read_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
@@ -83,6 +83,19 @@ async fn carry(
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let (mode, record) = (request.mode, task_record(core, who, request, session));
+    start(core, context, who, held, mode, record).await
+}
+
+/// Promises a task and answers as its mode wants it.
+pub(crate) async fn start(
+    core: &Rc<Core>,
+    context: &Context,
+    who: &Principal,
+    held: Option<Held<'_>>,
+    mode: Mode,
+    record: TaskRecord,
+) -> Result<Response, Refusal> {
+    let session = record.session;
     let (task, created_ms, deadline_ms) = (record.id, record.created_ms, record.deadline_ms);
     core.tasks.reserve(&record).map_err(refused)?;
     let record = vec![record];
@@ -103,7 +116,11 @@ async fn carry(
 }
 
 /// The answer to a command that was given before with the same key.
-async fn known(core: &Rc<Core>, who: &Principal, record: &IdempotencyRecord) -> Result<Response, Refusal> {
+pub(crate) async fn known(
+    core: &Rc<Core>,
+    who: &Principal,
+    record: &IdempotencyRecord,
+) -> Result<Response, Refusal> {
     let nothing = || Problem::new(ProblemKind::Internal, "what the key stands for was not kept");
     let task = record.tasks.first().ok_or_else(nothing)?;
     if codes::mode(task.mode) == Mode::Async {

@@ -11,6 +11,7 @@ pub(crate) mod health;
 pub(crate) mod keyed;
 pub(crate) mod session;
 pub(crate) mod task;
+pub(crate) mod workflow;
 
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::Method;
@@ -35,6 +36,7 @@ pub(crate) enum Route<'a> {
     DeadLetter(&'a str),
     DeadLetterRedrive(&'a str),
     CacheInvalidate,
+    Workflows(workflow::Place<'a>),
     TaskEvents(&'a str),
     Session(&'a str),
     /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
@@ -56,6 +58,7 @@ impl<'a> Route<'a> {
             "/api/v1/tasks" => Some(Self::Tasks),
             "/api/v1/dead-letters" => Some(Self::DeadLetters),
             "/api/v1/cache/invalidate" => Some(Self::CacheInvalidate),
+            _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
             "/metrics" => Some(Self::Metrics),
@@ -92,6 +95,7 @@ impl<'a> Route<'a> {
             | Self::TaskConfirm(_)
             | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
+            Self::Workflows(place) => place.allow(),
             Self::DeadLetter(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Tasks
@@ -123,6 +127,9 @@ impl<'a> Route<'a> {
             Self::DeadLetter(id) if method == Method::Delete => Some(Action::DeadPurge(id)),
             Self::DeadLetterRedrive(id) if method == Method::Post => Some(Action::DeadRedrive(id)),
             Self::CacheInvalidate if method == Method::Post => Some(Action::CacheInvalidate),
+            Self::Workflows(place) => {
+                place.takes(method).map(|has_body| Action::Workflows { has_body, runs: place.is_run() })
+            }
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
@@ -154,6 +161,11 @@ pub(crate) enum Action<'a> {
     DeadPurge(&'a str),
     DeadRedrive(&'a str),
     CacheInvalidate,
+    /// What exactly stands in the path.
+    Workflows {
+        has_body: bool,
+        runs: bool,
+    },
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
@@ -179,6 +191,7 @@ impl Action<'_> {
             | Self::DeadPurge(_)
             | Self::DeadRedrive(_) => RouteLabel::DeadLetters,
             Self::CacheInvalidate => RouteLabel::CacheInvalidate,
+            Self::Workflows { .. } => RouteLabel::Workflows,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
@@ -204,6 +217,7 @@ impl Action<'_> {
             Self::DeadPurge(id) => Target::DeadPurge(id.parse().ok()?),
             Self::DeadRedrive(id) => Target::DeadRedrive(id.parse().ok()?),
             Self::CacheInvalidate => Target::CacheInvalidate,
+            Self::Workflows { has_body, runs } => Target::Workflows { has_body, runs },
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
@@ -221,6 +235,7 @@ pub(crate) enum BodyKind {
     Command,
     Batch,
     Edit,
+    Workflow,
 }
 
 /// What is asked for in a user's name.
@@ -238,6 +253,7 @@ pub(crate) enum Target {
     DeadPurge(TaskId),
     DeadRedrive(TaskId),
     CacheInvalidate,
+    Workflows { has_body: bool, runs: bool },
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
@@ -249,7 +265,12 @@ impl Target {
     pub(crate) const fn makes_work(self) -> bool {
         matches!(
             self,
-            Self::Command | Self::Commands | Self::TaskConfirm(_) | Self::DeadRedrive(_) | Self::Google(_)
+            Self::Command
+                | Self::Commands
+                | Self::TaskConfirm(_)
+                | Self::DeadRedrive(_)
+                | Self::Google(_)
+                | Self::Workflows { runs: true, .. }
         )
     }
 
@@ -259,6 +280,7 @@ impl Target {
             Self::Command | Self::CacheInvalidate => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
             Self::DeadEdit(_) => Some(BodyKind::Edit),
+            Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
             _ => None,
         }
     }
@@ -360,6 +382,10 @@ mod tests {
             Route::DeadLetter("x"),
             Route::DeadLetterRedrive("x"),
             Route::CacheInvalidate,
+            Route::Workflows(workflow::Place::All),
+            Route::Workflows(workflow::Place::Check),
+            Route::Workflows(workflow::Place::One("x")),
+            Route::Workflows(workflow::Place::Runs("x")),
             Route::TaskEvents("x"),
             Route::Session("x"),
             Route::Google("/api/v1/gmail/labels/x"),

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use sluice_protocols::api::StepState;
-use sluice_protocols::plan::{Item, ItemKind, Operation, Plan, Recipient, Step};
+use sluice_protocols::plan::{Item, ItemKind, Operation, Recipient};
+use sluice_protocols::workflow::Graph;
 use sluice_store::record::{StepRecord, TaskRecord};
 
-use super::codes;
+use super::codes::{self, UndoState};
+use super::execute::call_of;
 use super::journal::{items_of, problem_of};
 use super::known::{Known, sought};
 
@@ -23,14 +25,15 @@ const TEXT_CHARS_SHOWN: usize = 1_500;
 const SNIPPET_CHARS_SHOWN: usize = 100;
 
 /// What the user is told about a plan that was carried out, as far as it was.
-pub(super) fn compose(task: &TaskRecord, plan: &Plan, known: &Known<'_>, zone: &TimeZone) -> String {
-    let teller = Teller { plan, known, zone };
-    let told = plan
-        .steps()
-        .iter()
-        .zip(&task.steps)
-        .filter(|(step, record)| !teller.is_only_a_means(step, record, task));
-    let mut answer = told.map(|(step, record)| teller.tell(step, record)).collect::<Vec<_>>().join("\n\n");
+pub(super) fn compose(task: &TaskRecord, graph: &Graph, known: &Known<'_>, zone: &TimeZone) -> String {
+    let calls: Vec<Operation> =
+        graph.nodes().iter().zip(&task.steps).map(|(node, record)| call_of(node, record)).collect();
+    let teller = Teller { graph, calls: &calls, known, zone };
+    let told = (0..calls.len()).filter(|index| !teller.is_only_a_means(*index, task));
+    let mut told: Vec<String> = told.map(|index| teller.tell(&calls[index], &task.steps[index])).collect();
+    let undone = graph.in_order().into_iter().rev().filter(|index| *index < calls.len());
+    told.extend(undone.filter_map(|index| teller.undone(&calls[index], &task.steps[index])));
+    let mut answer = told.join("\n\n");
     if answer.len() > ANSWER_BYTES_MAX {
         answer.truncate(answer.floor_char_boundary(ANSWER_BYTES_MAX - 4));
         answer.push('…');
@@ -39,40 +42,67 @@ pub(super) fn compose(task: &TaskRecord, plan: &Plan, known: &Known<'_>, zone: &
 }
 
 struct Teller<'a> {
-    plan: &'a Plan,
+    graph: &'a Graph,
+    /// The operations as they were carried out.
+    calls: &'a [Operation],
     known: &'a Known<'a>,
     zone: &'a TimeZone,
 }
 
 impl Teller<'_> {
     /// A search for one item that a later step then used: the user hears of that step.
-    fn is_only_a_means(&self, step: &Step, record: &StepRecord, task: &TaskRecord) -> bool {
-        let one =
-            step.call.results().is_some_and(|results| results.count_max == 1) && !step.call.is_side_effect();
-        let is_read = matches!(step.call, Operation::GmailRead { .. } | Operation::DriveRead { .. });
+    fn is_only_a_means(&self, index: usize, task: &TaskRecord) -> bool {
+        let (call, record, id) = (&self.calls[index], &task.steps[index], self.graph.nodes()[index].id());
+        let one = call.results().is_some_and(|results| results.count_max == 1) && !call.is_side_effect();
+        let is_read = matches!(call, Operation::GmailRead { .. } | Operation::DriveRead { .. });
         let done = |record: &StepRecord| codes::step_state(record.state) == StepState::Done;
         let used = || {
-            let mut others = self.plan.steps().iter().zip(&task.steps);
-            others.any(|(other, record)| {
-                done(record) && other.call.references().any(|item| item.step() == Some(step.id))
-            })
+            let mut others = self.calls.iter().zip(&task.steps);
+            others
+                .any(|(other, record)| done(record) && other.references().any(|item| item.step() == Some(id)))
         };
         one && !is_read && done(record) && used()
     }
 
-    fn tell(&self, step: &Step, record: &StepRecord) -> String {
+    /// How a step was taken back.
+    fn undone(&self, call: &Operation, record: &StepRecord) -> Option<String> {
+        let what = match call {
+            Operation::CalendarCreate { title, .. } => format!("the event “{title}”"),
+            Operation::GmailDraft { subject, .. } => format!("the draft “{subject}”"),
+            Operation::DriveCreate { name, .. } => format!("the file “{name}”"),
+            _ => match items_of(record).first() {
+                Some(item) => format!("the {} “{}”", item.kind, title(item)),
+                None => "a step".to_owned(),
+            },
+        };
+        match codes::undo_state(record.undo) {
+            UndoState::Untouched | UndoState::Running => None,
+            UndoState::Done => Some(format!("Took {what} back.")),
+            UndoState::Failed => {
+                let why = record.undo_error_json.as_deref().map(problem_of);
+                let why = why.as_ref().map_or("for an unknown reason", |problem| problem.detail());
+                Some(format!("I could not take {what} back: {why}."))
+            }
+        }
+    }
+
+    fn tell(&self, call: &Operation, record: &StepRecord) -> String {
         match codes::step_state(record.state) {
-            StepState::Done => self.done(&step.call, record),
+            StepState::Done => self.done(call, record),
             StepState::Failed => {
                 let why = record.error_json.as_deref().map(problem_of);
                 let why = why.as_ref().map_or("for an unknown reason", |problem| problem.detail());
-                format!("I could not {}: {why}.", self.attempt(&step.call))
+                format!("I could not {}: {why}.", self.attempt(call))
             }
             StepState::Skipped => {
-                format!("I did not {}, because something it depends on went wrong.", self.attempt(&step.call))
+                // Of a workflow it may also be that its condition did not hold.
+                if self.graph.stops_at_failure() {
+                    return format!("I did not {}.", self.attempt(call));
+                }
+                format!("I did not {}, because something it depends on went wrong.", self.attempt(call))
             }
             StepState::Pending | StepState::Running => {
-                format!("I did not come to {}.", self.attempt(&step.call))
+                format!("I did not come to {}.", self.attempt(call))
             }
         }
     }
@@ -105,6 +135,15 @@ impl Teller<'_> {
                     self.inviting(add_attendees)
                 ),
                 None => "Changed the event.".to_owned(),
+            },
+            Operation::GmailDraft { to, subject, .. } => {
+                format!("Drafted “{subject}” to {}.", self.people(to))
+            }
+            Operation::DriveCreate { name, folder: true } => format!("Made the folder “{name}”."),
+            Operation::DriveCreate { name, folder: false } => format!("Made the file “{name}”."),
+            Operation::GmailTrash { .. } | Operation::DriveTrash { .. } => match first {
+                Some(item) => format!("Moved “{}” to the trash.", title(item)),
+                None => "Moved it to the trash.".to_owned(),
             },
             Operation::CalendarDelete { event } => match self.known.item(*event) {
                 Ok(item) => format!("Cancelled “{}” ({}).", item.title, self.when(&item)),
@@ -207,6 +246,15 @@ impl Teller<'_> {
             }
             Operation::DriveSearch { .. } => "search your files".to_owned(),
             Operation::DriveRead { file } => format!("read {}", about(self.known.item(*file), "file")),
+            Operation::GmailDraft { subject, .. } => format!("draft the mail “{subject}”"),
+            Operation::GmailTrash { message } => {
+                format!("move {} to the trash", about(self.known.item(*message), "message"))
+            }
+            Operation::DriveCreate { name, folder: true } => format!("make the folder “{name}”"),
+            Operation::DriveCreate { name, folder: false } => format!("make the file “{name}”"),
+            Operation::DriveTrash { file } => {
+                format!("move {} to the trash", about(self.known.item(*file), "file"))
+            }
         }
     }
 

@@ -87,6 +87,39 @@ pub fn step_state(number: u8) -> StepState {
     }
 }
 
+/// How far a step is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UndoState {
+    /// Nobody set out to.
+    Untouched,
+    /// Begun.
+    Running,
+    /// It is taken back.
+    Done,
+    /// It could not be taken back.
+    Failed,
+}
+
+/// The number of a step's undoing.
+pub fn of_undo_state(state: UndoState) -> u8 {
+    match state {
+        UndoState::Untouched => 0,
+        UndoState::Running => 1,
+        UndoState::Done => 2,
+        UndoState::Failed => 3,
+    }
+}
+
+/// The undoing of this number; an unknown one counts as failed, so that nothing is done twice.
+pub fn undo_state(number: u8) -> UndoState {
+    match number {
+        0 => UndoState::Untouched,
+        1 => UndoState::Running,
+        2 => UndoState::Done,
+        _ => UndoState::Failed,
+    }
+}
+
 /// The number of an item's kind.
 pub fn of_item_kind(kind: ItemKind) -> u8 {
     match kind {
@@ -120,6 +153,10 @@ mod tests {
         use StepState as S;
         for (number, state) in (1..).zip([S::Pending, S::Running, S::Done, S::Failed, S::Skipped]) {
             assert_eq!((of_step_state(state), step_state(number)), (number, state));
+        }
+        use UndoState as U;
+        for (number, state) in (0..).zip([U::Untouched, U::Running, U::Done, U::Failed]) {
+            assert_eq!((of_undo_state(state), undo_state(number)), (number, state));
         }
         for (number, kind) in (1..).zip([ItemKind::Message, ItemKind::Event, ItemKind::File]) {
             assert_eq!((of_item_kind(kind), item_kind(number)), (number, Some(kind)));

@@ -1,31 +1,34 @@
-//! Carries out a plan: steps whose dependencies are done, side by side.
+//! Carries out a plan or a workflow: steps whose dependencies are done, side by side.
 //!
 //! Invariants:
 //! - The plan, and a step's `running`, are on disk before the step's first call.
 //! - What a step brought is on disk before a step that depends on it begins; what came in one turn shares a commit.
-//! - A step after a failed one is skipped; everything else goes on.
+//! - A step after a failed one is skipped. In a plan everything else goes on; in a workflow nothing more is begun, what
+//!   is under way is brought to its end, and what was done is taken back where it can be, the last first.
+//! - At most [`CALLS_AT_ONCE_MAX`] steps are under way.
+
+use std::time::Duration;
 
 use sluice_protocols::api::StepState;
-use sluice_protocols::plan::{Plan, Step};
-use sluice_protocols::problem::Problem;
+use sluice_protocols::plan::Operation;
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::{Graph, Input, Node, Turn};
 use sluice_store::record::StepRecord;
 
-use super::codes;
-use super::join::JoinSet;
+use super::codes::{self, UndoState};
+use super::join::{CALLS_AT_ONCE_MAX, JoinSet};
 use super::journal::{items_json, items_of, problem_json};
-use super::step::{Shared, StepEnd, StepRun};
+use super::step::{Shared, StepEnd, StepRun, deadline_of};
 use crate::cancel::Cancel;
-use crate::upstream::Google;
-use crate::upstream::meter::Meter;
-use sluice_protocols::ids::{ShardId, UserId};
+
+/// The time that taking a step back is given at least.
+const UNDO_TIME: Duration = Duration::from_secs(10);
 
 /// One plan under way.
 pub(super) struct Execution<'a> {
     pub(super) shared: Shared<'a>,
-    pub(super) meter: &'a Meter,
-    pub(super) shard: ShardId,
-    pub(super) user: UserId,
-    pub(super) plan: &'a Plan,
+    pub(super) graph: &'a Graph,
+    pub(super) input: &'a Input,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -46,17 +49,16 @@ struct Ready {
 }
 
 /// The records of a plan's steps, none begun.
-pub(super) fn fresh_steps(plan: &Plan) -> Vec<StepRecord> {
-    let fresh = |step: &Step| StepRecord {
-        id: step.id.to_string(),
-        state: codes::of_step_state(StepState::Pending),
-        intent: None,
-        outcome_json: None,
-        text: None,
-        error_json: None,
-        calls_json: None,
-    };
-    plan.steps().iter().map(fresh).collect()
+pub(super) fn fresh_steps(graph: &Graph) -> Vec<StepRecord> {
+    let pending = codes::of_step_state(StepState::Pending);
+    let fresh = |node: &Node| StepRecord::new(node.id().to_string(), pending);
+    graph.nodes().iter().map(fresh).collect()
+}
+
+/// The operation as it was begun, or will be; where it is filled in when it begins, a likeness of it.
+pub(super) fn call_of(node: &Node, record: &StepRecord) -> Operation {
+    let filled = record.call_json.as_deref().filter(|_| node.has_places());
+    filled.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_else(|| node.call().clone())
 }
 
 impl<'a> Execution<'a> {
@@ -70,16 +72,16 @@ impl<'a> Execution<'a> {
         let mut set = JoinSet::new();
         loop {
             let is_cancelled = self.cancel.is_set();
-            if is_cancelled && interrupted.is_empty() && !self.has_effect_under_way() {
+            if is_cancelled && interrupted.is_empty() && !self.has_effect_under_way() && !self.has_stopped() {
                 self.leave_the_rest();
                 return Ok(Progress::Cancelled);
             }
             // What was under way in an earlier process has to be brought to a known end first.
-            let ready = self.begin_ready(&std::mem::take(&mut interrupted), is_cancelled);
+            let ready = self.begin_ready(&std::mem::take(&mut interrupted), is_cancelled, set.running());
             if !ready.is_empty() {
                 set.go_on_during(self.shared.journal.commit()).await?;
                 for step in ready {
-                    set.push(self.step(&step));
+                    set.push(self.step(step));
                 }
             }
             let ends = if is_cancelled {
@@ -90,6 +92,10 @@ impl<'a> Execution<'a> {
                     None => continue,
                 }
             };
+            if ends.is_empty() && self.has_stopped() {
+                self.take_back().await?;
+                return Ok(Progress::Whole);
+            }
             if ends.is_empty() {
                 return Ok(if is_cancelled { Progress::Cancelled } else { Progress::Whole });
             }
@@ -109,44 +115,83 @@ impl<'a> Execution<'a> {
     }
 
     fn steps_in(&self, state: StepState) -> Vec<usize> {
-        (0..self.plan.steps().len()).filter(|index| self.state(*index) == state).collect()
+        (0..self.graph.nodes().len()).filter(|index| self.state(*index) == state).collect()
     }
 
     /// What earlier runs brought.
     fn know_what_is_done(&self) {
         for index in self.steps_in(StepState::Done) {
-            let items = self.shared.journal.read(|task| items_of(&task.steps[index]));
-            self.shared.known.add(self.plan.steps()[index].id, items);
+            let (items, text) = self
+                .shared
+                .journal
+                .read(|task| (items_of(&task.steps[index]), task.steps[index].text.clone()));
+            self.shared.known.add(self.graph.nodes()[index].id(), items, text);
         }
     }
 
     /// Marks what may begin as running, and what can never begin as skipped.
-    fn begin_ready(&self, interrupted: &[usize], is_cancelled: bool) -> Vec<Ready> {
+    fn begin_ready(&self, interrupted: &[usize], is_cancelled: bool, under_way: usize) -> Vec<Ready> {
         let mut ready: Vec<Ready> =
             interrupted.iter().map(|index| Ready { index: *index, resumed: true }).collect();
         if is_cancelled {
             return ready;
         }
-        // A skipped step makes those after it skipped, wherever they stand in the plan: at most one round for each.
-        for _round in 0..self.plan.steps().len() {
+        // A skipped step makes those after it skipped, wherever they stand: at most one round for each.
+        for _round in 0..self.graph.nodes().len() {
             for index in self.steps_in(StepState::Pending) {
-                let states = self.states_before(index);
-                if states.iter().any(|state| matches!(state, StepState::Failed | StepState::Skipped)) {
-                    self.set_state(index, StepState::Skipped);
-                    self.shared.env.stats.steps_skipped.add(1);
-                } else if states.iter().all(|state| *state == StepState::Done) {
-                    self.set_state(index, StepState::Running);
-                    ready.push(Ready { index, resumed: false });
+                if self.has_stopped() {
+                    self.skip(index);
+                    continue;
+                }
+                match self.graph.turn(index, |other| self.state(other)) {
+                    Turn::Waits => {}
+                    Turn::IsSkipped => self.skip(index),
+                    // Those for whom there is no place now begin when another ends.
+                    Turn::MayBegin if ready.len() + under_way >= CALLS_AT_ONCE_MAX => {}
+                    Turn::MayBegin => ready.extend(self.begin(index)),
                 }
             }
         }
         ready
     }
 
+    /// Whether a failure ends the whole.
+    fn has_stopped(&self) -> bool {
+        self.graph.stops_at_failure() && !self.steps_in(StepState::Failed).is_empty()
+    }
+
+    fn skip(&self, index: usize) {
+        self.set_state(index, StepState::Skipped);
+        self.shared.env.stats.steps_skipped.add(1);
+    }
+
+    /// Fills a step's places and marks it as running, unless its condition does not hold or something is missing.
+    fn begin(&self, index: usize) -> Option<Ready> {
+        let (node, known) = (&self.graph.nodes()[index], self.shared.known);
+        if !node.is_wanted(self.input, known) {
+            self.skip(index);
+            return None;
+        }
+        let call = match node.fill(self.input, known) {
+            Ok(call) => call,
+            Err(error) => {
+                let problem = Problem::new(ProblemKind::UnresolvedReference, error.to_string());
+                self.finish(StepEnd { index, outcome: Err(problem), calls: Vec::new() });
+                return None;
+            }
+        };
+        self.shared.journal.write_step(index, |step| {
+            step.state = codes::of_step_state(StepState::Running);
+            step.tries = 1;
+            step.call_json = node.has_places().then(|| serde_json::to_string(&call).ok()).flatten();
+        });
+        Some(Ready { index, resumed: false })
+    }
+
     /// Whether a step that changes something is running.
     fn has_effect_under_way(&self) -> bool {
         let running = self.steps_in(StepState::Running);
-        running.into_iter().any(|index| self.plan.steps()[index].call.is_side_effect())
+        running.into_iter().any(|index| self.graph.nodes()[index].call().is_side_effect())
     }
 
     /// Steps that only read and are dropped on their way were not come to.
@@ -156,19 +201,54 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn states_before(&self, index: usize) -> Vec<StepState> {
-        let before = self.plan.steps()[index].dependencies();
-        let place = |id| self.plan.steps().iter().position(|step| step.id == id);
-        // A validated plan depends on its own steps alone.
-        before.into_iter().filter_map(place).map(|index| self.state(index)).collect()
+    fn step(&self, ready: Ready) -> impl Future<Output = StepEnd> + use<'a> {
+        let (node, shared, cancel): (&'a Node, _, &'a Cancel) =
+            (&self.graph.nodes()[ready.index], self.shared, self.cancel);
+        let call = shared.journal.read(|task| call_of(node, &task.steps[ready.index]));
+        let deadline = deadline_of((shared.deadline, node.timeout_ms()));
+        let google = shared.google(deadline);
+        let (index, resumed) = (ready.index, ready.resumed);
+        let run = StepRun { shared, index, id: node.id(), resumed, deadline, google };
+        async move { run.run(call, node, cancel).await }
     }
 
-    fn step(&self, ready: &Ready) -> impl Future<Output = StepEnd> + use<'a> {
-        let step: &'a Step = &self.plan.steps()[ready.index];
-        let shared = self.shared;
-        let google = Google::new(shared.env, self.meter, self.shard, self.user, shared.deadline);
-        let run = StepRun { shared, index: ready.index, id: step.id, resumed: ready.resumed, google };
-        run.run(&step.call)
+    /// Takes back what was done, the last first, as far as that is possible; each way is journaled before it is gone.
+    async fn take_back(&self) -> Result<(), Problem> {
+        for index in self.graph.in_order().into_iter().rev() {
+            let node = &self.graph.nodes()[index];
+            let so_far = self.shared.journal.read(|task| codes::undo_state(task.steps[index].undo));
+            let is_open = matches!(so_far, UndoState::Untouched | UndoState::Running);
+            let Some(undo) = node.call().undo().filter(|_| node.is_undone() && is_open) else { continue };
+            if self.state(index) != StepState::Done {
+                continue;
+            }
+            self.shared
+                .journal
+                .write_step(index, |step| step.undo = codes::of_undo_state(UndoState::Running));
+            self.shared.journal.commit().await?;
+            // The task's time may be what ran out; nothing of this is new work.
+            let deadline = self.shared.deadline.max(sluice_core::now() + UNDO_TIME);
+            let google = self.shared.google(deadline);
+            let resumed = so_far == UndoState::Running;
+            let run = StepRun { shared: self.shared, index, id: node.id(), resumed, deadline, google };
+            let items = self.shared.journal.read(|task| items_of(&task.steps[index]));
+            let outcome = run.take_back(undo, &items).await;
+            if outcome.is_err() && self.shared.env.egress.is_closing() {
+                return Err(super::shutting_down());
+            }
+            let stats = &self.shared.env.stats;
+            let state = if outcome.is_ok() { UndoState::Done } else { UndoState::Failed };
+            if outcome.is_ok() {
+                stats.steps_taken_back.add(1)
+            } else {
+                stats.steps_not_taken_back.add(1)
+            }
+            self.shared.journal.write_step(index, |step| {
+                step.undo = codes::of_undo_state(state);
+                step.undo_error_json = outcome.as_ref().err().map(problem_json);
+            });
+        }
+        Ok(())
     }
 
     fn stop_if_interrupted(&self, end: &StepEnd) -> Result<(), Problem> {
@@ -206,7 +286,7 @@ impl<'a> Execution<'a> {
             }
         });
         if let Ok(done) = end.outcome {
-            self.shared.known.add(self.plan.steps()[end.index].id, done.items);
+            self.shared.known.add(self.graph.nodes()[end.index].id(), done.items, done.text);
         }
     }
 }

@@ -7,12 +7,8 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use sluice_protocols::plan::STEPS_MAX;
-
-/// Most calls that one step has under way at once.
+/// Most calls that one step, and most steps that one task, has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 10;
-
-const _: () = assert!(STEPS_MAX <= CALLS_AT_ONCE_MAX);
 
 /// Futures that run side by side. Their outputs come in the order they are done.
 pub(super) struct JoinSet<'a, T> {

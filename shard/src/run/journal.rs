@@ -209,13 +209,9 @@ mod tests {
             snippet: Some("s".repeat(9_000)),
         };
         let step = StepRecord {
-            id: "s1".to_owned(),
-            state: 3,
-            intent: None,
             outcome_json: Some(items_json(&vec![item; items])),
             text: Some("é".repeat(text_bytes / 2)),
-            error_json: None,
-            calls_json: None,
+            ..StepRecord::new("s1".to_owned(), 3)
         };
         TaskRecord {
             id: TaskId::from_bytes([1; 16]),

@@ -1,30 +1,41 @@
 //! What references mean: the results of earlier steps and the items of the session.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 
-use sluice_protocols::plan::{
-    EmailAddress, Item, ItemKind, ItemRef, Operation, Person, Plan, Recipient, STEPS_MAX, StepId,
-};
+use sluice_protocols::plan::{EmailAddress, Item, ItemKind, ItemRef, Operation, Person, Recipient, StepId};
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::{Found, Graph, Node};
 use sluice_store::record::{ItemRecord, TurnRecord};
 
 use super::codes;
 
 /// Everything a reference of this task can point to.
 pub(super) struct Known<'a> {
-    plan: &'a Plan,
+    graph: &'a Graph,
     recent: &'a [TurnRecord],
-    results: RefCell<[OnceCell<Vec<Item>>; STEPS_MAX]>,
+    /// By the numbers of the steps.
+    results: Vec<OnceCell<Brought>>,
+}
+
+/// What a step brought.
+struct Brought {
+    items: Vec<Item>,
+    text: Option<String>,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(plan: &'a Plan, recent: &'a [TurnRecord]) -> Self {
-        Self { plan, recent, results: RefCell::default() }
+    pub(super) fn new(graph: &'a Graph, recent: &'a [TurnRecord]) -> Self {
+        let results = (0..StepId::NUMBER_MAX).map(|_| OnceCell::new()).collect();
+        Self { graph, recent, results }
     }
 
     /// Makes the results of a finished step known. Later calls for the same step change nothing.
-    pub(super) fn add(&self, step: StepId, items: Vec<Item>) {
-        let _known = self.results.borrow()[step.index()].set(items);
+    pub(super) fn add(&self, step: StepId, items: Vec<Item>, text: Option<String>) {
+        let _known = self.results[step.index()].set(Brought { items, text });
+    }
+
+    fn brought(&self, place: usize) -> Option<&Brought> {
+        self.results[self.graph.nodes().get(place)?.id().index()].get()
     }
 
     /// The item meant.
@@ -40,8 +51,8 @@ impl<'a> Known<'a> {
                 found.ok_or_else(|| unresolved(format!("this conversation has no {} {name}", handle.kind())))
             }
             ItemRef::Result { step, index } => {
-                let results = self.results.borrow();
-                let items = results[step.index()].get().map(Vec::as_slice).unwrap_or_default();
+                let brought = self.results[step.index()].get();
+                let items = brought.map(|brought| brought.items.as_slice()).unwrap_or_default();
                 let found = items.get(usize::from(index)).cloned();
                 found.ok_or_else(|| unresolved(self.nothing_found(step, index, items.len())))
             }
@@ -67,12 +78,26 @@ impl<'a> Known<'a> {
     }
 
     fn nothing_found(&self, step: StepId, index: u8, count: usize) -> String {
-        let call = self.plan.step(step).map(|step| &step.call);
+        let call = self.graph.nodes().iter().find(|node| node.id() == step).map(Node::call);
         let what = call.map_or_else(|| "item".to_owned(), sought);
         if count == 0 {
             return format!("no {what} was found");
         }
         format!("there is no {} {what}: only {count} found", ordinal(index))
+    }
+}
+
+impl Found for Known<'_> {
+    fn item(&self, step: usize, index: u8) -> Option<Item> {
+        self.brought(step)?.items.get(usize::from(index)).cloned()
+    }
+
+    fn count(&self, step: usize) -> usize {
+        self.brought(step).map_or(0, |brought| brought.items.len())
+    }
+
+    fn text(&self, step: usize) -> Option<String> {
+        self.brought(step)?.text.clone()
     }
 }
 
@@ -83,13 +108,17 @@ pub(super) fn sought(call: &Operation) -> String {
         Operation::CalendarList { query: Some(query), .. } => format!("event with “{query}”"),
         Operation::CalendarList { .. } => "event in that time".to_owned(),
         Operation::DriveSearch { text, .. } => format!("file with “{text}”"),
-        Operation::GmailRead { .. } | Operation::GmailSend { .. } | Operation::GmailReply { .. } => {
-            "message".to_owned()
-        }
+        Operation::GmailRead { .. }
+        | Operation::GmailSend { .. }
+        | Operation::GmailReply { .. }
+        | Operation::GmailDraft { .. }
+        | Operation::GmailTrash { .. } => "message".to_owned(),
         Operation::CalendarCreate { .. }
         | Operation::CalendarChange { .. }
         | Operation::CalendarDelete { .. } => "event".to_owned(),
-        Operation::DriveRead { .. } => "file".to_owned(),
+        Operation::DriveRead { .. } | Operation::DriveCreate { .. } | Operation::DriveTrash { .. } => {
+            "file".to_owned()
+        }
     }
 }
 
@@ -186,6 +215,8 @@ pub(super) fn record_of(item: Item, handle: String) -> ItemRecord {
 
 #[cfg(test)]
 mod tests {
+    use sluice_protocols::plan::Plan;
+
     use super::*;
 
     fn item(address: Option<&str>) -> Item {
@@ -201,13 +232,14 @@ mod tests {
         }
     }
 
-    fn plan(query: &str) -> Plan {
-        Plan::from_model_json(
+    fn plan(query: &str) -> Graph {
+        let plan = Plan::from_model_json(
             &serde_json::json!({"decision": "act", "reason": null, "steps": [
             {"id": "s1", "after": [], "call": {"operation": "gmail.search", "query": query, "limit": 5}}]})
             .to_string(),
         )
-        .expect("a plan")
+        .expect("a plan");
+        Graph::of_plan(&plan)
     }
 
     fn turn(handle: &str, title: &str) -> TurnRecord {
@@ -243,7 +275,7 @@ mod tests {
     fn an_index_beyond_the_results_says_how_many_there_are() {
         let plan = plan("budget");
         let known = Known::new(&plan, &[]);
-        known.add(StepId::new(1).expect("a step"), vec![item(None)]);
+        known.add(StepId::new(1).expect("a step"), vec![item(None)], None);
         let problem = known.item("$s1[1]".parse().expect("a reference")).expect_err("one only");
         assert_eq!(problem.detail(), "there is no second message matching “budget”: only 1 found");
     }
@@ -263,7 +295,7 @@ mod tests {
         let plan = plan("");
         let known = Known::new(&plan, &[]);
         let items = vec![item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
-        known.add(StepId::new(1).expect("a step"), items);
+        known.add(StepId::new(1).expect("a step"), items, None);
         let to = |texts: &[&str]| {
             let recipients: Vec<Recipient> =
                 texts.iter().map(|text| text.parse().expect("a recipient")).collect();

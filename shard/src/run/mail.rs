@@ -11,7 +11,7 @@
 
 use jiff::Timestamp;
 use sluice_protocols::google::gmail::{self, Draft, DraftList, Format, Message, MessageList, OutgoingMail};
-use sluice_protocols::plan::{Item, ItemRef, Recipient};
+use sluice_protocols::plan::{Item, ItemKind, ItemRef, Recipient};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::join::map_bounded;
@@ -64,6 +64,51 @@ impl StepRun<'_> {
         let message = self.message(&item, Format::Full).await?;
         let text = message.text().unwrap_or_else(|| "(The message has no text.)".to_owned());
         Ok(Done { text: Some(text), ..Done::items([message.to_item()]) })
+    }
+
+    pub(super) async fn gmail_draft(
+        &self,
+        to: &[Recipient],
+        subject: &str,
+        body: &str,
+    ) -> Result<Done, Problem> {
+        let to = self.shared.known.addresses(to)?;
+        let mail = OutgoingMail::new((self.shared.task, self.id), self.date(), to, subject, body);
+        let earlier = match self.intended_draft() {
+            None if self.resumed => self.find_draft().await.map_err(|error| self.problem(&error))?,
+            intended => intended,
+        };
+        let draft = match earlier {
+            Some(draft) => draft,
+            None => self.create_draft(&mail).await?,
+        };
+        self.note_intent(format!("{INTENT_DRAFT}{draft}")).await?;
+        // It is there, even when its message cannot be told.
+        let made = self.google.read_fresh::<Draft>(&gmail::get_draft(&draft), self.limit()).await;
+        let message = made.ok().and_then(|draft| draft.message);
+        let id = message.map_or(draft, |message| message.id);
+        Ok(Done::items([Item {
+            kind: ItemKind::Message,
+            id,
+            title: subject.to_owned(),
+            person: None,
+            when: None,
+            thread_id: None,
+            message_id_header: None,
+            snippet: None,
+        }]))
+    }
+
+    pub(super) async fn gmail_trash(&self, message: ItemRef) -> Result<Done, Problem> {
+        let item = self.shared.known.item(message)?;
+        let trash = gmail::trash_message(&item.id, true);
+        match self.settle(&trash, "the message was moved to the trash").await?.0 {
+            Ok(_) => Ok(Done::items([item])),
+            Err(error) if error.is_not_found() => {
+                Err(unresolved(format!("the message “{}” is not there any more", item.title)))
+            }
+            Err(error) => Err(self.problem(&error)),
+        }
     }
 
     async fn message(&self, item: &Item, format: Format) -> Result<Message, Problem> {
@@ -125,17 +170,14 @@ impl StepRun<'_> {
             Trace::Draft(draft) => draft,
             Trace::Nothing => self.create_draft(mail.insert(compose().await?)).await?,
         };
-        self.shared
-            .journal
-            .write_step(self.index, |step| step.intent = Some(format!("{INTENT_DRAFT}{draft}")));
-        self.shared.journal.commit().await?;
+        self.note_intent(format!("{INTENT_DRAFT}{draft}")).await?;
         match (self.send(&draft, false).await?, mail) {
             (Some(sent), Some(mail)) => Ok(Done::items([mail.to_item(&sent)])),
             (sent, _) => self.sent_by_earlier_run(sent).await,
         }
     }
 
-    fn intended_draft(&self) -> Option<String> {
+    pub(super) fn intended_draft(&self) -> Option<String> {
         let intent = self.shared.journal.read(|task| task.steps[self.index].intent.clone())?;
         intent.strip_prefix(INTENT_DRAFT).map(str::to_owned)
     }

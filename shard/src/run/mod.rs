@@ -20,10 +20,12 @@ mod join;
 mod journal;
 mod known;
 mod mail;
+mod script;
 mod step;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod undo;
 mod zones;
 
 use std::time::{Duration, Instant};
@@ -35,10 +37,11 @@ use sluice_protocols::intent::Remembered;
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
 use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::{Graph, Input};
 use sluice_store::record::{ItemRecord, TaskRecord, TurnRecord};
 
 pub(crate) use journal::problem_of;
-pub(crate) use turn::plan_of;
+pub(crate) use script::{called_json, is_workflow, plan_of};
 pub use turn::{error_of, timing, turn_of, view_of};
 pub(crate) use zones::Zones;
 
@@ -50,6 +53,7 @@ use crate::upstream::openai;
 use execute::{Execution, Progress, fresh_steps};
 use journal::{Journal, problem_json};
 use known::Known;
+use script::Script;
 use step::Shared;
 
 /// The longest deadline that is believed.
@@ -173,6 +177,9 @@ impl Run<'_> {
     /// # Errors
     /// Why the task must be left to the next start.
     async fn to_end(&self) -> Result<Course, Problem> {
+        if self.journal.read(is_workflow) {
+            return self.workflow().await;
+        }
         let Some(planned) = self.cancel.unless(self.plan()).await else {
             self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
             return Ok(Course::Ended);
@@ -187,20 +194,43 @@ impl Run<'_> {
         };
         match &plan.decision {
             Decision::Decline { reason } => self.decline(reason),
-            Decision::Act(_) if self.must_be_confirmed(&plan) => {
-                self.journal.write(|task| task.state = codes::of_task_state(TaskState::AwaitingConfirmation));
-                self.journal.commit().await?;
-                return Ok(Course::Unconfirmed);
+            Decision::Act(_) if self.must_be_confirmed(&Graph::of_plan(&plan)) => {
+                return self.unconfirmed().await;
             }
-            Decision::Act(_) => self.carry_out(&plan).await?,
+            Decision::Act(_) => self.carry_out(&Graph::of_plan(&plan), &Input::default()).await?,
         }
         Ok(Course::Ended)
     }
 
-    fn must_be_confirmed(&self, plan: &Plan) -> bool {
+    async fn workflow(&self) -> Result<Course, Problem> {
+        let Some(Script::Workflow(_, graph, input)) = self.journal.read(Script::of) else {
+            let problem =
+                Problem::new(ProblemKind::Internal, "the workflow in the record cannot be read any more");
+            self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
+            return Ok(Course::Ended);
+        };
+        if self.cancel.is_set() && self.journal.read(|task| task.steps.is_empty()) {
+            self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
+            return Ok(Course::Ended);
+        }
+        if self.must_be_confirmed(&graph) {
+            self.journal.write(|task| task.steps = fresh_steps(&graph));
+            return self.unconfirmed().await;
+        }
+        self.carry_out(&graph, &input).await?;
+        Ok(Course::Ended)
+    }
+
+    async fn unconfirmed(&self) -> Result<Course, Problem> {
+        self.journal.write(|task| task.state = codes::of_task_state(TaskState::AwaitingConfirmation));
+        self.journal.commit().await?;
+        Ok(Course::Unconfirmed)
+    }
+
+    fn must_be_confirmed(&self, graph: &Graph) -> bool {
         let (confirmed, mode) = self.journal.read(|task| (task.confirmed, codes::mode(task.mode)));
         let always = &self.env.config.confirm;
-        let needs = || plan.steps().iter().any(|step| always.iter().any(|name| name == step.call.name()));
+        let needs = || graph.nodes().iter().any(|node| always.iter().any(|name| name == node.call().name()));
         !confirmed && (mode == Mode::Preview || needs())
     }
 
@@ -230,11 +260,11 @@ impl Run<'_> {
         };
         let view = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
         let plan = understood.plan;
-        let json = turn::planned_json(&plan, view)
+        let json = script::planned_json(&plan, view)
             .ok_or_else(|| Problem::new(ProblemKind::Internal, "the plan cannot be written down"))?;
         self.journal.write(|task| {
             task.plan_json = Some(json);
-            task.steps = fresh_steps(&plan);
+            task.steps = fresh_steps(&Graph::of_plan(&plan));
         });
         Ok(plan)
     }
@@ -259,11 +289,11 @@ impl Run<'_> {
         Ok(Context::new(now, self.zone_name, turns.collect()))
     }
 
-    async fn carry_out(&self, plan: &Plan) -> Result<(), Problem> {
-        let known = Known::new(plan, self.recent);
+    async fn carry_out(&self, graph: &Graph, input: &Input) -> Result<(), Problem> {
+        let known = Known::new(graph, self.recent);
         let (task, user, created_ms) = self.journal.read(|task| (task.id, task.user, task.created_ms));
-        if self.journal.read(|task| task.steps.len() != plan.steps().len()) {
-            self.journal.write(|task| task.steps = fresh_steps(plan));
+        if self.journal.read(|task| task.steps.len() != graph.nodes().len()) {
+            self.journal.write(|task| task.steps = fresh_steps(graph));
         }
         let shared = Shared {
             env: self.env,
@@ -274,16 +304,18 @@ impl Run<'_> {
             known: &known,
             journal: self.journal,
             deadline: self.deadline,
+            meter: self.meter,
+            shard: self.shard,
+            user,
         };
-        let execution =
-            Execution { shared, meter: self.meter, shard: self.shard, user, plan, cancel: self.cancel };
+        let execution = Execution { shared, graph, input, cancel: self.cancel };
         let progress = execution.run().await?;
-        let answer = self.journal.read(|task| answer::compose(task, plan, &known, self.zone));
+        let answer = self.journal.read(|task| answer::compose(task, graph, &known, self.zone));
         if progress == Progress::Cancelled {
             self.finish(TaskState::Cancelled, format!("Cancelled.\n\n{answer}"), None);
             return Ok(());
         }
-        match self.first_error(plan) {
+        match self.first_error(graph) {
             Some(problem) => self.fail(&problem, answer),
             None => {
                 self.env.stats.tasks_done.add(1);
@@ -295,15 +327,15 @@ impl Run<'_> {
 
     /// The problem of the first step, in the order of the plan, that went wrong. When something was done all the
     /// same, the command must not be repeated as it is.
-    fn first_error(&self, plan: &Plan) -> Option<Problem> {
+    fn first_error(&self, graph: &Graph) -> Option<Problem> {
         self.journal.read(|task| {
             let failed = task.steps.iter().find(|step| codes::step_state(step.state) == StepState::Failed)?;
             let problem = failed.error_json.as_deref().map_or_else(
                 || Problem::new(ProblemKind::Internal, "the error was not recorded"),
                 problem_of,
             );
-            let acted = plan.steps().iter().zip(&task.steps).any(|(step, record)| {
-                step.call.is_side_effect() && codes::step_state(record.state) == StepState::Done
+            let acted = graph.nodes().iter().zip(&task.steps).any(|(node, record)| {
+                node.call().is_side_effect() && codes::step_state(record.state) == StepState::Done
             });
             Some(if acted { problem.with_retryable(false) } else { problem })
         })

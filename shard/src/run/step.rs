@@ -4,18 +4,22 @@
 //! - A step runs only after the journal has it as `running`.
 //! - A step that fails says so definitely, or says that the outcome is not known; it never guesses.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use sluice_protocols::api::CallView;
 use sluice_protocols::google::{ApiCall, UpstreamFault};
-use sluice_protocols::ids::TaskId;
+use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::plan::{Item, Operation, StepId};
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::Node;
 
 use super::journal::Journal;
 use super::known::Known;
+use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::tasks::may_pass;
+use crate::upstream::meter::Meter;
 use crate::upstream::{Backoff, CallError, Google, Reply};
 
 /// Most rounds in which the outcome of a call is sought: with waits that grow to 5 s, more than the longest
@@ -23,6 +27,8 @@ use crate::upstream::{Backoff, CallError, Google, Reply};
 pub(super) const ROUNDS_MAX: usize = 100;
 /// The longest id of a service that is taken: Calendar allows 1,024 characters.
 const ID_BYTES_MAX: usize = 1_024;
+/// The longest wait between two tries of a step, unless the upstream asks for more.
+const TRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest thread id that is taken.
 const THREAD_ID_BYTES_MAX: usize = 256;
 
@@ -65,6 +71,16 @@ pub(super) struct Shared<'a> {
     pub(super) journal: &'a Journal<'a>,
     /// The task's.
     pub(super) deadline: Instant,
+    pub(super) meter: &'a Meter,
+    pub(super) shard: ShardId,
+    pub(super) user: UserId,
+}
+
+impl<'a> Shared<'a> {
+    /// Google in the name of the task's user.
+    pub(super) fn google(&self, deadline: Instant) -> Google<'a> {
+        Google::new(self.env, self.meter, self.shard, self.user, deadline)
+    }
 }
 
 /// A step under way.
@@ -75,14 +91,70 @@ pub(super) struct StepRun<'a> {
     pub(super) id: StepId,
     /// The journal had it as running before this process began it: its calls may have been made.
     pub(super) resumed: bool,
+    /// When this try must be over.
+    pub(super) deadline: Instant,
     pub(super) google: Google<'a>,
 }
 
+/// When a try that begins now must be over, by the task's deadline and the step's own time.
+pub(super) fn deadline_of((task, timeout_ms): (Instant, Option<u32>)) -> Instant {
+    let own = timeout_ms.map(|ms| sluice_core::now() + Duration::from_millis(ms.into()));
+    own.map_or(task, |own| own.min(task))
+}
+
 impl StepRun<'_> {
-    /// Runs the step to its end.
-    pub(super) async fn run(self, call: &Operation) -> StepEnd {
-        let outcome = self.perform(call).await;
-        StepEnd { index: self.index, outcome, calls: self.google.into_calls() }
+    /// Runs the step to its end: as often as its author allows, while what goes wrong may pass.
+    pub(super) async fn run(mut self, call: Operation, node: &Node, cancel: &Cancel) -> StepEnd {
+        let mut wait = Duration::from_millis(u64::from(node.tries().wait_ms));
+        let mut calls = Vec::new();
+        loop {
+            let outcome = self.perform(&call).await;
+            let rest = (self.shared.deadline, node.timeout_ms());
+            let next = self.shared.google(deadline_of(rest));
+            calls.extend(std::mem::replace(&mut self.google, next).into_calls());
+            let Err(problem) = &outcome else { return StepEnd { index: self.index, outcome, calls } };
+            if !self.is_tried_again(problem, node) || !self.wait_to_try(wait, problem, cancel).await {
+                return StepEnd { index: self.index, outcome, calls };
+            }
+            wait = wait.saturating_mul(2).min(TRY_WAIT_MAX);
+            self.shared.journal.write_step(self.index, |step| step.tries = step.tries.saturating_add(1));
+            if let Err(problem) = self.shared.journal.commit().await {
+                return StepEnd { index: self.index, outcome: Err(problem), calls };
+            }
+            self.shared.env.stats.steps_retried.add(1);
+            // What the try before did is looked for first.
+            self.resumed = call.is_side_effect();
+            self.deadline = deadline_of(rest);
+            self.google = self.shared.google(self.deadline);
+        }
+    }
+
+    fn is_tried_again(&self, problem: &Problem, node: &Node) -> bool {
+        let tried = self.shared.journal.read(|task| task.steps[self.index].tries);
+        let is_late = node.timeout_ms().is_some()
+            && problem.kind() == ProblemKind::DeadlineExceeded
+            && problem.is_retryable();
+        tried < u32::from(node.tries().max)
+            && (may_pass(problem) || is_late)
+            && !self.shared.env.egress.is_closing()
+    }
+
+    /// Waits before the next try. `false` when there is no time for one, or the task is cancelled.
+    async fn wait_to_try(&self, wait: Duration, problem: &Problem, cancel: &Cancel) -> bool {
+        let asked = Duration::from_secs(problem.retry_after_s().unwrap_or(0).into());
+        // Half of it by lot, so that those who failed together do not come back together.
+        let lot = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let until = sluice_core::now() + (wait / 2 + (wait / 2).mul_f64(lot)).max(asked);
+        if until >= self.shared.deadline {
+            return false;
+        }
+        !cancel.is_set() && cancel.unless(sluice_core::sleep_until(until)).await.is_some()
+    }
+
+    /// Puts on disk what is about to be done.
+    pub(super) async fn note_intent(&self, intent: String) -> Result<(), Problem> {
+        self.shared.journal.write_step(self.index, |step| step.intent = Some(intent));
+        self.shared.journal.commit().await
     }
 
     async fn perform(&self, call: &Operation) -> Result<Done, Problem> {
@@ -99,17 +171,21 @@ impl StepRun<'_> {
             Operation::CalendarDelete { event } => self.calendar_delete(*event).await,
             Operation::DriveSearch { text, limit } => self.drive_search(text, *limit).await,
             Operation::DriveRead { file } => self.drive_read(*file).await,
+            Operation::GmailDraft { to, subject, body } => self.gmail_draft(to, subject, body).await,
+            Operation::GmailTrash { message } => self.gmail_trash(*message).await,
+            Operation::DriveCreate { name, folder } => self.drive_create(name, *folder).await,
+            Operation::DriveTrash { file } => self.drive_trash(*file).await,
         }
     }
 
-    /// The task's deadline: nothing is begun after it.
+    /// The step's deadline, the task's at the latest: nothing is begun after it.
     pub(super) fn deadline(&self) -> Instant {
-        self.shared.deadline
+        self.deadline
     }
 
     /// Until when the outcome of something already sent off is sought.
     pub(super) fn limit(&self) -> Instant {
-        self.shared.deadline + self.shared.env.config.unknown_outcome_grace
+        self.deadline + self.shared.env.config.unknown_outcome_grace
     }
 
     /// What the user is told of a call that failed for certain.

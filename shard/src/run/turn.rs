@@ -2,16 +2,17 @@
 
 use hashbrown::HashMap;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use sluice_protocols::api::{CallView, IntentView, StepView, TaskState, TaskView, Timing};
+use sluice_protocols::api::{CallView, CompensationView, StepState, StepView, TaskState, TaskView, Timing};
 use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
-use sluice_protocols::plan::{Handle, Item, ItemKind, Plan};
+use sluice_protocols::plan::{Handle, Item, ItemKind};
 use sluice_protocols::problem::Problem;
+use sluice_protocols::workflow::{Graph, Node};
 use sluice_store::record::{StepRecord, TaskRecord, TurnRecord};
 
-use super::codes;
+use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
 use super::known::record_of;
+use super::script::Script;
 use crate::clock::timestamp_of;
 
 /// What the session remembers of a final task, as its turn `number`; `recent` are the turns it remembers by now,
@@ -104,10 +105,15 @@ fn place(kind: ItemKind) -> usize {
 /// A task as callers see it.
 pub fn view_of(task: &TaskRecord) -> TaskView {
     let state = codes::task_state(task.state);
-    let planned = planned_of(task);
-    let intent = planned.as_ref().and_then(|planned| planned.intent);
-    let plan = planned.map(|planned| planned.plan);
-    let steps = plan.as_ref().map(|plan| step_views(plan, &task.steps)).unwrap_or_default();
+    let (plan, intent, workflow, graph) = match Script::of(task) {
+        None => (None, None, None, None),
+        Some(Script::Plan(plan, intent)) => {
+            let graph = Graph::of_plan(&plan);
+            (Some(plan), intent, None, Some(graph))
+        }
+        Some(Script::Workflow(view, graph, _)) => (None, None, Some(*view), Some(graph)),
+    };
+    let steps = graph.as_ref().map(|graph| step_views(graph, &task.steps)).unwrap_or_default();
     TaskView {
         id: task.id,
         state,
@@ -116,6 +122,7 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         command: task.command.clone(),
         intent,
         plan,
+        workflow,
         steps,
         answer: task.answer.clone(),
         error: task.error_json.as_deref().map(problem_of),
@@ -135,32 +142,6 @@ fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
     waits.then(|| timestamp_of(task.not_before_ms))
 }
 
-/// The plan in the record, if it is there and can still be read.
-pub(crate) fn plan_of(task: &TaskRecord) -> Option<Plan> {
-    planned_of(task).map(|planned| planned.plan)
-}
-
-/// A plan as it stands in a record, with who made it.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Planned {
-    intent: Option<IntentView>,
-    plan: Plan,
-}
-
-/// A plan and who made it, for the record; `None` when it cannot be written down.
-pub(super) fn planned_json(plan: &Plan, intent: IntentView) -> Option<String> {
-    serde_json::to_string(&Planned { intent: Some(intent), plan: plan.clone() }).ok()
-}
-
-fn planned_of(task: &TaskRecord) -> Option<Planned> {
-    let json = task.plan_json.as_deref()?;
-    // Before it was noted who made a plan, the plan stood there alone.
-    serde_json::from_str(json)
-        .ok()
-        .or_else(|| Some(Planned { intent: None, plan: serde_json::from_str(json).ok()? }))
-}
-
 /// Where the time of a task went.
 pub fn timing(task: &TaskRecord) -> Timing {
     let waited_us = task.openai_us.saturating_add(task.google_us);
@@ -172,17 +153,30 @@ pub fn timing(task: &TaskRecord) -> Timing {
     }
 }
 
-fn step_views(plan: &Plan, records: &[StepRecord]) -> Vec<StepView> {
-    let view = |(step, record): (&sluice_protocols::plan::Step, &StepRecord)| StepView {
-        id: step.id,
-        operation: step.call.name().to_owned(),
+fn step_views(graph: &Graph, records: &[StepRecord]) -> Vec<StepView> {
+    let view = |(node, record): (&Node, &StepRecord)| StepView {
+        id: node.id(),
+        name: node.name().map(str::to_owned),
+        operation: node.call().name().to_owned(),
         state: codes::step_state(record.state),
         calls: calls_of(record),
         items: items_of(record),
         text: record.text.clone(),
         error: record.error_json.as_deref().map(problem_of),
+        tries: (record.tries > 1).then_some(record.tries),
+        compensation: compensation_of(record),
     };
-    plan.steps().iter().zip(records).map(view).collect()
+    graph.nodes().iter().zip(records).map(view).collect()
+}
+
+fn compensation_of(record: &StepRecord) -> Option<CompensationView> {
+    let state = match codes::undo_state(record.undo) {
+        UndoState::Untouched => return None,
+        UndoState::Running => StepState::Running,
+        UndoState::Done => StepState::Done,
+        UndoState::Failed => StepState::Failed,
+    };
+    Some(CompensationView { state, error: record.undo_error_json.as_deref().map(problem_of) })
 }
 
 fn calls_of(record: &StepRecord) -> Vec<CallView> {

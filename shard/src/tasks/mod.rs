@@ -53,6 +53,7 @@ use complete::Course;
 use finished::{Finished, FinishedTasks};
 use queue::{Entry, LaneId, Queue};
 use retry::RetryLimits;
+pub(crate) use retry::may_pass;
 
 /// How often a drain looks whether the last task has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);

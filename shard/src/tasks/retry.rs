@@ -11,7 +11,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{StepRecord, TaskRecord};
 
 use crate::config::ShardConfig;
-use crate::run::{codes, plan_of, problem_of};
+use crate::run::{codes, is_workflow, plan_of, problem_of};
 
 /// How often and after what waits.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,10 @@ fn passing(task: &TaskRecord) -> Option<Problem> {
     if codes::task_state(task.state) != TaskState::Failed || codes::mode(task.mode) == Mode::Sync {
         return None;
     }
+    // The steps of a workflow are tried again one by one, and what it did was taken back.
+    if is_workflow(task) {
+        return None;
+    }
     let mut problems: Vec<Problem> =
         task.steps.iter().filter(is_failed).filter_map(problem_of_step).collect();
     if problems.is_empty() {
@@ -83,7 +87,8 @@ fn problem_of_step(step: &StepRecord) -> Option<Problem> {
     Some(problem_of(step.error_json.as_deref().unwrap_or_default()))
 }
 
-fn may_pass(problem: &Problem) -> bool {
+/// Whether what went wrong may go right later, and nothing is in doubt.
+pub(crate) fn may_pass(problem: &Problem) -> bool {
     let kind = matches!(
         problem.kind(),
         ProblemKind::UpstreamUnavailable
@@ -139,13 +144,8 @@ mod tests {
 
     fn step(state: StepState, problem: Option<Problem>) -> StepRecord {
         StepRecord {
-            id: "s1".to_owned(),
-            state: codes::of_step_state(state),
-            intent: None,
-            outcome_json: None,
-            text: None,
             error_json: problem.as_ref().and_then(json),
-            calls_json: None,
+            ..StepRecord::new("s1".to_owned(), codes::of_step_state(state))
         }
     }
 

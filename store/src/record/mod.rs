@@ -23,8 +23,9 @@ pub use task::{
 pub use types::{
     ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord,
     ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,
-    ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord, NameRecord, Provider,
-    SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord,
+    ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord,
+    NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord,
+    WorkflowRecord,
 };
 
 use rkyv::Archive;

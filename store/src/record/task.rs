@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 use sluice_protocols::ids::{SessionId, TaskId, UserId};
 
 use super::Record;
-use super::types::{Raw, StepRecord};
+use super::types::{Raw, StepRecord, StepRecordV1};
 use crate::key::Kind;
 
 /// The number of the usual priority: what tasks of the first schema have.
@@ -51,10 +51,77 @@ pub struct TaskRecord {
 impl Record for TaskRecord {
     const NAME: &'static str = "task";
     const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished, Kind::DeadLetter];
-    const SCHEMA: u8 = 2;
+    const SCHEMA: u8 = 3;
 
     fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
-        (schema == 1).then(|| rkyv::from_bytes::<TaskRecordV1, rancor::Error>(archive).map(Self::from))
+        match schema {
+            1 => Some(rkyv::from_bytes::<TaskRecordV1, rancor::Error>(archive).map(Self::from)),
+            2 => Some(rkyv::from_bytes::<TaskRecordV2, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 2: before steps were filled in, tried again and undone.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct TaskRecordV2 {
+    #[rkyv(with = Raw)]
+    pub(super) id: TaskId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    #[rkyv(with = Raw)]
+    pub(super) session: SessionId,
+    pub(super) command: String,
+    pub(super) mode: u8,
+    pub(super) state: u8,
+    pub(super) priority: u8,
+    pub(super) time_zone: String,
+    pub(super) created_ms: u64,
+    pub(super) deadline_ms: u64,
+    pub(super) deadline_asked: bool,
+    pub(super) confirmed: bool,
+    pub(super) finished_ms: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) retries: u32,
+    pub(super) not_before_ms: u64,
+    pub(super) last_error_json: Option<String>,
+    pub(super) plan_json: Option<String>,
+    pub(super) steps: Vec<StepRecordV1>,
+    pub(super) answer: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) openai_us: u64,
+    pub(super) google_us: u64,
+    pub(super) total_us: u64,
+}
+
+impl From<TaskRecordV2> for TaskRecord {
+    fn from(old: TaskRecordV2) -> Self {
+        Self {
+            id: old.id,
+            user: old.user,
+            session: old.session,
+            command: old.command,
+            mode: old.mode,
+            state: old.state,
+            priority: old.priority,
+            time_zone: old.time_zone,
+            created_ms: old.created_ms,
+            deadline_ms: old.deadline_ms,
+            deadline_asked: old.deadline_asked,
+            confirmed: old.confirmed,
+            finished_ms: old.finished_ms,
+            attempts: old.attempts,
+            retries: old.retries,
+            not_before_ms: old.not_before_ms,
+            last_error_json: old.last_error_json,
+            plan_json: old.plan_json,
+            steps: old.steps.into_iter().map(StepRecord::from).collect(),
+            answer: old.answer,
+            error_json: old.error_json,
+            openai_us: old.openai_us,
+            google_us: old.google_us,
+            total_us: old.total_us,
+        }
     }
 }
 
@@ -76,7 +143,7 @@ pub(super) struct TaskRecordV1 {
     pub(super) finished_ms: Option<u64>,
     pub(super) attempts: u32,
     pub(super) plan_json: Option<String>,
-    pub(super) steps: Vec<StepRecord>,
+    pub(super) steps: Vec<StepRecordV1>,
     pub(super) answer: Option<String>,
     pub(super) error_json: Option<String>,
     pub(super) openai_us: u64,
@@ -105,7 +172,7 @@ impl From<TaskRecordV1> for TaskRecord {
             not_before_ms: 0,
             last_error_json: None,
             plan_json: old.plan_json,
-            steps: old.steps,
+            steps: old.steps.into_iter().map(StepRecord::from).collect(),
             answer: old.answer,
             error_json: old.error_json,
             openai_us: old.openai_us,

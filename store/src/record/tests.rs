@@ -75,13 +75,10 @@ fn task() -> TaskRecord {
         last_error_json: None,
         plan_json: Some("{}".to_owned()),
         steps: vec![StepRecord {
-            id: "s1".to_owned(),
-            state: 2,
             intent: Some("draft:r-1".to_owned()),
-            outcome_json: None,
             text: Some("text".to_owned()),
-            error_json: None,
             calls_json: Some("[]".to_owned()),
+            ..StepRecord::new("s1".to_owned(), 2)
         }],
         answer: None,
         error_json: None,
@@ -152,10 +149,77 @@ fn idempotency() -> IdempotencyRecord {
     }
 }
 
+fn workflow() -> WorkflowRecord {
+    WorkflowRecord {
+        user: UserId::from_bytes([1; 16]),
+        name: "digest".to_owned(),
+        version: 2,
+        created_ms: 5,
+        updated_ms: 6,
+        definition_json: "{}".to_owned(),
+    }
+}
+
+fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
+    let old = |step: &StepRecord| types::StepRecordV1 {
+        id: step.id.clone(),
+        state: step.state,
+        intent: step.intent.clone(),
+        outcome_json: step.outcome_json.clone(),
+        text: step.text.clone(),
+        error_json: step.error_json.clone(),
+        calls_json: step.calls_json.clone(),
+    };
+    task.steps.iter().map(old).collect()
+}
+
+/// The task above as the second schema had it.
+fn task_v2() -> Vec<u8> {
+    let task = task();
+    let old = task::TaskRecordV2 {
+        steps: old_steps(&task),
+        id: task.id,
+        user: task.user,
+        session: task.session,
+        command: task.command,
+        mode: task.mode,
+        state: task.state,
+        priority: task.priority,
+        time_zone: task.time_zone,
+        created_ms: task.created_ms,
+        deadline_ms: task.deadline_ms,
+        deadline_asked: task.deadline_asked,
+        confirmed: task.confirmed,
+        finished_ms: task.finished_ms,
+        attempts: task.attempts,
+        retries: task.retries,
+        not_before_ms: task.not_before_ms,
+        last_error_json: task.last_error_json,
+        plan_json: task.plan_json,
+        answer: task.answer,
+        error_json: task.error_json,
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+        total_us: task.total_us,
+    };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(2);
+    bytes
+}
+
+#[test]
+fn a_task_of_the_second_schema_is_read_as_it_was() {
+    let bytes = task_v2();
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0xdf95_c343_7b8f_5e60);
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), task());
+}
+
 /// The task above as the first schema had it.
 fn task_v1() -> Vec<u8> {
     let task = task();
     let old = task::TaskRecordV1 {
+        steps: old_steps(&task),
         id: task.id,
         user: task.user,
         session: task.session,
@@ -168,7 +232,6 @@ fn task_v1() -> Vec<u8> {
         finished_ms: task.finished_ms,
         attempts: task.attempts,
         plan_json: task.plan_json,
-        steps: task.steps,
         answer: task.answer,
         error_json: task.error_json,
         openai_us: task.openai_us,
@@ -198,6 +261,7 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&task());
     round_trips(&history());
     round_trips(&idempotency());
+    round_trips(&workflow());
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -216,19 +280,21 @@ fn layouts_on_disk_are_pinned() {
         pin(&task()),
         pin(&history()),
         pin(&idempotency()),
+        pin(&workflow()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 8] = [
+const PINNED: [(&str, u8, u64); 9] = [
     ("user", 1, 0x816e_5e31_70c1_86dd),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 1, 0x23ba_abba_08de_8c38),
     ("connection", 1, 0x6039_88c3_86ba_4b9b),
     ("session", 1, 0x07eb_b9ee_21a0_92df),
-    ("task", 2, 0xdf95_c343_7b8f_5e60),
+    ("task", 3, 0x5f1f_ff9f_5a6e_02bb),
     ("history", 1, 0xa27a_6fac_9462_4737),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
+    ("workflow", 1, 0x5992_67ef_9f34_f8b7),
 ];
 
 #[test]

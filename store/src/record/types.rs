@@ -234,10 +234,84 @@ pub struct StepRecord {
     /// What was about to be done, written before it is done (the id of a draft, say), so that a restart can find
     /// out whether it was.
     pub intent: Option<String>,
+    /// The operation with everything filled in, where the plan has places for what earlier steps bring.
+    pub call_json: Option<String>,
+    /// How often it was tried.
+    pub tries: u32,
     pub outcome_json: Option<String>,
     pub text: Option<String>,
     pub error_json: Option<String>,
     pub calls_json: Option<String>,
+    /// How far it is undone; 0 when nobody set out to.
+    pub undo: u8,
+    /// Why it could not be undone.
+    pub undo_error_json: Option<String>,
+}
+
+impl StepRecord {
+    /// A step in this state of which nothing is known.
+    pub fn new(id: String, state: u8) -> Self {
+        Self {
+            id,
+            state,
+            intent: None,
+            call_json: None,
+            tries: 0,
+            outcome_json: None,
+            text: None,
+            error_json: None,
+            calls_json: None,
+            undo: 0,
+            undo_error_json: None,
+        }
+    }
+}
+
+/// A step in tasks of the schemas 1 and 2: before steps were filled in, tried again and undone.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct StepRecordV1 {
+    pub(super) id: String,
+    pub(super) state: u8,
+    pub(super) intent: Option<String>,
+    pub(super) outcome_json: Option<String>,
+    pub(super) text: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) calls_json: Option<String>,
+}
+
+impl From<StepRecordV1> for StepRecord {
+    fn from(old: StepRecordV1) -> Self {
+        Self {
+            intent: old.intent,
+            outcome_json: old.outcome_json,
+            text: old.text,
+            error_json: old.error_json,
+            calls_json: old.calls_json,
+            ..Self::new(old.id, old.state)
+        }
+    }
+}
+
+/// One version of a workflow that a user stored.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct WorkflowRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub name: String,
+    /// From 1; a workflow that was deleted and made anew begins again.
+    pub version: u32,
+    /// When the first version was stored.
+    pub created_ms: u64,
+    /// When this version was stored.
+    pub updated_ms: u64,
+    /// What it does, as it was checked when it was stored.
+    pub definition_json: String,
+}
+
+impl Record for WorkflowRecord {
+    const NAME: &'static str = "workflow";
+    const KINDS: &'static [Kind] = &[Kind::Workflow, Kind::WorkflowVersion];
+    const SCHEMA: u8 = 1;
 }
 
 /// What became of a command, for the list of past commands.

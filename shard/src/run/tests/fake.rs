@@ -68,6 +68,10 @@ pub(super) struct World {
     /// Inserts that made an event.
     pub(super) inserts: usize,
     pub(super) deletes: usize,
+    /// Files that were made, by their ids.
+    pub(super) made_files: BTreeMap<String, Value>,
+    /// How often a file was moved to the trash.
+    pub(super) trashed: usize,
     /// Name, media type, text.
     pub(super) files: Vec<(&'static str, &'static str, &'static str)>,
     /// What the model answers, in turn; the last one for ever.
@@ -389,6 +393,13 @@ impl World {
             }
             ("POST", "drafts") => self.create_draft(&request.json()),
             ("POST", "drafts/send") => self.send_draft(&request.json()),
+            ("DELETE", _) => match rest.strip_prefix("drafts/").and_then(|id| self.drafts.remove(id)) {
+                Some(_) => {
+                    self.deletes += 1;
+                    (204, json!(""))
+                }
+                None => google_error(404, "notFound"),
+            },
             ("GET", _) => match rest.split_once('/') {
                 Some(("messages", id)) => match self.mails.iter().find(|mail| mail.id == id) {
                     Some(mail) => (200, message_json(mail)),
@@ -481,6 +492,15 @@ impl World {
         }
     }
 
+    fn make_file(&mut self, body: &Value) -> Answer {
+        let id = body["id"].as_str().unwrap_or_default().to_owned();
+        if self.made_files.contains_key(&id) {
+            return google_error(409, "fileIdInUse");
+        }
+        self.made_files.insert(id, body.clone());
+        (200, body.clone())
+    }
+
     fn drive(&mut self, request: &Request, rest: &str) -> Answer {
         let file = |(name, kind, _): &(&str, &str, &str)| {
             json!({"id": name, "name": name, "mimeType": kind, "modifiedTime": "2026-11-20T09:00:00Z",
@@ -488,6 +508,16 @@ impl World {
         };
         let mut parts = rest.trim_start_matches('/').split('/');
         let id = parts.next().unwrap_or_default();
+        match (request.method.as_str(), id) {
+            ("GET", "generateIds") => return (200, json!({"ids": [self.new_id("file")]})),
+            ("POST", "") => return self.make_file(&request.json()),
+            ("PATCH", id) if self.made_files.contains_key(id) => {
+                let trashed = request.json()["trashed"] == true;
+                self.trashed += usize::from(trashed);
+                return (200, self.made_files[id].clone());
+            }
+            _ => {}
+        }
         if id.is_empty() {
             return (200, json!({"files": self.files.iter().map(file).collect::<Vec<_>>()}));
         }

@@ -5,6 +5,7 @@ mod once;
 mod plans;
 mod tokens;
 mod upstream;
+mod workflows;
 
 use std::rc::Rc;
 

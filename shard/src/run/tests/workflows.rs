@@ -1,0 +1,187 @@
+//! Workflows by the engine that carries out plans.
+
+use sluice_protocols::api::WorkflowRunView;
+
+use super::fake::Kill;
+use super::*;
+
+fn call(rig: &Rig, steps: Value, input: Value) -> TaskRecord {
+    let mut task = rig.accept(1);
+    let view = WorkflowRunView { name: "test".to_owned(), version: 1, input };
+    let definition = json!({"input": {"who": {"type": "text", "default": "anna"}}, "steps": steps});
+    task.plan_json = called_json(view, definition);
+    let mut batch = Batch::new(rig.shard);
+    batch.put(&Key::task_pending(&task.user, &task.id), encode(&task).expect("encoded").as_bytes());
+    rig.store.write_blocking(vec![batch]).expect("written");
+    task
+}
+
+fn node(id: &str, operation: &str, with: Value) -> Value {
+    json!({"id": id, "operation": operation, "with": with, "retry": {"attempts": 3, "wait_ms": 1}})
+}
+
+fn meet(id: &str) -> Value {
+    node(id, "calendar.create", json!({"title": "Meeting", "start": "2026-11-24T10:00"}))
+}
+
+/// Makes an event, a draft and a file, then reads a mail that is not there.
+fn doomed() -> Value {
+    let mut read = node("read", "gmail.read", json!({"message": "$steps.find.messages[0]"}));
+    read["after"] = json!(["meet", "draft", "file"]);
+    json!([
+        node("find", "gmail.search", json!({"query": "from:${input.who}"})),
+        meet("meet"),
+        node("draft", "gmail.draft", json!({"to": ["a@example.com"], "subject": "S", "body": "B"})),
+        node("file", "drive.create", json!({"name": "Notes"})),
+        read,
+        {"id": "last", "operation": "drive.search", "with": {"text": "x"}, "after": ["read"]},
+    ])
+}
+
+fn assert_taken_back_once(rig: &Rig, task: &TaskRecord, what: &str) {
+    let view = view_of(task);
+    assert_eq!(view.state, TaskState::Failed, "{what}: {:?}", view.steps);
+    let by_name =
+        |name: &str| view.steps.iter().find(|step| step.name.as_deref() == Some(name)).expect("a step");
+    for name in ["meet", "draft", "file"] {
+        let step = by_name(name);
+        assert_eq!(step.state, StepState::Done, "{what}: {name} {:?}", step.error);
+        let back = step.compensation.as_ref().map(|back| back.state);
+        assert_eq!(back, Some(StepState::Done), "{what}: {name} {step:?}");
+    }
+    assert_eq!(
+        (by_name("read").state, by_name("last").state),
+        (StepState::Failed, StepState::Skipped),
+        "{what}"
+    );
+    let world = rig.fake.world();
+    assert_eq!((world.inserts, world.made_files.len()), (1, 1), "{what}");
+    // The event and the draft; a file goes to the trash, which a repeat would only set again.
+    assert_eq!(world.deletes, 2, "{what}: {:?}", world.log);
+    assert!(world.drafts.is_empty() && world.sends.is_empty(), "{what}");
+    assert!(world.trashed >= 1, "{what}");
+}
+
+#[test]
+fn references_carry_results_from_step_to_step() {
+    let rig = Rig::new();
+    rig.fake.world().receive("Anna <anna@example.com>", "Budget", "the figures");
+    let task = call(
+        &rig,
+        json!([
+            node("find", "gmail.search", json!({"query": "from:${input.who}"})),
+            node("read", "gmail.read", json!({"message": "$steps.find.messages[0].id"})),
+            node(
+                "tell",
+                "gmail.send",
+                json!({
+            "to": ["$steps.find.messages[0].from"], "subject": "Re: ${steps.find.messages[0].subject}",
+            "body": "You said: ${steps.read.text}"})
+            ),
+        ]),
+        json!({}),
+    );
+    let view = view_of(&rig.run_after(task, Vec::new()));
+    assert_eq!((view.state, states(&view)), (TaskState::Done, vec![StepState::Done; 3]), "{:?}", view.error);
+    let world = rig.fake.world();
+    let sent = world.sent();
+    assert_eq!((sent[0].to.as_str(), sent[0].subject.as_str()), ("<anna@example.com>", "Re: Budget"));
+    assert_eq!(sent[0].body, "You said: the figures");
+    assert!(world.plan_requests.is_empty(), "no model is asked");
+}
+
+#[test]
+fn a_condition_that_does_not_hold_skips_its_step_and_those_behind_it() {
+    let rig = Rig::new();
+    let mut tell = node("tell", "gmail.send", json!({"to": ["a@example.com"], "subject": "S", "body": "B"}));
+    tell["when"] = json!({"greater": ["$steps.find.count", 0]});
+    let mut behind = meet("behind");
+    behind["after"] = json!(["tell"]);
+    let task = call(
+        &rig,
+        json!([node("find", "gmail.search", json!({"query": "x"})), tell, behind, meet("beside"),]),
+        json!({}),
+    );
+    let view = view_of(&rig.run_after(task, Vec::new()));
+    use StepState::{Done, Skipped};
+    assert_eq!((view.state, states(&view)), (TaskState::Done, vec![Done, Skipped, Skipped, Done]));
+    let world = rig.fake.world();
+    assert_eq!((world.sends.len(), world.inserts), (0, 1));
+}
+
+#[test]
+fn branches_that_do_not_depend_on_each_other_run_side_by_side() {
+    let rig = Rig::new();
+    // None of them is answered before all have arrived.
+    rig.fake.fault("POST /calendar", 3, Fault::Together(3));
+    let view =
+        view_of(&rig.run_after(call(&rig, json!([meet("a"), meet("b"), meet("c")]), json!({})), Vec::new()));
+    assert_eq!((view.state, rig.fake.world().inserts), (TaskState::Done, 3));
+}
+
+#[test]
+fn more_steps_than_may_run_at_once_are_all_carried_out() {
+    let rig = Rig::new();
+    let steps = Value::Array((0..25).map(|index| meet(&format!("m{index}"))).collect());
+    let view = view_of(&rig.run_after(call(&rig, steps, json!({})), Vec::new()));
+    assert_eq!((view.state, rig.fake.world().inserts), (TaskState::Done, 25));
+}
+
+#[test]
+fn a_step_is_tried_as_often_as_its_author_says() {
+    let unavailable = || Fault::Status(400, json!({"error": {"code": 400}}));
+    let limited = json!({"error": {"code": 503, "message": "backend error"}});
+    let rig = Rig::new();
+    rig.fake.fault("GET /gmail", 1, unavailable());
+    let view = view_of(&rig.run_after(
+        call(&rig, json!([node("find", "gmail.search", json!({"query": "x"}))]), json!({})),
+        Vec::new(),
+    ));
+    // What will not pass is not tried again.
+    assert_eq!((view.state, rig.fake.count("GET /gmail")), (TaskState::Failed, 1));
+    let rig = Rig::new();
+    rig.fake.fault("GET /gmail", 4, Fault::Status(503, limited));
+    let view = view_of(&rig.run_after(
+        call(&rig, json!([node("find", "gmail.search", json!({"query": "x"}))]), json!({})),
+        Vec::new(),
+    ));
+    assert_eq!(view.state, TaskState::Done, "{:?}", view.error);
+    assert!(view.steps[0].tries.is_some_and(|tries| tries > 1), "{:?}", view.steps[0]);
+}
+
+#[test]
+fn what_a_failed_workflow_did_is_taken_back() {
+    let rig = Rig::new();
+    let task = rig.run_after(call(&rig, doomed(), json!({})), Vec::new());
+    assert_taken_back_once(&rig, &task, "undisturbed");
+    let answer = task.answer.expect("an answer");
+    assert!(answer.contains("Took the event “Meeting” back."), "{answer}");
+    let order: Vec<String> = rig
+        .fake
+        .world()
+        .log
+        .iter()
+        .filter(|line| line.starts_with("DELETE") || line.starts_with("PATCH"))
+        .map(|line| line.split('/').nth(1).unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(order, ["drive", "gmail", "calendar"], "the last first");
+}
+
+#[test]
+fn killed_at_any_request_it_is_done_once_and_taken_back_once() {
+    let rig = Rig::new();
+    rig.run_after(call(&rig, doomed(), json!({})), Vec::new());
+    let requests = rig.fake.world().log.len();
+    assert!(requests >= 9, "{requests}");
+    for at in 0..requests {
+        for done in [false, true] {
+            let rig = Rig::new();
+            let task = call(&rig, doomed(), json!({}));
+            rig.fake.kill_at(Kill { at, done });
+            assert!(rig.run_until_killed(task.clone()).is_none(), "{at} {done}");
+            rig.fake.revive();
+            let task = rig.run_after(recovered(rig.journaled(&task)), Vec::new());
+            assert_taken_back_once(&rig, &task, &format!("killed at {at}, done {done}"));
+        }
+    }
+}
