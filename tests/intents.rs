@@ -37,6 +37,30 @@ const LOCAL: &[&str] = &["intent.local=true"];
 const PATTERNS: &[&str] = &["intent.pattern_ttl_s=86400"];
 
 #[tokio::test]
+async fn a_plan_that_is_only_asked_for_resolves_references_and_does_nothing() {
+    let stage = Stage::start(LOCAL).await;
+    let parse = async |text: &str| {
+        let authorization = format!("Bearer {}", stage.key);
+        let fields = [("authorization", &*authorization), ("content-type", "application/json")];
+        let body = json!({ "command": text }).to_string();
+        stage.caller.send("POST", "/api/v1/intents/parse", &fields, body).await
+    };
+    stage.caller.done(&stage.key, "Find the mail from Anna about the budget").await;
+    let before = stage.caller.get("/api/v1/tasks", &stage.key).await.value();
+    let answer = parse("reply to her saying thank you, that helps").await;
+    let view = answer.value();
+    assert_eq!(answer.status.as_u16(), 200, "{view:#}");
+    assert_eq!(view["plan"]["steps"][0]["call"]["operation"], "gmail.reply", "{view:#}");
+    assert_eq!(view["references"][0]["reference"], view["plan"]["steps"][0]["call"]["message"], "{view:#}");
+    assert_eq!(view["references"][0]["item"]["person"]["address"], "anna.berg@example.com", "{view:#}");
+    assert_eq!((&view["questions"], view["intent"]["source"].is_string()), (&json!([]), true), "{view:#}");
+    let problem = parse("what is the meaning of life?").await.problem(422, "invalid-field");
+    assert_eq!(problem["errors"][0]["pointer"], "/command");
+    assert_eq!(stage.caller.get("/api/v1/tasks", &stage.key).await.value(), before);
+    assert_eq!(stage.scene.sim.effects("ada").await.0, Effects::default());
+}
+
+#[tokio::test]
 async fn common_commands_are_carried_out_without_asking_the_model() {
     let stage = Stage::start(LOCAL).await;
     for text in [

@@ -466,6 +466,30 @@ pub struct IntentView {
     pub confidence: f64,
 }
 
+/// The reply to `POST /api/v1/intents/parse`: what a command means, with nothing of it done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntentPlanView {
+    /// Who worked it out.
+    pub intent: IntentView,
+    /// What would be done; days and times are on the clock of `time_zone`.
+    pub plan: Plan,
+    /// What the plan refers to of earlier commands, each once.
+    pub references: Vec<ReferenceView>,
+    /// What would have to be known before the plan could be carried out whole; empty when nothing is missing.
+    pub questions: Vec<String>,
+    /// The IANA name of the zone that times are meant in.
+    pub time_zone: String,
+}
+
+/// Something of an earlier command that a plan refers to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceView {
+    /// As it stands in the plan, such as `#m1`.
+    pub reference: String,
+    /// What it stands for.
+    pub item: Item,
+}
+
 /// A task: the reply to a synchronous command and to `GET /api/v1/tasks/{id}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {

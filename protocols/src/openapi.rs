@@ -112,6 +112,16 @@ fn own_paths() -> Map<String, Value> {
                 &[400, 401, 403, 408, 413, 415, 422, 425, 431, 503],
             ),
         }},
+        "/api/v1/intents/parse": {"post": {
+            "operationId": "intents.parse",
+            "tags": ["commands"],
+            "summary": "Tell what a command means, without doing it",
+            "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/Command"})),
+            "responses": responses(
+                &[(200, "The plan", Some("IntentPlan"))],
+                &[400, 401, 403, 404, 408, 413, 415, 422, 425, 431, 500, 502, 503, 504],
+            ),
+        }},
         "/api/v1/tasks/{id}": {"get": {
             "operationId": "task",
             "tags": ["commands"],
@@ -455,6 +465,17 @@ fn schemas() -> Value {
     json!({
         "TaskId": {"type": "string", "pattern": "^tsk_[0-9a-z]{26}$"},
         "SessionId": {"type": "string", "pattern": "^ses_[0-9a-z]{26}$"},
+        "IntentPlan": {
+            "type": "object",
+            "required": ["intent", "plan", "references", "questions", "time_zone"],
+            "properties": {
+                "intent": {"type": "object"},
+                "plan": {"type": "object"},
+                "references": {"type": "array", "items": {"type": "object", "required": ["reference", "item"]}},
+                "questions": {"type": "array", "items": {"type": "string"}},
+                "time_zone": {"type": "string"},
+            },
+        },
         "Dropped": {
             "type": "object",
             "required": ["dropped"],

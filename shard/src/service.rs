@@ -41,8 +41,8 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Action, BodyKind, Route, Target, batch, cache, command, dead, events, google, health, keyed,
-    session, task, workflow,
+    self, Action, BodyKind, Route, Target, batch, cache, command, dead, events, google, health, intents,
+    keyed, session, task, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -337,6 +337,12 @@ impl Core {
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
+            Target::IntentParse => {
+                sluice_core::spawn(async move {
+                    let result = intents::parse(&core, &who, &request.body).await;
+                    settle(exchange, result);
+                });
+            }
             Target::TaskGet(id) => {
                 let wait = task::wait_of(&request.head);
                 if let Some(response) = task::get_recent(&self.tasks, &who, id, wait) {
@@ -390,6 +396,7 @@ impl Core {
             | Target::Commands
             | Target::CacheInvalidate
             | Target::Workflows { .. }
+            | Target::IntentParse
             | Target::TaskGet(_)
             | Target::TaskEvents(_)
             | Target::SessionGet(_)

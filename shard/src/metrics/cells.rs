@@ -57,6 +57,8 @@ pub enum RouteLabel {
     CacheInvalidate,
     /// `/api/v1/workflows/...`
     Workflows,
+    /// `POST /api/v1/intents/parse`
+    IntentParse,
     /// `GET /livez` and `GET /readyz`
     Health,
     /// `GET /metrics`
@@ -67,7 +69,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -82,6 +84,7 @@ impl RouteLabel {
         Self::Drive,
         Self::CacheInvalidate,
         Self::Workflows,
+        Self::IntentParse,
         Self::Health,
         Self::Metrics,
         Self::Other,
@@ -113,6 +116,7 @@ impl RouteLabel {
             Self::Drive => "drive",
             Self::CacheInvalidate => "cache_invalidate",
             Self::Workflows => "workflows",
+            Self::IntentParse => "intent_parse",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",

@@ -47,7 +47,8 @@ impl Calls {
         Self { by_user: RefCell::default(), all: Cell::new(0), all_max, by_user_max }
     }
 
-    fn begin(&self, user: UserId) -> Result<Call<'_>, Problem> {
+    /// Takes one of the places, until what is given is dropped.
+    pub(crate) fn begin(&self, user: UserId) -> Result<Call<'_>, Problem> {
         let mut by_user = self.by_user.borrow_mut();
         let own = by_user.get(&user).copied().unwrap_or(0);
         let refused = if self.all.get() >= self.all_max {
@@ -67,7 +68,7 @@ impl Calls {
 }
 
 /// One of the places.
-struct Call<'a> {
+pub(crate) struct Call<'a> {
     calls: &'a Calls,
     user: UserId,
 }

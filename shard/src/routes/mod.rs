@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
 pub(crate) mod health;
+pub(crate) mod intents;
 pub(crate) mod keyed;
 pub(crate) mod session;
 pub(crate) mod task;
@@ -37,6 +38,7 @@ pub(crate) enum Route<'a> {
     DeadLetterRedrive(&'a str),
     CacheInvalidate,
     Workflows(workflow::Place<'a>),
+    IntentParse,
     TaskEvents(&'a str),
     Session(&'a str),
     /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
@@ -58,6 +60,7 @@ impl<'a> Route<'a> {
             "/api/v1/tasks" => Some(Self::Tasks),
             "/api/v1/dead-letters" => Some(Self::DeadLetters),
             "/api/v1/cache/invalidate" => Some(Self::CacheInvalidate),
+            "/api/v1/intents/parse" => Some(Self::IntentParse),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
@@ -91,6 +94,7 @@ impl<'a> Route<'a> {
             Self::Command
             | Self::Commands
             | Self::CacheInvalidate
+            | Self::IntentParse
             | Self::TaskCancel(_)
             | Self::TaskConfirm(_)
             | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
@@ -130,6 +134,7 @@ impl<'a> Route<'a> {
             Self::Workflows(place) => {
                 place.takes(method).map(|has_body| Action::Workflows { has_body, runs: place.is_run() })
             }
+            Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
@@ -166,6 +171,7 @@ pub(crate) enum Action<'a> {
         has_body: bool,
         runs: bool,
     },
+    IntentParse,
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
@@ -192,6 +198,7 @@ impl Action<'_> {
             | Self::DeadRedrive(_) => RouteLabel::DeadLetters,
             Self::CacheInvalidate => RouteLabel::CacheInvalidate,
             Self::Workflows { .. } => RouteLabel::Workflows,
+            Self::IntentParse => RouteLabel::IntentParse,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
@@ -218,6 +225,7 @@ impl Action<'_> {
             Self::DeadRedrive(id) => Target::DeadRedrive(id.parse().ok()?),
             Self::CacheInvalidate => Target::CacheInvalidate,
             Self::Workflows { has_body, runs } => Target::Workflows { has_body, runs },
+            Self::IntentParse => Target::IntentParse,
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
@@ -254,6 +262,7 @@ pub(crate) enum Target {
     DeadRedrive(TaskId),
     CacheInvalidate,
     Workflows { has_body: bool, runs: bool },
+    IntentParse,
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
@@ -267,6 +276,7 @@ impl Target {
             self,
             Self::Command
                 | Self::Commands
+                | Self::IntentParse
                 | Self::TaskConfirm(_)
                 | Self::DeadRedrive(_)
                 | Self::Google(_)
@@ -277,7 +287,7 @@ impl Target {
     /// The kind of body it needs.
     pub(crate) const fn body(self) -> Option<BodyKind> {
         match self {
-            Self::Command | Self::CacheInvalidate => Some(BodyKind::Command),
+            Self::Command | Self::CacheInvalidate | Self::IntentParse => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
             Self::DeadEdit(_) => Some(BodyKind::Edit),
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
@@ -386,6 +396,7 @@ mod tests {
             Route::Workflows(workflow::Place::Check),
             Route::Workflows(workflow::Place::One("x")),
             Route::Workflows(workflow::Place::Runs("x")),
+            Route::IntentParse,
             Route::TaskEvents("x"),
             Route::Session("x"),
             Route::Google("/api/v1/gmail/labels/x"),

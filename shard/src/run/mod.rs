@@ -25,6 +25,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod understand;
 mod undo;
 mod zones;
 
@@ -33,28 +34,26 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use sluice_protocols::api::{IntentView, Mode, StepState, TaskState, task_path};
 use sluice_protocols::ids::ShardId;
-use sluice_protocols::intent::Remembered;
-use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
-use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
+use sluice_protocols::plan::{Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input};
-use sluice_store::record::{ItemRecord, TaskRecord, TurnRecord};
+use sluice_store::record::{TaskRecord, TurnRecord};
 
 pub(crate) use journal::problem_of;
 pub(crate) use script::{called_json, is_workflow, plan_of};
 pub use turn::{error_of, timing, turn_of, view_of};
+pub(crate) use understand::plan_only;
 pub(crate) use zones::Zones;
 
 use crate::cancel::Cancel;
 use crate::env::Env;
-use crate::intent;
 use crate::upstream::meter::Meter;
-use crate::upstream::openai;
 use execute::{Execution, Progress, fresh_steps};
 use journal::{Journal, problem_json};
 use known::Known;
 use script::Script;
 use step::Shared;
+use understand::Asked;
 
 /// The longest deadline that is believed.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -243,21 +242,15 @@ impl Run<'_> {
             });
         }
         let (command, user) = self.journal.read(|task| (task.command.clone(), task.user));
-        let now = self.env.clock.timestamp().to_zoned_datetime(self.zone.clone());
-        let understood = match intent::understand(self.env, &command, &now, &self.remembered()) {
-            Ok(understood) => understood,
-            Err(unknown) => {
-                let context = self.context()?;
-                let question = openai::Question {
-                    command: &command,
-                    context: &context,
-                    user: &user,
-                    deadline: self.deadline,
-                };
-                let plan = openai::plan(self.env, self.meter, &question).await?;
-                intent::learn(self.env, unknown, plan)
-            }
+        let asked = Asked {
+            command: &command,
+            user: &user,
+            recent: self.recent,
+            zone: self.zone,
+            zone_name: self.zone_name,
+            deadline: self.deadline,
         };
+        let understood = asked.understand(self.env, self.meter).await?;
         let view = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
         let plan = understood.plan;
         let json = script::planned_json(&plan, view)
@@ -267,26 +260,6 @@ impl Run<'_> {
             task.steps = fresh_steps(&Graph::of_plan(&plan));
         });
         Ok(plan)
-    }
-
-    /// What the recent commands found, for references to it.
-    fn remembered(&self) -> Vec<Vec<Remembered>> {
-        let item = |record: &ItemRecord| {
-            Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
-        };
-        self.recent.iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
-    }
-
-    fn context(&self) -> Result<Context, Problem> {
-        let now = self.env.clock.timestamp().to_zoned_datetime(self.zone.clone()).datetime();
-        let now = DateTimeLocal::minute(now)
-            .ok_or_else(|| Problem::new(ProblemKind::Internal, "the gateway's clock is out of bounds"))?;
-        let turns = self.recent.iter().map(|turn| ContextTurn {
-            turn: turn.number,
-            command: turn.command.clone(),
-            items: turn.items.iter().filter_map(context_item).collect(),
-        });
-        Ok(Context::new(now, self.zone_name, turns.collect()))
     }
 
     async fn carry_out(&self, graph: &Graph, input: &Input) -> Result<(), Problem> {
@@ -361,9 +334,4 @@ impl Run<'_> {
             task.finished_ms = Some(now_ms.max(task.created_ms));
         });
     }
-}
-
-fn context_item(record: &ItemRecord) -> Option<ContextItem> {
-    let handle = record.handle.parse().ok()?;
-    Some(ContextItem::new(handle, &known::item_of(record)?))
 }

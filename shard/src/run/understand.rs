@@ -1,0 +1,117 @@
+//! From a command to its plan, as a run makes it, and as who only asks for the plan is told.
+
+use std::time::Instant;
+
+use jiff::tz::TimeZone;
+use sluice_protocols::api::{IntentPlanView, IntentView, ReferenceView};
+use sluice_protocols::ids::UserId;
+use sluice_protocols::intent::Remembered;
+use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
+use sluice_protocols::plan::{DateTimeLocal, Plan};
+use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_protocols::workflow::Graph;
+use sluice_store::record::{ItemRecord, TurnRecord};
+
+use super::known::{self, Known};
+use crate::env::Env;
+use crate::intent::{self, Understood};
+use crate::upstream::meter::Meter;
+use crate::upstream::openai;
+
+/// A command, and what its meaning depends on.
+pub(super) struct Asked<'a> {
+    pub(super) command: &'a str,
+    pub(super) user: &'a UserId,
+    /// The turns of its session, oldest first.
+    pub(super) recent: &'a [TurnRecord],
+    pub(super) zone: &'a TimeZone,
+    pub(super) zone_name: &'a str,
+    pub(super) deadline: Instant,
+}
+
+impl Asked<'_> {
+    /// What the command means: by rules, by a pattern, or by the model.
+    ///
+    /// # Errors
+    /// What kept the model from answering.
+    pub(super) async fn understand(&self, env: &Env, meter: &Meter) -> Result<Understood, Problem> {
+        let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone());
+        let unknown = match intent::understand(env, self.command, &now, &self.remembered()) {
+            Ok(understood) => return Ok(understood),
+            Err(unknown) => unknown,
+        };
+        let context = self.context(env)?;
+        let Self { command, user, deadline, .. } = *self;
+        let question = openai::Question { command, context: &context, user, deadline };
+        let plan = openai::plan(env, meter, &question).await?;
+        Ok(intent::learn(env, unknown, plan))
+    }
+
+    /// What the recent commands found, for references to it.
+    fn remembered(&self) -> Vec<Vec<Remembered>> {
+        let item = |record: &ItemRecord| {
+            Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
+        };
+        self.recent.iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
+    }
+
+    fn context(&self, env: &Env) -> Result<Context, Problem> {
+        let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone()).datetime();
+        let now = DateTimeLocal::minute(now)
+            .ok_or_else(|| Problem::new(ProblemKind::Internal, "the gateway's clock is out of bounds"))?;
+        let turns = self.recent.iter().map(|turn| ContextTurn {
+            turn: turn.number,
+            command: turn.command.clone(),
+            items: turn.items.iter().filter_map(context_item).collect(),
+        });
+        Ok(Context::new(now, self.zone_name, turns.collect()))
+    }
+}
+
+fn context_item(record: &ItemRecord) -> Option<ContextItem> {
+    let handle = record.handle.parse().ok()?;
+    Some(ContextItem::new(handle, &known::item_of(record)?))
+}
+
+/// The plan of a command that is not to be carried out. Stores nothing and asks no upstream but the model.
+///
+/// # Errors
+/// As of a run whose plan cannot be made.
+pub(crate) async fn plan_only(
+    env: &Env,
+    command: &str,
+    user: &UserId,
+    recent: &[TurnRecord],
+    time_zone: &str,
+    deadline: Instant,
+) -> Result<IntentPlanView, Problem> {
+    let (zone, zone_name) = env.zones.get(time_zone);
+    let asked = Asked { command, user, recent, zone: &zone, zone_name: &zone_name, deadline };
+    let understood = asked.understand(env, &Meter::default()).await?;
+    let intent = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
+    let (references, questions) = references(&understood.plan, recent);
+    Ok(IntentPlanView { intent, plan: understood.plan, references, questions, time_zone: zone_name })
+}
+
+/// What a plan refers to of earlier turns, each once, and what is left to ask where there is nothing of the kind.
+fn references(plan: &Plan, recent: &[TurnRecord]) -> (Vec<ReferenceView>, Vec<String>) {
+    let graph = Graph::of_plan(plan);
+    let known = Known::new(&graph, recent);
+    let (mut found, mut questions) = (Vec::<ReferenceView>::new(), Vec::new());
+    let earlier =
+        plan.steps().iter().flat_map(|step| step.call.references()).filter(|item| item.step().is_none());
+    for reference in earlier {
+        let name = reference.to_string();
+        if found.iter().any(|view| view.reference == name) {
+            continue;
+        }
+        match known.item(reference) {
+            Ok(item) => found.push(ReferenceView { reference: name, item }),
+            Err(problem) if questions.iter().all(|known| known != problem.detail()) => {
+                questions.push(problem.detail().to_owned());
+            }
+            Err(_) => {}
+        }
+    }
+    (found, questions)
+}
