@@ -304,7 +304,6 @@ impl ListQuery {
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let fault = match name {
-                _ if value.is_empty() => None,
                 "state" => {
                     read.state = TaskState::from_name(value);
                     read.state.is_none().then(|| "is no state of a task".to_owned())
@@ -397,7 +396,7 @@ mod tests {
             ListQuery::parse("state=awaiting_confirmation").expect("valid").state,
             Some(TaskState::AwaitingConfirmation)
         );
-        for wrong in ["limit=0", "limit=101", "limit=x", "state=over", "colour=red"] {
+        for wrong in ["limit=0", "limit=101", "limit=x", "limit=", "state=", "state=over", "colour=red"] {
             assert!(ListQuery::parse(wrong).is_err(), "{wrong}");
         }
     }
