@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use sluice_protocols::api::StepState;
-use sluice_protocols::plan::Operation;
+use sluice_protocols::plan::{Item, Operation};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input, Node, Turn};
 use sluice_store::record::StepRecord;
@@ -125,8 +125,15 @@ impl<'a> Execution<'a> {
                 .shared
                 .journal
                 .read(|task| (items_of(&task.steps[index]), task.steps[index].text.clone()));
-            self.shared.known.add(self.graph.nodes()[index].id(), items, text);
+            self.know(index, items, text);
         }
+    }
+
+    fn know(&self, index: usize, items: Vec<Item>, text: Option<String>) {
+        let node = &self.graph.nodes()[index];
+        let filled = || self.shared.journal.read(|task| call_of(node, &task.steps[index]));
+        let call = node.has_places().then(filled);
+        self.shared.known.add(node.id(), call, items, text);
     }
 
     /// Marks what may begin as running, and what can never begin as skipped.
@@ -286,7 +293,7 @@ impl<'a> Execution<'a> {
             }
         });
         if let Ok(done) = end.outcome {
-            self.shared.known.add(self.graph.nodes()[end.index].id(), done.items, done.text);
+            self.know(end.index, done.items, done.text);
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Known<'a> {
 
 /// What a step brought.
 struct Brought {
+    /// The operation as it was carried out, where it was filled in when it began.
+    call: Option<Operation>,
     items: Vec<Item>,
     text: Option<String>,
 }
@@ -29,9 +31,10 @@ impl<'a> Known<'a> {
         Self { graph, recent, results }
     }
 
-    /// Makes the results of a finished step known. Later calls for the same step change nothing.
-    pub(super) fn add(&self, step: StepId, items: Vec<Item>, text: Option<String>) {
-        let _known = self.results[step.index()].set(Brought { items, text });
+    /// Makes the results of a finished step known, with its operation where that was filled in when it began. Later
+    /// calls for the same step change nothing.
+    pub(super) fn add(&self, step: StepId, call: Option<Operation>, items: Vec<Item>, text: Option<String>) {
+        let _known = self.results[step.index()].set(Brought { call, items, text });
     }
 
     fn brought(&self, place: usize) -> Option<&Brought> {
@@ -78,7 +81,9 @@ impl<'a> Known<'a> {
     }
 
     fn nothing_found(&self, step: StepId, index: u8, count: usize) -> String {
-        let call = self.graph.nodes().iter().find(|node| node.id() == step).map(Node::call);
+        let planned = || self.graph.nodes().iter().find(|node| node.id() == step).map(Node::call);
+        let filled = self.results[step.index()].get().and_then(|brought| brought.call.as_ref());
+        let call = filled.or_else(planned);
         let what = call.map_or_else(|| "item".to_owned(), sought);
         if count == 0 {
             return format!("no {what} was found");
@@ -275,7 +280,7 @@ mod tests {
     fn an_index_beyond_the_results_says_how_many_there_are() {
         let plan = plan("budget");
         let known = Known::new(&plan, &[]);
-        known.add(StepId::new(1).expect("a step"), vec![item(None)], None);
+        known.add(StepId::new(1).expect("a step"), None, vec![item(None)], None);
         let problem = known.item("$s1[1]".parse().expect("a reference")).expect_err("one only");
         assert_eq!(problem.detail(), "there is no second message matching “budget”: only 1 found");
     }
@@ -295,7 +300,7 @@ mod tests {
         let plan = plan("");
         let known = Known::new(&plan, &[]);
         let items = vec![item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
-        known.add(StepId::new(1).expect("a step"), items, None);
+        known.add(StepId::new(1).expect("a step"), None, items, None);
         let to = |texts: &[&str]| {
             let recipients: Vec<Recipient> =
                 texts.iter().map(|text| text.parse().expect("a recipient")).collect();

@@ -1,0 +1,352 @@
+//! Workflows through the real binary: stored and versioned, refused with the step at fault, run once whenever the
+//! gateway is killed, and taken back once when they fail.
+
+mod common;
+
+use common::asker::{Asker, text};
+use common::scene::Scene;
+use common::{Gateway, Sim};
+use serde_json::{Value, json};
+
+const NONE: Value = Value::Null;
+
+/// Finds a mail, makes an event and a file side by side, and tells of both.
+fn welcome() -> Value {
+    json!({
+        "description": "Book a talk about the newest mail of somebody, with notes",
+        "input": {"who": {"type": "text", "default": "anna"}, "mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            {"id": "find", "operation": "gmail.search", "with": {"query": "from:${input.who}", "limit": 3}},
+            {"id": "book", "operation": "calendar.create",
+             "with": {"title": "Talk ${input.mark}: ${steps.find.messages[0].subject}", "start": "$input.start"},
+             "when": {"greater": ["$steps.find.count", 0]}},
+            {"id": "note", "operation": "drive.create", "with": {"name": "Notes ${input.mark}"}},
+            {"id": "tell", "operation": "gmail.send", "after": ["book", "note"],
+             "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}",
+                      "body": "About ${steps.find.messages[0].subject}, see ${steps.note.files[0].title}."}},
+            {"id": "never", "operation": "gmail.trash", "with": {"message": "$steps.find.messages[0]"},
+             "when": {"equals": ["$input.who", "nobody"]}},
+        ],
+    })
+}
+
+/// Makes an event, a draft and a file, and then reads a mail that nobody wrote.
+fn doomed() -> Value {
+    json!({
+        "input": {"mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            {"id": "book", "operation": "calendar.create", "with": {"title": "Talk ${input.mark}", "start": "$input.start"}},
+            {"id": "draft", "operation": "gmail.draft", "after": ["book"],
+             "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See you."}},
+            {"id": "note", "operation": "drive.create", "after": ["draft"], "with": {"name": "Notes ${input.mark}"}},
+            {"id": "find", "operation": "gmail.search", "with": {"query": "from:nobody.at.all ${input.mark}"}},
+            {"id": "read", "operation": "gmail.read", "after": ["note"], "with": {"message": "$steps.find.messages[0]"}},
+            {"id": "last", "operation": "gmail.send", "after": ["read"],
+             "with": {"to": ["kim@example.com"], "subject": "Never ${input.mark}", "body": "."}},
+        ],
+    })
+}
+
+fn input(mark: &str) -> Value {
+    json!({"mark": mark, "start": "2031-03-04T10:00"})
+}
+
+fn step<'a>(task: &'a Value, name: &str) -> &'a Value {
+    let steps = task["steps"].as_array().expect("steps");
+    steps.iter().find(|step| step["name"] == name).unwrap_or_else(|| panic!("no {name}: {task:#}"))
+}
+
+fn states(task: &Value) -> Vec<(&str, &str)> {
+    let steps = task["steps"].as_array().expect("steps");
+    steps.iter().map(|step| (text(&step["name"]), text(&step["state"]))).collect()
+}
+
+/// How often the simulator carried something out for a user, by Google's name of it.
+fn changes(state: &Value, user: &str, method: &str) -> u64 {
+    state["users"][user]["changes"][method].as_u64().unwrap_or(0)
+}
+
+const INSERT: &str = "calendar.events.insert";
+const DELETE: &str = "calendar.events.delete";
+const CREATE: &str = "drive.files.create";
+const TRASH: &str = "drive.files.update";
+const SEND: &str = "gmail.drafts.send";
+const DRAFT: &str = "gmail.drafts.create";
+const DROP: &str = "gmail.drafts.delete";
+
+/// A moment at which the gateway is killed: a call that hangs, before it was carried out or after.
+struct Moment {
+    service: &'static str,
+    method: &'static str,
+    path: &'static str,
+    /// What was carried out before it hangs.
+    done: Option<&'static str>,
+}
+
+const fn before(service: &'static str, method: &'static str, path: &'static str) -> Moment {
+    Moment { service, method, path, done: None }
+}
+
+const fn after(
+    service: &'static str,
+    method: &'static str,
+    path: &'static str,
+    done: &'static str,
+) -> Moment {
+    Moment { service, method, path, done: Some(done) }
+}
+
+struct Stage {
+    gateway: Gateway,
+    sim: Sim,
+    directory: tempfile::TempDir,
+}
+
+impl Stage {
+    fn start() -> Self {
+        let scene = Scene::start(2, &[]);
+        Self { gateway: scene.gateway, sim: scene.sim, directory: scene.directory }
+    }
+
+    async fn user(&self, name: &str) -> Asker {
+        Asker::of(&self.gateway, &self.gateway.user(name)).await
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..3_000 {
+            let state = self.sim.state().await;
+            if is_so(&state) {
+                return state;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("it does not come to this: {what}: {:#}", self.sim.state().await);
+    }
+
+    /// Runs a workflow, kills the gateway at the moment, and gives the task's end and what was done by then.
+    async fn killed_at(self, index: usize, definition: &Value, moment: &Moment) -> (Self, Value, Value) {
+        let Moment { service, method, path, done } = *moment;
+        let (user, mark) = (format!("user-{index}"), format!("q{index:04}x"));
+        let asker = self.user(&user).await;
+        asker.expect(201, "PUT", "/workflows/trial", definition).await;
+        let fired = self.sim.state().await["faults_fired"].as_u64().expect("a count") + 1;
+        let fault = json!({"service": service, "kind": "hang", "method": method, "path_contains": path,
+            "after_effect": done.is_some(), "count": 1});
+        self.sim.fault(fault).await;
+        let run = json!({"input": input(&mark), "mode": "async"});
+        let promise = asker.expect(202, "POST", "/workflows/trial/runs", &run).await;
+        self.until("the moment", |state| {
+            state["faults_fired"].as_u64() >= Some(fired)
+                && done.is_none_or(|method| changes(state, &user, method) == 1)
+        })
+        .await;
+        let Self { gateway, sim, directory } = self;
+        let gateway = gateway.crash_and_restart();
+        sim.clear_faults().await;
+        let stage = Self { gateway, sim, directory };
+        let asker = Asker::of(&stage.gateway, &asker.key).await;
+        let task = asker.ended(&promise["id"]).await;
+        let state = stage.until("an idle simulator", |state| state["under_way"] == 0).await;
+        assert_eq!(state["duplicates"], json!({"messages": [], "events": []}));
+        (stage, task, state)
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_in_its_midst_goes_on_and_does_nothing_twice() {
+    let mut stage = Stage::start();
+    let moments = [
+        before("calendar", "POST", "/events"),
+        after("calendar", "POST", "/events", INSERT),
+        before("drive", "POST", "/files"),
+        after("drive", "POST", "/files", CREATE),
+        after("gmail", "POST", "/drafts", DRAFT),
+        before("gmail", "POST", "/drafts/send"),
+        after("gmail", "POST", "/drafts/send", SEND),
+    ];
+    for (index, moment) in moments.iter().enumerate() {
+        let (next, task, state) = stage.killed_at(index, &welcome(), moment).await;
+        stage = next;
+        assert_eq!(task["state"], "done", "{task:#}");
+        let expected =
+            [("find", "done"), ("book", "done"), ("note", "done"), ("tell", "done"), ("never", "skipped")];
+        assert_eq!(states(&task), expected);
+        let user = format!("user-{index}");
+        let done = [INSERT, CREATE, SEND, DRAFT].map(|method| changes(&state, &user, method));
+        assert_eq!(done, [1; 4], "{index}: {:#}", state["users"][&user]);
+        assert_eq!(state["users"][&user]["drafts_left"], 0);
+        // What was found is in what was made of it.
+        let subject = text(&step(&task, "find")["items"][0]["title"]);
+        assert_eq!(
+            state["users"][&user]["inserts"][0]["summary"],
+            format!("Talk q{index:04}x: {subject}"),
+            "{task:#}"
+        );
+        assert_eq!(task["workflow"]["name"], "trial");
+        assert!(task["attempts"].as_u64() >= Some(2), "{task:#}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_run_did_is_taken_back_once_even_over_a_kill() {
+    let mut stage = Stage::start();
+    let moments = [
+        after("drive", "POST", "/files", CREATE),
+        before("drive", "PATCH", "/files"),
+        after("drive", "PATCH", "/files", TRASH),
+        after("gmail", "DELETE", "/drafts", DROP),
+        before("calendar", "DELETE", "/events"),
+        after("calendar", "DELETE", "/events", DELETE),
+    ];
+    for (index, moment) in moments.iter().enumerate() {
+        let (next, task, state) = stage.killed_at(index, &doomed(), moment).await;
+        stage = next;
+        assert_eq!(task["state"], "failed", "{task:#}");
+        assert_eq!(task["error"]["type"], "/problems/unresolved-reference", "{task:#}");
+        let sought = format!("no message from Nobody.at.all matching “q{index:04}x” was found");
+        assert_eq!(task["error"]["detail"], sought);
+        // Something was done, so the run must not simply be repeated.
+        assert_eq!(task["error"]["retryable"], false);
+        for name in ["book", "draft", "note"] {
+            let step = step(&task, name);
+            assert_eq!((&step["state"], &step["compensation"]["state"]), (&json!("done"), &json!("done")));
+        }
+        assert_eq!(
+            (&step(&task, "read")["state"], &step(&task, "last")["state"]),
+            (&json!("failed"), &json!("skipped"))
+        );
+        assert!(text(&task["answer"]).contains("back."), "{task:#}");
+        let user = format!("user-{index}");
+        let done = [INSERT, DELETE, CREATE, DRAFT, DROP, SEND].map(|method| changes(&state, &user, method));
+        assert_eq!(done, [1, 1, 1, 1, 1, 0], "{index}: {:#}", state["users"][&user]);
+        // Going to the trash is a state that is set, so a second time would only set it again.
+        assert!(changes(&state, &user, TRASH) >= 1);
+        assert_eq!(state["users"][&user]["drafts_left"], 0);
+        assert_eq!(state["users"][&user]["deletes"][0]["summary"], format!("Talk q{index:04}x"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_cyclic_unknown_or_mistyped_is_refused_with_the_step_named() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let search = |id: &str, query: &str, after: Value| json!({"id": id, "operation": "gmail.search", "with": {"query": query}, "after": after});
+    let cases = [
+        (
+            json!([
+                search("one", "x", json!(["two"])),
+                search("two", "x", json!(["three"])),
+                search("three", "x", json!(["one"]))
+            ]),
+            ["one", "depends on itself: one -> two -> three -> one"],
+            "/steps/0",
+        ),
+        (json!([search("one", "x", json!(["four"]))]), ["one", "four"], "/steps/0/after"),
+        (
+            json!([{"id": "one", "operation": "gmail.fly", "with": {}}]),
+            ["one", "there is no such operation"],
+            "/steps/0/operation",
+        ),
+        (
+            json!([search("one", "x", json!([])), {"id": "two", "operation": "drive.read", "with": {"file": "$steps.one.messages[0]"}}]),
+            ["two", "file"],
+            "/steps/1/with/file",
+        ),
+        (json!([search("one", "${input.nobody}", json!([]))]), ["one", "nobody"], "/steps/0/with/query"),
+    ];
+    for (steps, words, place) in cases {
+        let definition = json!({ "steps": steps });
+        for (method, path) in [("PUT", "/workflows/bad"), ("POST", "/workflows/check")] {
+            let problem = ada.ask(method, path, &definition).await.problem(422, "invalid-field");
+            let error = &problem["errors"][0];
+            for word in words {
+                assert!(text(&error["detail"]).contains(word), "{word}: {problem:#}");
+                assert!(text(&problem["detail"]).contains(words[0]), "{problem:#}");
+            }
+            assert!(text(&error["pointer"]).starts_with(place), "{place}: {problem:#}");
+        }
+    }
+    assert_eq!(ada.get("/workflows").await["workflows"], json!([]), "nothing refused is stored");
+    // An input is checked before anything is promised.
+    ada.expect(201, "PUT", "/workflows/good", &welcome()).await;
+    for input in
+        [json!({}), json!({"mark": 7, "start": "2031-03-04T10:00"}), json!({"mark": "x", "start": "soon"})]
+    {
+        let run = json!({ "input": input });
+        ada.ask("POST", "/workflows/good/runs", &run).await.problem(422, "invalid-field");
+    }
+    assert_eq!(ada.get("/tasks").await["tasks"], json!([]));
+}
+
+#[tokio::test]
+async fn a_workflow_has_versions_that_outlive_a_restart_and_runs_keep_theirs() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let ask = |query: &str| json!({"steps": [{"id": "find", "operation": "gmail.search", "with": {"query": query, "limit": 1}}]});
+    let first = ada.ask("PUT", "/workflows/look", &ask("from:anna")).await;
+    let tag = first.field("etag").expect("a tag").to_owned();
+    // Whoever changes what they have not seen is told so.
+    let unseen = [("if-match", "\"9-0000000000000000\"")];
+    ada.with("PUT", "/workflows/look", &unseen, &ask("x")).await.problem(412, "precondition-failed");
+    ada.with("PUT", "/workflows/look", &[("if-none-match", "*")], &ask("x"))
+        .await
+        .problem(412, "precondition-failed");
+    let second = ada.with("PUT", "/workflows/look", &[("if-match", &tag)], &ask("from:ben")).await;
+    assert_eq!((second.status.as_u16(), &second.value()["version"]), (200, &json!(2)));
+    let unchanged = [("if-none-match", second.field("etag").expect("a tag"))];
+    assert_eq!(ada.with("GET", "/workflows/look", &unchanged, &NONE).await.status.as_u16(), 304);
+    for name in ["a", "b", "c"] {
+        ada.expect(201, "PUT", &format!("/workflows/{name}"), &ask("x")).await;
+    }
+    let Stage { gateway, sim, directory } = stage;
+    let gateway = gateway.crash_and_restart();
+    let ada = Asker::of(&gateway, &ada.key).await;
+    let (all, pages) = ada.pages("/workflows?limit=2", "workflows").await;
+    let names: Vec<&str> = all.iter().map(|one| text(&one["name"])).collect();
+    assert_eq!((names, pages), (vec!["a", "b", "c", "look"], 2));
+    let versions = ada.get("/workflows/look/versions").await;
+    let numbers: Vec<&Value> =
+        versions["versions"].as_array().expect("a list").iter().map(|one| &one["version"]).collect();
+    assert_eq!(numbers, [2, 1]);
+    assert_eq!(ada.get("/workflows/look/versions/1").await["definition"], ask("from:anna"));
+
+    let one = ada.expect(200, "POST", "/workflows/look/runs", &json!({"version": 1})).await;
+    assert_eq!((&one["workflow"]["version"], &one["state"]), (&json!(1), &json!("done")), "{one:#}");
+    let keyed = [("idempotency-key", "only-once")];
+    let body = json!({"mode": "async"});
+    let newest = ada.with("POST", "/workflows/look/runs", &keyed, &body).await.value();
+    assert_eq!(ada.with("POST", "/workflows/look/runs", &keyed, &body).await.value(), newest);
+    assert_eq!(ada.ended(&newest["id"]).await["workflow"]["version"], 2);
+
+    // Another user has no such workflow; nor has its owner, once it is deleted. Runs stay.
+    let bob = Asker::of(&gateway, &gateway.user("bob")).await;
+    bob.ask("GET", "/workflows/look", &NONE).await.problem(404, "not-found");
+    bob.ask("POST", "/workflows/look/runs", &json!({})).await.problem(404, "not-found");
+    ada.expect(204, "DELETE", "/workflows/look", &NONE).await;
+    ada.ask("POST", "/workflows/look/runs", &json!({})).await.problem(404, "not-found");
+    ada.ask("GET", "/workflows/look/versions/1", &NONE).await.problem(404, "not-found");
+    assert_eq!(ada.task(&newest["id"]).await["state"], "done");
+    drop(gateway);
+    drop((sim, directory));
+}
+
+#[tokio::test]
+async fn a_run_in_preview_changes_nothing_before_it_is_confirmed() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    ada.expect(201, "PUT", "/workflows/welcome", &welcome()).await;
+    let run = json!({"input": input("q1"), "mode": "preview"});
+    let shown = ada.expect(200, "POST", "/workflows/welcome/runs", &run).await;
+    assert_eq!(shown["state"], "awaiting_confirmation", "{shown:#}");
+    assert!(states(&shown).iter().all(|(_, state)| *state == "pending"), "{shown:#}");
+    assert_eq!(stage.sim.state().await["users"], json!({}));
+    let Stage { gateway, sim, directory } = stage;
+    let gateway = gateway.crash_and_restart();
+    let ada = Asker::of(&gateway, &ada.key).await;
+    ada.expect(202, "POST", &format!("/tasks/{}/confirm", text(&shown["id"])), &NONE).await;
+    assert_eq!(ada.ended(&shown["id"]).await["state"], "done");
+    let state = sim.state().await;
+    assert_eq!([INSERT, CREATE, SEND].map(|method| changes(&state, "ada", method)), [1; 3]);
+    drop(gateway);
+    drop(directory);
+}
