@@ -168,6 +168,10 @@ section! {
     Limits {
         /// Largest request body in bytes, 1024 to 16777216.
         body_bytes_max: u64 = 65_536,
+        /// Largest content of a file in bytes, up or down, 65536 to 5497558138880; it passes in pieces.
+        transfer_bytes_max: u64 = 5 << 30,
+        /// Contents on their way on one core at once, 1 to 10000. Each upload holds 1 MiB.
+        transfers_per_core_max: u64 = 64,
         /// HTTP/3 connections open at once in the whole process, 1 to 10000000.
         connections_max: u64 = 100_000,
         /// TCP connections open at once in the whole process, 1 to 1000000; half the files it may open at most.

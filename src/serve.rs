@@ -476,6 +476,8 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
     };
     let (limits, tasks) = (&config.limits, &config.tasks);
     run.confirm.clone_from(&tasks.confirm);
+    run.transfer.bytes_max = limits.transfer_bytes_max;
+    run.transfer.at_once_max = usize::try_from(limits.transfers_per_core_max)?;
     let mut shard = ShardConfig::new(run);
     shard.node_secret = node_secret::read_or_make(directory)?;
     shard.task_attempts_max = u32::try_from(tasks.attempts_max)?;

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use sluice_protocols::intent::{Confidence, Guess, Setting, parse};
 use sluice_protocols::plan::{Operation, Plan};
 
-use crate::sim::parse::named_time;
+use crate::sim::parse::{MONTHS, named_time};
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -189,21 +189,6 @@ fn words_are_kept(text: &str, plan: &Plan) -> bool {
     let mut words = text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
     words.all(|word| UNDERSTOOD.contains(&word) || held.contains(&word))
 }
-
-const MONTHS: [&str; 12] = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-];
 
 /// Whether the witness's reading of the entity agrees with a time in the plan: the same first day (of several days
 /// the last will do: what is left of this week ends with it), and where it

@@ -10,7 +10,7 @@ use crate::api::{
     WAIT_MAX,
 };
 use crate::google::resource::TAG_BYTES_MAX;
-use crate::google::rest::{self, Answer, Body, Endpoint, Kind, PARAMETER_BYTES_MAX, Parameter};
+use crate::google::rest::{self, Answer, Body, Endpoint, Kind, MailAct, PARAMETER_BYTES_MAX, Parameter};
 use crate::http::Method;
 use crate::plan::{BODY_CHARS_MAX, Plan, RECIPIENTS_MAX, TITLE_CHARS_MAX};
 use crate::problem::ProblemKind;
@@ -393,11 +393,14 @@ fn operation(endpoint: &Endpoint) -> Value {
         Answer::Bytes => json!({"200": {
             "description": "The content",
             "content": {"application/octet-stream": {"schema": {}}},
+        }, "206": {
+            "description": "The part that `Range` asks for",
+            "content": {"application/octet-stream": {"schema": {}}},
         }, "204": {"description": "There is no content"}}),
     };
     let mut all = answer;
     let mut problems = vec![400, 401, 403, 404, 409, 422, 425, 431, 500, 502, 503, 504];
-    if endpoint.body != Body::None {
+    if endpoint.body.is_some() {
         problems.extend([408, 413, 415]);
     }
     if endpoint.effect == rest::Effect::Read && endpoint.method == Method::Get {
@@ -414,10 +417,10 @@ fn operation(endpoint: &Endpoint) -> Value {
         "responses": all,
     });
     match endpoint.body {
-        Body::None => {}
+        Body::None | Body::SentDraft => {}
         Body::Json => operation["requestBody"] = body("application/json", &json!({"type": "object"})),
         Body::Bytes => operation["requestBody"] = body("application/octet-stream", &json!({})),
-        Body::Mail => operation["requestBody"] = body("application/json", &mail(endpoint)),
+        Body::Mail(act) => operation["requestBody"] = body("application/json", &mail(act)),
     }
     operation
 }
@@ -433,7 +436,7 @@ fn parameter(parameter: &Parameter) -> Value {
     json!({"name": parameter.name, "in": "query", "required": parameter.is_required, "schema": schema})
 }
 
-fn mail(endpoint: &Endpoint) -> Value {
+fn mail(act: MailAct) -> Value {
     let addresses =
         json!({"type": "array", "maxItems": RECIPIENTS_MAX, "items": {"type": "string", "format": "email"}});
     let mut properties = json!({
@@ -442,13 +445,13 @@ fn mail(endpoint: &Endpoint) -> Value {
         "body": {"type": "string", "maxLength": BODY_CHARS_MAX},
     });
     let mut required = Vec::new();
-    if !endpoint.name.ends_with(".reply") {
+    if act != MailAct::Reply {
         let mut to = addresses;
         to["minItems"] = json!(1);
         properties["to"] = to;
         required.push("to");
     }
-    if matches!(endpoint.name, "gmail.messages.send" | "gmail.drafts.create") {
+    if matches!(act, MailAct::Send | MailAct::Draft) {
         properties["subject"] = json!({"type": ["string", "null"], "maxLength": TITLE_CHARS_MAX});
     }
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})

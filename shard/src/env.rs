@@ -120,6 +120,38 @@ pub struct RunConfig {
     pub quotas: Arc<Quotas>,
     /// What is understood without the model.
     pub intent: IntentConfig,
+    /// Content that is too large to be held.
+    pub transfer: TransferConfig,
+}
+
+/// Settings of content on its way to and from files.
+#[derive(Clone, Copy, Debug)]
+pub struct TransferConfig {
+    /// Most bytes of one file, either way. Default 5 GiB.
+    pub bytes_max: u64,
+    /// What has at most so many bytes is read whole, and may be kept. Default 256 KiB.
+    pub whole_bytes_max: usize,
+    /// Bytes of a chunk of an upload, all of which are held until Google has them: a multiple of 256 KiB. Default 1 MiB.
+    pub chunk_bytes: usize,
+    /// Uploads and downloads under way on a core. Default 64.
+    pub at_once_max: usize,
+    /// Longest wait for the next piece, from either side. Default 30 s.
+    pub idle: Duration,
+    /// Longest time for one of them. Default 1 h.
+    pub time_max: Duration,
+}
+
+impl Default for TransferConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: 5 << 30,
+            whole_bytes_max: 256 << 10,
+            chunk_bytes: 1 << 20,
+            at_once_max: 64,
+            idle: Duration::from_secs(30),
+            time_max: Duration::from_secs(3_600),
+        }
+    }
 }
 
 impl RunConfig {
@@ -145,6 +177,7 @@ impl RunConfig {
             cache: CacheConfig::default(),
             quotas: Quotas::new(QuotaConfig::default(), 1),
             intent: IntentConfig::default(),
+            transfer: TransferConfig::default(),
         }
     }
 }

@@ -89,7 +89,8 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     /// For calls to Google that are no task's.
     pub(crate) env: Env,
-    pub(crate) calls: google::Calls,
+    pub(crate) calls: Rc<google::Calls>,
+    pub(crate) transfers: google::Transfers,
     pub(crate) store: CoreStore,
     /// Users whose workflows are being changed.
     pub(crate) workflows_held: RefCell<HashSet<UserId, foldhash::fast::RandomState>>,
@@ -195,7 +196,8 @@ impl Core {
             mint,
             clock,
             env,
-            calls: google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max),
+            calls: Rc::new(google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max)),
+            transfers: google::Transfers::new(config.run.transfer.at_once_max),
             store,
             workflows_held: RefCell::default(),
             mesh: OnceCell::new(),
@@ -373,8 +375,10 @@ impl Core {
             }
             Target::Google(endpoint) => {
                 sluice_core::spawn(async move {
-                    let result = google::serve(&core, &who, endpoint, request).await;
-                    settle(exchange, result);
+                    match google::serve(&core, &who, endpoint, request).await {
+                        Ok(answer) => exchange.answer(answer),
+                        Err(problem) => exchange.refuse(problem),
+                    }
                 });
             }
         }
@@ -449,7 +453,12 @@ impl Core {
             tracing::error!(core = %self.id, %owner, "two cores disagree on who owns a shard");
             return exchange.refuse(Problem::new(ProblemKind::Internal, "the request lost its way"));
         }
-        let deadline = sluice_core::now() + self.hop_timeout();
+        let timeout = match request.stream {
+            // Content is answered when all of it is there.
+            Some(_) => self.config.run.transfer.time_max + self.hop_timeout(),
+            None => self.hop_timeout(),
+        };
+        let deadline = sluice_core::now() + timeout;
         let message = PeerRequest::new(request, exchange.context.arrived());
         let mesh = self.mesh.get().expect("attached when the service started");
         let Ok(call) = mesh.call(owner, deadline, message) else {
@@ -499,7 +508,7 @@ impl Core {
             }
         };
         let target = match action {
-            Action::Google(endpoint) if endpoint.body != rest::Body::None => Target::Google(endpoint),
+            Action::Google(endpoint) if endpoint.body.is_some() => Target::Google(endpoint),
             Action::Google(_) => return Admit::Body { bytes_max: 0 },
             _ => match action.target().filter(|target| target.body().is_some()) {
                 Some(target) => target,
@@ -516,9 +525,14 @@ impl Core {
             Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()))
         });
         match refused {
-            None => {
-                Admit::Body { bytes_max: self.body_bytes_max(target.body().unwrap_or(BodyKind::Command)) }
-            }
+            None => match target {
+                Target::Google(endpoint) if endpoint.body == rest::Body::Bytes => {
+                    Admit::Stream { bytes_max: self.call_bytes_max(endpoint) }
+                }
+                _ => {
+                    Admit::Body { bytes_max: self.body_bytes_max(target.body().unwrap_or(BodyKind::Command)) }
+                }
+            },
             Some(problem) => {
                 let context = self.context(head, action.label(), arrived);
                 let response = context.problem(problem);
@@ -529,13 +543,20 @@ impl Core {
 
     /// What can be told to be wrong with a call to Google before its body is read.
     fn unfit_call(&self, endpoint: &Endpoint, head: &RequestHead) -> Option<Problem> {
-        let is_json = matches!(endpoint.body, rest::Body::Json | rest::Body::Mail);
+        let is_json = matches!(endpoint.body, rest::Body::Json | rest::Body::Mail(_));
         if is_json && !routes::is_json(head.header("content-type")) {
             let detail = "the body is JSON: send content-type: application/json";
             return Some(Problem::new(ProblemKind::UnsupportedMediaType, detail));
         }
-        let bytes_max = self.config.body_bytes_max;
+        let bytes_max = self.call_bytes_max(endpoint);
         (head.content_length().unwrap_or(0) > bytes_max as u64).then(|| body_problem(bytes_max))
+    }
+
+    fn call_bytes_max(&self, endpoint: &Endpoint) -> usize {
+        match endpoint.body {
+            rest::Body::Bytes => usize::try_from(self.config.run.transfer.bytes_max).unwrap_or(usize::MAX),
+            _ => self.config.body_bytes_max,
+        }
     }
 }
 

@@ -37,6 +37,8 @@ impl Checks<'_> {
             ("listen.socket_buffer_bytes", listen.socket_buffer_bytes, 65_536, 268_435_456),
             ("tls.watch_interval_s", tls.watch_interval_s, 0, 3_600),
             ("limits.body_bytes_max", limits.body_bytes_max, 1_024, 16_777_216),
+            ("limits.transfer_bytes_max", limits.transfer_bytes_max, 65_536, 5 << 40),
+            ("limits.transfers_per_core_max", limits.transfers_per_core_max, 1, 10_000),
             ("limits.connections_max", limits.connections_max, 1, 10_000_000),
             ("limits.tcp_connections_max", limits.tcp_connections_max, 1, 1_000_000),
             ("limits.streams_max", limits.streams_max, 1, 1_024),

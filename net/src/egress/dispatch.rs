@@ -5,6 +5,7 @@
 //!   exceed `concurrency_max + queue_max` for an upstream.
 //! - A permit is held only while an attempt is under way, not while backing off.
 //! - The dispatcher sleeps only after it announced so and then found every mailbox empty.
+//! - An answer in pieces keeps its place and its permit until its last piece was handed on.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -12,13 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Url};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
 use super::retry::{RetryBudget, is_retryable_answer, retry_after};
 use super::stats::Stats;
+use super::transfer::{self, AnswerBody, AnswerFields, Rest};
 use super::{
     EgressConfig, EgressError, EgressRequest, EgressResponse, EgressStartError, Job, Retry, Shared, Upstream,
     UpstreamConfig,
@@ -34,6 +36,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct UpstreamState {
     upstream: Upstream,
     client: Client,
+    /// For what is large: HTTP/1.1, so that each transfer has a connection of its own.
+    bulk_client: Client,
     base: Url,
     base_text: String,
     attempt_timeout: Duration,
@@ -51,28 +55,33 @@ impl UpstreamState {
         config: &EgressConfig,
     ) -> Result<Self, EgressStartError> {
         let base = parse_base(upstream, &settings.base_url)?;
-        let client = Client::builder()
-            .user_agent(&config.user_agent)
-            .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(settings.idle_timeout)
-            .pool_max_idle_per_host(settings.concurrency_max)
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            // Every attempt is ours to count and to judge.
-            .retry(reqwest::retry::never())
-            .build()
-            .map_err(|error| EgressStartError::Client {
+        let client = || {
+            Client::builder()
+                .user_agent(&config.user_agent)
+                .connect_timeout(settings.connect_timeout)
+                .pool_idle_timeout(settings.idle_timeout)
+                .pool_max_idle_per_host(settings.concurrency_max)
+                .tcp_nodelay(true)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .no_proxy()
+                // Every attempt is ours to count and to judge.
+                .retry(reqwest::retry::never())
+        };
+        let built = |client: reqwest::ClientBuilder| {
+            client.build().map_err(|error| EgressStartError::Client {
                 upstream: upstream.name(),
                 problem: describe(error),
-            })?;
+            })
+        };
+        let shared = client()
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Ok(Self {
             upstream,
-            client,
+            client: built(shared)?,
+            bulk_client: built(client().http1_only())?,
             base,
             base_text: settings.base_url.trim_end_matches('/').to_owned(),
             attempt_timeout: settings.attempt_timeout,
@@ -208,20 +217,26 @@ async fn run(me: Running, job: Job) {
     let state = shared.upstreams.get(request.upstream);
     let sent = AtomicBool::new(false);
     let mut abort = shared.abort.subscribe();
-    let answer = tokio::select! {
+    let (answer, rest) = tokio::select! {
         biased;
         () = reply.closed() => {
             state.stats.cancelled.fetch_add(1, Relaxed);
             return;
         }
-        _ = abort.wait_for(|abort| *abort) => Err(aborted(sent.load(Relaxed))),
-        answer = perform(shared, state, &request, called_at, &sent) => answer,
+        _ = abort.wait_for(|abort| *abort) => (Err(aborted(sent.load(Relaxed))), None),
+        performed = perform(shared, state, &request, called_at, &sent) => match performed {
+            Ok((response, rest)) => (Ok(response), rest),
+            Err(error) => (Err(error), None),
+        },
     };
     match &answer {
         Ok(response) => state.stats.respond(response.status, response.elapsed),
         Err(error) => state.stats.fail(error.reason()),
     }
     let _gone = reply.send(answer);
+    if let Some(rest) = rest {
+        rest.hand_on(&state.stats, &mut abort).await;
+    }
 }
 
 fn aborted(sent: bool) -> EgressError {
@@ -233,8 +248,8 @@ fn aborted(sent: bool) -> EgressError {
 }
 
 /// What one attempt came to.
-enum Outcome {
-    Answer(Reply),
+enum Outcome<'a> {
+    Answer(Reply<'a>),
     /// Nothing was sent.
     NoConnection(String),
     /// Something may have been sent.
@@ -243,7 +258,7 @@ enum Outcome {
     BodyTooLarge,
 }
 
-impl Outcome {
+impl Outcome<'_> {
     /// This outcome of a call of which an earlier attempt may have been `sent`: then "nothing was sent" is not true.
     fn after(self, sent: bool) -> Self {
         match self {
@@ -253,21 +268,46 @@ impl Outcome {
     }
 }
 
-struct Reply {
+struct Reply<'a> {
     status: u16,
     retry_after: Option<Duration>,
     body: Bytes,
+    fields: AnswerFields,
+    rest: Option<Box<(Rest, Held<'a>)>>,
 }
 
-async fn perform(
+/// What an attempt holds while it is under way.
+struct Held<'a> {
+    _permit: SemaphorePermit<'a>,
+    _in_flight: Gauge<'a>,
+}
+
+/// The pieces of an answer that are still to be handed on, with all that the call holds until then.
+struct Remainder<'a> {
+    delivery: transfer::Delivery,
+    _held: Held<'a>,
+    _place: Place<'a>,
+}
+
+impl Remainder<'_> {
+    async fn hand_on(self, stats: &Stats, abort: &mut tokio::sync::watch::Receiver<bool>) {
+        tokio::select! {
+            biased;
+            _ = abort.wait_for(|abort| *abort) => {}
+            () = self.delivery.run(stats) => {}
+        }
+    }
+}
+
+async fn perform<'a>(
     shared: &Shared,
-    state: &UpstreamState,
+    state: &'a UpstreamState,
     request: &EgressRequest,
     called_at: Instant,
     sent: &AtomicBool,
-) -> Result<EgressResponse, EgressError> {
+) -> Result<(EgressResponse, Option<Remainder<'a>>), EgressError> {
     let prepared = Prepared::new(state, request)?;
-    let _place = state.admit()?;
+    let place = state.admit()?;
     state.budget.lock().unwrap_or_else(PoisonError::into_inner).deposit();
     let mut attempts = 0;
     let mut last = None;
@@ -281,7 +321,7 @@ async fn perform(
         tracing::debug!(upstream = state.upstream.name(), attempts, ?wait, "upstream call is repeated");
         tokio::time::sleep(wait).await;
     }
-    conclude(shared, last, attempts, called_at)
+    conclude(shared, last, attempts, called_at, place)
 }
 
 /// How long to wait before the next attempt, or `None` when this outcome stands.
@@ -289,7 +329,7 @@ fn retry_wait(
     shared: &Shared,
     state: &UpstreamState,
     request: &EgressRequest,
-    outcome: &Outcome,
+    outcome: &Outcome<'_>,
     attempts: u32,
 ) -> Option<Duration> {
     let config = &shared.config.retry;
@@ -307,7 +347,7 @@ fn retry_wait(
     (fits && state.may_retry()).then_some(wait)
 }
 
-fn is_repeatable(request: &EgressRequest, outcome: &Outcome) -> bool {
+fn is_repeatable(request: &EgressRequest, outcome: &Outcome<'_>) -> bool {
     match outcome {
         Outcome::NoConnection(_) => true,
         Outcome::BodyTooLarge => false,
@@ -318,15 +358,26 @@ fn is_repeatable(request: &EgressRequest, outcome: &Outcome) -> bool {
     }
 }
 
-fn conclude(
+fn conclude<'a>(
     shared: &Shared,
-    last: Option<Outcome>,
+    last: Option<Outcome<'a>>,
     attempts: u32,
     called_at: Instant,
-) -> Result<EgressResponse, EgressError> {
+    place: Place<'a>,
+) -> Result<(EgressResponse, Option<Remainder<'a>>), EgressError> {
     match last {
-        Some(Outcome::Answer(Reply { status, retry_after, body })) => {
-            Ok(EgressResponse { status, retry_after, body, attempts, elapsed: called_at.elapsed() })
+        Some(Outcome::Answer(Reply { status, retry_after, body, fields, rest })) => {
+            let (pieces, remainder) = match rest {
+                None => (None, None),
+                Some(rest) => {
+                    let (rest, held) = *rest;
+                    let (pieces, delivery) = rest.begin();
+                    (Some(pieces), Some(Remainder { delivery, _held: held, _place: place }))
+                }
+            };
+            let elapsed = called_at.elapsed();
+            let response = EgressResponse { status, retry_after, body, pieces, fields, attempts, elapsed };
+            Ok((response, remainder))
         }
         Some(Outcome::NoConnection(problem)) => Err(EgressError::Connect(problem)),
         Some(Outcome::Broken(problem)) => Err(EgressError::Broken(problem)),
@@ -344,7 +395,9 @@ struct Prepared {
     target: Url,
     authorization: Option<HeaderValue>,
     content_type: Option<HeaderValue>,
+    fields: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
+    answer: AnswerBody,
     deadline: Instant,
     /// Longest single attempt; a call that is not repeated has the whole deadline for its one attempt.
     attempt_max: Option<Duration>,
@@ -363,7 +416,13 @@ impl Prepared {
             }
             None => None,
         };
+        let field = |(name, text): &(&'static str, String)| {
+            let value = HeaderValue::try_from(text.as_str()).map_err(|_| invalid(name))?;
+            Ok((HeaderName::from_static(name), value))
+        };
         Ok(Self {
+            fields: request.fields.iter().map(field).collect::<Result<_, EgressError>>()?,
+            answer: request.answer,
             method,
             target: state.target(&request.url)?,
             authorization,
@@ -374,8 +433,13 @@ impl Prepared {
         })
     }
 
-    fn build(&self, client: &Client) -> reqwest::RequestBuilder {
+    fn build(&self, state: &UpstreamState) -> reqwest::RequestBuilder {
+        let is_bulk = self.answer != AnswerBody::Whole || self.body.len() > transfer::BULK_BYTES;
+        let client = if is_bulk { &state.bulk_client } else { &state.client };
         let mut builder = client.request(self.method.clone(), self.target.clone());
+        for (name, value) in &self.fields {
+            builder = builder.header(name.clone(), value.clone());
+        }
         if let Some(value) = &self.authorization {
             builder = builder.header(AUTHORIZATION, value.clone());
         }
@@ -392,33 +456,37 @@ impl Prepared {
 }
 
 /// One attempt, or `None` when the deadline passed before a permit was free.
-async fn attempt(
+async fn attempt<'a>(
     shared: &Shared,
-    state: &UpstreamState,
+    state: &'a UpstreamState,
     prepared: &Prepared,
     sent: &AtomicBool,
-) -> Option<Outcome> {
+) -> Option<Outcome<'a>> {
     // An expired deadline sends nothing, even when a permit is free.
     if Instant::now() >= prepared.deadline {
         return None;
     }
     let queued = Gauge::enter(&state.stats.queued);
-    let permit = timeout_at(prepared.deadline.into(), state.permits.acquire()).await.ok()?;
+    let permit = timeout_at(prepared.deadline.into(), state.permits.acquire()).await.ok()?.ok()?;
     drop(queued);
-    let _in_flight = Gauge::enter(&state.stats.in_flight);
+    let held = Held { _permit: permit, _in_flight: Gauge::enter(&state.stats.in_flight) };
     state.stats.attempts.fetch_add(1, Relaxed);
     let sent_before = sent.swap(true, Relaxed);
-    let exchange = exchange(state, prepared, shared.config.response_bytes_max);
+    let exchange = exchange(state, prepared, shared.config.response_bytes_max, held);
     let outcome = timeout_at(prepared.attempt_deadline().into(), exchange).await.unwrap_or(Outcome::TimedOut);
-    drop(permit);
     if matches!(outcome, Outcome::NoConnection(_)) {
         sent.store(sent_before, Relaxed);
     }
     Some(outcome)
 }
 
-async fn exchange(state: &UpstreamState, prepared: &Prepared, bytes_max: usize) -> Outcome {
-    let mut response = match prepared.build(&state.client).send().await {
+async fn exchange<'a>(
+    state: &'a UpstreamState,
+    prepared: &Prepared,
+    bytes_max: usize,
+    held: Held<'a>,
+) -> Outcome<'a> {
+    let mut response = match prepared.build(state).send().await {
         Ok(response) => response,
         Err(error) if error.is_connect() => return Outcome::NoConnection(describe(error)),
         Err(error) => return Outcome::Broken(describe(error)),
@@ -426,22 +494,38 @@ async fn exchange(state: &UpstreamState, prepared: &Prepared, bytes_max: usize) 
     let status = response.status().as_u16();
     let retry_after = retry_after(state.upstream, response.headers(), SystemTime::now());
     let length = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
-    if length > bytes_max {
-        return Outcome::BodyTooLarge;
+    let wants_fields = prepared.answer != AnswerBody::Whole || !prepared.fields.is_empty();
+    let fields = if wants_fields { AnswerFields::of(response.headers()) } else { AnswerFields::default() };
+    let reply = |body, rest| Outcome::Answer(Reply { status, retry_after, body, fields, rest });
+    let limits = prepared.answer.limits().filter(|_| (200..300).contains(&status));
+    let whole_max = limits.map_or(bytes_max, |limits| limits.whole_bytes_max.min(bytes_max));
+    match limits {
+        Some(limits) if length as u64 > limits.bytes_max => return Outcome::BodyTooLarge,
+        Some(limits) if length > whole_max => {
+            let rest = Rest { response, first: Bytes::new(), limits };
+            return reply(Bytes::new(), Some(Box::new((rest, held))));
+        }
+        None if length > whole_max => return Outcome::BodyTooLarge,
+        _ => {}
     }
     let mut body = BytesMut::with_capacity(length);
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > bytes_max => return Outcome::BodyTooLarge,
+            Ok(Some(chunk)) if body.len() + chunk.len() > whole_max => {
+                let Some(limits) = limits else { return Outcome::BodyTooLarge };
+                body.extend_from_slice(&chunk);
+                let rest = Rest { response, first: body.freeze(), limits };
+                return reply(Bytes::new(), Some(Box::new((rest, held))));
+            }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Outcome::Answer(Reply { status, retry_after, body: body.freeze() }),
+            Ok(None) => return reply(body.freeze(), None),
             Err(error) => return Outcome::Broken(describe(error)),
         }
     }
 }
 
 /// The error with its causes, without the URL: that holds what a user searched for.
-fn describe(error: reqwest::Error) -> String {
+pub(super) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut source = error.source();

@@ -11,6 +11,8 @@
 //!   the error says so ([`EgressError::outcome_unknown`]).
 //! - A bearer token only ever goes to the origin configured for its upstream; redirects and proxies are not followed.
 //! - Dropping a [`Call`] cancels it: an attempt under way is broken off.
+//! - What is large passes in pieces ([`AnswerBody::Pieces`]), bounded as every body in pieces is ([`crate::body`]), and
+//!   over connections of its own: a slow reader can hold up nobody's call.
 
 mod config;
 mod dispatch;
@@ -18,6 +20,7 @@ mod retry;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::fmt;
 use std::future::Future;
@@ -36,6 +39,7 @@ pub use config::{
     CONCURRENCY_MAX, EgressConfig, PerUpstream, RetryConfig, THREADS_MAX, Upstream, UpstreamConfig,
 };
 pub use stats::{LATENCY_BOUNDS_MS, Reason, UpstreamSnapshot};
+pub use transfer::{AnswerBody, AnswerFields, End, PieceLimits, Pieces};
 
 use dispatch::UpstreamState;
 
@@ -57,7 +61,6 @@ pub enum Retry {
 }
 
 /// One call.
-#[derive(Clone)]
 pub struct EgressRequest {
     /// Whose limits apply, and where `url` is resolved.
     pub upstream: Upstream,
@@ -70,8 +73,12 @@ pub struct EgressRequest {
     pub bearer: Option<String>,
     /// `Content-Type` of `body`.
     pub content_type: Option<&'static str>,
+    /// Further fields; names in lower case. With any, the answer's are told too ([`EgressResponse::fields`]).
+    pub fields: Vec<(&'static str, String)>,
     /// Request body; may be empty.
     pub body: Bytes,
+    /// How the body of the answer is wanted.
+    pub answer: AnswerBody,
     /// When the caller gives up, all attempts and waits included.
     pub deadline: Instant,
     /// Whether it may be repeated.
@@ -92,14 +99,18 @@ impl fmt::Debug for EgressRequest {
 }
 
 /// The upstream's last answer, whatever its status.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct EgressResponse {
     /// HTTP status.
     pub status: u16,
     /// What the upstream asked callers to wait, if it did; OpenAI may do so with a success, when nothing is left.
     pub retry_after: Option<Duration>,
-    /// Body, at most `response_bytes_max`.
+    /// Body, at most `response_bytes_max`; empty when it comes in pieces.
     pub body: Bytes,
+    /// The body of a success that is too large to come whole, where pieces were asked for.
+    pub pieces: Option<Pieces>,
+    /// Fields of the answer, for a call with fields of its own or an answer in pieces.
+    pub fields: AnswerFields,
     /// Attempts made, at least 1.
     pub attempts: u32,
     /// From the call to this answer, waits included.
@@ -201,7 +212,7 @@ type Answer = Result<EgressResponse, EgressError>;
 
 /// A call on its way from a core to the pool.
 struct Job {
-    request: EgressRequest,
+    request: Arc<EgressRequest>,
     called_at: Instant,
     reply: oneshot::Sender<Answer>,
 }
@@ -290,8 +301,10 @@ impl Egress {
 
     /// Hands a request over at once; the answer comes with the returned future, which any executor can wait for.
     ///
-    /// Costs the calling core one allocation, a push, and now and then one wake.
-    pub fn call(&self, request: EgressRequest) -> Call {
+    /// Costs the calling core one allocation or two, a push, and now and then one wake. Who may make the call again
+    /// hands over an `Arc` and keeps one.
+    pub fn call(&self, request: impl Into<Arc<EgressRequest>>) -> Call {
+        let request = request.into();
         let shared = &*self.owner.shared;
         let stats = &shared.upstreams.get(request.upstream).stats;
         stats.requests.fetch_add(1, Relaxed);

@@ -68,6 +68,10 @@ pub(super) struct Stats {
     pub(super) cancelled: AtomicU64,
     pub(super) queued: AtomicU64,
     pub(super) in_flight: AtomicU64,
+    pub(super) piece_bytes: AtomicU64,
+    pub(super) transfers: AtomicU64,
+    pub(super) transfers_broken: AtomicU64,
+    pub(super) transfers_left: AtomicU64,
     failures: [AtomicU64; Reason::ALL.len()],
     responses: [AtomicU64; 5],
     latency: [AtomicU64; BUCKET_COUNT],
@@ -96,6 +100,10 @@ impl Stats {
             cancelled: self.cancelled.load(Relaxed),
             queued: self.queued.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
+            piece_bytes: self.piece_bytes.load(Relaxed),
+            transfers: self.transfers.load(Relaxed),
+            transfers_broken: self.transfers_broken.load(Relaxed),
+            transfers_left: self.transfers_left.load(Relaxed),
             failures: self.failures.each_ref().map(|count| count.load(Relaxed)),
             responses: self.responses.each_ref().map(|count| count.load(Relaxed)),
             latency: self.latency.each_ref().map(|count| count.load(Relaxed)),
@@ -125,6 +133,14 @@ pub struct UpstreamSnapshot {
     pub queued: u64,
     /// Attempts under way now.
     pub in_flight: u64,
+    /// Bytes of answers that were handed on in pieces.
+    pub piece_bytes: u64,
+    /// Answers that came in pieces.
+    pub transfers: u64,
+    /// Of those: broken off by the upstream, too long, or too slow.
+    pub transfers_broken: u64,
+    /// Of those: left by whoever read them.
+    pub transfers_left: u64,
     /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub responses: [u64; 5],
     /// Answers by time from call to answer, bucket by bucket (not summed up); the last is the overflow.

@@ -98,7 +98,9 @@ fn request(retry: Retry) -> EgressRequest {
         url: "/mail?q=1".to_owned(),
         bearer: Some("token".to_owned()),
         content_type: Some("text/plain"),
+        fields: Vec::new(),
         body: Bytes::from_static(b"hello"),
+        answer: AnswerBody::Whole,
         deadline: Instant::now() + FAR,
         retry,
     }

@@ -64,9 +64,37 @@ pub enum Body {
     /// A JSON object, which goes to Google as it is.
     Json,
     /// A mail to be written: see [`super::compose::MailDraft`].
-    Mail,
-    /// Bytes of any kind, with their media type.
+    Mail(MailAct),
+    /// Nothing: the draft that the path names is sent.
+    SentDraft,
+    /// Bytes of any kind, with their media type; they may come in pieces.
     Bytes,
+}
+
+/// What becomes of a mail that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailAct {
+    /// It is sent.
+    Send,
+    /// It is sent as the answer to another.
+    Reply,
+    /// It is sent with another in it.
+    Forward,
+    /// It stays a draft.
+    Draft,
+}
+
+impl Body {
+    const SEND: Self = Self::Mail(MailAct::Send);
+    const REPLY: Self = Self::Mail(MailAct::Reply);
+    const FORWARD: Self = Self::Mail(MailAct::Forward);
+    const DRAFT: Self = Self::Mail(MailAct::Draft);
+
+    /// Whether a request has one.
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        !matches!(self, Self::None | Self::SentDraft)
+    }
 }
 
 /// What a call changes.
@@ -175,11 +203,11 @@ endpoints! {
     "gmail.messages.get", Get "gmail/messages/{id}" => Gmail "GET" "/gmail/v1/users/me/messages/{id}",
         [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a message";
     "gmail.messages.send", Post "gmail/messages" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], Mail, Once, Json, "Send a message";
+        [], SEND, Once, Json, "Send a message";
     "gmail.messages.reply", Post "gmail/messages/{id}/reply" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], Mail, Once, Json, "Answer a message in its thread";
+        [], REPLY, Once, Json, "Answer a message in its thread";
     "gmail.messages.forward", Post "gmail/messages/{id}/forward" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], Mail, Once, Json, "Forward a message";
+        [], FORWARD, Once, Json, "Forward a message";
     "gmail.messages.labels", Patch "gmail/messages/{id}/labels" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/modify",
         [], Json, Set, Json, "Add and remove labels of a message";
     "gmail.messages.trash", Post "gmail/messages/{id}/trash" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/trash",
@@ -194,13 +222,13 @@ endpoints! {
     "gmail.drafts.list", Get "gmail/drafts" => Gmail "GET" "/gmail/v1/users/me/drafts",
         [text("q", "q"), integer("max_results", "maxResults", 1, 500), PAGE, FIELDS], None, Read, Json, "List drafts";
     "gmail.drafts.create", Post "gmail/drafts" => Gmail "POST" "/gmail/v1/users/me/drafts",
-        [], Mail, Once, Json, "Write a draft";
+        [], DRAFT, Once, Json, "Write a draft";
     "gmail.drafts.get", Get "gmail/drafts/{id}" => Gmail "GET" "/gmail/v1/users/me/drafts/{id}",
         [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a draft";
     "gmail.drafts.delete", Delete "gmail/drafts/{id}" => Gmail "DELETE" "/gmail/v1/users/me/drafts/{id}",
         [], None, Set, Empty, "Delete a draft";
     "gmail.drafts.send", Post "gmail/drafts/{id}/send" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], None, Once, Json, "Send a draft";
+        [], SentDraft, Once, Json, "Send a draft";
     "gmail.labels.list", Get "gmail/labels" => Gmail "GET" "/gmail/v1/users/me/labels",
         [FIELDS], None, Read, Json, "List labels";
     "gmail.labels.create", Post "gmail/labels" => Gmail "POST" "/gmail/v1/users/me/labels",
@@ -240,7 +268,10 @@ endpoints! {
         [needed("mime_type", "mimeType")], None, Read, Bytes, "Read a Google document in another format";
     "drive.files.create", Post "drive/files" => Drive "POST" "/drive/v3/files",
         [FIELDS], Json, Once, Json, "Make a file or a folder without content";
-    "drive.files.upload", Put "drive/files/{id}/content" => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=media",
+    "drive.uploads.create", Post "drive/uploads" => Drive "POST" "/upload/drive/v3/files?uploadType=resumable",
+        [needed("name", ""), text("parent", ""), text("description", ""), FIELDS], Bytes, Once, Json,
+        "Make a file with content of any length";
+    "drive.files.upload", Put "drive/files/{id}/content" => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=resumable",
         [FIELDS], Bytes, Set, Json, "Write the content of a file";
     "drive.files.change", Patch "drive/files/{id}" => Drive "PATCH" "/drive/v3/files/{id}",
         [text("add_parents", "addParents"), text("remove_parents", "removeParents"), FIELDS], Json, Set, Json,
@@ -302,6 +333,63 @@ fn matches(template: &'static str, path: &str) -> Option<Captures> {
     given.next().is_none().then_some(captures)
 }
 
+/// The token of the next page in a document of Google's, where there is one. Documents without one, which are most,
+/// are looked through and not parsed.
+#[must_use]
+pub fn next_page_token(document: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        #[serde(rename = "nextPageToken")]
+        next: Option<String>,
+    }
+    // These bytes are a whole name or the end of a text with a quotation mark in it; parsing tells which.
+    if !contains(document, b"\"nextPageToken\"") {
+        return None;
+    }
+    serde_json::from_slice::<Page>(document).ok()?.next
+}
+
+/// Looks for `needle`, which has less than 256 bytes, passing over as many bytes as the last one seen allows.
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    let Some(last) = needle.len().checked_sub(1) else { return true };
+    let mut skip = [needle.len(); 256];
+    for (at, byte) in needle[..last].iter().enumerate() {
+        skip[usize::from(*byte)] = last - at;
+    }
+    let mut at = last;
+    while let Some(byte) = text.get(at) {
+        if text[at - last..=at] == *needle {
+            return true;
+        }
+        at += skip[usize::from(*byte)];
+    }
+    false
+}
+
+/// Whether this is one JSON object; nothing is kept of it.
+///
+/// # Errors
+/// What is wrong with it; [`serde_json::Error::is_data`] when it is JSON of another kind.
+pub fn check_object(body: &[u8]) -> Result<(), serde_json::Error> {
+    struct Object;
+    impl<'de> serde::de::Visitor<'de> for Object {
+        type Value = ();
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            use serde::de::IgnoredAny;
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    serde::Deserializer::deserialize_map(&mut json, Object)?;
+    json.end()
+}
+
 /// The endpoints under a path, one for each method it takes.
 pub fn at_path(path: &str) -> impl Iterator<Item = &'static Endpoint> {
     ENDPOINTS.iter().filter(move |endpoint| matches(endpoint.path, path).is_some())
@@ -353,6 +441,21 @@ impl Endpoint {
             content_type,
             body,
         })
+    }
+
+    /// The values of parameters that are not Google's own, such as the name of a new file.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn given(&self, query: Option<&str>, name: &str) -> Result<Option<String>, Problem> {
+        let given = self.parse_query(query.unwrap_or_default())?;
+        Ok(given.into_iter().find(|(parameter, _)| parameter.name == name).map(|(_, value)| value))
+    }
+
+    /// Whether it answers page by page.
+    #[must_use]
+    pub fn is_paged(&self) -> bool {
+        self.parameters.iter().any(|parameter| parameter.name == PAGE.name)
     }
 
     fn parse_query(&self, query: &str) -> Result<Vec<(&'static Parameter, String)>, Problem> {
@@ -502,6 +605,30 @@ mod tests {
         }
         assert!(call("calendar.quick-add", "/api/v1/calendar/quick-add", "").is_err());
         assert!(call("calendar.events.list", "/api/v1/calendar/events", "from=tomorrow").is_err());
+    }
+
+    #[test]
+    fn the_next_page_is_found_without_parsing_what_has_none() {
+        let of = |text: &str| next_page_token(text.as_bytes());
+        assert_eq!(of(r#"{"messages": [], "nextPageToken": "a\"b"}"#).as_deref(), Some("a\"b"));
+        assert_eq!(of(r#"{"a": "\"nextPageToken\": 1", "b": {"nextPageToken": "x"}}"#), None);
+        assert_eq!(of(r#"{"a": "nextPageToken"}"#), None);
+        assert_eq!(of(""), None);
+        assert!(contains(b"xxab", b"ab") && contains(b"ab", b"ab") && !contains(b"a", b"ab"));
+        assert!(contains(b"aabaab", b"baab") && !contains(b"bbbb", b"ab"));
+    }
+
+    #[test]
+    fn only_objects_are_objects() {
+        for good in ["{}", r#" {"a": [1, {"b": null}], "c": "d"} "#] {
+            assert!(check_object(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["[]", "1", "\"x\""] {
+            assert!(check_object(bad.as_bytes()).is_err_and(|error| error.is_data()), "{bad}");
+        }
+        for bad in ["", "{", "{} {}", r#"{"a": }"#] {
+            assert!(check_object(bad.as_bytes()).is_err_and(|error| !error.is_data()), "{bad}");
+        }
     }
 
     #[test]

@@ -504,7 +504,7 @@ impl Page {
             .map(|upstream| (upstream.name(), self.egress.stats(upstream)))
             .collect();
         type Read = fn(&UpstreamSnapshot) -> u64;
-        let families: [(Growth, &str, &str, Read); 7] = [
+        let families: [(Growth, &str, &str, Read); 11] = [
             (Growth::Total, "egress_requests", "Calls asked for", |s| s.requests),
             (Growth::Total, "egress_attempts", "Attempts made", |s| s.attempts),
             (Growth::Total, "egress_retries", "Attempts beyond the first of their call", |s| s.retries),
@@ -512,6 +512,12 @@ impl Page {
                 s.retries_over_budget
             }),
             (Growth::Total, "egress_cancelled", "Calls whose caller went away", |s| s.cancelled),
+            (Growth::Total, "egress_transfers", "Answers that came in pieces", |s| s.transfers),
+            (Growth::Total, "egress_transfer_bytes", "Bytes of those", |s| s.piece_bytes),
+            (Growth::Total, "egress_transfers_broken", "Of those, broken off, too long or too slow", |s| {
+                s.transfers_broken
+            }),
+            (Growth::Total, "egress_transfers_left", "Of those, left by their reader", |s| s.transfers_left),
             (Growth::Gauge, "egress_queued", "Calls waiting for a free place", |s| s.queued),
             (Growth::Gauge, "egress_in_flight", "Attempts under way", |s| s.in_flight),
         ];

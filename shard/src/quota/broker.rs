@@ -306,8 +306,9 @@ impl Permit {
         self.was_sent = true;
     }
 
-    /// The call ended. `was_sent`: whether the upstream may have seen it. `tokens`: what it used, where that is known.
-    pub(crate) fn end(mut self, verdict: Verdict, was_sent: bool, tokens: Option<u64>) {
+    /// What the call came to; its place is given on when this is dropped. `was_sent`: whether the upstream may have
+    /// seen it. `tokens`: what it used, where that is known.
+    pub(crate) fn judge(&mut self, verdict: Verdict, was_sent: bool, tokens: Option<u64>) {
         self.was_sent = was_sent;
         let now = sluice_core::now();
         let door = self.broker.door(self.upstream);

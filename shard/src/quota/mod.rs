@@ -26,7 +26,7 @@ use sluice_net::egress::Upstream;
 pub use breaker::BreakerConfig;
 pub(crate) use breaker::Verdict;
 pub use broker::Broker;
-pub(crate) use broker::Denied;
+pub(crate) use broker::{Denied, Permit};
 pub use config::{Limits, QuotaConfig, RetryLimits, Units};
 pub(crate) use gate::Ask;
 use gate::{Budget, COOL_MAX, Gate, GateLimits, Measure};

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_net::{BodyWriter, Responder};
+use sluice_net::{Answer, BodyWriter, Responder};
 use sluice_protocols::api::Timing;
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
@@ -82,6 +82,12 @@ impl Exchange {
     pub(crate) fn stream(self, head: Response) -> BodyWriter {
         let head = self.context.finish(head);
         self.responder.stream(head)
+    }
+
+    /// Answers, whole or in pieces.
+    pub(crate) fn answer(self, answer: Answer) {
+        let Self { context, responder } = self;
+        responder.answer(answer.map_head(|head| context.finish(head)));
     }
 
     /// Answers with a problem.

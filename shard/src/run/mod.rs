@@ -248,6 +248,7 @@ impl Run<'_> {
             recent: self.recent,
             zone: self.zone,
             zone_name: self.zone_name,
+            priority: self.journal.read(|task| codes::priority(task.priority)),
             deadline: self.deadline,
         };
         let understood = asked.understand(self.env, self.meter).await?;
@@ -277,6 +278,7 @@ impl Run<'_> {
             known: &known,
             journal: self.journal,
             deadline: self.deadline,
+            priority: self.journal.read(|task| codes::priority(task.priority)),
             meter: self.meter,
             shard: self.shard,
             user,

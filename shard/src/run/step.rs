@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
-use sluice_protocols::api::CallView;
+use sluice_protocols::api::{CallView, Priority};
 use sluice_protocols::google::{ApiCall, UpstreamFault};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::plan::{Item, Operation, StepId};
@@ -71,6 +71,8 @@ pub(super) struct Shared<'a> {
     pub(super) journal: &'a Journal<'a>,
     /// The task's.
     pub(super) deadline: Instant,
+    /// The task's.
+    pub(super) priority: Priority,
     pub(super) meter: &'a Meter,
     pub(super) shard: ShardId,
     pub(super) user: UserId,
@@ -79,7 +81,7 @@ pub(super) struct Shared<'a> {
 impl<'a> Shared<'a> {
     /// Google in the name of the task's user.
     pub(super) fn google(&self, deadline: Instant) -> Google<'a> {
-        Google::new(self.env, self.meter, self.shard, self.user, deadline)
+        Google::new(self.env, self.meter, self.shard, self.user, deadline).with_priority(self.priority)
     }
 }
 

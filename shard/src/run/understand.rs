@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
-use sluice_protocols::api::{IntentPlanView, IntentView, ReferenceView};
+use sluice_protocols::api::{IntentPlanView, IntentView, Priority, ReferenceView};
 use sluice_protocols::ids::UserId;
 use sluice_protocols::intent::Remembered;
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
@@ -26,6 +26,7 @@ pub(super) struct Asked<'a> {
     pub(super) recent: &'a [TurnRecord],
     pub(super) zone: &'a TimeZone,
     pub(super) zone_name: &'a str,
+    pub(super) priority: Priority,
     pub(super) deadline: Instant,
 }
 
@@ -41,8 +42,8 @@ impl Asked<'_> {
             Err(unknown) => unknown,
         };
         let context = self.context(env)?;
-        let Self { command, user, deadline, .. } = *self;
-        let question = openai::Question { command, context: &context, user, deadline };
+        let Self { command, user, priority, deadline, .. } = *self;
+        let question = openai::Question { command, context: &context, user, priority, deadline };
         let plan = openai::plan(env, meter, &question).await?;
         Ok(intent::learn(env, unknown, plan))
     }
@@ -86,7 +87,9 @@ pub(crate) async fn plan_only(
     deadline: Instant,
 ) -> Result<IntentPlanView, Problem> {
     let (zone, zone_name) = env.zones.get(time_zone);
-    let asked = Asked { command, user, recent, zone: &zone, zone_name: &zone_name, deadline };
+    // Whoever asks waits for the answer.
+    let priority = Priority::Normal;
+    let asked = Asked { command, user, recent, zone: &zone, zone_name: &zone_name, priority, deadline };
     let understood = asked.understand(env, &Meter::default()).await?;
     let intent = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
     let (references, questions) = references(&understood.plan, recent);

@@ -4,13 +4,15 @@
 //! Invariants:
 //! - Every attempt that may reach the upstream has paid for itself.
 //! - A call that must not be done twice leaves once.
+//! - An answer in pieces keeps its place among the calls under way until its last piece.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_net::egress::{EgressError, EgressRequest, EgressResponse, Retry};
 
 use crate::env::Env;
-use crate::quota::{Ask, Class, Denied, Verdict, retry_wait};
+use crate::quota::{Ask, Class, Denied, Permit, Verdict, retry_wait};
 
 /// A call that was given up after less than this without an answer says nothing about its upstream.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,6 +72,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) env: &'a Env,
     /// `request.retry` says whether it may be repeated, `request.deadline` until when.
     pub(crate) request: EgressRequest,
+    pub(crate) class: Class,
     pub(crate) ask: Ask,
     pub(crate) judge: &'a dyn Fn(&EgressResponse) -> Judged,
 }
@@ -78,17 +81,51 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) struct Ended {
     pub(crate) answer: Result<EgressResponse, Unanswered>,
     pub(crate) attempts: u32,
+    /// The place of a call whose answer comes in pieces: to be kept until they have ended.
+    pub(crate) place: Option<Permit>,
 }
 
 impl Outgoing<'_> {
     /// Makes the call.
     pub(crate) async fn run(self) -> Ended {
+        let Outgoing { env, mut request, class, ask, judge } = self;
+        let is_repeatable = request.retry == Retry::Safe;
+        if is_repeatable {
+            // Each repeat pays for itself, so it comes back here.
+            request.retry = Retry::ByCaller;
+        }
+        let call = Attempts { env, request: Arc::new(request), is_repeatable, class, ask, judge };
+        call.run().await
+    }
+}
+
+/// A call being made, as often as it takes.
+struct Attempts<'a> {
+    env: &'a Env,
+    /// Shared with the egress pool, so that repeating it costs no copy.
+    request: Arc<EgressRequest>,
+    is_repeatable: bool,
+    class: Class,
+    ask: Ask,
+    judge: &'a dyn Fn(&EgressResponse) -> Judged,
+}
+
+/// What one attempt came to.
+struct Attempt {
+    answer: Result<EgressResponse, Unanswered>,
+    /// How to wait, when another attempt may help.
+    again: Option<Again>,
+    place: Option<Permit>,
+}
+
+impl Attempts<'_> {
+    async fn run(self) -> Ended {
         let limits = self.env.broker.quotas().config().retry;
         self.env.broker.count_call(self.request.upstream);
         let (mut attempts, mut repeats) = (0, 0);
         loop {
-            let (answer, wait) = self.attempt(&mut attempts).await;
-            let Some(wait) = wait else { return Ended { answer, attempts } };
+            let Attempt { answer, again, place } = self.attempt(&mut attempts).await;
+            let Some(wait) = again else { return Ended { answer, attempts, place } };
             let lot = getrandom::u32().unwrap_or(u32::MAX);
             let until = sluice_core::now() + retry_wait(&limits, repeats, wait.asked, lot);
             repeats += 1;
@@ -96,46 +133,39 @@ impl Outgoing<'_> {
                 && until < self.request.deadline
                 && self.env.broker.may_retry(self.request.upstream);
             if !goes_on {
-                return Ended { answer, attempts };
+                return Ended { answer, attempts, place };
             }
             sluice_core::sleep_until(until).await;
         }
     }
 
-    /// One attempt; with how to wait when another may help.
-    async fn attempt(&self, attempts: &mut u32) -> (Result<EgressResponse, Unanswered>, Option<Again>) {
-        let EgressRequest { upstream, deadline, retry, method, .. } = self.request;
-        let changes = retry == Retry::Never || matches!(method, "PUT" | "PATCH" | "DELETE");
-        let class = if changes { Class::Write } else { Class::Read };
-        let mut permit = match self.env.broker.enter(upstream, class, self.ask, deadline).await {
+    async fn attempt(&self, attempts: &mut u32) -> Attempt {
+        let (upstream, deadline) = (self.request.upstream, self.request.deadline);
+        let mut permit = match self.env.broker.enter(upstream, self.class, self.ask, deadline).await {
             Ok(permit) => permit,
-            Err(denied) => return (Err(denied.into()), None),
+            Err(denied) => return Attempt { answer: Err(denied.into()), again: None, place: None },
         };
-        let mut request = self.request.clone();
-        if retry == Retry::Safe {
-            // Each repeat pays for itself, so it comes back here.
-            request.retry = Retry::ByCaller;
-        }
         permit.sent();
         let began = Instant::now();
-        let answer = self.env.egress.call(request).await;
+        let answer = self.env.egress.call(Arc::clone(&self.request)).await;
         match answer {
             Ok(response) => {
                 *attempts += response.attempts;
                 let judged = (self.judge)(&response);
                 let verdict = if judged.is_failure { Verdict::Bad } else { Verdict::Good };
-                permit.end(verdict, true, judged.tokens);
+                permit.judge(verdict, true, judged.tokens);
                 self.learn(&judged);
-                let again =
-                    (retry == Retry::Safe && judged.is_passing).then_some(Again { asked: judged.wait });
-                (Ok(response), again)
+                let again = (self.is_repeatable && judged.is_passing).then_some(Again { asked: judged.wait });
+                let place = response.pieces.is_some().then_some(permit);
+                Attempt { answer: Ok(response), again, place }
             }
             Err(error) => {
                 *attempts += 1;
                 let now = sluice_core::now();
-                permit.end(self.verdict(&error, began.elapsed()), was_sent(&error), None);
-                let again = retry == Retry::Safe && is_passing(&error) && now < deadline;
-                (Err(Unanswered::Lost(error)), again.then_some(Again { asked: None }))
+                permit.judge(self.verdict(&error, began.elapsed()), was_sent(&error), None);
+                let again = self.is_repeatable && is_passing(&error) && now < deadline;
+                let again = again.then_some(Again { asked: None });
+                Attempt { answer: Err(Unanswered::Lost(error)), again, place: None }
             }
         }
     }

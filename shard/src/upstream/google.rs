@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use sluice_net::egress::{EgressError, EgressRequest, EgressResponse, Retry, Upstream};
+use sluice_net::egress::{
+    AnswerBody, EgressError, EgressRequest, EgressResponse, PieceLimits, Pieces, Retry, Upstream,
+};
 use sluice_protocols::api::{CallView, Priority};
 use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
 use sluice_protocols::ids::{ShardId, UserId};
@@ -23,8 +25,8 @@ use super::lost;
 use super::meter::{Meter, micros};
 use super::tokens::AccessToken;
 use crate::cache::{Joined, Read, ReadBody, Ticket};
-use crate::env::Env;
-use crate::quota::{Ask, Denied};
+use crate::env::{Env, TransferConfig};
+use crate::quota::{Ask, Class, Denied, Permit};
 
 /// Most calls noted for one step: a search makes 21, a hard-fought side effect some dozens.
 const CALLS_NOTED_MAX: usize = 128;
@@ -50,6 +52,38 @@ pub(crate) struct Google<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) body: Bytes,
+}
+
+/// What a call may have beside what it is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extra {
+    pub(super) fields: Vec<(&'static str, String)>,
+    pub(super) answer: AnswerBody,
+    /// A status that is no error either.
+    pub(super) accepts: Option<u16>,
+}
+
+impl Extra {
+    fn is_accepted(&self, status: u16) -> bool {
+        (200..300).contains(&status) || self.accepts == Some(status)
+    }
+}
+
+/// An answer that is no error, and its place among the calls under way when it comes in pieces.
+pub(super) struct Answered {
+    pub(super) response: EgressResponse,
+    place: Option<Permit>,
+}
+
+/// The content of a file.
+#[derive(Default)]
+pub(crate) struct Content {
+    /// Which part it is, when it is one.
+    pub(crate) range: Option<String>,
+    /// All of it, unless it comes in pieces.
+    pub(crate) body: Bytes,
+    /// The pieces, and the place to be kept until they end.
+    pub(crate) pieces: Option<(Pieces, Option<Permit>)>,
 }
 
 /// Why a call brought no successful answer.
@@ -305,17 +339,92 @@ impl<'a> Google<'a> {
 
     async fn send(&self, call: &ApiCall, retry: Retry, limit: Instant) -> Result<Reply, CallError> {
         let limit = limit.min(sluice_core::now() + self.env.config.call_timeout);
+        let answered = self.exchange(call, retry, limit, &Extra::default()).await?;
+        Ok(Reply { body: answered.response.body })
+    }
+
+    /// Makes a call, with a fresh token where the one at hand is refused.
+    pub(super) async fn exchange(
+        &self,
+        call: &ApiCall,
+        retry: Retry,
+        limit: Instant,
+        extra: &Extra,
+    ) -> Result<Answered, CallError> {
         let _waiting = self.meter.google.begin();
         let token = self.token(limit).await?;
-        match self.once(call, retry, &token, limit).await {
+        match self.once(call, retry, &token, limit, extra).await {
             Err(error) if error.fault() == Some(UpstreamFault::Unauthorized) => {
                 self.env.stats.tokens_rejected.add(1);
                 self.env.tokens.reject(&self.user, &token);
                 let token = self.token(limit).await?;
-                self.once(call, retry, &token, limit).await
+                self.once(call, retry, &token, limit, extra).await
             }
             other => other,
         }
+    }
+
+    /// Reads content: whole where it is small or kept, else in pieces; the part of it that `range` names, where one is
+    /// given.
+    pub(crate) async fn content(&self, call: &ApiCall, range: Option<&str>) -> Result<Content, CallError> {
+        let mut ticket = None;
+        if range.is_none() {
+            match self.env.reads.read(self.user, call, sluice_core::now()) {
+                Read::Kept(body, refresh) => {
+                    if let Some(ticket) = refresh {
+                        self.read_anew(call, ticket);
+                    }
+                    return Ok(Content { body: body.into_bytes(), ..Content::default() });
+                }
+                Read::Make(made) => ticket = Some(made),
+                // It may turn out too large to be shared.
+                Read::Join(_) => {}
+            }
+        }
+        let transfer = self.env.config.transfer;
+        let limits = PieceLimits {
+            whole_bytes_max: transfer.whole_bytes_max,
+            bytes_max: transfer.bytes_max,
+            idle: transfer.idle,
+            time_max: transfer.time_max,
+        };
+        let fields = range.map(|range| ("range", range.to_owned())).into_iter().collect();
+        let extra = Extra { fields, answer: AnswerBody::Pieces(limits), accepts: None };
+        let answered = self.exchange(call, Retry::Safe, self.deadline, &extra).await;
+        let Answered { response, place } = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                if let Some(ticket) = ticket {
+                    ticket.land(&Err(error.clone()), sluice_core::now());
+                }
+                return Err(error);
+            }
+        };
+        if let (Some(ticket), None) = (ticket, &response.pieces)
+            && let Some(body) = ReadBody::of(call, response.body.clone())
+        {
+            ticket.land(&Ok(body), sluice_core::now());
+        }
+        Ok(Content {
+            range: response.fields.content_range,
+            body: response.body,
+            pieces: response.pieces.map(|pieces| (pieces, place)),
+        })
+    }
+
+    /// The core's settings of what is large.
+    pub(super) fn transfer(&self) -> &TransferConfig {
+        &self.env.config.transfer
+    }
+
+    /// What is told when something is changed in a way that takes many calls: hold it until they ended.
+    pub(super) fn change<'c>(&'c self, call: &'c ApiCall) -> impl Drop + use<'c, 'a> {
+        Change { google: self, call }
+    }
+
+    /// Whether the budget of repeats has one more.
+    pub(super) fn may_repeat(&self, service: Service) -> bool {
+        self.env.broker.may_retry(upstream(service))
     }
 
     async fn token(&self, limit: Instant) -> Result<AccessToken, CallError> {
@@ -330,7 +439,8 @@ impl<'a> Google<'a> {
         retry: Retry,
         token: &AccessToken,
         limit: Instant,
-    ) -> Result<Reply, CallError> {
+        extra: &Extra,
+    ) -> Result<Answered, CallError> {
         let request = EgressRequest {
             upstream: upstream(call.service),
             method: call.method,
@@ -338,14 +448,25 @@ impl<'a> Google<'a> {
             bearer: Some(token.expose().to_owned()),
             content_type: call.content_type,
             body: call.body.clone(),
+            fields: extra.fields.clone(),
+            answer: extra.answer,
             deadline: limit,
             retry,
         };
+        let changes = retry == Retry::Never || !matches!(call.method, "GET" | "POST");
+        let class = if changes { Class::Write } else { Class::Read };
         let units = self.env.broker.quotas().config().units.of(call);
         let ask = Ask { user: Some(self.user), units, tokens: 0, priority: self.priority };
         let began = Instant::now();
-        let judge = |response: &EgressResponse| self.judge(call.service, response);
-        let Ended { answer, attempts } = Outgoing { env: self.env, request, ask, judge: &judge }.run().await;
+        let judge = |response: &EgressResponse| {
+            if extra.is_accepted(response.status) {
+                Judged::good()
+            } else {
+                self.judge(call.service, response)
+            }
+        };
+        let Ended { answer, attempts, place } =
+            Outgoing { env: self.env, request, class, ask, judge: &judge }.run().await;
         self.note(CallView {
             service: call.service.into(),
             method: call.method.to_owned(),
@@ -355,7 +476,7 @@ impl<'a> Google<'a> {
             attempts: attempts.max(1),
         });
         match answer {
-            Ok(response) if (200..300).contains(&response.status) => Ok(Reply { body: response.body }),
+            Ok(response) if extra.is_accepted(response.status) => Ok(Answered { response, place }),
             Ok(response) => Err(self.refused(call.service, &response)),
             Err(Unanswered::Lost(error)) => Err(CallError::Lost { service: call.service, error }),
             Err(Unanswered::Denied(denied)) => Err(CallError::Denied { service: call.service, denied }),

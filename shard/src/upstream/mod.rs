@@ -10,6 +10,7 @@ mod google;
 pub(crate) mod meter;
 pub(crate) mod openai;
 mod tokens;
+mod upload;
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 
 use crate::quota::Denied;
 
-pub(crate) use google::{CallError, Google, Reply};
+pub(crate) use google::{CallError, Content, Google, Reply};
 pub use tokens::TokenCache;
+pub(crate) use upload::{Known as KnownUpload, Sessions as UploadSessions, Source, Upload, UploadError};
 
 /// A call to `name` that brought no answer. `deadline` is the command's own: past it, the command is what is late.
 fn lost(name: &str, error: &EgressError, deadline: Instant) -> Problem {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use sluice_net::egress::{EgressRequest, EgressResponse, Retry, Upstream};
+use sluice_net::egress::{AnswerBody, EgressRequest, EgressResponse, Retry, Upstream};
 use sluice_protocols::api::Priority;
 use sluice_protocols::ids::UserId;
 use sluice_protocols::openai::{
@@ -18,13 +18,14 @@ use super::call::{Judged, Limited, Outgoing, Unanswered};
 use super::meter::Meter;
 use super::{denied, lost, with_wait};
 use crate::env::Env;
-use crate::quota::Ask;
+use crate::quota::{Ask, Class};
 
 /// What the model is asked, and until when an answer is of use.
 pub(crate) struct Question<'a> {
     pub(crate) command: &'a str,
     pub(crate) context: &'a Context,
     pub(crate) user: &'a UserId,
+    pub(crate) priority: Priority,
     pub(crate) deadline: Instant,
 }
 
@@ -48,7 +49,7 @@ pub(crate) async fn plan(env: &Env, meter: &Meter, question: &Question<'_>) -> R
         if asked > 1 {
             env.stats.plans_asked_again.add(1);
         }
-        match ask(env, meter, body.clone(), limit, question.deadline).await {
+        match ask(env, meter, body.clone(), limit, question).await {
             Ok(plan) => return Ok(plan),
             Err(NoPlan::Final(problem)) => return no_plan(env, problem),
             Err(NoPlan::Nonsense(why)) => {
@@ -89,7 +90,7 @@ async fn ask(
     meter: &Meter,
     body: Bytes,
     limit: Instant,
-    deadline: Instant,
+    question: &Question<'_>,
 ) -> Result<Plan, NoPlan> {
     let request = EgressRequest {
         upstream: Upstream::OpenAi,
@@ -98,6 +99,8 @@ async fn ask(
         bearer: Some(env.config.openai_api_key.clone()),
         content_type: Some("application/json"),
         body,
+        fields: Vec::new(),
+        answer: AnswerBody::Whole,
         deadline: limit,
         // Making a plan changes nothing.
         retry: Retry::Safe,
@@ -105,16 +108,16 @@ async fn ask(
     let config = env.broker.quotas().config();
     // About four bytes a token, in any language that matters here; the answer says what it was.
     let tokens = request.body.len() as u64 / 4 + config.openai_answer_tokens;
-    let ask = Ask { user: None, units: 1, tokens, priority: Priority::Normal };
+    let ask = Ask { user: None, units: 1, tokens, priority: question.priority };
     let counts_tokens = config.openai_tokens_per_minute > 0;
     let judge = |response: &EgressResponse| judge(response, counts_tokens);
     let answer = {
         let _waiting = meter.openai.begin();
-        Outgoing { env, request, ask, judge: &judge }.run().await.answer
+        Outgoing { env, request, class: Class::Read, ask, judge: &judge }.run().await.answer
     };
     let response = answer.map_err(|error| {
         NoPlan::Final(match error {
-            Unanswered::Lost(error) => lost("OpenAI", &error, deadline),
+            Unanswered::Lost(error) => lost("OpenAI", &error, question.deadline),
             Unanswered::Denied(why) => denied("OpenAI", why),
         })
     })?;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use sluice_net::egress::{EgressRequest, EgressResponse, Retry, Upstream};
+use sluice_net::egress::{AnswerBody, EgressRequest, EgressResponse, Retry, Upstream};
 use sluice_protocols::api::{CallTarget, CallView, Priority};
 use sluice_protocols::google::oauth::{FORM, OAuthError, TokenResponse, refresh_body};
 use sluice_protocols::ids::{ShardId, UserId};
@@ -31,7 +31,7 @@ use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
 use super::{denied, lost};
 use crate::env::Env;
-use crate::quota::Ask;
+use crate::quota::{Ask, Class};
 
 /// A token is not used in its last seconds: a call may be under way that long.
 const LAST_SECONDS: Duration = Duration::from_secs(30);
@@ -322,13 +322,18 @@ impl Refresh {
             bearer: None,
             content_type: Some(FORM),
             body: Bytes::from(body),
+            fields: Vec::new(),
+            answer: AnswerBody::Whole,
             deadline: limit,
             // A lost answer may have held a new refresh token; not asking again would not bring it back.
             retry: Retry::Safe,
         };
         let began = Instant::now();
         let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::High };
-        let Ended { answer, attempts } = Outgoing { env: &self.env, request, ask, judge: &judge }.run().await;
+        let Ended { answer, attempts, .. } = {
+            let class = Class::Read;
+            Outgoing { env: &self.env, request, class, ask, judge: &judge }.run().await
+        };
         self.flight.calls.borrow_mut().push(CallView {
             service: CallTarget::OAuth,
             method: "POST".to_owned(),

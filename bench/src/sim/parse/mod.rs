@@ -18,6 +18,7 @@ mod words;
 pub(crate) use annotated::Annotations;
 pub(crate) use build::Context;
 pub(crate) use plan::{Plan, check};
+pub(crate) use time::MONTHS;
 
 use build::{Builder, Refusal, kind_of, which};
 use clause::Clause;

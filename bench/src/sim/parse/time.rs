@@ -153,7 +153,8 @@ struct Scan<'a> {
     found: Found,
 }
 
-const MONTHS: [&str; 12] = [
+/// The months in English, in lower case.
+pub(crate) const MONTHS: [&str; 12] = [
     "january",
     "february",
     "march",
