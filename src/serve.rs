@@ -235,11 +235,13 @@ impl Core {
         // An error means that the sender is gone, which is a stop, too; here and below.
         let _ = self.stopped.wait_for(|stop| *stop >= Stop::Draining).await;
         let deadline = sluice_core::now() + shared.grace;
+        // Clients hear of the end at once; what is under way holds their connections open.
+        let winding_up = sluice_core::spawn(ingress.drain(deadline + SHUTDOWN_SLACK));
         let left = service.drain(deadline).await;
         if left > 0 {
             tracing::info!(core = %id, tasks = left, "commands left for the next start");
         }
-        ingress.drain(deadline.max(sluice_core::now()) + SHUTDOWN_SLACK).await;
+        winding_up.await;
         let _ = self.stopped.wait_for(|stop| *stop >= Stop::TcpOver).await;
         Ok(())
     }

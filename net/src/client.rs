@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod sim;
+mod streams;
 mod table;
 
 use std::cell::RefCell;
@@ -39,6 +40,7 @@ use sluice_protocols::http::{Limits, Method, RequestHead, ResponseHead};
 use sluice_protocols::qpack;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::streams::{News, ServerStreams};
 use self::table::Table;
 use crate::quic::driver::{AdmissionLimits, Driver};
 use crate::quic::listen::{ListenerId, ask_for_buffers};
@@ -85,9 +87,24 @@ pub enum ClientError {
     /// not looked at.
     #[error("the server did not take early data")]
     EarlyDataRejected,
+    /// The server winds the connection up (GOAWAY) and did not look at the request;
+    /// send it on another one.
+    #[error("the server winds this connection up and did not take the request")]
+    GoingAway,
     /// The answer is longer than [`RESPONSE_BYTES_MAX`].
     #[error("the answer is longer than {RESPONSE_BYTES_MAX} bytes")]
     TooLarge,
+}
+
+impl ClientError {
+    /// Whether the server has certainly not looked at the request, so that it may
+    /// be sent again, whatever it asks for.
+    pub fn is_safe_to_repeat(&self) -> bool {
+        matches!(
+            self,
+            Self::GoingAway | Self::EarlyDataRejected | Self::Reset(ErrorCode::H3_REQUEST_REJECTED)
+        )
+    }
 }
 
 /// A whole answer.
@@ -120,14 +137,25 @@ struct ConnectionState {
     lost: Option<ClientError>,
     waiting: Vec<Waker>,
     streams: FastMap<StreamId, Stream>,
+    /// What the server says beside its answers.
+    server: ServerStreams,
+    /// The server has said that it ends the connection.
+    is_going_away: bool,
     /// Where the client was told to use one.
     table: Option<Box<Table>>,
+}
+
+/// What is known of a connection that is gone.
+struct Loss {
+    error: ClientError,
+    /// The server had said before that it would end it.
+    was_announced: bool,
 }
 
 struct State {
     driver: Driver<ConnectionState>,
     /// Why each connection that went was lost, kept while its handle lives.
-    lost: FastMap<(usize, u32), ClientError>,
+    lost: FastMap<(usize, u32), Loss>,
     waker: Option<Waker>,
 }
 
@@ -350,7 +378,7 @@ impl ClientConnection {
         })
         .await;
         match self.state.borrow().lost.get(&(self.index, self.generation)) {
-            Some(error) => Err(error.clone()),
+            Some(loss) => Err(loss.error.clone()),
             None => Ok(()),
         }
     }
@@ -367,9 +395,26 @@ impl ClientConnection {
         self.with_quic(|_, state| state.is_connected.then_some(state.early_data_accepted))?
     }
 
+    /// Whether the server has said that it ends the connection: it takes no further
+    /// requests, and those under way are answered or told
+    /// [`GoingAway`](ClientError::GoingAway). True also when it is gone.
+    pub fn is_going_away(&self) -> bool {
+        self.with_quic(|_, state| state.is_going_away).unwrap_or(true)
+    }
+
     fn lost(&self) -> ClientError {
         let gone = || ClientError::Lost("closed".into());
-        self.state.borrow().lost.get(&(self.index, self.generation)).cloned().unwrap_or_else(gone)
+        let state = self.state.borrow();
+        let loss = state.lost.get(&(self.index, self.generation));
+        loss.map_or_else(gone, |loss| loss.error.clone())
+    }
+
+    /// What a request is told that never began.
+    fn refusal(&self) -> ClientError {
+        match self.state.borrow().lost.get(&(self.index, self.generation)) {
+            Some(loss) if loss.was_announced => ClientError::GoingAway,
+            _ => self.lost(),
+        }
     }
 
     /// Sends a request and waits for the whole answer. Dropping the wait cancels
@@ -392,8 +437,11 @@ impl ClientConnection {
         let mut state = self.state.borrow_mut();
         let Some(connection) = state.driver.get_generation(self.index, self.generation) else {
             drop(state);
-            return Poll::Ready(Err(self.lost()));
+            return Poll::Ready(Err(self.refusal()));
         };
+        if connection.state.is_going_away {
+            return Poll::Ready(Err(ClientError::GoingAway));
+        }
         if let Some(error) = &connection.state.lost {
             return Poll::Ready(Err(error.clone()));
         }
@@ -635,7 +683,8 @@ fn take_events(state: &mut State, now: Instant) {
                     settle(stream, Err(error.clone()));
                 }
                 let key = (index, connection.generation);
-                state.lost.insert(key, error);
+                let was_announced = inner.is_going_away;
+                state.lost.insert(key, Loss { error, was_announced });
             }
             qp::Event::Stream(event) => handle_stream(quic, inner, event, now),
             _ => {}
@@ -687,21 +736,36 @@ fn handle_stream(
 }
 
 fn read_uni(quic: &mut qp::Connection, state: &mut ConnectionState, id: StreamId, now: Instant) {
-    let Some(table) = &mut state.table else { return discard(quic, id) };
-    if let Err(H3Error::Connection { code: error, reason } | H3Error::Stream { code: error, reason }) =
-        table.read(quic, id)
-    {
-        quic.close(now, code(error), Bytes::from_static(reason.as_bytes()));
+    let ConnectionState { server, table, .. } = state;
+    match server.read(quic, id, table.as_deref_mut()) {
+        Ok(News { capacity_bytes, goaway }) => {
+            if let (Some(table), Some(bytes)) = (table, capacity_bytes) {
+                table.begin(quic, bytes);
+            }
+            if let Some(from) = goaway {
+                go_away(quic, state, from);
+            }
+        }
+        Err(error) => {
+            let (error, reason) = match error {
+                H3Error::Connection { code, reason } | H3Error::Stream { code, reason } => (code, reason),
+                H3Error::HeadersTooLarge { .. } => (ErrorCode::H3_EXCESSIVE_LOAD, "too large"),
+            };
+            quic.close(now, code(error), Bytes::from_static(reason.as_bytes()));
+        }
     }
 }
 
-/// Without a dynamic table the server's control and QPACK streams carry nothing
-/// this client acts on: a GOAWAY shows in the requests that are refused.
-fn discard(quic: &mut qp::Connection, id: StreamId) {
-    let mut stream = quic.recv_stream(id);
-    if let Ok(mut chunks) = stream.read(true) {
-        while let Ok(Some(_)) = chunks.next(usize::MAX) {}
-        let _ = chunks.finalize();
+/// RFC 9114 section 5.2: no further requests, and those on streams from `from` on
+/// were not looked at.
+fn go_away(quic: &mut qp::Connection, state: &mut ConnectionState, from: StreamId) {
+    state.is_going_away = true;
+    state.waiting.drain(..).for_each(Waker::wake);
+    for (id, stream) in state.streams.iter_mut().filter(|(id, _)| **id >= from) {
+        settle(stream, Err(ClientError::GoingAway));
+        let cancelled = code(ErrorCode::H3_REQUEST_CANCELLED);
+        let _ = quic.send_stream(*id).reset(cancelled);
+        let _ = quic.recv_stream(*id).stop(cancelled);
     }
 }
 

@@ -24,14 +24,13 @@ use sluice_core::CoreId;
 use sluice_core::udp::{ReceiveMeta, SendMeta};
 use sluice_protocols::http::{RequestHead, Response};
 
-use crate::ingress::connection::{Context, H3Connection, WATCHES_MAX};
-use crate::ingress::{self, IngressConfig, IngressStats, ServerIdentity};
-use crate::quic::driver::{AdmissionLimits, Driver};
+use crate::ingress::http3::Http3;
+use crate::ingress::{self, IngressConfig, ServerIdentity};
 use crate::quic::listen::ListenerId;
 use crate::quic::outlet::Outlet;
 use crate::quic::steering::{self, CoreCount, Port};
 use crate::quic::transport;
-use crate::service::{Admit, Answer, BellPull, Bells, Outbox, Request, Responder, Rung, Service, StreamRef};
+use crate::service::{Admit, Answer, Request, Responder, Service};
 use crate::tls::{EarlyData, SharedKeys, TlsIdentity, Trust, client_crypto, server_crypto};
 
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 443);
@@ -42,19 +41,19 @@ const STREAMS_MAX: u32 = 4;
 const BODY_BYTES_MAX: usize = 2_000;
 /// The answer to `/large`: more than a client takes without making room.
 const LARGE_BYTES: usize = 300_000;
-const LIMITS: AdmissionLimits = AdmissionLimits {
+const IDLE: Duration = Duration::from_secs(10);
+const CONFIG: IngressConfig = IngressConfig {
     connections_max: 4,
     handshakes_max: 2,
-    handshake_timeout: Some(Duration::from_secs(10)),
+    streams_max: STREAMS_MAX,
+    idle_timeout: IDLE,
+    handshake_timeout: Duration::from_secs(10),
+    request_timeout: Duration::from_secs(8),
 };
-const IDLE: Duration = Duration::from_secs(10);
-const WATCH_PERIOD: Duration = Duration::from_secs(2);
 /// Steps of a script; the rest of the input is not read.
 const STEPS_MAX: usize = 64;
 /// Turns that a step may lead to before it counts as a busy loop.
 const TURNS_MAX: usize = 400;
-/// Events of one turn, above which they count as endless.
-const EVENTS_MAX: usize = 10_000;
 /// Timers that may fire after the script, before the server must have let go of everything.
 const TIMERS_MAX: usize = 4_000;
 /// Exchanges within which a well-behaved client must have its answer.
@@ -329,23 +328,11 @@ impl Client {
     }
 }
 
-struct Watched {
-    at: Instant,
-    connection: usize,
-    generation: u32,
-}
-
 struct World {
     now: Instant,
     cores: CoreCount,
-    driver: Driver<H3Connection>,
+    http3: Http3,
     service: Rc<Answering>,
-    outbox: Rc<Outbox>,
-    bells: Arc<Bells>,
-    stats: IngressStats,
-    in_flight: u64,
-    watched: VecDeque<Watched>,
-    scratch: Vec<u8>,
     to_clients: Wire,
     client: Client,
 }
@@ -357,7 +344,7 @@ struct World {
 pub fn run(script: &[u8]) {
     let mut world = World::new();
     world.play(script);
-    if world.driver.len() < LIMITS.connections_max {
+    if world.http3.driver.len() < CONFIG.connections_max {
         world.serve_good_client();
         world.end();
     } else {
@@ -371,20 +358,14 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         let cores = CoreCount::new(1).expect("one core");
-        let config =
-            IngressConfig { streams_max: STREAMS_MAX, idle_timeout: IDLE, ..IngressConfig::default() };
-        let endpoint = ingress::endpoint(CoreId::new(0), cores, &IDENTITY, &config).expect("an endpoint");
+        let endpoint = ingress::endpoint(CoreId::new(0), cores, &IDENTITY, &CONFIG).expect("an endpoint");
+        let service = Rc::<Answering>::default();
+        let answering = Rc::clone(&service) as Rc<dyn Service>;
         Self {
             now,
             cores,
-            driver: Driver::new(endpoint, LIMITS, now),
-            service: Rc::default(),
-            outbox: Rc::default(),
-            bells: Arc::default(),
-            stats: IngressStats::default(),
-            in_flight: 0,
-            watched: VecDeque::new(),
-            scratch: Vec::new(),
+            http3: Http3::new(endpoint, &CONFIG, answering, Arc::default(), now),
+            service,
             to_clients: Wire::default(),
             client: Client::new(SocketAddr::new(HOSTILE, 40_000)),
         }
@@ -492,7 +473,7 @@ impl World {
             26 => self.to_clients.starved = script.byte() % 8,
             // The client is gone without a word, or the server winds up what there is.
             _ if script.byte() & 1 == 0 => self.client.connection = None,
-            _ => self.go_away(),
+            _ => self.wind_up(),
         }
     }
 
@@ -549,22 +530,23 @@ impl World {
             segment: packet.bytes.len(),
         };
         if steering::owner(&packet.bytes, packet.listener.port, self.cores).is_some() {
-            self.driver.receive(self.now, packet.listener, &meta, &packet.bytes);
+            self.http3.driver.receive(self.now, packet.listener, &meta, &packet.bytes);
         }
     }
 
     /// Time passes; what is due on either side fires.
     fn pass(&mut self, duration: Duration) {
         self.now += duration;
-        self.driver.expire(self.now);
+        self.http3.driver.expire(self.now);
         self.client.expire(self.now);
     }
 
-    fn go_away(&mut self) {
-        for index in self.driver.indices() {
-            if let Some(connection) = self.driver.get_mut(index) {
-                connection.state.go_away(&mut connection.quic);
-                self.driver.mark(index);
+    /// The server tells those there are that they will end, and goes on with that each time.
+    fn wind_up(&mut self) {
+        for index in self.http3.driver.indices() {
+            if let Some(connection) = self.http3.driver.get_mut(index) {
+                connection.state.wind_up(&mut connection.quic, self.now);
+                self.http3.driver.mark(index);
             }
         }
     }
@@ -573,150 +555,25 @@ impl World {
     fn settle(&mut self) {
         self.client.settle(self.now);
         for _ in 0..TURNS_MAX {
-            self.take_events();
-            self.check_watched();
-            self.take_answers();
-            self.take_streamed();
-            let is_behind = self.driver.transmit(self.now, &mut self.to_clients);
-            assert!(self.driver.len() <= LIMITS.connections_max, "more connections than allowed");
+            self.http3.take_in(self.now);
+            self.http3.write_out(self.now);
+            self.http3.transmit(self.now, &mut self.to_clients);
+            assert!(self.http3.driver.len() <= CONFIG.connections_max, "more connections than allowed");
             assert!(
-                self.watched.len() <= LIMITS.connections_max * 64,
+                self.http3.watched() <= CONFIG.connections_max * 64,
                 "a connection is looked at again and again"
             );
-            if !is_behind && self.outbox.is_empty() && self.bells.is_quiet() {
+            if !self.http3.is_behind() && self.http3.is_quiet() {
                 return;
             }
         }
         panic!("the server's turns do not end");
     }
 
-    fn take_events(&mut self) {
-        let Self { driver, service, outbox, bells, stats, in_flight, now, scratch, watched, .. } = self;
-        let mut events = 0;
-        while let Some((index, event)) = driver.next_event() {
-            events += 1;
-            assert!(events < EVENTS_MAX, "events do not end");
-            let Some(connection) = driver.get_mut(index) else { continue };
-            let generation = connection.generation;
-            let mut deliver = |stream, place, request| {
-                *in_flight += 1;
-                let to = StreamRef { connection: index, generation, stream, place };
-                service.call(request, Responder::new(Rc::clone(outbox), to));
-            };
-            let mut cx = Context {
-                now: *now,
-                service: &**service,
-                stats,
-                streams_max: STREAMS_MAX,
-                deliver: &mut deliver,
-                scratch,
-                bells: BellPull { bells, connection: index, generation },
-            };
-            connection.state.handle(&mut connection.quic, event, &mut cx);
-            connection.state.flush_table(&mut connection.quic, *now, stats);
-            if connection.state.must_be_watched() {
-                watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
-            }
-        }
-    }
-
-    fn check_watched(&mut self) {
-        let Self { driver, service, bells, stats, now, scratch, watched, .. } = self;
-        while watched.front().is_some_and(|watched| watched.at <= *now) {
-            let Some(Watched { connection: index, generation, .. }) = watched.pop_front() else { return };
-            let Some(connection) = driver.get_generation(index, generation) else { continue };
-            let mut deliver = |_, _, _| {};
-            let mut cx = Context {
-                now: *now,
-                service: &**service,
-                stats,
-                streams_max: STREAMS_MAX,
-                deliver: &mut deliver,
-                scratch,
-                bells: BellPull { bells, connection: index, generation },
-            };
-            if connection.state.expire(&mut connection.quic, &mut cx) {
-                watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
-            }
-            connection.state.flush_table(&mut connection.quic, *now, stats);
-            driver.mark(index);
-        }
-    }
-
-    fn take_answers(&mut self) {
-        let Self { driver, service, outbox, bells, stats, in_flight, now, scratch, watched, .. } = self;
-        let ready = std::mem::take(&mut *outbox.ready.borrow_mut());
-        for (to, response) in ready {
-            *in_flight -= 1;
-            let Some(connection) = driver.get_generation(to.connection, to.generation) else { continue };
-            let mut deliver = |_, _, _| {};
-            let mut cx = Context {
-                now: *now,
-                service: &**service,
-                stats,
-                streams_max: STREAMS_MAX,
-                deliver: &mut deliver,
-                scratch,
-                bells: BellPull { bells, connection: to.connection, generation: to.generation },
-            };
-            connection.state.respond(&mut connection.quic, to.stream, to.place, response, &mut cx);
-            if connection.state.must_be_watched() {
-                let StreamRef { connection, generation, .. } = to;
-                watched.push_back(Watched { at: *now + WATCH_PERIOD, connection, generation });
-            }
-            driver.mark(to.connection);
-        }
-    }
-
-    /// Begins answers in pieces and goes on with those that can.
-    fn take_streamed(&mut self) {
-        let streamed = std::mem::take(&mut *self.outbox.streamed.borrow_mut());
-        for (to, head, body) in streamed {
-            self.in_flight -= 1;
-            let StreamRef { connection, generation, stream, place } = to;
-            self.go_on_with(Rung { connection, generation, stream }, |connection, quic, cx| {
-                connection.respond_in_pieces(quic, stream, place, (head, body), cx);
-            });
-        }
-        let mut count = 0;
-        while let Some(rung) = self.bells.next() {
-            count += 1;
-            assert!(count < EVENTS_MAX, "bodies go on without end");
-            self.go_on_with(rung, |connection, quic, cx| connection.answer_bell(quic, rung.stream, cx));
-        }
-    }
-
-    fn go_on_with(
-        &mut self,
-        at: Rung,
-        act: impl FnOnce(&mut H3Connection, &mut qp::Connection, &mut Context<'_>),
-    ) {
-        let Self { driver, service, bells, stats, now, scratch, watched, .. } = self;
-        let Rung { connection: index, generation, .. } = at;
-        let Some(connection) = driver.get_generation(index, generation) else { return };
-        let mut deliver = |_, _, _| {};
-        let mut cx = Context {
-            now: *now,
-            service: &**service,
-            stats,
-            streams_max: STREAMS_MAX,
-            deliver: &mut deliver,
-            scratch,
-            bells: BellPull { bells, connection: index, generation },
-        };
-        act(&mut connection.state, &mut connection.quic, &mut cx);
-        connection.state.flush_table(&mut connection.quic, *now, stats);
-        if connection.state.must_be_watched() {
-            watched.push_back(Watched { at: *now + WATCH_PERIOD, connection: index, generation });
-        }
-        driver.mark(index);
-    }
-
     /// The next moment at which the server or the client has something to do.
     fn next(&mut self) -> Option<Instant> {
         let client = self.client.connection.as_mut().and_then(|(_, connection)| connection.poll_timeout());
-        let watched = self.watched.front().map(|watched| watched.at);
-        [self.driver.next_deadline(), watched, client].into_iter().flatten().min()
+        [self.http3.next_deadline(), client].into_iter().flatten().min()
     }
 
     /// A client that does nothing wrong connects from elsewhere and asks something, while the hostile one keeps
@@ -756,27 +613,28 @@ impl World {
         self.settle();
         let silent_since = self.now;
         let rtts = self
+            .http3
             .driver
             .indices()
             .into_iter()
-            .filter_map(|index| Some(self.driver.get_mut(index)?.quic.rtt()));
+            .filter_map(|index| Some(self.http3.driver.get_mut(index)?.quic.rtt()));
         let rtt = rtts.max().unwrap_or_default();
         for _ in 0..TIMERS_MAX {
             self.to_clients = Wire::default();
-            if self.driver.len() == 0 {
+            if self.http3.driver.len() == 0 {
                 break;
             }
             let Some(next) = self.next() else { break };
             self.now = self.now.max(next);
-            self.driver.expire(self.now);
+            self.http3.driver.expire(self.now);
             self.settle();
         }
-        assert_eq!(self.driver.len(), 0, "connections outlive their clients");
-        assert_eq!(self.in_flight, 0, "requests were lost count of");
+        assert_eq!(self.http3.driver.len(), 0, "connections outlive their clients");
+        assert_eq!(self.http3.in_flight(), 0, "requests were lost count of");
         // RFC 9000 section 10.1: the idle timeout is no less than three probe timeouts, which RFC 9002 section 6.2.1
         // puts at a round trip and four times its variation; that stays below two round trips. A connection that
         // sends sets its idle timer back once; then it may take three of its timeouts for the loss of packets to end.
-        let longest = 4 * IDLE.max(3 * 9 * rtt) + WATCH_PERIOD * u32::from(WATCHES_MAX);
+        let longest = 4 * IDLE.max(3 * 9 * rtt) + CONFIG.request_timeout;
         let took = self.now - silent_since;
         assert!(took <= longest, "the last connection was let go of after {took:?}");
     }
@@ -805,7 +663,7 @@ mod tests {
     fn a_script_reaches_the_service_and_its_answer_comes_back() {
         let mut world = World::new();
         world.play(&asking());
-        assert_eq!((world.stats.requests.get(), world.in_flight), (1, 0));
+        assert_eq!((world.http3.stats.requests.get(), world.http3.in_flight()), (1, 0));
         assert!(world.client.read(0).ends_with(b"hello"));
     }
 
@@ -816,8 +674,8 @@ mod tests {
         // Gone without a word, back, and a GET before anything has arrived.
         script.extend([27, 0, 0, 11, 1, 12, 1, 10, 0, 0, 0xd1, 0xd7, 0x50, 1, b'a', 0x51, 1, b'/', 1]);
         world.play(&script);
-        assert_eq!(world.stats.handshakes_resumed.get(), 1);
-        assert_eq!((world.stats.requests.get(), world.stats.requests_early.get()), (2, 1));
+        assert_eq!(world.http3.stats.handshakes_resumed.get(), 1);
+        assert_eq!((world.http3.stats.requests.get(), world.http3.stats.requests_early.get()), (2, 1));
     }
 
     #[test]

@@ -110,6 +110,8 @@ fn failure(error: ClientError) -> Failure {
     let detail = error.to_string();
     match error {
         ClientError::Lost(_) => Failure::fatal("lost", detail),
+        // No further request goes over this connection.
+        ClientError::GoingAway => Failure::fatal("lost", detail),
         ClientError::Reset(_) | ClientError::EarlyDataRejected => Failure::new("reset", detail),
         ClientError::Invalid(_) | ClientError::TooLarge => Failure::new("invalid", detail),
         ClientError::Socket(_) | ClientError::Cipher | ClientError::Connect(_) => {

@@ -1,40 +1,22 @@
-//! The dynamic table of a client that repeats itself (RFC 9204): what it learns
-//! from the server's streams, and what it sends on its encoder stream.
+//! The dynamic table of a client that repeats itself (RFC 9204): what it sends on
+//! its encoder stream.
 
 use quinn_proto as qp;
 use quinn_proto::{Dir, StreamId};
-use sluice_protocols::h3::{
-    self, ControlDecoder, ControlEvent, H3Error, PeerUniStreams, Role, UniStreamType, UniStreamTypeDecoder,
-};
+use sluice_protocols::h3::{self, H3Error, UniStreamType};
 use sluice_protocols::http::RequestHead;
-use sluice_protocols::qpack::{Encoder, EncoderStream};
-
-enum Uni {
-    Type(UniStreamTypeDecoder),
-    Control(Box<ControlDecoder>),
-    Encoder(EncoderStream),
-    Decoder,
-    Unknown,
-}
+use sluice_protocols::qpack::Encoder;
 
 /// A connection's table, used from when the server has said that it keeps one.
 pub(super) struct Table {
     encoder: Encoder,
     /// Our encoder stream.
     stream: Option<StreamId>,
-    peer: PeerUniStreams,
-    /// The server's streams; the transport bounds how many it opens.
-    uni: Vec<(StreamId, Uni)>,
 }
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self {
-            encoder: Encoder::new(0),
-            stream: None,
-            peer: PeerUniStreams::new(Role::Client),
-            uni: Vec::new(),
-        }
+        Self { encoder: Encoder::new(0), stream: None }
     }
 
     /// Appends the field section of a request.
@@ -42,27 +24,9 @@ impl Table {
         self.encoder.encode_request(out, id.into(), head);
     }
 
-    /// Takes what has come on one of the server's unidirectional streams. What
-    /// streams of unknown types bring is thrown away.
-    pub(super) fn read(&mut self, quic: &mut qp::Connection, id: StreamId) -> Result<(), H3Error> {
-        let place = self.uni.iter().position(|(stream, _)| *stream == id).unwrap_or_else(|| {
-            self.uni.push((id, Uni::Type(UniStreamTypeDecoder::default())));
-            self.uni.len() - 1
-        });
-        let mut stream = quic.recv_stream(id);
-        let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
-        let mut capacity_bytes = None;
-        let mut result = Ok(());
-        while result.is_ok()
-            && let Ok(Some(chunk)) = chunks.next(usize::MAX)
-        {
-            result = self.feed(place, &chunk.bytes, &mut capacity_bytes);
-        }
-        let _ = chunks.finalize();
-        if let (Ok(()), Some(bytes)) = (result, capacity_bytes) {
-            self.begin(quic, bytes);
-        }
-        result
+    /// Takes what has come on the server's decoder stream.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), H3Error> {
+        self.encoder.feed(bytes)
     }
 
     /// Sends what waits on the encoder stream.
@@ -77,7 +41,8 @@ impl Table {
         }
     }
 
-    fn begin(&mut self, quic: &mut qp::Connection, capacity_bytes: u64) {
+    /// Begins, where the server has room for a table of ours.
+    pub(super) fn begin(&mut self, quic: &mut qp::Connection, capacity_bytes: u64) {
         let mut encoder = Encoder::new(capacity_bytes);
         if encoder.instructions().is_empty() {
             return;
@@ -90,33 +55,5 @@ impl Table {
         self.encoder = encoder;
         self.stream = Some(id);
         self.flush(quic);
-    }
-
-    fn feed(&mut self, place: usize, bytes: &[u8], capacity_bytes: &mut Option<u64>) -> Result<(), H3Error> {
-        let mut chunk = bytes;
-        let kind = &mut self.uni[place].1;
-        if let Uni::Type(decoder) = kind {
-            let Some(found) = decoder.next(&mut chunk) else { return Ok(()) };
-            self.peer.open(found)?;
-            *kind = match found {
-                UniStreamType::Control => Uni::Control(Box::new(ControlDecoder::new(Role::Client))),
-                UniStreamType::QpackEncoder => Uni::Encoder(EncoderStream::default()),
-                UniStreamType::QpackDecoder => Uni::Decoder,
-                UniStreamType::Push | UniStreamType::Unknown(_) => Uni::Unknown,
-            };
-        }
-        match kind {
-            Uni::Type(_) | Uni::Unknown => {}
-            Uni::Encoder(stream) => stream.feed(chunk)?,
-            Uni::Decoder => self.encoder.feed(chunk)?,
-            Uni::Control(decoder) => {
-                while let Some(event) = decoder.next(&mut chunk)? {
-                    if let ControlEvent::Settings(settings) = event {
-                        *capacity_bytes = Some(settings.qpack_max_table_capacity);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -35,6 +35,7 @@ use sluice_protocols::qpack::{DecoderStream, HeadError};
 
 use self::answer::{Pieces, Written, encode, write_pieces};
 use self::streaming::{Streaming, Upload};
+use super::drain::WindUp;
 use super::qpack::Table;
 use super::stats::IngressStats;
 use crate::body::{BODY_WAITING_BYTES_MAX, BodyError, Gone};
@@ -198,8 +199,8 @@ pub(crate) struct H3Connection {
     surplus: FastMap<Surplus>,
     /// Requests that the service still works on and whose client gave them up.
     orphans: usize,
-    /// Streams from this index on are refused, as announced by GOAWAY.
-    goaway_from: Option<u64>,
+    /// What was told by GOAWAY.
+    pub(super) winding_up: WindUp,
     next_request: u64,
     /// Whether it is among those that are looked at again.
     is_watched: bool,
@@ -370,9 +371,7 @@ impl H3Connection {
         let mut preamble = Vec::with_capacity(32);
         h3::write_control_preamble(&mut preamble, &Settings::SERVER);
         self.write_control(quic, preamble);
-        if self.goaway_from.is_some() {
-            self.write_goaway(quic);
-        }
+        self.write_goaway(quic);
         Ok(())
     }
 
@@ -438,7 +437,7 @@ impl H3Connection {
         id: StreamId,
         cx: &mut Context<'_>,
     ) -> Result<(), H3Error> {
-        if self.goaway_from.is_some_and(|from| id.index() >= from) {
+        if self.winding_up.refuses(id.index()) {
             // RFC 9114 section 5.2: not processed, safe to send elsewhere.
             cx.stats.requests_refused_draining.add(1);
             let rejected = code(ErrorCode::H3_REQUEST_REJECTED);
@@ -619,17 +618,21 @@ impl H3Connection {
         if self.is_watched {
             return false;
         }
-        let has_open = !self.reading.is_empty() || !self.writing.is_empty() || !self.surplus.is_empty();
-        self.is_watched = has_open || self.streaming.values().any(Streaming::waits_for_client);
+        // Our control stream waits for as long as it must: it carries nothing
+        // that grows.
+        self.is_watched = !self.reading.is_empty()
+            || !self.surplus.is_empty()
+            || self.writing.keys().any(|id| Some(*id) != self.control)
+            || self.streaming.values().any(Streaming::waits_for_client);
         self.is_watched
     }
 
-    /// Gives up requests and answers that have been half done for too long.
-    /// Returns whether to come again.
-    pub(crate) fn expire(&mut self, quic: &mut qp::Connection, cx: &mut Context<'_>) -> bool {
+    /// Gives up requests and answers that have been half done for too long. Whether
+    /// to come again [`must_be_watched`](Self::must_be_watched) tells.
+    pub(crate) fn expire(&mut self, quic: &mut qp::Connection, cx: &mut Context<'_>) {
         self.is_watched = false;
         if quic.is_closed() {
-            return false;
+            return;
         }
         let mut late = Vec::new();
         for (id, reading) in &mut self.reading {
@@ -684,13 +687,6 @@ impl H3Connection {
             cx.stats.responses_stalled.add(1);
             let _ = quic.send_stream(id).reset(code(ErrorCode::H3_EXCESSIVE_LOAD));
         }
-        // Our control stream waits for as long as it must: it carries nothing
-        // that grows.
-        self.is_watched = !self.reading.is_empty()
-            || !self.surplus.is_empty()
-            || self.writing.keys().any(|id| Some(*id) != self.control)
-            || self.streaming.values().any(Streaming::waits_for_client);
-        self.is_watched
     }
 
     /// Closes the connection over an error, or resets what it concerns.
@@ -709,20 +705,16 @@ impl H3Connection {
         self.abandon(stats);
     }
 
-    /// Announces that no further requests are taken (RFC 9114 section 5.2), now
-    /// or as soon as the handshake is done.
-    pub(crate) fn go_away(&mut self, quic: &mut qp::Connection) {
-        if self.goaway_from.is_none() {
-            self.goaway_from = Some(self.next_request);
-            self.write_goaway(quic);
-        }
+    /// The index of the request after the last that was taken.
+    pub(super) fn next_request(&self) -> u64 {
+        self.next_request
     }
 
-    fn write_goaway(&mut self, quic: &mut qp::Connection) {
-        let Some(from) = self.goaway_from else { return };
+    /// Says how far winding up has come, now or as soon as the handshake is done.
+    pub(super) fn write_goaway(&mut self, quic: &mut qp::Connection) {
+        let Some(identifier) = self.winding_up.identifier() else { return };
         let mut frame = Vec::with_capacity(12);
-        // Client-initiated bidirectional stream IDs are multiples of four.
-        h3::write_goaway(&mut frame, from * 4);
+        h3::write_goaway(&mut frame, identifier);
         self.write_control(quic, frame);
     }
 }

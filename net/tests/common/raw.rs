@@ -123,14 +123,16 @@ pub(crate) async fn read(stream: &mut RecvStream) -> Result<Vec<u8>, u64> {
     }
 }
 
+/// Takes a number off these bytes.
+pub(crate) fn read_varint(bytes: &mut &[u8]) -> u64 {
+    let len = 1 << (bytes[0] >> 6);
+    let (head, rest) = bytes.split_at(len);
+    *bytes = rest;
+    head[1..].iter().fold(u64::from(head[0] & 0x3f), |value, &byte| value << 8 | u64::from(byte))
+}
+
 /// The frames in these bytes.
 pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
-    fn read_varint(bytes: &mut &[u8]) -> u64 {
-        let len = 1 << (bytes[0] >> 6);
-        let (head, rest) = bytes.split_at(len);
-        *bytes = rest;
-        head[1..].iter().fold(u64::from(head[0] & 0x3f), |value, &byte| value << 8 | u64::from(byte))
-    }
     let mut out = vec![];
     while !bytes.is_empty() {
         let kind = read_varint(&mut bytes);
