@@ -21,6 +21,20 @@ fn epoll(wake: &OwnedFd) -> (Epoll, Arc<CoreStats>) {
     (Epoll::new(wake.as_raw_fd(), Arc::clone(&stats)).unwrap(), stats)
 }
 
+/// A ring with queues of this many entries; `None` where io_uring is forbidden
+/// and was not asked for.
+fn uring(wake: &OwnedFd, entries: u32) -> Option<(Uring, Arc<CoreStats>)> {
+    let stats = Arc::<CoreStats>::default();
+    match Uring::sized(wake.as_raw_fd(), Arc::clone(&stats), entries, entries) {
+        Ok(io) => Some((io, stats)),
+        Err(reason) => {
+            let asked = IoChoice::from_environment().unwrap();
+            assert_ne!(asked, IoChoice::Uring, "io_uring was asked for: {reason}");
+            None
+        }
+    }
+}
+
 fn pair() -> (Arc<OwnedFd>, UnixDatagram) {
     let (near, far) = UnixDatagram::pair().unwrap();
     far.set_nonblocking(true).unwrap();
@@ -28,7 +42,7 @@ fn pair() -> (Arc<OwnedFd>, UnixDatagram) {
 }
 
 /// A slot without an address, for a socket that has a peer.
-fn slot(io: &mut Epoll, number: u16) -> Box<SendSlot> {
+fn slot(io: &mut impl Backend, number: u16) -> Box<SendSlot> {
     let mut slot = io.acquire_slot().unwrap();
     slot.bytes().extend(number.to_be_bytes());
     slot
@@ -97,6 +111,79 @@ fn a_refused_datagram_is_counted_and_those_behind_it_are_tried() {
 }
 
 #[test]
+fn sends_of_a_ring_wait_for_a_full_socket() {
+    let wake = eventfd();
+    let Some((mut io, stats)) = uring(&wake, 64) else { return };
+    let (near, far) = pair();
+    let count = u16::try_from(SEND_SLOTS_MAX).unwrap();
+    for number in 0..count {
+        let slot = slot(&mut io, number);
+        io.send(slot, Arc::clone(&near));
+    }
+    io.enter(Some(Duration::ZERO)).unwrap();
+    io.reap();
+    let mut seen = vec![];
+    take_all(&far, &mut seen);
+    assert!(seen.len() < SEND_SLOTS_MAX, "the socket was never full: nothing was tested");
+    for _ in 0..TURNS_MAX {
+        if seen.len() == SEND_SLOTS_MAX {
+            break;
+        }
+        io.enter(Some(Duration::from_millis(10))).unwrap();
+        io.reap();
+        take_all(&far, &mut seen);
+    }
+    // Those that waited race for the room.
+    seen.sort_unstable();
+    assert_eq!(seen, (0..count).collect::<Vec<_>>());
+    for _ in 0..TURNS_MAX {
+        if Arc::strong_count(&near) == 1 {
+            break;
+        }
+        io.enter(Some(Duration::from_millis(10))).unwrap();
+        io.reap();
+    }
+    assert_eq!(Arc::strong_count(&near), 1, "nobody but us has the socket open");
+    assert_eq!(stats.udp_send_errors.get(), 0);
+    let slots: Vec<_> = (0..SEND_SLOTS_MAX).map_while(|_| io.acquire_slot()).collect();
+    assert_eq!(slots.len(), SEND_SLOTS_MAX, "every slot came back");
+}
+
+#[test]
+fn refused_sends_of_a_ring_are_counted_even_beyond_its_queue() {
+    let wake = eventfd();
+    let Some((mut io, stats)) = uring(&wake, 4) else { return };
+    let (near, far) = pair();
+    drop(far);
+    let (other, other_far) = pair();
+    const REFUSED: u16 = 64;
+    for number in 0..REFUSED {
+        let lost = slot(&mut io, number);
+        io.send(lost, Arc::clone(&near));
+        let kept = slot(&mut io, number);
+        io.send(kept, Arc::clone(&other));
+        // A few at a time, so that the socket that is read has room for them.
+        if number % 4 == 3 {
+            io.enter(Some(Duration::ZERO)).unwrap();
+        }
+        let mut seen = vec![];
+        take_all(&other_far, &mut seen);
+    }
+    for _ in 0..TURNS_MAX {
+        if stats.udp_send_errors.get() == u64::from(REFUSED) {
+            break;
+        }
+        io.enter(Some(Duration::ZERO)).unwrap();
+        io.reap();
+    }
+    assert_eq!(stats.udp_send_errors.get(), u64::from(REFUSED));
+    assert!(stats.completion_overflows.get() > 0, "the queue never overflowed: nothing was tested");
+    assert_eq!(Arc::strong_count(&near), 1);
+    let slots: Vec<_> = (0..SEND_SLOTS_MAX).map_while(|_| io.acquire_slot()).collect();
+    assert_eq!(slots.len(), SEND_SLOTS_MAX, "every slot came back");
+}
+
+#[test]
 fn a_core_without_epoll_pwait2_neither_wakes_early_nor_sleeps_through_a_wake() {
     let wake = eventfd();
     let (io, _) = epoll(&wake);
@@ -130,16 +217,7 @@ fn a_receive_takes_one_owner_at_a_time() {
 #[test]
 fn completions_beyond_their_queue_are_counted_and_none_is_lost() {
     let wake = eventfd();
-    let stats = Arc::<CoreStats>::default();
-    let made = Uring::sized(wake.as_raw_fd(), Arc::clone(&stats), 4, 4);
-    let mut io = match made {
-        Ok(io) => io,
-        Err(reason) => {
-            let asked = IoChoice::from_environment().unwrap();
-            assert_ne!(asked, IoChoice::Uring, "io_uring was asked for: {reason}");
-            return;
-        }
-    };
+    let Some((mut io, stats)) = uring(&wake, 4) else { return };
     let target = Rc::new(eventfd());
     // Eventfds take eight bytes; each write adds one.
     let ops: Vec<_> = (0..64)

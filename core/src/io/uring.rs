@@ -4,6 +4,10 @@
 //! Invariants:
 //! - Everything an in-flight operation points to lives in one of the slabs here
 //!   and is removed only when its last completion has been reaped.
+//! - Sends alone complete in silence. They say `MSG_DONTWAIT`, so that the kernel
+//!   tries each while it takes it from the submission queue and keeps none for
+//!   later: once that queue is empty, their memory is ours again. One that found
+//!   no room in the socket says so, and is then sent as an ordinary operation.
 //! - On drop, operations are cancelled and waited for; what the kernel does not
 //!   give back in time is leaked, never freed.
 
@@ -35,6 +39,7 @@ enum Kind {
     Send = 3,
     Op = 4,
     Cancel = 5,
+    QuietSend = 6,
 }
 
 fn user_data(kind: Kind, index: usize) -> u64 {
@@ -42,6 +47,10 @@ fn user_data(kind: Kind, index: usize) -> u64 {
 }
 
 const INDEX_MASK: u64 = (1 << 56) - 1;
+/// Of a quiet send's index: its round above, its place in the round below.
+const ROUND_SHIFT: u32 = 24;
+const ROUND_MASK: u64 = INDEX_MASK >> ROUND_SHIFT;
+const PLACE_MASK: u64 = (1 << ROUND_SHIFT) - 1;
 
 /// Room for completions between two reaps: more than all sends and one receive
 /// per buffer at once, so that overflow is the exception.
@@ -91,6 +100,13 @@ pub(crate) struct Uring {
     uring: Option<IoUring>,
     buffers: Option<BufRing>,
     receives: Slab<ReceiveState>,
+    /// Sends handed over since the submission queue was last seen empty; `None`
+    /// for those that failed.
+    quiet: Vec<Option<(Box<SendSlot>, Arc<OwnedFd>)>>,
+    /// Counts how often `quiet` was emptied, so that a failure which the kernel
+    /// held back is not taken for one of a later send.
+    round: u64,
+    /// Sends that wait for room in their socket.
     sends: Slab<(Box<SendSlot>, Arc<OwnedFd>)>,
     slots: Slots,
     ops: Slab<OpState>,
@@ -124,6 +140,9 @@ impl Uring {
         if !uring.params().is_feature_ext_arg() {
             return Err(SetupError::Feature { feature: "IORING_FEAT_EXT_ARG" });
         }
+        if !uring.params().is_feature_skip_cqe_on_success() {
+            return Err(SetupError::Feature { feature: "IORING_FEAT_CQE_SKIP" });
+        }
         // A gain, not a need: saves a descriptor look-up at each enter.
         if let Err(error) = uring.submitter().register_ring_fd() {
             tracing::debug!(%error, "ring descriptor not registered");
@@ -136,6 +155,8 @@ impl Uring {
             uring: Some(uring),
             buffers: Some(buffers),
             receives: Slab::new(),
+            quiet: Vec::new(),
+            round: 0,
             sends: Slab::new(),
             slots: Slots::new(Arc::clone(&stats)),
             ops: Slab::new(),
@@ -171,6 +192,7 @@ impl Uring {
         let index = (user_data & INDEX_MASK) as usize;
         match user_data >> 56 {
             k if k == Kind::Receive as u64 => self.complete_receive(index, result, flags),
+            k if k == Kind::QuietSend as u64 => self.fail_quiet_send(index as u64, result),
             k if k == Kind::Send as u64 => self.complete_send(index, result),
             k if k == Kind::Op as u64 => self.complete_op(index, result),
             k if k == Kind::Wake as u64 => self.wake_armed = false,
@@ -261,10 +283,45 @@ impl Uring {
     fn complete_send(&mut self, index: usize, result: i32) {
         let (slot, _fd) = self.sends.remove(index);
         if result < 0 {
-            self.stats.udp_send_errors.add(1);
-            tracing::debug!(error = %io::Error::from_raw_os_error(-result), "datagrams not sent");
+            self.note_unsent(result);
         }
         self.slots.release(slot);
+    }
+
+    fn fail_quiet_send(&mut self, index: u64, result: i32) {
+        let (round, place) = (index >> ROUND_SHIFT, index & PLACE_MASK);
+        let current = round == self.round & ROUND_MASK;
+        #[allow(clippy::cast_possible_truncation, reason = "24 bits")]
+        let failed = self.quiet.get_mut(place as usize).filter(|_| current).and_then(Option::take);
+        match failed {
+            Some((mut slot, fd)) if result == -libc::EAGAIN => {
+                let (raw, header) = (fd.as_raw_fd(), slot.header());
+                let index = self.sends.insert((slot, fd));
+                let entry = opcode::SendMsg::new(Fd(raw), header).build();
+                self.push(&entry.user_data(user_data(Kind::Send, index)));
+            }
+            Some((slot, _fd)) => {
+                self.note_unsent(result);
+                self.slots.release(slot);
+            }
+            None => self.note_unsent(result),
+        }
+    }
+
+    /// Takes the memory of quiet sends back, once the kernel has tried them all.
+    fn retire_quiet_sends(&mut self) {
+        if self.quiet.is_empty() || !self.uring().submission().is_empty() {
+            return;
+        }
+        self.round += 1;
+        for (slot, _fd) in self.quiet.drain(..).flatten() {
+            self.slots.release(slot);
+        }
+    }
+
+    fn note_unsent(&self, result: i32) {
+        self.stats.udp_send_errors.add(1);
+        tracing::debug!(error = %io::Error::from_raw_os_error(-result), "datagrams not sent");
     }
 
     // ---- single operations ----
@@ -284,7 +341,8 @@ impl Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.sends.len()
+        self.quiet.iter().flatten().count()
+            + self.sends.len()
             + self.receives.iter().filter(|(_, r)| r.armed).count()
             + self.ops.iter().filter(|(_, op)| !matches!(op, OpState::Done { .. })).count()
             + usize::from(self.wake_armed)
@@ -383,6 +441,7 @@ impl Backend for Uring {
             }
         }
         self.reaped = reaped;
+        self.retire_quiet_sends();
         // What the kernel holds back comes with the next enter, which does not
         // wait then.
         if self.uring().submission().cq_overflow() {
@@ -457,10 +516,15 @@ impl Backend for Uring {
     fn send(&mut self, mut slot: Box<SendSlot>, fd: Arc<OwnedFd>) {
         self.stats.udp_sends.add(1);
         self.stats.udp_bytes_out.add(slot.len() as u64);
-        let raw = fd.as_raw_fd();
-        let header = slot.header();
-        let index = self.sends.insert((slot, fd));
-        let entry = opcode::SendMsg::new(Fd(raw), header).build().user_data(user_data(Kind::Send, index));
+        let place = self.quiet.len() as u64;
+        let index = (self.round & ROUND_MASK) << ROUND_SHIFT | place;
+        #[allow(clippy::cast_sign_loss, reason = "a flag")]
+        let entry = opcode::SendMsg::new(Fd(fd.as_raw_fd()), slot.header())
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data((Kind::QuietSend as u64) << 56 | index);
+        self.quiet.push(Some((slot, fd)));
         self.push(&entry);
     }
 
@@ -535,6 +599,7 @@ impl Drop for Uring {
             // only safe end.
             self.stats.buffers_leaked.add(self.in_flight() as u64);
             tracing::error!(operations = self.in_flight(), "io_uring did not drain; its buffers are leaked");
+            std::mem::forget(std::mem::take(&mut self.quiet));
             std::mem::forget(std::mem::take(&mut self.sends));
             std::mem::forget(std::mem::take(&mut self.receives));
             std::mem::forget(std::mem::take(&mut self.ops));
