@@ -181,6 +181,14 @@ section! {
         /// A connection this long without a packet, over TCP without a request, is closed; milliseconds, 1000 to
         /// 600000.
         idle_timeout_ms: Milliseconds = Milliseconds(30_000),
+        /// Longest time in which a request must have arrived whole, and in which a client must take some of an answer that
+        /// waits for it, in milliseconds, 1000 to 600000. Over HTTP/3 it is kept to a quarter.
+        request_timeout_ms: Milliseconds = Milliseconds(30_000),
+        /// Longest handshake in milliseconds, 1000 to 60000.
+        handshake_timeout_ms: Milliseconds = Milliseconds(10_000),
+        /// HTTP/3 handshakes under way on one core above which clients must prove their address first (Retry), 0 to
+        /// 1000000; 0 asks all of them to.
+        handshakes_per_core_max: u64 = 4_096,
         /// Longest time for one command in milliseconds, upstream calls included, 1000 to 600000.
         command_timeout_ms: Milliseconds = Milliseconds(60_000),
         /// Tasks that may wait on one core, 1 to 1000000.

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat};
 use crate::node_secret;
-use crate::tls::Tls;
+use crate::tls::{Hangups, Tls};
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
@@ -56,9 +56,13 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     warn_about_host();
     let cpus = cpus(config)?;
     let cores = CoreCount::new(cpus.len()).with_context(|| format!("{} cores are too many", cpus.len()))?;
-    let store = open_store(config)?;
     let egress = Egress::start(egress_config(config, cores.get()))?;
-    let result = serve(config, &cpus, cores, &store, &egress);
+    // Before the start, which may take a while: whoever asks in its midst gets an orderly end, too, and SIGHUP is not
+    // the end that it is by default.
+    let asked = listen_for_stop(&egress)?;
+    let hangups = Hangups::listen(&egress)?;
+    let store = open_store(config)?;
+    let result = serve(config, &cpus, cores, &store, &egress, &asked, hangups);
     egress.shutdown(SHUTDOWN_SLACK);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
@@ -72,11 +76,11 @@ fn serve(
     cores: CoreCount,
     store: &Store,
     egress: &Egress,
+    asked: &mpsc::Receiver<&'static str>,
+    hangups: Hangups,
 ) -> anyhow::Result<()> {
-    // Before the start, so that whoever asks in its midst gets an orderly end, too.
-    let asked = listen_for_stop(egress)?;
     let tls = Tls::load(config)?;
-    tls.follow(egress)?;
+    tls.follow(egress, hangups);
     let identity = tls.server()?;
     let tcp_tls = tls.tcp()?;
     let (listeners, tcp_listeners) = bind(config, cores)?;
@@ -122,7 +126,7 @@ fn serve(
     });
     let served = started.and_then(|(admin, io)| {
         announce(&addresses, &core_ports, io, &admin);
-        wait_for_stop(&asked, &told)
+        wait_for_stop(asked, &told)
     });
     let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
     let _ = stop.send(Stop::Draining);
@@ -435,7 +439,9 @@ fn ingress_config(config: &Config, cores: CoreCount) -> IngressConfig {
         connections_max: connections.div_ceil(cores.get()),
         streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
         idle_timeout: limits.idle_timeout_ms.duration(),
-        ..IngressConfig::default()
+        handshakes_max: usize::try_from(limits.handshakes_per_core_max).unwrap_or(usize::MAX),
+        handshake_timeout: limits.handshake_timeout_ms.duration(),
+        request_timeout: limits.request_timeout_ms.duration(),
     }
 }
 
@@ -455,7 +461,8 @@ fn tcp_config(config: &Config) -> TcpConfig {
         connections_max: usize::try_from(affordable).unwrap_or(usize::MAX),
         streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
         idle_timeout: limits.idle_timeout_ms.duration(),
-        ..TcpConfig::default()
+        handshake_timeout: limits.handshake_timeout_ms.duration(),
+        body_timeout: limits.request_timeout_ms.duration(),
     }
 }
 

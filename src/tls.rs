@@ -39,6 +39,16 @@ pub(crate) struct Tls {
     secrets_refused: Arc<AtomicU64>,
 }
 
+/// SIGHUP, heard from now on and not the end of the process any more; one that comes before it is looked for is kept.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    pub(crate) fn listen(egress: &Egress) -> anyhow::Result<Self> {
+        let _runtime = egress.runtime().enter();
+        Ok(Self(signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?))
+    }
+}
+
 impl Tls {
     /// Reads what the configuration names.
     pub(crate) fn load(config: &Config) -> anyhow::Result<Self> {
@@ -89,11 +99,8 @@ impl Tls {
     }
 
     /// From now on reloads on SIGHUP and, unless that is switched off, when files change.
-    pub(crate) fn follow(&self, egress: &Egress) -> anyhow::Result<()> {
-        let _runtime = egress.runtime().enter();
-        let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        egress.runtime().spawn(follow(self.clone(), hangups));
-        Ok(())
+    pub(crate) fn follow(&self, egress: &Egress, hangups: Hangups) {
+        egress.runtime().spawn(follow(self.clone(), hangups.0));
     }
 
     fn reload(&self, reload: Reload) {

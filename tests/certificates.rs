@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,6 +226,46 @@ fn a_start_with_a_certificate_that_clients_would_refuse_is_refused() {
         let file = place.path("chain.pem");
         assert!(said.contains(says) && said.contains(file.to_str().expect("UTF-8")), "{said}");
     }
+}
+
+/// The file of secrets is a pipe, so that the start waits in its midst until the test has sent the signal, and the
+/// reload that the signal asks for waits for more.
+#[test]
+fn a_signal_in_the_midst_of_the_start_does_not_end_it_and_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("tickets");
+    let lay = || {
+        let new = directory.path().join("new");
+        let made = Command::new("mkfifo").arg(&new).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        fs::rename(new, &pipe).expect("renamed");
+    };
+    lay();
+    let settings = [
+        format!("tls.ticket_key_file={}", pipe.display()),
+        "tls.watch_interval_s=0".to_owned(),
+        "server.cores=1".to_owned(),
+        "server.shards=8".to_owned(),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let sim = Sim::start(&[]);
+    let mut command = Gateway::command(&sim, &directory.path().join("data"), &settings);
+    let process = command.arg("serve").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut process = process.expect("the gateway begins");
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &process.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the gateway is gone before {name}");
+    };
+    let secret = "0f".repeat(32);
+    for read in ["-HUP", "-TERM"] {
+        // There once the other end is opened to be read.
+        let mut end = OpenOptions::new().write(true).open(&pipe).expect("a reader");
+        signal(read);
+        end.write_all(secret.as_bytes()).expect("written");
+        // The next reader waits for another writer.
+        lay();
+    }
+    assert_eq!(process.wait().expect("it was started").code(), Some(0));
 }
 
 /// Settings apply to the second gateway as to the first, so the test is of what stands on disk alone.

@@ -139,10 +139,10 @@ pub(crate) async fn known(
     }
 }
 
-/// A zone this host does not know would silently be another one.
+/// A zone that is not known here would silently be another one.
 pub(crate) fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
     let Some(name) = &request.time_zone else { return Ok(()) };
-    // Names and zones are cached by the library; the first look at a zone reads a small file.
+    // The database is in memory.
     if jiff::tz::TimeZone::get(name).is_ok() {
         return Ok(());
     }

@@ -8,12 +8,12 @@ use jiff::tz::TimeZone;
 /// The IANA database has some 600 names; anything beyond is not kept.
 const ZONES_MAX: usize = 1_024;
 
-/// Time zones by name. The first look at a name may read a small file; later ones do not.
+/// Time zones by name. None is read from a file: the database is part of the program.
 #[derive(Default)]
 pub(crate) struct Zones(RefCell<HashMap<String, TimeZone, foldhash::fast::RandomState>>);
 
 impl Zones {
-    /// The zone of this name, with the name as the IANA database writes it; UTC when the host knows no such zone.
+    /// The zone of this name, with the name as the IANA database writes it; UTC when there is no such zone.
     pub(crate) fn get(&self, name: &str) -> (TimeZone, String) {
         if let Some(zone) = self.0.borrow().get(name) {
             return named(zone.clone());
