@@ -103,3 +103,50 @@ async fn a_repeat_with_the_same_key_goes_on_where_the_first_stopped() {
     let other = caller.send("POST", "/api/v1/drive/uploads?name=other", &fields, content(10)).await;
     other.problem(422, "idempotency-mismatch");
 }
+
+#[tokio::test]
+async fn an_upload_with_a_key_makes_one_file_over_a_crash() {
+    for after_effect in [true, false] {
+        let mut scene = Scene::start(1, &[]);
+        let key = scene.gateway.user("ada");
+        let caller = scene.caller().await;
+        let body = content(3 * MB / 2);
+        let keyed = [("idempotency-key", "film-2")];
+        // The second and last chunk hangs, with the file made or not.
+        scene
+            .sim
+            .fault(
+                json!({"service": "drive", "kind": "slow", "ms": 1, "operation": "upload.chunk", "count": 1}),
+            )
+            .await;
+        scene
+            .sim
+            .fault(json!({"service": "drive", "kind": "hang", "operation": "upload.chunk", "count": 1,
+            "after_effect": after_effect}))
+            .await;
+        let upload_hangs = upload(&caller, &key, &keyed, body.clone());
+        let crash = async {
+            while scene.sim.asked("upload.chunk").await + scene.sim.asked("failed_before_effect").await < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            answer = upload_hangs => panic!("it is answered: {:?}", answer.body),
+            () = common::scene::guard(crash) => {}
+        }
+        let Scene { gateway, sim, directory } = scene;
+        scene = Scene { gateway: gateway.crash_and_restart(), sim, directory };
+        scene.sim.clear_faults().await;
+        let caller = scene.caller().await;
+        let made = upload(&caller, &key, &keyed, body.clone()).await;
+        assert_eq!(made.status.as_u16(), 200, "{after_effect}: {:?}", made.body);
+        let again = upload(&caller, &key, &keyed, body.clone()).await;
+        assert_eq!(again.field("idempotency-replayed"), Some("true"), "{:?}", again.body);
+        assert_eq!(again.body, made.body);
+        let bearer = format!("Bearer {key}");
+        let films = "/api/v1/drive/files?q=name%20%3D%20'film.mp4'";
+        let films = caller.send("GET", films, &[("authorization", &bearer)], "").await.value();
+        assert_eq!(films["files"].as_array().map(Vec::len), Some(1), "{after_effect}: {films:#}");
+        assert_eq!(films["files"][0]["id"], made.value()["id"]);
+    }
+}

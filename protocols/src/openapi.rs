@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::{
-    COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, LIST_LIMIT_MAX, TIME_ZONE_CHARS_MAX, TaskState,
-    WAIT_MAX,
+    COMMAND_CHARS_MAX, DEADLINE_MS_MAX, DEADLINE_MS_MIN, IDEMPOTENCY_KEY_CHARS_MAX, LIST_LIMIT_MAX,
+    TIME_ZONE_CHARS_MAX, TaskState, WAIT_MAX,
 };
 use crate::google::resource::TAG_BYTES_MAX;
 use crate::google::rest::{self, Answer, Body, Endpoint, Kind, MailAct, PARAMETER_BYTES_MAX, Parameter};
@@ -380,7 +380,10 @@ fn operation(endpoint: &Endpoint) -> Value {
         json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": rest::ID_BYTES_MAX}})
     });
     let in_query = endpoint.parameters.iter().map(parameter);
-    let parameters: Vec<Value> = in_path.chain(in_query).collect();
+    let mut parameters: Vec<Value> = in_path.chain(in_query).collect();
+    if endpoint.effect != rest::Effect::Read {
+        parameters.push(idempotency_key());
+    }
     let answer = match endpoint.answer {
         Answer::Empty => json!({"204": {"description": "Done"}}),
         Answer::Json => json!({
@@ -423,6 +426,15 @@ fn operation(endpoint: &Endpoint) -> Value {
         Body::Mail(act) => operation["requestBody"] = body("application/json", &mail(act)),
     }
     operation
+}
+
+fn idempotency_key() -> Value {
+    json!({
+        "name": "idempotency-key",
+        "in": "header",
+        "description": "The same key with the same request is answered alike, and the change is made once",
+        "schema": {"type": "string", "pattern": format!("^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$")},
+    })
 }
 
 fn parameter(parameter: &Parameter) -> Value {

@@ -15,6 +15,7 @@ mod html;
 pub mod oauth;
 pub mod resource;
 pub mod rest;
+pub mod trace;
 pub mod upload;
 
 use std::fmt::{self, Write as _};

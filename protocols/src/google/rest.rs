@@ -104,8 +104,32 @@ pub enum Effect {
     Read,
     /// A state that is set: to do it twice is to do it once.
     Set,
-    /// Something that a repeat would do again. It is sent at most once.
+    /// Something that a repeat would do again, and that leaves nothing to tell it by. It is sent at most once.
     Once,
+    /// The same, by way of a draft, which is sent once by Gmail.
+    Mail,
+    /// The same, under an id that we may choose.
+    Event,
+    /// The same, under an id that Google gives out before.
+    File,
+    /// The same, under a name that there is once.
+    Label,
+    /// The same, for somebody who has one of the kind.
+    Permission,
+}
+
+impl Effect {
+    /// Whether a repeat would do it again.
+    #[must_use]
+    pub const fn is_once(self) -> bool {
+        !matches!(self, Self::Read | Self::Set)
+    }
+
+    /// Whether a repeat can tell what became of the first.
+    #[must_use]
+    pub const fn leaves_trace(self) -> bool {
+        !matches!(self, Self::Once)
+    }
 }
 
 /// What the answer holds.
@@ -203,11 +227,11 @@ endpoints! {
     "gmail.messages.get", Get "gmail/messages/{id}" => Gmail "GET" "/gmail/v1/users/me/messages/{id}",
         [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a message";
     "gmail.messages.send", Post "gmail/messages" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], SEND, Once, Json, "Send a message";
+        [], SEND, Mail, Json, "Send a message";
     "gmail.messages.reply", Post "gmail/messages/{id}/reply" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], REPLY, Once, Json, "Answer a message in its thread";
+        [], REPLY, Mail, Json, "Answer a message in its thread";
     "gmail.messages.forward", Post "gmail/messages/{id}/forward" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], FORWARD, Once, Json, "Forward a message";
+        [], FORWARD, Mail, Json, "Forward a message";
     "gmail.messages.labels", Patch "gmail/messages/{id}/labels" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/modify",
         [], Json, Set, Json, "Add and remove labels of a message";
     "gmail.messages.trash", Post "gmail/messages/{id}/trash" => Gmail "POST" "/gmail/v1/users/me/messages/{id}/trash",
@@ -222,17 +246,17 @@ endpoints! {
     "gmail.drafts.list", Get "gmail/drafts" => Gmail "GET" "/gmail/v1/users/me/drafts",
         [text("q", "q"), integer("max_results", "maxResults", 1, 500), PAGE, FIELDS], None, Read, Json, "List drafts";
     "gmail.drafts.create", Post "gmail/drafts" => Gmail "POST" "/gmail/v1/users/me/drafts",
-        [], DRAFT, Once, Json, "Write a draft";
+        [], DRAFT, Mail, Json, "Write a draft";
     "gmail.drafts.get", Get "gmail/drafts/{id}" => Gmail "GET" "/gmail/v1/users/me/drafts/{id}",
         [one_of("format", "format", &["minimal", "full", "raw", "metadata"]), FIELDS], None, Read, Json, "Read a draft";
     "gmail.drafts.delete", Delete "gmail/drafts/{id}" => Gmail "DELETE" "/gmail/v1/users/me/drafts/{id}",
         [], None, Set, Empty, "Delete a draft";
     "gmail.drafts.send", Post "gmail/drafts/{id}/send" => Gmail "POST" "/gmail/v1/users/me/drafts/send",
-        [], SentDraft, Once, Json, "Send a draft";
+        [], SentDraft, Mail, Json, "Send a draft";
     "gmail.labels.list", Get "gmail/labels" => Gmail "GET" "/gmail/v1/users/me/labels",
         [FIELDS], None, Read, Json, "List labels";
     "gmail.labels.create", Post "gmail/labels" => Gmail "POST" "/gmail/v1/users/me/labels",
-        [], Json, Once, Json, "Make a label";
+        [], Json, Label, Json, "Make a label";
     "gmail.labels.change", Patch "gmail/labels/{id}" => Gmail "PATCH" "/gmail/v1/users/me/labels/{id}",
         [], Json, Set, Json, "Change a label";
     "gmail.labels.delete", Delete "gmail/labels/{id}" => Gmail "DELETE" "/gmail/v1/users/me/labels/{id}",
@@ -247,7 +271,7 @@ endpoints! {
     "calendar.events.get", Get "calendar/events/{id}" => Calendar "GET" "/calendar/v3/calendars/{calendar}/events/{id}",
         [CALENDAR, text("time_zone", "timeZone"), FIELDS], None, Read, Json, "Read an event";
     "calendar.events.create", Post "calendar/events" => Calendar "POST" "/calendar/v3/calendars/{calendar}/events",
-        [CALENDAR, SEND_UPDATES], Json, Once, Json, "Make an event";
+        [CALENDAR, SEND_UPDATES], Json, Event, Json, "Make an event";
     "calendar.events.change", Patch "calendar/events/{id}" => Calendar "PATCH" "/calendar/v3/calendars/{calendar}/events/{id}",
         [CALENDAR, SEND_UPDATES], Json, Set, Json, "Change an event";
     "calendar.events.delete", Delete "calendar/events/{id}" => Calendar "DELETE" "/calendar/v3/calendars/{calendar}/events/{id}",
@@ -267,9 +291,9 @@ endpoints! {
     "drive.files.export", Get "drive/files/{id}/export" => Drive "GET" "/drive/v3/files/{id}/export",
         [needed("mime_type", "mimeType")], None, Read, Bytes, "Read a Google document in another format";
     "drive.files.create", Post "drive/files" => Drive "POST" "/drive/v3/files",
-        [FIELDS], Json, Once, Json, "Make a file or a folder without content";
+        [FIELDS], Json, File, Json, "Make a file or a folder without content";
     "drive.uploads.create", Post "drive/uploads" => Drive "POST" "/upload/drive/v3/files?uploadType=resumable",
-        [needed("name", ""), text("parent", ""), text("description", ""), FIELDS], Bytes, Once, Json,
+        [needed("name", ""), text("parent", ""), text("description", ""), FIELDS], Bytes, File, Json,
         "Make a file with content of any length";
     "drive.files.upload", Put "drive/files/{id}/content" => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=resumable",
         [FIELDS], Bytes, Set, Json, "Write the content of a file";
@@ -279,7 +303,7 @@ endpoints! {
     "drive.permissions.list", Get "drive/files/{id}/permissions" => Drive "GET" "/drive/v3/files/{id}/permissions",
         [PAGE, FIELDS], None, Read, Json, "Tell with whom a file is shared";
     "drive.permissions.create", Post "drive/files/{id}/permissions" => Drive "POST" "/drive/v3/files/{id}/permissions",
-        [boolean("notify", "sendNotificationEmail")], Json, Once, Json, "Share a file";
+        [boolean("notify", "sendNotificationEmail")], Json, Permission, Json, "Share a file";
     "drive.permissions.delete", Delete "drive/files/{id}/permissions/{permission}"
         => Drive "DELETE" "/drive/v3/files/{id}/permissions/{permission}", [], None, Set, Empty, "Share a file no longer";
 }
@@ -564,6 +588,12 @@ mod tests {
                 endpoint.name
             );
         }
+    }
+
+    #[test]
+    fn only_a_sentence_made_into_an_event_leaves_no_trace() {
+        let traceless = ENDPOINTS.iter().filter(|endpoint| !endpoint.effect.leaves_trace());
+        assert_eq!(traceless.map(|endpoint| endpoint.name).collect::<Vec<_>>(), ["calendar.quick-add"]);
     }
 
     #[test]

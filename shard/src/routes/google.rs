@@ -2,41 +2,36 @@
 //! command.
 //!
 //! Invariants:
-//! - A call that a repeat would do again is sent at most once. When its outcome is not known, the answer says so.
+//! - What changes something goes by [`super::write`], what only reads stays here.
 //! - At most so many calls are under way on a core, and of one user ([`Calls`]); beyond that they are refused. Content
 //!   in pieces counts until its end, and has a bound of its own, so that it leaves places to other calls.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use sha2::{Digest as _, Sha256};
-use sluice_net::{BodyReader, Request};
-use sluice_protocols::api::is_idempotency_key;
-use sluice_protocols::google::compose::{MailDraft, Purpose};
-use sluice_protocols::google::gmail::{self, Draft, Format, Message};
+use sluice_net::Request;
 use sluice_protocols::google::resource::Tag;
-use sluice_protocols::google::rest::{self, Answer, Body, Captures, Effect, Endpoint, MailAct};
-use sluice_protocols::google::upload;
+use sluice_protocols::google::rest::{self, Answer, Effect, Endpoint};
 use sluice_protocols::google::{ApiCall, UpstreamFault};
 use sluice_protocols::http::{Method, RequestHead, Response};
 use sluice_protocols::ids::UserId;
-use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::cache;
 use super::exchange::server_timing;
-use super::keyed;
+use super::once::{Begun, Once};
+use super::write::{Writing, checked_body};
 use crate::auth::Principal;
 use crate::service::Core;
 use crate::upstream::meter::{Meter, micros};
-use crate::upstream::{CallError, Content, Google, KnownUpload, Source, Upload, UploadError, UploadSessions};
+use crate::upstream::{CallError, Content, Google, UploadSessions};
 
 /// The media types that content is passed on as; what else a file says it is, a browser must not act on.
-const BYTES_TYPE: &str = "application/octet-stream";
+pub(super) const BYTES_TYPE: &str = "application/octet-stream";
 
 /// Calls under way.
 pub(crate) struct Calls {
@@ -124,55 +119,35 @@ pub(crate) async fn serve(
     let meter = Meter::default();
     let google = Google::new(&core.env, &meter, who.shard, who.user, deadline);
     let captures = endpoint.captures(request.head.path()).unwrap_or_default();
-    let told = |error: &CallError| problem_of(endpoint, error, deadline);
-    let body = match endpoint.body {
-        Body::Mail(act) => {
-            check_query(endpoint, &captures, &request.head)?;
-            write_mail(core, &google, endpoint, act, &captures, &request.body, deadline).await?
+    let told = |error: &CallError| problem_of(error, deadline);
+    let response = if endpoint.effect == Effect::Read {
+        let (content_type, body) = checked_body(endpoint, &request)?;
+        let call = endpoint.call(&captures, request.head.query(), content_type, body)?;
+        if cache::asks_anew(&request.head) {
+            core.env.reads.invalidate(who.user, &[Tag::whole(call.service)]);
         }
-        Body::SentDraft => {
-            check_query(endpoint, &captures, &request.head)?;
-            let draft = captures.get("id").unwrap_or_default();
-            google.act(&gmail::send_draft(draft), deadline).await.map_err(|error| told(&error))?.body
-        }
-        Body::Bytes => {
-            upload_content(core, who, &google, endpoint, &captures, request_parts(request)).await?
-        }
-        Body::None if endpoint.answer == Answer::Bytes => {
-            let call = endpoint.call(&captures, request.head.query(), None, Bytes::new())?;
-            if cache::asks_anew(&request.head) {
-                core.env.reads.invalidate(who.user, &[Tag::whole(call.service)]);
-            }
+        if endpoint.answer == Answer::Bytes {
             let range = request.head.header("range");
             let content = google.content(&call, range).await.map_err(|error| told(&error))?;
             let began = (began, meter.google.total_us());
             return download(core, endpoint, &request.head, content, place, began);
         }
-        Body::None | Body::Json => {
-            let (content_type, body) = checked_body(endpoint, &request)?;
-            let call = endpoint.call(&captures, request.head.query(), content_type, body)?;
-            if cache::asks_anew(&request.head) {
-                core.env.reads.invalidate(who.user, &[Tag::whole(call.service)]);
-            }
-            let reply = if endpoint.effect == Effect::Once {
-                google.act(&call, deadline).await.map(|reply| reply.body)
-            } else {
-                google.bytes(&call).await
-            };
-            reply.map_err(|error| told(&error))?
-        }
+        answer(endpoint, &head, google.bytes(&call).await.map_err(|error| told(&error))?)
+    } else {
+        let once = match Once::begin(core, who, endpoint, &request).await? {
+            Begun::Known(response) => return Ok(response.into()),
+            Begun::Go(once) => once,
+        };
+        let writing = Writing { core, google: &google, endpoint, captures, once: &once };
+        let done = writing.run(request).await.map(|body| answer(endpoint, &head, body));
+        drop(writing);
+        once.end(done).await?
     };
-    let response = answer(endpoint, &head, body);
     let google_us = meter.google.total_us();
     let total_us = micros(began.elapsed());
     drop(place);
     let timing = server_timing(total_us.saturating_sub(google_us), 0, google_us);
     Ok(response.with_field("server-timing", timing).into())
-}
-
-/// Refuses parameters that there are not.
-fn check_query(endpoint: &Endpoint, captures: &Captures, head: &RequestHead) -> Result<(), Problem> {
-    endpoint.call(captures, head.query(), None, Bytes::new()).map(|_| ())
 }
 
 /// Answers with content, and keeps the places it takes until its last piece was handed on.
@@ -222,12 +197,12 @@ fn part(range: String) -> Response {
 pub(crate) struct Transfers {
     open: Rc<Cell<usize>>,
     max: usize,
-    /// Uploads by the keys of their requests.
+    /// Those that may go on.
     pub(crate) sessions: UploadSessions,
 }
 
 /// The place of one.
-struct Transfer(Rc<Cell<usize>>);
+pub(super) struct Transfer(Rc<Cell<usize>>);
 
 impl Drop for Transfer {
     fn drop(&mut self) {
@@ -240,7 +215,7 @@ impl Transfers {
         Self { open: Rc::default(), max, sessions: UploadSessions::default() }
     }
 
-    fn begin(&self) -> Result<Transfer, Problem> {
+    pub(super) fn begin(&self) -> Result<Transfer, Problem> {
         if self.open.get() >= self.max {
             let problem = Problem::new(ProblemKind::Overloaded, "too many files are on their way");
             return Err(problem.with_retry_after_s(1));
@@ -250,202 +225,14 @@ impl Transfers {
     }
 }
 
-fn request_parts(request: Request) -> UploadRequest {
-    let Request { head, body, stream, .. } = request;
-    UploadRequest { head, body: stream.unwrap_or_else(|| BodyReader::whole(body)) }
-}
-
-/// What an upload needs of its request.
-struct UploadRequest {
-    head: RequestHead,
-    body: BodyReader,
-}
-
-/// How long the session of an upload is remembered by its key. Google keeps it for a week.
-const SESSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Ends what a key holds, however the request ends.
-struct Leaving<'a>(&'a UploadSessions, Option<(UserId, [u8; 32])>);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if let Some(name) = &self.1 {
-            self.0.leave(name);
-        }
-    }
-}
-
-/// Takes content of any length to Drive. A repeat with the same `Idempotency-Key` goes on where the first stopped.
-async fn upload_content(
-    core: &Core,
-    who: &Principal,
-    google: &Google<'_>,
-    endpoint: &Endpoint,
-    captures: &Captures,
-    request: UploadRequest,
-) -> Result<Bytes, Problem> {
-    let _transfer = core.transfers.begin()?;
-    let UploadRequest { head, body } = request;
-    let settings = core.config.run.transfer;
-    let until = sluice_core::now() + settings.time_max;
-    let given = |name| endpoint.given(head.query(), name);
-    let resource = match endpoint.effect {
-        Effect::Once => upload::resource(
-            given("name")?.as_deref(),
-            given("parent")?.as_deref(),
-            given("description")?.as_deref(),
-        ),
-        _ => upload::resource(None, None, None),
-    };
-    let begin = endpoint.call(captures, head.query(), Some("application/json"), resource)?;
-    let content_type = head.header("content-type").unwrap_or(BYTES_TYPE).to_owned();
-    let length = head.content_length();
-    let name = match head.header("idempotency-key") {
-        None => None,
-        Some(key) if is_idempotency_key(key) => Some((who.user, <[u8; 32]>::from(Sha256::digest(key)))),
-        Some(_) => {
-            let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
-            return Err(Problem::new(ProblemKind::BadRequest, detail));
-        }
-    };
-    let fingerprint: [u8; 32] = Sha256::new_with_prefix(begin.path.as_bytes())
-        .chain_update(&begin.body)
-        .chain_update(content_type.as_bytes())
-        .chain_update(length.unwrap_or(u64::MAX).to_be_bytes())
-        .finalize()
-        .into();
-    let sessions = &core.transfers.sessions;
-    let mut leaving = Leaving(sessions, None);
-    let mut session = None;
-    if let Some(name) = name {
-        match sessions.find(name, &fingerprint, sluice_core::now()) {
-            KnownUpload::New => {}
-            KnownUpload::Session(known) => {
-                leaving.1 = Some(name);
-                session = Some(known);
-            }
-            KnownUpload::Done(file) => return Ok(file),
-            KnownUpload::UnderWay => return Err(keyed::in_flight()),
-            KnownUpload::Other => {
-                let detail = "the key was used for a request with another path, type or length";
-                return Err(Problem::new(ProblemKind::IdempotencyMismatch, detail));
-            }
-        }
-        leaving.1 = Some(name);
-    }
-    let opened = |session: &str| {
-        if let Some(name) = name {
-            sessions.keep(name, fingerprint, session, sluice_core::now() + SESSION_LIFE);
-        }
-    };
-    let wanted = Upload { begin: &begin, content_type: &content_type, length, session, until };
-    let mut source = Source::new(body, settings.idle);
-    let uploaded = google.upload(wanted, &mut source, opened).await;
-    if let (Some(name), Ok(file)) = (&name, &uploaded) {
-        sessions.done(name, file);
-    }
-    uploaded.map_err(|error| match error {
-        UploadError::Call(error) => problem_of(endpoint, &error, until),
-        UploadError::Body(error) => body_problem(error, settings.bytes_max),
-        UploadError::Shorter => {
-            let detail = "less was sent than the first request with this key had brought already";
-            Problem::new(ProblemKind::IdempotencyMismatch, detail)
-        }
-    })
-}
-
-fn body_problem(error: sluice_net::BodyError, bytes_max: u64) -> Problem {
-    match error {
-        sluice_net::BodyError::TooLong => {
-            Problem::new(ProblemKind::PayloadTooLarge, format!("a body has at most {bytes_max} bytes"))
-        }
-        sluice_net::BodyError::TimedOut => {
-            Problem::new(ProblemKind::BadRequest, "the body did not arrive in time")
-        }
-        sluice_net::BodyError::Broken => Problem::new(ProblemKind::BadRequest, "the body broke off"),
-    }
-}
-
-fn checked_body(endpoint: &Endpoint, request: &Request) -> Result<(Option<&'static str>, Bytes), Problem> {
-    match endpoint.body {
-        Body::None | Body::Mail(_) | Body::SentDraft | Body::Bytes => Ok((None, Bytes::new())),
-        Body::Json => {
-            rest::check_object(&request.body).map_err(|error| {
-                if error.is_data() {
-                    let problem = Problem::new(ProblemKind::InvalidField, "the body must be a JSON object");
-                    return problem.with_error("", "must be an object");
-                }
-                Problem::new(ProblemKind::InvalidJson, format!("the body is not JSON: {error}"))
-            })?;
-            Ok((Some("application/json"), request.body.clone()))
-        }
-    }
-}
-
-/// Writes a draft and, unless that was all, sends it. A draft is sent once by Gmail, however often it is asked to.
-async fn write_mail(
-    core: &Core,
-    google: &Google<'_>,
-    endpoint: &'static Endpoint,
-    act: MailAct,
-    captures: &Captures,
-    body: &[u8],
-    deadline: Instant,
-) -> Result<Bytes, Problem> {
-    let told = |error: CallError| problem_of(endpoint, &error, deadline);
-    let id = captures.get("id").unwrap_or_default();
-    let draft = MailDraft::parse(body)?;
-    let original: Option<Message> = match act {
-        MailAct::Reply => Some(google.read(&gmail::get_message(id, Format::Metadata)).await.map_err(told)?),
-        MailAct::Forward => Some(google.read(&gmail::get_message(id, Format::Full)).await.map_err(told)?),
-        MailAct::Send | MailAct::Draft => None,
-    };
-    let purpose = match &original {
-        None => Purpose::New,
-        Some(original) if act == MailAct::Forward => Purpose::Forward(original),
-        Some(original) => Purpose::Reply(original),
-    };
-    let mail = draft.into_mail(purpose, core.mint.task(core.clock.unix_ms()), core.clock.timestamp())?;
-    let made = google.act(&gmail::create_draft(&mail), deadline).await.map_err(told)?;
-    if act == MailAct::Draft {
-        return Ok(made.body);
-    }
-    let draft: Draft = serde_json::from_slice(&made.body)
-        .map_err(|_| told(CallError::Nonsense { service: Service::Gmail }))?;
-    match google.act(&gmail::send_draft(&draft.id), deadline).await {
-        Ok(sent) => Ok(sent.body),
-        Err(error) if error.outcome_unknown() => was_sent(google, &draft.id, &error, deadline, told).await,
-        Err(error) => Err(told(error)),
-    }
-}
-
-/// Whether a draft whose sending brought no answer was sent: then it is not there any more.
-async fn was_sent(
-    google: &Google<'_>,
-    draft: &str,
-    error: &CallError,
-    deadline: Instant,
-    told: impl Fn(CallError) -> Problem,
-) -> Result<Bytes, Problem> {
-    match google.read_fresh::<serde_json::Value>(&gmail::get_draft(draft), deadline).await {
-        Err(gone) if gone.is_not_found() => Ok(Bytes::from_static(b"{}")),
-        Ok(_) => Err(told(error.clone())),
-        Err(_) => Err(told(error.clone()).with_retryable(false)),
-    }
-}
-
 /// What the caller is told. What is wrong with the request itself is theirs to mend, so it is no fault of Google's.
-fn problem_of(endpoint: &Endpoint, error: &CallError, deadline: Instant) -> Problem {
+pub(super) fn problem_of(error: &CallError, deadline: Instant) -> Problem {
     let problem = error.to_problem(deadline);
     let kind = match error.fault() {
         Some(UpstreamFault::NotFound | UpstreamFault::Gone) => ProblemKind::NotFound,
         Some(UpstreamFault::Invalid) => ProblemKind::BadRequest,
         Some(UpstreamFault::Forbidden) => ProblemKind::Forbidden,
-        _ => {
-            // A repeat might do it twice.
-            let is_unsafe = endpoint.effect == Effect::Once && error.outcome_unknown();
-            return if is_unsafe { problem.with_retryable(false) } else { problem };
-        }
+        _ => return problem,
     };
     Problem::new(kind, problem.detail().to_owned())
 }

@@ -24,7 +24,7 @@ pub(crate) enum Keyed<'a> {
     Known(IdempotencyRecord),
 }
 
-/// A new key.
+/// A key that is held until this is dropped.
 pub(crate) struct Held<'a> {
     key: HeldKey<'a>,
     request: [u8; 32],
@@ -44,15 +44,28 @@ impl Held<'_> {
             mode: task.mode,
             created_ms: task.created_ms,
         };
-        let user = self.key.key().user_id().expect("a key of this kind has a user");
-        let record = IdempotencyRecord {
-            user,
-            request: self.request,
-            created_ms: core.clock.unix_ms(),
-            answer_json,
-            tasks: tasks.iter().map(made).collect(),
-        };
-        (self.key.key().clone(), record)
+        let tasks = tasks.iter().map(made).collect();
+        (self.key().clone(), self.record_of(core.clock.unix_ms(), answer_json, tasks))
+    }
+
+    /// What is written of the key of a request that makes no task.
+    pub(crate) fn bare_record(&self, created_ms: u64, answer_json: String) -> IdempotencyRecord {
+        self.record_of(created_ms, Some(answer_json), Vec::new())
+    }
+
+    /// Where it is written.
+    pub(crate) fn key(&self) -> &Key {
+        self.key.key()
+    }
+
+    fn record_of(
+        &self,
+        created_ms: u64,
+        answer_json: Option<String>,
+        tasks: Vec<KeyedTask>,
+    ) -> IdempotencyRecord {
+        let user = self.key().user_id().expect("a key of this kind has a user");
+        IdempotencyRecord { user, request: self.request, created_ms, answer_json, tasks }
     }
 }
 
@@ -64,7 +77,7 @@ pub(crate) fn key_of(head: &RequestHead) -> Option<String> {
 /// Looks at a request's key.
 ///
 /// # Errors
-/// `bad-request` for what is no key, `idempotency-in-flight`, `idempotency-mismatch`, or a problem of the storage.
+/// As of [`look`].
 pub(crate) async fn begin<'a>(
     core: &'a Core,
     who: &Principal,
@@ -73,6 +86,21 @@ pub(crate) async fn begin<'a>(
     body: &[u8],
 ) -> Result<Keyed<'a>, Problem> {
     let Some(key) = key else { return Ok(Keyed::Unkeyed) };
+    let (held, known) = look(core, who, key, path, body).await?;
+    Ok(known.map_or_else(|| Keyed::First(held), Keyed::Known))
+}
+
+/// Takes hold of a key; gives what is written of it.
+///
+/// # Errors
+/// `bad-request` for what is no key, `idempotency-in-flight`, `idempotency-mismatch`, or a problem of the storage.
+pub(crate) async fn look<'a>(
+    core: &'a Core,
+    who: &Principal,
+    key: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(Held<'a>, Option<IdempotencyRecord>), Problem> {
     if !is_idempotency_key(key) {
         let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
         return Err(Problem::new(ProblemKind::BadRequest, detail));
@@ -81,13 +109,12 @@ pub(crate) async fn begin<'a>(
         Sha256::new_with_prefix(path).chain_update([0]).chain_update(body).finalize().into();
     let hash: [u8; 32] = Sha256::digest(key).into();
     match core.tasks.key_use(who.user, who.shard, &hash).await.map_err(|error| read_problem(&error))? {
-        KeyUse::First(key) => Ok(Keyed::First(Held { key, request })),
         KeyUse::InFlight => Err(in_flight()),
-        KeyUse::Known(record) if record.request == request => Ok(Keyed::Known(record)),
-        KeyUse::Known(_) => {
+        KeyUse::Held(_, Some(record)) if record.request != request => {
             let detail = "the key was used for a request with another path or body";
             Err(Problem::new(ProblemKind::IdempotencyMismatch, detail))
         }
+        KeyUse::Held(key, known) => Ok((Held { key, request }, known)),
     }
 }
 

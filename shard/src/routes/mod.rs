@@ -10,9 +10,11 @@ pub(crate) mod google;
 pub(crate) mod health;
 pub(crate) mod intents;
 pub(crate) mod keyed;
+pub(crate) mod once;
 pub(crate) mod session;
 pub(crate) mod task;
 pub(crate) mod workflow;
+mod write;
 
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::Method;

@@ -1,5 +1,7 @@
 //! Requests that carry an `Idempotency-Key`: the first makes its tasks, a later one is told of them.
 //!
+//! A key of a change at Google without a task is written alone: see [`crate::routes::once`].
+//!
 //! Invariants: what a key stands for is written in the batch of the tasks it made, so there is never one without the
 //! other; while that is on its way the key is held, and a second request is told so.
 
@@ -29,12 +31,10 @@ impl Drop for HeldKey<'_> {
 
 /// What a key stands for.
 pub(crate) enum KeyUse<'a> {
-    /// Nothing yet; it is held for the caller.
-    First(HeldKey<'a>),
+    /// What is written of it, if it was used before; it is held for the caller.
+    Held(HeldKey<'a>, Option<IdempotencyRecord>),
     /// Somebody else holds it.
     InFlight,
-    /// It was used before.
-    Known(IdempotencyRecord),
 }
 
 impl Tasks {
@@ -51,14 +51,14 @@ impl Tasks {
         }
         let held = HeldKey { tasks: self, key };
         let Some(record) = self.store.load::<IdempotencyRecord>(shard, held.key()).await? else {
-            return Ok(KeyUse::First(held));
+            return Ok(KeyUse::Held(held, None));
         };
         let record = record.to_record();
         if self.is_forgotten(&record) {
-            return Ok(KeyUse::First(held));
+            return Ok(KeyUse::Held(held, None));
         }
         self.metrics.idempotency_hits.add(1);
-        Ok(KeyUse::Known(record))
+        Ok(KeyUse::Held(held, Some(record)))
     }
 
     /// Whether a key's time is over.

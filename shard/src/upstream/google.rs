@@ -266,6 +266,16 @@ impl<'a> Google<'a> {
         parse(call, &self.send(call, Retry::Safe, limit).await?.body)
     }
 
+    /// As [`Self::read_fresh`], as they come.
+    pub(crate) async fn bytes_fresh(&self, call: &ApiCall, limit: Instant) -> Result<Bytes, CallError> {
+        self.send(call, Retry::Safe, limit).await.map(|reply| reply.body)
+    }
+
+    /// Until when its calls may take.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// As [`Self::read`], as they come.
     /// A call that may be repeated although it changes something goes to Google, and what it changed is forgotten.
     pub(crate) async fn bytes(&self, call: &ApiCall) -> Result<Bytes, CallError> {

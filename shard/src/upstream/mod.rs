@@ -21,7 +21,7 @@ use crate::quota::Denied;
 
 pub(crate) use google::{CallError, Content, Google, Reply};
 pub use tokens::TokenCache;
-pub(crate) use upload::{Known as KnownUpload, Sessions as UploadSessions, Source, Upload, UploadError};
+pub(crate) use upload::{Sessions as UploadSessions, Source, Upload, UploadError};
 
 /// A call to `name` that brought no answer. `deadline` is the command's own: past it, the command is what is late.
 fn lost(name: &str, error: &EgressError, deadline: Instant) -> Problem {

@@ -21,14 +21,14 @@ use sluice_net::egress::Retry;
 use sluice_net::{BodyError, BodyReader};
 use sluice_protocols::google::ApiCall;
 use sluice_protocols::google::upload::{RESUME_INCOMPLETE, chunk, content_range, received};
-use sluice_protocols::ids::UserId;
+use sluice_protocols::ids::TaskId;
 
 use super::Backoff;
 use super::google::{CallError, Extra, Google};
 
 /// Rounds in a row in which an upload came no further.
 const ROUNDS_MAX: u32 = 6;
-/// Sessions of a core that are remembered by an `Idempotency-Key`; with more, the oldest is forgotten.
+/// Sessions of a core that are remembered; with more, the oldest is forgotten.
 const SESSIONS_MAX: usize = 1_024;
 
 /// Why content did not get there.
@@ -259,80 +259,36 @@ const fn chunk_service() -> sluice_protocols::plan::Service {
     sluice_protocols::plan::Service::Drive
 }
 
-/// What an `Idempotency-Key` of an upload stands for: its request, and the session it has at Google.
-#[derive(Clone, Debug)]
-struct Kept {
-    request: [u8; 32],
-    session: String,
-    until: Instant,
-    is_under_way: bool,
-    /// What Google told of the file, once it is there.
-    file: Option<Bytes>,
-}
-
-/// The name of an upload: its user and the SHA-256 of their key.
-type Name = (UserId, [u8; 32]);
-
-/// The sessions of a core's users, by their keys. Lost with the process: then the content is sent anew.
+/// The sessions of a core's uploads that may go on, by the identities of their requests. Lost with the process: then the
+/// content is sent anew.
 #[derive(Default)]
 pub(crate) struct Sessions {
-    kept: RefCell<HashMap<Name, Kept, RandomState>>,
-    order: RefCell<VecDeque<Name>>,
-}
-
-/// What is known of a key.
-pub(crate) enum Known {
-    /// Nothing.
-    New,
-    /// The session its first request opened.
-    Session(String),
-    /// The file that is there already.
-    Done(Bytes),
-    /// A request with it is under way.
-    UnderWay,
-    /// It was another request's.
-    Other,
+    kept: RefCell<HashMap<TaskId, (String, Instant), RandomState>>,
+    order: RefCell<VecDeque<TaskId>>,
 }
 
 impl Sessions {
-    /// What a key stands for. A session that is given out is under way until [`Self::leave`].
-    pub(crate) fn find(&self, name: Name, request: &[u8; 32], now: Instant) -> Known {
-        let mut kept = self.kept.borrow_mut();
-        match kept.get_mut(&name).filter(|kept| kept.until > now) {
-            None => Known::New,
-            Some(kept) if kept.request != *request => Known::Other,
-            Some(kept) if kept.is_under_way => Known::UnderWay,
-            Some(Kept { file: Some(file), .. }) => Known::Done(file.clone()),
-            Some(kept) => {
-                kept.is_under_way = true;
-                Known::Session(kept.session.clone())
-            }
-        }
+    /// The session of an upload.
+    pub(crate) fn get(&self, upload: TaskId, now: Instant) -> Option<String> {
+        let kept = self.kept.borrow();
+        kept.get(&upload).filter(|(_, until)| *until > now).map(|(session, _)| session.clone())
     }
 
-    /// Remembers a session that is under way.
-    pub(crate) fn keep(&self, name: Name, request: [u8; 32], session: &str, until: Instant) {
-        let entry = Kept { request, session: session.to_owned(), until, is_under_way: true, file: None };
-        if self.kept.borrow_mut().insert(name, entry).is_none() {
-            self.order.borrow_mut().push_back(name);
+    /// Remembers a session.
+    pub(crate) fn keep(&self, upload: TaskId, session: &str, until: Instant) {
+        if self.kept.borrow_mut().insert(upload, (session.to_owned(), until)).is_none() {
+            self.order.borrow_mut().push_back(upload);
         }
-        while self.kept.borrow().len() > SESSIONS_MAX {
+        while self.order.borrow().len() > SESSIONS_MAX {
             let Some(oldest) = self.order.borrow_mut().pop_front() else { break };
             self.kept.borrow_mut().remove(&oldest);
         }
     }
 
-    /// The file is there: a repeat is told of it.
-    pub(crate) fn done(&self, name: &Name, file: &Bytes) {
-        if let Some(kept) = self.kept.borrow_mut().get_mut(name) {
-            kept.file = Some(file.clone());
-        }
-    }
-
-    /// The request is over, however it ended.
-    pub(crate) fn leave(&self, name: &Name) {
-        if let Some(kept) = self.kept.borrow_mut().get_mut(name) {
-            kept.is_under_way = false;
+    /// The upload is over.
+    pub(crate) fn forget(&self, upload: TaskId) {
+        if self.kept.borrow_mut().remove(&upload).is_some() {
+            self.order.borrow_mut().retain(|kept| *kept != upload);
         }
     }
 }
@@ -341,31 +297,30 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    fn upload(number: u128) -> TaskId {
+        TaskId::from_bytes(number.to_be_bytes())
+    }
+
     #[test]
-    fn a_session_is_given_to_one_request_at_a_time_and_to_its_own_alone() {
+    fn a_session_is_known_until_its_upload_or_its_time_is_over() {
         let sessions = Sessions::default();
         let (now, far) = (Instant::now(), Instant::now() + Duration::from_secs(9));
-        let name = (UserId::from_bytes([1; 16]), [2; 32]);
-        assert!(matches!(sessions.find(name, &[3; 32], now), Known::New));
-        sessions.keep(name, [3; 32], "uri", far);
-        assert!(matches!(sessions.find(name, &[3; 32], now), Known::UnderWay));
-        sessions.leave(&name);
-        assert!(matches!(sessions.find(name, &[4; 32], now), Known::Other));
-        assert!(matches!(sessions.find(name, &[3; 32], now), Known::Session(uri) if uri == "uri"));
-        sessions.done(&name, &Bytes::from_static(b"{}"));
-        sessions.leave(&name);
-        assert!(matches!(sessions.find(name, &[3; 32], now), Known::Done(file) if &file[..] == b"{}"));
-        assert!(matches!(sessions.find(name, &[3; 32], far), Known::New));
+        assert_eq!(sessions.get(upload(1), now), None);
+        sessions.keep(upload(1), "uri", far);
+        sessions.keep(upload(1), "newer", far);
+        assert_eq!(sessions.get(upload(1), now).as_deref(), Some("newer"));
+        assert_eq!((sessions.get(upload(1), far), sessions.get(upload(2), now)), (None, None));
+        sessions.forget(upload(1));
+        assert_eq!(sessions.get(upload(1), now), None);
+        assert!(sessions.order.borrow().is_empty());
     }
 
     #[test]
     fn remembered_sessions_are_bounded() {
         let sessions = Sessions::default();
         let far = Instant::now() + Duration::from_secs(9);
-        for number in 0..=SESSIONS_MAX as u64 {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&number.to_be_bytes());
-            sessions.keep((UserId::from_bytes([1; 16]), key), [3; 32], "uri", far);
+        for number in 0..=SESSIONS_MAX as u128 {
+            sessions.keep(upload(number), "uri", far);
         }
         assert_eq!(sessions.kept.borrow().len(), SESSIONS_MAX);
         assert_eq!(sessions.order.borrow().len(), SESSIONS_MAX);

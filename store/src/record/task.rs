@@ -190,7 +190,8 @@ pub struct IdempotencyRecord {
     /// SHA-256 of what was asked: the path and the body.
     pub request: [u8; 32],
     pub created_ms: u64,
-    /// The answer to the request that used it first, for a batch; a single command's is made from its task.
+    /// The answer to the request that used it first, for a batch; a single command's is made from its task. For a change
+    /// at Google without a task, how far it has come, and its answer.
     pub answer_json: Option<String>,
     pub tasks: Vec<KeyedTask>,
 }
