@@ -82,6 +82,7 @@ impl Units {
         let (collection, rest) = resource.split_once('/').unwrap_or((resource, ""));
         match (call.method, collection, rest) {
             ("GET", "history", _) => self.gmail_history,
+            ("GET", "threads", "") => self.gmail_list * 2,
             ("GET", _, "") => self.gmail_list,
             ("GET", "threads", _) => self.gmail_thread,
             ("GET", ..) => self.gmail_get,
@@ -236,6 +237,7 @@ mod tests {
         assert_eq!(units.of(&bare("POST", "messages/send")), 100);
         assert_eq!(units.of(&bare("GET", "threads/t")), 40);
         assert_eq!(units.of(&bare("GET", "history")), 2);
+        assert_eq!(units.of(&bare("GET", "threads?q=x")), 10);
         assert_eq!(units.of(&bare("POST", "messages/m/modify")), 5);
         assert_eq!(units.of(&bare("POST", "messages/batchModify")), 50);
     }

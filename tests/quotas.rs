@@ -1,0 +1,225 @@
+//! Google's quotas, through the real gateway against the simulator that keeps them: nothing costs more there than was counted
+//! here, a load below them is never refused, and a burst beyond them is held back here.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use common::scene::{Caller, Scene};
+use common::{Gateway, Sim};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const SERVICES: [&str; 3] = ["gmail", "calendar", "drive"];
+
+/// A simulator that keeps these quotas.
+fn strict(quota: &str) -> Sim {
+    let mut plan = tempfile::NamedTempFile::new().expect("a file");
+    plan.write_all(quota.as_bytes()).expect("written");
+    let path = plan.path().to_str().expect("UTF-8").to_owned();
+    // Read before it says where it listens.
+    Sim::start(&["--plan", &path])
+}
+
+async fn counted(gateway: &Gateway) -> BTreeMap<&'static str, u64> {
+    let page = gateway.page().await;
+    let units = |upstream| page.sum("sluice_quota_units_total", &[("upstream", upstream)]);
+    SERVICES.into_iter().map(|service| (service, units(service))).collect()
+}
+
+async fn spent(sim: &Sim) -> BTreeMap<&'static str, u64> {
+    let state = sim.state().await;
+    let units = |service: &str| state["quota"][service]["units"].as_u64().expect("units");
+    SERVICES.into_iter().map(|service| (service, units(service))).collect()
+}
+
+async fn ask(
+    caller: &Caller,
+    user: &str,
+    (method, path, body): &(&str, String, Value),
+) -> common::h3::Answer {
+    let bearer = format!("Bearer {user}");
+    let mut fields = vec![("authorization", bearer.as_str()), ("cache-control", "no-cache")];
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    if !body.is_empty() {
+        fields.push(("content-type", "application/json"));
+    }
+    caller.send(method, &format!("/api/v1{path}"), &fields, body).await
+}
+
+fn event(hour: usize) -> Value {
+    json!({
+        "summary": format!("Meeting {hour}"),
+        "start": {"dateTime": format!("2031-03-04T{:02}:00:00Z", hour % 20)},
+        "end": {"dateTime": format!("2031-03-04T{:02}:30:00Z", hour % 20)},
+    })
+}
+
+fn mail(number: usize) -> Value {
+    json!({"to": ["carl@example.com"], "subject": format!("Number {number}"), "body": "Here."})
+}
+
+#[tokio::test]
+async fn nothing_costs_more_at_google_than_was_counted() {
+    let scene = Scene::with_sim(strict("[quota]\ngoogle = true\n"), 1, &[]);
+    let user = scene.gateway.user("ada");
+    let caller = scene.caller().await;
+    let id_in = |list: &Value, member: &str| list[member][0]["id"].as_str().expect("an id").to_owned();
+    let get = |path: &str| ("GET", path.to_owned(), Value::Null);
+    let messages = ask(&caller, &user, &get("/gmail/messages?max_results=2")).await.value();
+    let (message, thread) = (
+        id_in(&messages, "messages"),
+        messages["messages"][0]["threadId"].as_str().expect("a thread").to_owned(),
+    );
+    let made = ask(&caller, &user, &("POST", "/calendar/events".to_owned(), event(9))).await.value();
+    let event_id = made["id"].as_str().expect("an id").to_owned();
+    let own = json!({"name": "own.txt", "mimeType": "text/plain"});
+    let own = ask(&caller, &user, &("POST", "/drive/files".to_owned(), own)).await.value();
+    let file = own["id"].as_str().expect("an id").to_owned();
+    let draft = ask(&caller, &user, &("POST", "/gmail/drafts".to_owned(), mail(0))).await.value();
+    let draft = draft["id"].as_str().expect("an id").to_owned();
+    let share = json!({"type": "user", "role": "reader", "emailAddress": "carl@example.com"});
+    let all = [
+        get("/gmail/messages?q=from%3Aanna"),
+        get(&format!("/gmail/messages/{message}")),
+        get("/gmail/threads"),
+        get(&format!("/gmail/threads/{thread}")),
+        get("/gmail/drafts"),
+        get(&format!("/gmail/drafts/{draft}")),
+        get("/gmail/labels"),
+        ("POST", "/gmail/labels".to_owned(), json!({"name": "Counted"})),
+        ("PATCH", format!("/gmail/messages/{message}/labels"), json!({"addLabelIds": ["STARRED"]})),
+        ("POST", format!("/gmail/messages/{message}/trash"), Value::Null),
+        ("POST", format!("/gmail/messages/{message}/untrash"), Value::Null),
+        ("POST", "/gmail/messages".to_owned(), mail(1)),
+        ("POST", format!("/gmail/messages/{message}/reply"), json!({"body": "Yes."})),
+        ("POST", format!("/gmail/drafts/{draft}/send"), Value::Null),
+        get("/calendar/calendars"),
+        get("/calendar/events?max_results=5"),
+        get(&format!("/calendar/events/{event_id}")),
+        ("PATCH", format!("/calendar/events/{event_id}"), json!({"summary": "Other"})),
+        ("DELETE", format!("/calendar/events/{event_id}"), Value::Null),
+        ("POST", "/calendar/quick-add?text=Lunch%20tomorrow%20at%20noon".to_owned(), Value::Null),
+        get("/drive/files?page_size=5"),
+        get(&format!("/drive/files/{file}")),
+        get(&format!("/drive/files/{file}/permissions")),
+        ("PATCH", format!("/drive/files/{file}"), json!({"name": "new.txt"})),
+        ("POST", format!("/drive/files/{file}/permissions?notify=false"), share),
+        ("POST", "/command".to_owned(), json!({"command": "Show my mail from Anna"})),
+        ("POST", "/command".to_owned(), json!({"command": "What is on my calendar tomorrow?"})),
+        ("POST", "/command".to_owned(), json!({"command": "Find the file budget"})),
+    ];
+    let (mut before, mut spent_before) = (counted(&scene.gateway).await, spent(&scene.sim).await);
+    for request in all {
+        let answer = ask(&caller, &user, &request).await;
+        assert!(answer.status.is_success(), "{} {}: {:?}", request.0, request.1, answer.body);
+        let (now, spent_now) = (counted(&scene.gateway).await, spent(&scene.sim).await);
+        for service in SERVICES {
+            let (ours, theirs) = (now[service] - before[service], spent_now[service] - spent_before[service]);
+            assert!(
+                ours >= theirs,
+                "{} {}: {ours} units of {service} counted, {theirs} spent",
+                request.0,
+                request.1
+            );
+        }
+        (before, spent_before) = (now, spent_now);
+    }
+    assert!(SERVICES.iter().all(|service| spent_before[service] > 0), "{spent_before:?}");
+}
+
+/// One request of a mix of all services.
+fn of_mix(number: usize) -> (&'static str, String, Value) {
+    match number % 10 {
+        0..=3 => ("GET", format!("/gmail/messages?max_results=2&q=number{number}"), Value::Null),
+        4 => ("POST", "/gmail/messages".to_owned(), mail(number)),
+        5 | 6 => ("GET", format!("/calendar/events?max_results={}", 1 + number % 50), Value::Null),
+        7 => ("POST", "/calendar/events?send_updates=none".to_owned(), event(number)),
+        _ => ("GET", format!("/drive/files?page_size={}", 1 + number % 50), Value::Null),
+    }
+}
+
+/// Sends `requests` of the mix for each of `users`, `at_once` of a user at a time; the answers by status.
+async fn mixed(scene: &Scene, users: &[String], requests: usize, at_once: usize) -> BTreeMap<u16, usize> {
+    let mut calls = JoinSet::new();
+    for (index, user) in users.iter().enumerate() {
+        let caller = Arc::new(scene.caller().await);
+        for lane in 0..at_once {
+            let (caller, user) = (Arc::clone(&caller), user.clone());
+            calls.spawn(async move {
+                let mut statuses = Vec::new();
+                for number in (lane..requests).step_by(at_once) {
+                    let answer = ask(&caller, &user, &of_mix(number + index)).await;
+                    if answer.status.as_u16() == 503 {
+                        assert!(answer.field("retry-after").is_some(), "{:?}", answer.body);
+                    }
+                    statuses.push(answer.status.as_u16());
+                }
+                statuses
+            });
+        }
+    }
+    let mut by_status = BTreeMap::new();
+    while let Some(statuses) = calls.join_next().await {
+        for status in statuses.expect("a lane ends") {
+            *by_status.entry(status).or_default() += 1;
+        }
+    }
+    by_status
+}
+
+fn users(scene: &Scene) -> Vec<String> {
+    ["ada", "bob", "cleo", "dan", "eve", "finn"].into_iter().map(|name| scene.gateway.user(name)).collect()
+}
+
+async fn assert_never_refused(scene: &Scene) -> Value {
+    let quota = scene.sim.state().await["quota"].clone();
+    for service in SERVICES {
+        assert_eq!(quota[service]["refused"], json!({}), "{quota:#}");
+    }
+    quota
+}
+
+#[tokio::test]
+async fn a_steady_load_below_the_quotas_is_never_refused() {
+    // 6 users with 40 requests: 96 searches and 24 sends (at least 3,600 units), 72 of Calendar, 48 of Drive (4,800 units).
+    let quota = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 5000\n[quota.calendar]\n\
+        project_units_per_minute = 100\n[quota.drive]\nproject_units_per_minute = 6000\n";
+    let own = [
+        "quota.gmail_project_units_per_minute=5000",
+        "quota.calendar_project_units_per_minute=100",
+        "quota.drive_project_units_per_minute=6000",
+    ];
+    let scene = Scene::with_sim(strict(quota), 2, &own);
+    let users = users(&scene);
+    let answers = mixed(&scene, &users, 40, 4).await;
+    let quota = assert_never_refused(&scene).await;
+    assert_eq!(answers, BTreeMap::from([(200, 240)]), "{quota:#}");
+}
+
+#[tokio::test]
+async fn a_burst_beyond_the_quotas_is_held_back_before_google_sees_it() {
+    let quota = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 2000\nuser_units_per_minute = 600\n\
+        [quota.calendar]\nproject_units_per_minute = 60\nuser_units_per_minute = 20\n[quota.drive]\n\
+        project_units_per_minute = 3000\nuser_units_per_minute = 900\n";
+    let own = [
+        "quota.gmail_project_units_per_minute=2000",
+        "quota.gmail_user_units_per_minute=600",
+        "quota.calendar_project_units_per_minute=60",
+        "quota.calendar_user_units_per_minute=20",
+        "quota.drive_project_units_per_minute=3000",
+        "quota.drive_user_units_per_minute=900",
+    ];
+    let scene = Scene::with_sim(strict(quota), 2, &own);
+    let users = users(&scene);
+    let answers = mixed(&scene, &users, 80, 16).await;
+    let quota = assert_never_refused(&scene).await;
+    assert_eq!(answers.keys().copied().collect::<Vec<_>>(), [200, 503], "{answers:?}");
+    // What there is is used: normal work leaves 5 % to urgent work, and one call fewer may fit.
+    for (service, least) in [("gmail", 1_700), ("calendar", 55), ("drive", 2_700)] {
+        let used = quota[service]["units"].as_u64().expect("units");
+        assert!(used >= least, "{service}: {quota:#} {answers:?}");
+    }
+}
