@@ -262,6 +262,11 @@ section! {
         retry_budget_percent: u64 = 20,
         /// Retries allowed each second on top of that, 0 to 10000.
         retry_budget_per_second: u64 = 10,
+        /// Whether a read from Google that takes longer than 95 of 100 of its kind is asked for a second time, within the
+        /// budget of retries; the first answer counts.
+        hedge_reads: bool = true,
+        /// The shortest wait before that, in milliseconds, 1 to 60000.
+        hedge_after_min_ms: Milliseconds = Milliseconds(20),
         /// Failures in a row after which a core leaves a service alone, for reads and writes each, 1 to 10000.
         breaker_failures_in_a_row: u64 = 10,
         /// The same by the share of failures in the last 10 s, in percent, 1 to 100.

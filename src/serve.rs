@@ -28,7 +28,7 @@ use sluice_shard::cache::CacheConfig;
 use sluice_shard::env::RunConfig;
 use sluice_shard::intent::IntentConfig;
 use sluice_shard::peer::PeerEnd;
-use sluice_shard::quota::{BreakerConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
+use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_tuning::{Severity, Topology};
@@ -567,6 +567,7 @@ fn quota_config(config: &Config, cores: usize) -> QuotaConfig {
             budget_percent: whole(egress.retry_budget_percent),
             budget_per_second: whole(egress.retry_budget_per_second),
         },
+        hedge: HedgeConfig { is_on: egress.hedge_reads, after_min: egress.hedge_after_min_ms.duration() },
         ..QuotaConfig::default()
     }
 }

@@ -223,3 +223,35 @@ async fn a_burst_beyond_the_quotas_is_held_back_before_google_sees_it() {
         assert!(used >= least, "{service}: {quota:#} {answers:?}");
     }
 }
+
+#[tokio::test]
+async fn a_read_that_hangs_is_answered_by_its_second_copy_and_a_change_has_none() {
+    let scene = Scene::start(1, &[]);
+    let user = scene.gateway.user("ada");
+    let caller = scene.caller().await;
+    // What is usual is learned first.
+    for number in 0..110 {
+        let search = ("GET", format!("/gmail/messages?max_results=1&q=number{number}"), Value::Null);
+        assert_eq!(ask(&caller, &user, &search).await.status.as_u16(), 200);
+    }
+    let hang =
+        |operation: &str| json!({"service": "gmail", "kind": "hang", "operation": operation, "count": 1});
+    scene.sim.fault(hang("gmail.messages.list")).await;
+    let search = ("GET", "/gmail/messages?max_results=1&q=slow".to_owned(), Value::Null);
+    let answer = ask(&caller, &user, &search).await;
+    assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
+    let page = scene.gateway.page().await;
+    let gmail = [("upstream", "gmail")];
+    let hedges = page.sum("sluice_quota_hedges_total", &gmail);
+    assert!(hedges >= 1 && page.sum("sluice_quota_hedges_won_total", &gmail) >= 1, "{}", page.text);
+    scene
+        .sim
+        .fault(json!({"service": "gmail", "kind": "slow", "ms": 400, "method": "POST", "count": 1}))
+        .await;
+    let label = ("POST", "/gmail/labels".to_owned(), json!({"name": "Slow"}));
+    let made = ask(&caller, &user, &label).await;
+    assert_eq!(made.status.as_u16(), 200, "{:?}", made.body);
+    let page = scene.gateway.page().await;
+    assert_eq!(page.sum("sluice_quota_hedges_total", &gmail), hedges);
+    assert_eq!(scene.sim.asked("gmail.labels.create").await, 1);
+}

@@ -71,6 +71,7 @@ impl Checks<'_> {
             ("egress.retry_backoff_max_ms", egress.retry_backoff_max_ms.0, 1, 600_000),
             ("egress.retry_budget_percent", egress.retry_budget_percent, 0, 100),
             ("egress.retry_budget_per_second", egress.retry_budget_per_second, 0, 10_000),
+            ("egress.hedge_after_min_ms", egress.hedge_after_min_ms.0, 1, 60_000),
             ("egress.breaker_failures_in_a_row", egress.breaker_failures_in_a_row, 1, 10_000),
             ("egress.breaker_failure_percent", egress.breaker_failure_percent, 1, 100),
             ("egress.breaker_calls_min", egress.breaker_calls_min, 1, 100_000),

@@ -37,7 +37,8 @@ pub(super) fn fetch(url: &str) -> anyhow::Result<Page> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     // HTTP/1.0, so that the answer is neither chunked nor kept open.
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: {authority}\r\n\r\n")?;
+    // In one piece: whoever reads once sees all of it.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {authority}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(PAGE_BYTES_MAX).read_to_end(&mut answer).context("the metrics page was cut off")?;
     let answer = String::from_utf8_lossy(&answer);

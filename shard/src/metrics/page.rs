@@ -339,13 +339,17 @@ impl Page {
                 each.map(move |upstream| (core.clone(), upstream.name(), metrics.quota().of(upstream)))
             })
         };
-        let families: [(Growth, &str, &str, DoorRead); 7] = [
+        let families: [(Growth, &str, &str, DoorRead); 9] = [
             (Growth::Total, "quota_calls", "Calls asked for, repeats not counted", |s| s.calls.get()),
             (Growth::Total, "quota_units", "Units spent", |s| s.units.get()),
             (Growth::Total, "quota_waited", "Calls that waited for units or a place", |s| s.waited.get()),
             (Growth::Gauge, "quota_waiting", "Calls waiting for units or a place", |s| s.waiting.get()),
             (Growth::Gauge, "quota_under_way", "Calls under way", |s| s.under_way.get()),
             (Growth::Total, "quota_retries", "Calls made again", |s| s.retries.get()),
+            (Growth::Total, "quota_hedges", "Second copies of slow reads", |s| s.hedges.get()),
+            (Growth::Total, "quota_hedges_won", "Second copies that were answered first", |s| {
+                s.hedges_won.get()
+            }),
             (
                 Growth::Total,
                 "quota_retries_over_budget",

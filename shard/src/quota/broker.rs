@@ -20,6 +20,7 @@ use sluice_protocols::ids::UserId;
 
 use super::breaker::{Breaker, BreakerState, Leave, Verdict};
 use super::gate::{Ask, Block, Gate, Grant};
+use super::hedge::{Latencies, Operation};
 use super::retry::RetryBudget;
 use super::stats::QuotaStats;
 use super::{Class, Quotas};
@@ -46,6 +47,7 @@ struct Door {
     gate: RefCell<Gate>,
     breakers: RefCell<[Breaker; 2]>,
     retries: RefCell<RetryBudget>,
+    latencies: RefCell<Latencies>,
     waiting: RefCell<HashMap<u64, Rc<Turn>, RandomState>>,
     is_watched: Cell<bool>,
 }
@@ -72,6 +74,7 @@ impl Broker {
             gate: RefCell::new(quotas.gate(upstream)),
             breakers: RefCell::new([(); 2].map(|()| Breaker::new(quotas.config().breaker, now))),
             retries: RefCell::new(RetryBudget::new(&quotas.config().retry, quotas.cores(), now)),
+            latencies: RefCell::default(),
             waiting: RefCell::default(),
             is_watched: Cell::new(false),
         });
@@ -247,6 +250,40 @@ impl Broker {
             stats.retries_over_budget.add(1)
         }
         allowed
+    }
+
+    /// How long to wait for an answer before the read is asked for a second time, where enough is known of it.
+    pub(crate) fn hedge_after(&self, upstream: Upstream, operation: Operation) -> Option<Duration> {
+        let hedge = self.quotas.config().hedge;
+        let slow = self.door(upstream).latencies.borrow().slow(operation).filter(|_| hedge.is_on)?;
+        Some(slow.max(hedge.after_min))
+    }
+
+    /// Takes note of how long an answer took.
+    pub(crate) fn answered(&self, upstream: Upstream, operation: Operation, took: Duration) {
+        self.door(upstream).latencies.borrow_mut().add(operation, took);
+    }
+
+    /// Leave for a second copy of a read, if there is room for it now, the budget of repeats has one, and nothing says
+    /// that the service is in trouble.
+    pub(crate) fn enter_hedge(self: &Rc<Self>, upstream: Upstream, ask: &Ask) -> Option<Permit> {
+        let (now, door, class) = (sluice_core::now(), self.door(upstream), Class::Read);
+        let is_well = door.breakers.borrow()[class as usize].state() == BreakerState::Closed
+            && self.quotas.cool_down(upstream, now).is_zero();
+        if !is_well || !door.retries.borrow_mut().withdraw(now) {
+            return None;
+        }
+        let grant = door.gate.borrow_mut().enter(ask, Duration::ZERO, now).ok()?;
+        let mut permit =
+            Permit { broker: Rc::clone(self), upstream, class, grant, leave: None, was_sent: false };
+        permit.leave = Some(door.breakers.borrow_mut()[class as usize].begin(now).ok()?);
+        self.stats.of(upstream).hedges.add(1);
+        Some(permit)
+    }
+
+    /// A second copy was answered first.
+    pub(crate) fn hedge_won(&self, upstream: Upstream) {
+        self.stats.of(upstream).hedges_won.add(1);
     }
 }
 

@@ -7,6 +7,7 @@ use sluice_protocols::google::ApiCall;
 use sluice_protocols::plan::Service;
 
 use super::breaker::BreakerConfig;
+use super::hedge::HedgeConfig;
 
 /// Limits of one service; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,6 +177,8 @@ pub struct QuotaConfig {
     pub breaker: BreakerConfig,
     /// When a call is made again.
     pub retry: RetryLimits,
+    /// When a read is asked for twice.
+    pub hedge: HedgeConfig,
 }
 
 impl Default for QuotaConfig {
@@ -204,6 +207,7 @@ impl Default for QuotaConfig {
             cool_down: Duration::from_secs(1),
             breaker: BreakerConfig::default(),
             retry: RetryLimits::default(),
+            hedge: HedgeConfig::default(),
         }
     }
 }

@@ -22,6 +22,10 @@ pub struct DoorStats {
     pub retries: Counter,
     /// Repeats not made, the budget being spent.
     pub retries_over_budget: Counter,
+    /// Second copies of slow reads.
+    pub hedges: Counter,
+    /// Those whose answer came first.
+    pub hedges_won: Counter,
     /// Calls that failed in a way that counts against the breaker.
     pub failures: Counter,
     /// Answers that limit the whole project.

@@ -4,15 +4,20 @@
 //! Invariants:
 //! - Every attempt that may reach the upstream has paid for itself.
 //! - A call that must not be done twice leaves once.
+//! - A read that is slow for its kind may be asked for twice at once, never more often, and never one whose answer comes in
+//!   pieces; the copy that is not needed any more is given up.
 //! - An answer in pieces keeps its place among the calls under way until its last piece.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use sluice_net::egress::{EgressError, EgressRequest, EgressResponse, Retry};
+use sluice_net::egress::{AnswerBody, EgressError, EgressRequest, EgressResponse, Retry};
 
 use crate::env::Env;
-use crate::quota::{Ask, Class, Denied, Permit, Verdict, retry_wait};
+use crate::quota::{Ask, Class, Denied, Operation, Permit, Verdict, retry_wait};
 
 /// A call that was given up after less than this without an answer says nothing about its upstream.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -73,6 +78,8 @@ pub(crate) struct Outgoing<'a> {
     /// `request.retry` says whether it may be repeated, `request.deadline` until when.
     pub(crate) request: EgressRequest,
     pub(crate) class: Class,
+    /// What it reads, if a second copy of it may be made.
+    pub(crate) operation: Option<Operation>,
     pub(crate) ask: Ask,
     pub(crate) judge: &'a dyn Fn(&EgressResponse) -> Judged,
 }
@@ -88,13 +95,14 @@ pub(crate) struct Ended {
 impl Outgoing<'_> {
     /// Makes the call.
     pub(crate) async fn run(self) -> Ended {
-        let Outgoing { env, mut request, class, ask, judge } = self;
+        let Outgoing { env, mut request, class, operation, ask, judge } = self;
         let is_repeatable = request.retry == Retry::Safe;
         if is_repeatable {
             // Each repeat pays for itself, so it comes back here.
             request.retry = Retry::ByCaller;
         }
-        let call = Attempts { env, request: Arc::new(request), is_repeatable, class, ask, judge };
+        let operation = operation.filter(|_| is_repeatable && matches!(request.answer, AnswerBody::Whole));
+        let call = Attempts { env, request: Arc::new(request), is_repeatable, class, operation, ask, judge };
         call.run().await
     }
 }
@@ -106,6 +114,7 @@ struct Attempts<'a> {
     request: Arc<EgressRequest>,
     is_repeatable: bool,
     class: Class,
+    operation: Option<Operation>,
     ask: Ask,
     judge: &'a dyn Fn(&EgressResponse) -> Judged,
 }
@@ -116,6 +125,12 @@ struct Attempt {
     /// How to wait, when another attempt may help.
     again: Option<Again>,
     place: Option<Permit>,
+}
+
+impl Attempt {
+    fn is_good(&self) -> bool {
+        self.answer.is_ok() && self.again.is_none()
+    }
 }
 
 impl Attempts<'_> {
@@ -141,31 +156,80 @@ impl Attempts<'_> {
 
     async fn attempt(&self, attempts: &mut u32) -> Attempt {
         let (upstream, deadline) = (self.request.upstream, self.request.deadline);
-        let mut permit = match self.env.broker.enter(upstream, self.class, self.ask, deadline).await {
+        let permit = match self.env.broker.enter(upstream, self.class, self.ask, deadline).await {
             Ok(permit) => permit,
             Err(denied) => return Attempt { answer: Err(denied.into()), again: None, place: None },
         };
+        let (began, first) = (Instant::now(), self.copy(permit));
+        let broker = &self.env.broker;
+        let after = self.operation.and_then(|operation| broker.hedge_after(upstream, operation));
+        let (attempt, made) = match after {
+            None => first.await,
+            Some(after) => self.hedged(first, after).await,
+        };
+        *attempts += made;
+        if let (Some(operation), true) = (self.operation, attempt.is_good()) {
+            broker.answered(upstream, operation, began.elapsed());
+        }
+        attempt
+    }
+
+    /// Waits for an answer, and after a while for that of a second copy, too: the first good one, or the first copy's.
+    async fn hedged(&self, first: impl Future<Output = (Attempt, u32)>, after: Duration) -> (Attempt, u32) {
+        let (broker, upstream) = (&self.env.broker, self.request.upstream);
+        let mut first = pin!(first);
+        if let Ok(ended) = sluice_core::timeout_at(sluice_core::now() + after, first.as_mut()).await {
+            return ended;
+        }
+        let Some(permit) = broker.enter_hedge(upstream, &self.ask) else { return first.await };
+        let mut second = pin!(self.copy(permit));
+        let (mut failed, mut is_second_over) = (None, false);
+        poll_fn(|cx| {
+            if failed.is_none()
+                && let Poll::Ready((attempt, made)) = first.as_mut().poll(cx)
+            {
+                if attempt.is_good() || is_second_over {
+                    return Poll::Ready((attempt, made + 1));
+                }
+                failed = Some((attempt, made));
+            }
+            if !is_second_over && let Poll::Ready((attempt, made)) = second.as_mut().poll(cx) {
+                is_second_over = true;
+                if attempt.is_good() {
+                    broker.hedge_won(upstream);
+                    return Poll::Ready((attempt, made + 1));
+                }
+                if let Some((attempt, made)) = failed.take() {
+                    return Poll::Ready((attempt, made + 1));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// One copy of the call on its way; how many attempts the pool made of it.
+    async fn copy(&self, mut permit: Permit) -> (Attempt, u32) {
         permit.sent();
         let began = Instant::now();
         let answer = self.env.egress.call(Arc::clone(&self.request)).await;
         match answer {
             Ok(response) => {
-                *attempts += response.attempts;
+                let made = response.attempts;
                 let judged = (self.judge)(&response);
                 let verdict = if judged.is_failure { Verdict::Bad } else { Verdict::Good };
                 permit.judge(verdict, true, judged.tokens);
                 self.learn(&judged);
                 let again = (self.is_repeatable && judged.is_passing).then_some(Again { asked: judged.wait });
                 let place = response.pieces.is_some().then_some(permit);
-                Attempt { answer: Ok(response), again, place }
+                (Attempt { answer: Ok(response), again, place }, made)
             }
             Err(error) => {
-                *attempts += 1;
                 let now = sluice_core::now();
                 permit.judge(self.verdict(&error, began.elapsed()), was_sent(&error), None);
-                let again = self.is_repeatable && is_passing(&error) && now < deadline;
+                let again = self.is_repeatable && is_passing(&error) && now < self.request.deadline;
                 let again = again.then_some(Again { asked: None });
-                Attempt { answer: Err(Unanswered::Lost(error)), again, place: None }
+                (Attempt { answer: Err(Unanswered::Lost(error)), again, place: None }, 1)
             }
         }
     }

@@ -26,7 +26,7 @@ use super::meter::{Meter, micros};
 use super::tokens::AccessToken;
 use crate::cache::{Joined, Read, ReadBody, Ticket};
 use crate::env::{Env, TransferConfig};
-use crate::quota::{Ask, Class, Denied, Permit};
+use crate::quota::{Ask, Class, Denied, Operation, Permit};
 
 /// Most calls noted for one step: a search makes 21, a hard-fought side effect some dozens.
 const CALLS_NOTED_MAX: usize = 128;
@@ -476,7 +476,9 @@ impl<'a> Google<'a> {
             }
         };
         let Ended { answer, attempts, place } =
-            Outgoing { env: self.env, request, class, ask, judge: &judge }.run().await;
+            Outgoing { env: self.env, request, class, operation: Operation::of(call), ask, judge: &judge }
+                .run()
+                .await;
         self.note(CallView {
             service: call.service.into(),
             method: call.method.to_owned(),

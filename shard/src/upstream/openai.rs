@@ -113,7 +113,7 @@ async fn ask(
     let judge = |response: &EgressResponse| judge(response, counts_tokens);
     let answer = {
         let _waiting = meter.openai.begin();
-        Outgoing { env, request, class: Class::Read, ask, judge: &judge }.run().await.answer
+        Outgoing { env, request, class: Class::Read, operation: None, ask, judge: &judge }.run().await.answer
     };
     let response = answer.map_err(|error| {
         NoPlan::Final(match error {

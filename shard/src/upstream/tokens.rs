@@ -332,7 +332,7 @@ impl Refresh {
         let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::High };
         let Ended { answer, attempts, .. } = {
             let class = Class::Read;
-            Outgoing { env: &self.env, request, class, ask, judge: &judge }.run().await
+            Outgoing { env: &self.env, request, class, operation: None, ask, judge: &judge }.run().await
         };
         self.flight.calls.borrow_mut().push(CallView {
             service: CallTarget::OAuth,
