@@ -243,6 +243,9 @@ impl H3Connection {
         let result = match event {
             qp::Event::ConnectionLost { reason } => {
                 tracing::debug!(%reason, peer = %quic.remote_address(), "connection lost");
+                if matches!(reason, qp::ConnectionError::TransportError(_)) {
+                    cx.stats.connections_invalid.add(1);
+                }
                 self.abandon(cx.stats);
                 return;
             }

@@ -272,6 +272,7 @@ impl Http3 {
         stats.connections_rejected.add(counts.rejected);
         stats.connections_closed.add(counts.closed);
         stats.handshakes_timed_out.add(counts.handshakes_timed_out);
+        stats.connection_ids_hoarded.add(counts.ids_hoarded);
         stats.datagrams_forged.add(counts.forged);
         stats.stateless_sent.add(counts.stateless_sent);
         stats.stateless_lost.add(counts.stateless_lost);

@@ -34,6 +34,10 @@ counters! {
     handshakes_timed_out,
     /// Connections closed by us over an HTTP/3 error.
     connections_failed,
+    /// Connections closed since their client broke the rules of QUIC itself.
+    connections_invalid,
+    /// Connections closed since their client retired connection IDs and took no new ones.
+    connection_ids_hoarded,
     /// Handshakes finished with certificate and signature.
     handshakes_full,
     /// Handshakes finished that went on with an earlier session.

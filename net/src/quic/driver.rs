@@ -13,10 +13,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn_proto as qp;
 use sluice_core::timer::{TimerKey, TimerWheel};
 use sluice_core::udp::{ReceiveMeta, SendMeta};
+use sluice_protocols::h3::ErrorCode;
 
 use super::listen::ListenerId;
 use super::outlet::Outlet;
@@ -27,6 +28,10 @@ const TRAIN_DATAGRAMS_MAX: usize = 16;
 /// Trains one connection may send in a turn, so that one bulk download does not
 /// hold up the rest; it goes on in the next turn.
 const TRAINS_MAX: usize = 8;
+/// Connection IDs of ours that may wait to be told to a peer, beside those it is
+/// given at first. Each that it retires is replaced, as often as it likes, while
+/// one that acknowledges nothing is sent nothing: quinn-proto would keep them all.
+const IDS_UNSENT_MAX: u64 = 64;
 
 /// What a server does with a new connection.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,8 @@ pub(crate) struct Connection<S> {
     /// earlier when that has moved back since.
     timer: Option<(Instant, TimerKey)>,
     listener: ListenerId,
+    /// Connection IDs issued since the first.
+    ids_replaced: u64,
     dirty: bool,
     drained: bool,
     handshaking: bool,
@@ -70,6 +77,7 @@ pub(crate) struct DriverCounts {
     pub(crate) rejected: u64,
     pub(crate) closed: u64,
     pub(crate) handshakes_timed_out: u64,
+    pub(crate) ids_hoarded: u64,
     pub(crate) forged: u64,
     pub(crate) stateless_sent: u64,
     pub(crate) stateless_lost: u64,
@@ -101,6 +109,8 @@ pub(crate) struct Driver<S> {
     cursor: usize,
     /// Packets that belong to no connection: refusals, retries, resets.
     loose: Vec<(ListenerId, qp::Transmit, Vec<u8>)>,
+    /// Connections over [`IDS_UNSENT_MAX`], to be closed in this turn.
+    hoarders: Vec<usize>,
     scratch: Vec<u8>,
     generation: u32,
     limits: AdmissionLimits,
@@ -121,6 +131,7 @@ impl<S: Default> Driver<S> {
             dirty: Vec::new(),
             cursor: 0,
             loose: Vec::new(),
+            hoarders: Vec::new(),
             scratch: Vec::new(),
             generation: 0,
             limits,
@@ -249,6 +260,7 @@ impl<S: Default> Driver<S> {
             state: S::default(),
             timer: None,
             listener,
+            ids_replaced: 0,
             dirty: false,
             drained: false,
             handshaking: true,
@@ -272,7 +284,7 @@ impl<S: Default> Driver<S> {
                 if until > now {
                     return;
                 }
-                connection.quic.close(now, qp::VarInt::from_u32(0), bytes::Bytes::new());
+                connection.quic.close(now, qp::VarInt::from_u32(0), Bytes::new());
                 self.counts.handshakes_timed_out += 1;
                 self.mark(index);
             }
@@ -345,8 +357,28 @@ impl<S: Default> Driver<S> {
         let Some(connection) = self.connections[index].as_deref_mut() else { return };
         while let Some(event) = connection.quic.poll_endpoint_events() {
             connection.drained |= event.is_drained();
+            // Its answer are new connection IDs: the first, and then one for each retired.
             if let Some(event) = self.endpoint.handle_event(qp::ConnectionHandle(index), event) {
                 connection.quic.handle_event(event);
+                connection.ids_replaced += 1;
+                let sent = connection.quic.stats().frame_tx.new_connection_id;
+                if connection.ids_replaced > sent + IDS_UNSENT_MAX {
+                    self.hoarders.push(index);
+                }
+            }
+        }
+    }
+
+    fn close_hoarders(&mut self, now: Instant) {
+        while let Some(index) = self.hoarders.pop() {
+            if let Some(connection) = self.connections[index].as_deref_mut()
+                && !connection.quic.is_closed()
+            {
+                let excessive = qp::VarInt::from_u64(ErrorCode::H3_EXCESSIVE_LOAD.value());
+                let reason = Bytes::from_static(b"connection IDs retired and not acknowledged");
+                connection.quic.close(now, excessive.unwrap_or(qp::VarInt::MAX), reason);
+                self.counts.ids_hoarded += 1;
+                self.mark(index);
             }
         }
     }
@@ -368,6 +400,7 @@ impl<S: Default> Driver<S> {
     /// used up their share last.
     pub(crate) fn transmit<O: Outlet>(&mut self, now: Instant, outlet: &mut O) -> bool {
         let mut spare = None;
+        self.close_hoarders(now);
         self.send_loose(outlet, &mut spare);
         self.cursor = 0;
         let mut has_more = Vec::new();

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod raw;
 pub(crate) mod relay;
+pub(crate) mod routes;
 pub(crate) mod server;
 
 use std::future::Future;

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,10 +12,11 @@ use sluice_core::{CoreId, CoreStats, Reactor, ReactorConfig, spawn};
 use sluice_net::ingress::{self, ForwardEnd, Forwarded, IngressConfig, IngressStats, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
-use sluice_net::{Admit, Answer, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
+use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
 use sluice_protocols::http::{RequestHead, Response};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use super::routes::{self, Shared};
 use super::{digest, pattern};
 
 /// Longest body the test service takes: more than a stream's flow control
@@ -24,37 +24,27 @@ use super::{digest, pattern};
 pub(crate) const BODY_BYTES_MAX: usize = 600_000;
 pub(crate) const BIG_BYTES: usize = 1 << 20;
 
-/// `/held` waits for a permit of `gate`, `/drop` answers nothing, `/big` answers
-/// 1 MiB, `/invalid` a field that cannot be sent, `/denied` is answered on its
-/// head; all else is echoed.
+/// Beside [`routes`]: `/big` answers 1 MiB, `/slow` late, `/denied` on its head;
+/// all else is echoed.
 struct Echo {
     core: CoreId,
-    gate: Arc<Semaphore>,
-    written: Arc<AtomicU64>,
-    gone: Arc<AtomicU64>,
+    shared: Shared,
 }
 
 impl Service for Echo {
     fn admit(&self, head: &RequestHead) -> Admit {
-        if matches!(head.path(), "/piped" | "/unread") {
-            return Admit::Stream { bytes_max: BODY_BYTES_MAX };
-        }
         if head.path() == "/denied" {
             return Admit::Reply(Response::new(403));
         }
-        Admit::Body { bytes_max: BODY_BYTES_MAX }
+        let whole = Admit::Body { bytes_max: BODY_BYTES_MAX };
+        routes::admit(head.path(), BODY_BYTES_MAX).unwrap_or(whole)
     }
 
     fn call(&self, request: Request, respond: Responder) {
+        let echo_of = |request: &Request| echo(self.core, request);
+        let Some((request, respond)) = self.shared.call(request, respond, echo_of) else { return };
         let echo = echo(self.core, &request);
         match request.head.path() {
-            "/held" => {
-                let gate = Arc::clone(&self.gate);
-                spawn(async move {
-                    gate.acquire_owned().await.expect("never closed").forget();
-                    respond.send(echo);
-                });
-            }
             "/slow" => {
                 spawn(async move {
                     sluice_core::sleep(Duration::from_millis(50)).await;
@@ -63,57 +53,6 @@ impl Service for Echo {
             }
             "/big" => respond
                 .send(Response::new(200).with_body("application/octet-stream", pattern(BIG_BYTES).into())),
-            "/piped" => {
-                let body = request.stream.expect("admitted so");
-                respond.answer(Answer::Streamed(Response::new(200), body));
-            }
-            "/endless" => {
-                let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move {
-                    while writer.send(Bytes::from_static(&[7; 10_000])).await.is_ok() {
-                        written.fetch_add(10_000, Ordering::Relaxed);
-                    }
-                    gone.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            "/broken" => {
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move { writer.send(Bytes::from_static(b"half")).await });
-            }
-            "/quiet" => {
-                let (gate, gone) = (Arc::clone(&self.gate), Arc::clone(&self.gone));
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move {
-                    let _ = writer.send(Bytes::from_static(b"first")).await;
-                    tokio::select! {
-                        permit = gate.acquire_owned() => permit.expect("never closed").forget(),
-                        () = writer.gone() => {
-                            gone.fetch_add(1, Ordering::Relaxed);
-                            return;
-                        }
-                    }
-                    let _ = writer.send(Bytes::from_static(b"last")).await;
-                    writer.finish();
-                });
-            }
-            "/unread" => {
-                let (gate, mut body) = (Arc::clone(&self.gate), request.stream.expect("admitted so"));
-                spawn(async move {
-                    gate.acquire_owned().await.expect("never closed").forget();
-                    let mut length = 0;
-                    while let Some(piece) = body.next().await {
-                        match piece {
-                            Ok(piece) => length += piece.len(),
-                            Err(error) => return respond.send(Response::new(error.status())),
-                        }
-                    }
-                    respond.send(Response::new(200).json(&length));
-                });
-            }
-            "/empty" => respond.send(Response::new(204)),
-            "/invalid" => respond.send(Response::new(200).with_field("x", "line\nbreak")),
-            "/drop" => drop(respond),
             _ => respond.send(echo),
         }
     }
@@ -143,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) early_data: EarlyData,
     /// Whether the kernel knows which core a packet is for.
     pub(crate) is_steered: bool,
+    /// Datagrams that may be on their way from one core to another.
+    pub(crate) forward_lane_max: usize,
 }
 
 impl Default for Setup {
@@ -153,6 +94,7 @@ impl Default for Setup {
             ingress: IngressConfig::default(),
             early_data: EarlyData::Off,
             is_steered: true,
+            forward_lane_max: 1024,
         }
     }
 }
@@ -164,11 +106,7 @@ pub(crate) struct Server {
     pub(crate) cores: CoreCount,
     pub(crate) stats: Vec<Arc<IngressStats>>,
     pub(crate) core_stats: Vec<Arc<CoreStats>>,
-    pub(crate) gate: Arc<Semaphore>,
-    /// Bytes that `/endless` could write.
-    pub(crate) written: Arc<AtomicU64>,
-    /// Bodies whose clients went.
-    pub(crate) gone: Arc<AtomicU64>,
+    pub(crate) routes: Shared,
     stop: Vec<Option<oneshot::Sender<Duration>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -193,14 +131,12 @@ impl Server {
             cores,
             stats: vec![],
             core_stats: vec![],
-            gate: Arc::new(Semaphore::new(0)),
-            written: Arc::default(),
-            gone: Arc::default(),
+            routes: Shared::default(),
             stop: vec![],
             threads: vec![],
         };
         for (listeners, forward) in
-            listeners.into_cores().into_iter().zip(mesh::<Forwarded, ()>(cores.get(), 1024))
+            listeners.into_cores().into_iter().zip(mesh::<Forwarded, ()>(cores.get(), setup.forward_lane_max))
         {
             server.add_core(listeners, forward, identity.clone(), setup.ingress.clone());
         }
@@ -221,13 +157,12 @@ impl Server {
         self.core_stats.push(Arc::clone(&core_stats));
         let (stop, stopped) = oneshot::channel();
         self.stop.push(Some(stop));
-        let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
-        let gate = Arc::clone(&self.gate);
+        let shared = self.routes.clone();
         self.threads.push(std::thread::spawn(move || {
             let reactor =
                 Reactor::new(ReactorConfig { stats: core_stats, ..ReactorConfig::new(core) }).unwrap();
             let serve = async move {
-                let service = Rc::new(Echo { core, gate, written, gone });
+                let service = Rc::new(Echo { core, shared });
                 let forward_stats = Arc::new(MailboxStats::default());
                 let handle =
                     ingress::start(listeners, &identity, &config, forward, service, stats, forward_stats)
@@ -263,7 +198,7 @@ impl Server {
 
     /// Lets `count` requests to `/held` be answered.
     pub(crate) fn release(&self, count: usize) {
-        self.gate.add_permits(count);
+        self.routes.gate.add_permits(count);
     }
 
     /// Tells every core to wind up within `grace`.

@@ -59,7 +59,7 @@ async fn a_service_writes_no_more_than_the_bounds_for_a_client_that_does_not_rea
     send.finish().unwrap();
     let mut before = 0;
     until("the writer waits", || {
-        let now = server.written.load(Relaxed);
+        let now = server.routes.written.load(Relaxed);
         std::thread::sleep(Duration::from_millis(20));
         now > 0 && now == std::mem::replace(&mut before, now)
     })
@@ -71,10 +71,10 @@ async fn a_service_writes_no_more_than_the_bounds_for_a_client_that_does_not_rea
     while taken < 200_000 {
         taken += guard(receive.read_chunk(50_000, true)).await.unwrap().unwrap().bytes.len();
     }
-    until("more is written", || server.written.load(Relaxed) > 200_000).await;
+    until("more is written", || server.routes.written.load(Relaxed) > 200_000).await;
     // It does not want the rest: the writer is told.
     receive.stop(0x10cu32.into()).unwrap();
-    until("the writer knows", || server.gone.load(Relaxed) == 1).await;
+    until("the writer knows", || server.routes.gone.load(Relaxed) == 1).await;
     assert_eq!(server.sum("streams_abandoned"), 1);
 }
 
@@ -88,7 +88,7 @@ async fn a_writer_learns_that_its_clients_connection_is_over() {
     send.finish().unwrap();
     guard(receive.read_chunk(10, true)).await.unwrap();
     raw.quic.close(0u32.into(), b"");
-    until("both writers know", || server.gone.load(Relaxed) == 2).await;
+    until("both writers know", || server.routes.gone.load(Relaxed) == 2).await;
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn an_answer_to_head_has_no_body_and_ends() {
     let client = Client::connect(server.address()).await;
     let answer = client.request(Method::HEAD, "/quiet", b"").await.unwrap();
     assert_eq!((answer.status, answer.body.len(), answer.headers.get("content-length")), (200, 0, None));
-    until("the writer knows", || server.gone.load(Relaxed) == 1).await;
+    until("the writer knows", || server.routes.gone.load(Relaxed) == 1).await;
 }
 
 /// Time runs only while the client is waited for.
@@ -124,7 +124,7 @@ async fn a_quiet_answer_is_not_stalled_and_one_that_is_not_taken_is() {
     send.finish().unwrap();
     until("the one is given up", || server.sum("responses_stalled") == 1).await;
     assert_eq!(read(&mut unread).await, Err(EXCESSIVE_LOAD));
-    until("its writer knows", || server.gone.load(Relaxed) == 1).await;
+    until("its writer knows", || server.routes.gone.load(Relaxed) == 1).await;
     server.release(1);
     let answer = frames(&read(&mut quiet).await.unwrap());
     assert_eq!(answer[1..], [(DATA, b"first".to_vec()), (DATA, b"last".to_vec())]);

@@ -282,3 +282,35 @@ async fn a_core_that_has_ended_does_not_disturb_the_others() {
     assert_eq!(late.get("/").await.core(), 2);
     assert_eq!(server.sum("forwarded_out"), 0);
 }
+
+/// A lane between cores never blocks and never grows: what does not fit is lost,
+/// as it may be on the wire, and is counted. The owner does not come to look at it
+/// since one request keeps it busy.
+#[tokio::test]
+async fn datagrams_for_a_core_that_has_no_time_are_lost_and_counted() {
+    const LANE_MAX: usize = 8;
+    let server =
+        Server::start(Setup { cores: 2, is_steered: false, forward_lane_max: LANE_MAX, ..Setup::default() });
+    let client = Client::connect_with(config_for(&server, 0), server.own_address(0)).await.unwrap();
+    let stalled = client.get("/stall");
+    let flooding = async {
+        until("the core is busy", || server.sum("requests") == 1).await;
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // As if from a connection of core 0, at the port of core 1.
+        let datagram = [&[0x40, 0, 0][..], &[7; 60]].concat();
+        until("some are lost", || {
+            socket.send_to(&datagram, server.own_address(1)).unwrap();
+            server.stats[1].forwarded_lost.get() > 0
+        })
+        .await;
+        assert_eq!(server.stats[1].forwarded_out.get(), LANE_MAX as u64);
+        // The core in between goes on meanwhile.
+        let other = Client::connect_with(config_for(&server, 1), server.own_address(1)).await.unwrap();
+        assert_eq!(other.get("/").await.core(), 1);
+        server.release(1);
+    };
+    let (answer, ()) = tokio::join!(stalled, flooding);
+    assert_eq!(answer.status, 204);
+    until("what fitted has arrived", || server.stats[0].forwarded_in.get() == LANE_MAX as u64).await;
+    assert_eq!(client.get("/").await.core(), 0);
+}

@@ -4,6 +4,8 @@ mod counting;
 mod half_open;
 mod idle;
 mod server;
+mod tampering;
+mod transport_frames;
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;

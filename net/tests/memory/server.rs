@@ -40,6 +40,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) stats: Arc<IngressStats>,
     balance: Arc<AtomicIsize>,
+    most: Arc<AtomicIsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,8 +61,10 @@ impl Server {
         let listeners = listeners.into_cores().pop().unwrap();
         let stats = Arc::new(IngressStats::default());
         let balance = Arc::new(AtomicIsize::new(0));
+        let most = Arc::new(AtomicIsize::new(0));
         let (stop, stopped) = oneshot::channel();
         let (stats_inside, balance_inside) = (Arc::clone(&stats), Arc::clone(&balance));
+        let most_inside = Arc::clone(&most);
         let thread = std::thread::spawn(move || {
             let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0))).unwrap();
             let serve = async move {
@@ -80,6 +83,7 @@ impl Server {
                 let watch = sluice_core::spawn(async move {
                     loop {
                         balance_inside.store(counting::balance(), Ordering::Relaxed);
+                        most_inside.fetch_max(counting::balance(), Ordering::Relaxed);
                         sluice_core::sleep(Duration::from_millis(5)).await;
                     }
                 });
@@ -89,7 +93,7 @@ impl Server {
             };
             reactor.block_on(serve).unwrap();
         });
-        Self { address, stats, balance, stop: Some(stop), thread: Some(thread) }
+        Self { address, stats, balance, most, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Bytes allocated on the core's thread and not freed, as of a moment ago.
@@ -97,6 +101,21 @@ impl Server {
         // Twice the interval at which it is noted.
         std::thread::sleep(Duration::from_millis(10));
         self.balance.load(Ordering::Relaxed)
+    }
+
+    /// The largest [`balance`](Self::balance) from now on, as far as it was noted.
+    pub(crate) fn most_from_now(&self) -> Most<'_> {
+        self.most.store(isize::MIN, Ordering::Relaxed);
+        Most(self)
+    }
+}
+
+pub(crate) struct Most<'a>(&'a Server);
+
+impl Most<'_> {
+    pub(crate) fn get(&self) -> isize {
+        self.0.balance();
+        self.0.most.load(Ordering::Relaxed)
     }
 }
 

@@ -24,7 +24,7 @@ async fn a_body_goes_through_in_pieces_both_ways() {
         let answer = client.post("/piped", vec![0; BODY_BYTES_MAX + 1]).await;
         assert_eq!(answer.status, 413, "announced");
     }
-    until("writers know", || server.gone.load(Relaxed) == 2).await;
+    until("writers know", || server.routes.gone.load(Relaxed) == 2).await;
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_quiet_answer_stays_and_one_that_nobody_reads_ends_with_its_connection
     unread.write(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let held = async {
         server.until_cut(Cut::Idle).await;
-        until("its writer knows", || server.gone.load(Relaxed) == 1).await;
+        until("its writer knows", || server.routes.gone.load(Relaxed) == 1).await;
         server.release(1);
     };
     let (answer, ()) = tokio::join!(quiet.get("/quiet"), held);

@@ -3,6 +3,8 @@
 
 mod broken_streams;
 mod client;
+#[path = "../common/routes.rs"]
+mod routes;
 mod server;
 
 mod lost_answers;

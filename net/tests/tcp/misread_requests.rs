@@ -2,7 +2,7 @@
 
 use sluice_net::tcp::{Cut, Refused};
 
-use crate::client::{Raw, status};
+use crate::client::{END_HEADERS, HEADERS, Raw, fields, frame, status};
 use crate::server::{Server, Setup};
 
 const HOST: &str = "host: localhost\r\n";
@@ -91,6 +91,15 @@ async fn methods_that_are_not_spoken() {
     let (status, _, body) = raw.ask("CONNECT localhost:443 HTTP/1.1\r\nhost: localhost:443\r\n\r\n").await;
     assert_eq!((status, &*body), (501, "CONNECT is not supported"));
     assert_eq!(server.refused(Refused::NotSpoken), 1);
+    let mut raw = Raw::http2(server.address).await;
+    let lines = [(":method", "CONNECT"), (":authority", "localhost:443")];
+    raw.write(&frame(HEADERS, END_HEADERS, 1, &fields(&lines))).await;
+    let (flags, stream, head) = raw.frame_of(HEADERS).await;
+    // The name `:status` by its place in the table, and a literal.
+    assert!(flags & END_HEADERS != 0 && stream == 1 && head[0] & 0x0f == 8, "{head:?}");
+    let (plain, coded) = ([3, b'5', b'0', b'1'], [0x82, 0x6c, 0x01]);
+    assert!(head[1..].starts_with(&plain) || head[1..].starts_with(&coded), "not 501: {head:?}");
+    assert_eq!(server.refused(Refused::NotSpoken), 2);
     let mut raw = Raw::http1(server.address).await;
     let (status, _, body) = raw.ask(&format!("BREW /pot HTTP/1.1\r\n{HOST}\r\n")).await;
     assert!(status == 200 && body.contains("\"method\":\"BREW\""), "{body}");

@@ -4,19 +4,20 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sluice_core::{CoreId, Reactor, ReactorConfig, spawn};
+use sluice_core::{CoreId, Reactor, ReactorConfig};
 use sluice_net::entrance::{Entrance, EntranceConfig, EntranceEnd, entrance};
 use sluice_net::tcp::{Cut, Protocol, Refused, TcpConfig, TcpIngress, TcpStats};
 use sluice_net::tls::{SharedKeys, TlsIdentity, tcp_server_crypto};
-use sluice_net::{Admit, Answer, CoreCount, Request, Responder, Service};
+use sluice_net::{Admit, CoreCount, Request, Responder, Service};
 use sluice_protocols::http::{RequestHead, Response};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+
+use super::routes::{self, Shared};
 
 /// Longest body the test service takes.
 pub(crate) const BODY_BYTES_MAX: usize = 600_000;
@@ -38,87 +39,31 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// `/held` waits for a permit of `gate`, `/deaf` takes no body, `/denied` is answered on its head, `/big` answers
-/// much, `/drop` nothing, `/invalid` a field that cannot be sent; all else is echoed.
+/// Beside [`routes`]: `/deaf` takes no body, `/denied` is answered on its head, `/big` answers much; all else is
+/// echoed.
 struct Echo {
     core: CoreId,
-    gate: Arc<Semaphore>,
-    written: Arc<AtomicU64>,
-    gone: Arc<AtomicU64>,
+    shared: Shared,
 }
 
 impl Service for Echo {
     fn admit(&self, head: &RequestHead) -> Admit {
         match head.path() {
             "/denied" => Admit::Reply(Response::new(403)),
-            "/piped" | "/unread" => Admit::Stream { bytes_max: BODY_BYTES_MAX },
             "/deaf" => Admit::Body { bytes_max: 0 },
-            _ => Admit::Body { bytes_max: BODY_BYTES_MAX },
+            path => {
+                let whole = Admit::Body { bytes_max: BODY_BYTES_MAX };
+                routes::admit(path, BODY_BYTES_MAX).unwrap_or(whole)
+            }
         }
     }
 
     fn call(&self, request: Request, respond: Responder) {
+        let held = |_: &Request| Response::new(200).with_body("text/plain", Bytes::from_static(b"held"));
+        let Some((request, respond)) = self.shared.call(request, respond, held) else { return };
         match request.head.path() {
-            "/held" => {
-                let gate = Arc::clone(&self.gate);
-                spawn(async move {
-                    gate.acquire_owned().await.expect("never closed").forget();
-                    respond.send(Response::new(200).with_body("text/plain", Bytes::from_static(b"held")));
-                });
-            }
             "/big" => respond
                 .send(Response::new(200).with_body("application/octet-stream", vec![7; BIG_BYTES].into())),
-            "/piped" => {
-                let body = request.stream.expect("admitted so");
-                respond.answer(Answer::Streamed(Response::new(200), body));
-            }
-            "/endless" => {
-                let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move {
-                    while writer.send(Bytes::from_static(&[7; 10_000])).await.is_ok() {
-                        written.fetch_add(10_000, Ordering::Relaxed);
-                    }
-                    gone.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            "/broken" => {
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move { writer.send(Bytes::from_static(b"half")).await });
-            }
-            "/quiet" => {
-                let (gate, gone) = (Arc::clone(&self.gate), Arc::clone(&self.gone));
-                let mut writer = respond.stream(Response::new(200));
-                spawn(async move {
-                    let _ = writer.send(Bytes::from_static(b"first")).await;
-                    tokio::select! {
-                        permit = gate.acquire_owned() => permit.expect("never closed").forget(),
-                        () = writer.gone() => {
-                            gone.fetch_add(1, Ordering::Relaxed);
-                            return;
-                        }
-                    }
-                    let _ = writer.send(Bytes::from_static(b"last")).await;
-                    writer.finish();
-                });
-            }
-            "/unread" => {
-                let (gate, mut body) = (Arc::clone(&self.gate), request.stream.expect("admitted so"));
-                spawn(async move {
-                    gate.acquire_owned().await.expect("never closed").forget();
-                    let mut length = 0;
-                    while let Some(piece) = body.next().await {
-                        match piece {
-                            Ok(piece) => length += piece.len(),
-                            Err(error) => return respond.send(Response::new(error.status())),
-                        }
-                    }
-                    respond.send(Response::new(200).json(&length));
-                });
-            }
-            "/empty" => respond.send(Response::new(204)),
-            "/invalid" => respond.send(Response::new(200).with_field("x", "line\nbreak")),
-            "/drop" => drop(respond),
             _ => respond.send(echo(self.core, &request)),
         }
     }
@@ -162,11 +107,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) stats: Arc<TcpStats>,
     pub(crate) entrance: Entrance,
-    pub(crate) gate: Arc<Semaphore>,
-    /// Bytes that `/endless` could write.
-    pub(crate) written: Arc<AtomicU64>,
-    /// Bodies whose clients went.
-    pub(crate) gone: Arc<AtomicU64>,
+    pub(crate) routes: Shared,
     ingress: Option<TcpIngress>,
     stop: Vec<Option<oneshot::Sender<()>>>,
     threads: Vec<JoinHandle<()>>,
@@ -190,9 +131,7 @@ impl Server {
             address,
             stats,
             entrance,
-            gate: Arc::new(Semaphore::new(0)),
-            written: Arc::default(),
-            gone: Arc::default(),
+            routes: Shared::default(),
             ingress: Some(ingress),
             stop: vec![],
             threads: vec![],
@@ -204,13 +143,12 @@ impl Server {
     fn add_core(&mut self, end: EntranceEnd) {
         let (stop, stopped) = oneshot::channel();
         self.stop.push(Some(stop));
-        let (written, gone) = (Arc::clone(&self.written), Arc::clone(&self.gone));
-        let gate = Arc::clone(&self.gate);
+        let shared = self.routes.clone();
         self.threads.push(std::thread::spawn(move || {
             let core = end.core();
             let reactor = Reactor::new(ReactorConfig::new(core)).unwrap();
             let serve = async move {
-                let _guard = end.attach(Rc::new(Echo { core, gate, written, gone }));
+                let _guard = end.attach(Rc::new(Echo { core, shared }));
                 let _ = stopped.await;
             };
             reactor.block_on(serve).unwrap();
@@ -219,7 +157,7 @@ impl Server {
 
     /// Lets `count` requests to `/held` be answered.
     pub(crate) fn release(&self, count: usize) {
-        self.gate.add_permits(count);
+        self.routes.gate.add_permits(count);
     }
 
     /// Waits until the service has this many requests unanswered.

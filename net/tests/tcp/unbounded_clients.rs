@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::http::Request;
 use sluice_net::entrance::EntranceConfig;
 use sluice_net::tcp::{Cut, HEAD_BYTES_MAX, Refused, TcpConfig};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{
@@ -42,6 +42,28 @@ async fn handshakes_that_do_not_come_to_an_end_are_ended() {
     let mut silent = guard(TcpStream::connect(server.address)).await.unwrap();
     assert_eq!(guard(silent.read(&mut [0; 64])).await.unwrap(), 0);
     assert_eq!(server.stats.cut(Cut::HandshakeTimeout), 1);
+}
+
+/// A byte now and then does not put the end off.
+#[tokio::test]
+async fn handshakes_that_trickle_are_ended() {
+    let server = with(TcpConfig { handshake_timeout: 4 * SOON, ..TcpConfig::default() });
+    let mut slow = guard(TcpStream::connect(server.address)).await.unwrap();
+    // The head of a record with a greeting of 500 bytes.
+    let greeting = [&[0x16, 3, 1, 1, 0xf4, 1, 0, 1, 0xf0][..], &[0; 400]].concat();
+    let trickle = async {
+        for byte in greeting {
+            if slow.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(SOON / 5).await;
+            if server.stats.cut(Cut::HandshakeTimeout) > 0 {
+                break;
+            }
+        }
+    };
+    guard(trickle).await;
+    assert_eq!((server.stats.cut(Cut::HandshakeTimeout), server.connections()), (1, 0));
 }
 
 #[tokio::test]
@@ -179,7 +201,7 @@ async fn frames_without_effect_are_answered_in_bounded_memory() {
     // Settings and pings are owed an answer each; a client that reads none gets no more of them read.
     let flood = [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8])].concat().repeat(5_000);
     let (mut read, mut write) = tokio::io::split(raw.0);
-    let writing = async { tokio::io::AsyncWriteExt::write_all(&mut write, &flood).await };
+    let writing = async { AsyncWriteExt::write_all(&mut write, &flood).await };
     let reading = async {
         let mut sink = vec![0; 16 << 10];
         let mut total = 0;
