@@ -7,6 +7,7 @@
 //! - Replies are read leniently (unknown fields are passed over, most known ones may be absent) and never
 //!   trusted: texts are clipped, addresses checked before use.
 
+pub mod batch;
 pub mod calendar;
 pub mod compose;
 pub mod drive;

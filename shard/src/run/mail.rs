@@ -10,6 +10,7 @@
 //! nothing was sent; a draft that was made already is found by its `Message-ID`.
 
 use jiff::Timestamp;
+use sluice_protocols::google::ApiCall;
 use sluice_protocols::google::gmail::{self, Draft, DraftList, Format, Message, MessageList, OutgoingMail};
 use sluice_protocols::plan::{Item, ItemKind, ItemRef, Recipient};
 use sluice_protocols::problem::{Problem, ProblemKind};
@@ -44,8 +45,11 @@ impl StepRun<'_> {
             .await
             .map_err(|error| self.problem(&error))?;
         let found = list.messages.into_iter().take(usize::from(limit));
-        let messages = map_bounded(found, async |message| {
-            self.google.read::<Message>(&gmail::get_message(&message.id, Format::Metadata)).await
+        let calls: Vec<ApiCall> =
+            found.map(|message| gmail::get_message(&message.id, Format::Metadata)).collect();
+        let together = self.google.read_together(&calls).await;
+        let messages = map_bounded(calls.iter().zip(together), async |(call, brought)| {
+            self.google.read_with::<Message>(call, brought).await
         });
         let mut items = Vec::new();
         for message in messages.await {

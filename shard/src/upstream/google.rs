@@ -20,6 +20,7 @@ use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 
+use super::batch::judge_parts;
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
 use super::meter::{Meter, micros};
@@ -61,6 +62,10 @@ pub(super) struct Extra {
     pub(super) answer: AnswerBody,
     /// A status that is no error either.
     pub(super) accepts: Option<u16>,
+    /// How many reads it makes at once; 0 for a call that is no batch.
+    pub(super) parts: usize,
+    /// What it costs, where that does not follow from the call.
+    pub(super) units: Option<u64>,
 }
 
 impl Extra {
@@ -202,7 +207,7 @@ fn upstream(service: Service) -> Upstream {
 }
 
 /// Whether a limit is one user's own: other users may go on.
-fn concerns_user(error: &GoogleError) -> bool {
+pub(super) fn concerns_user(error: &GoogleError) -> bool {
     error.reason == "userRateLimitExceeded" || error.message.to_ascii_lowercase().contains("user")
 }
 
@@ -255,6 +260,18 @@ impl<'a> Google<'a> {
     /// as seems fit.
     pub(crate) async fn read<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, CallError> {
         parse(call, &self.bytes(call).await?)
+    }
+
+    /// As [`Self::read`], with what [`Self::read_together`] brought of it.
+    pub(crate) async fn read_with<T: DeserializeOwned>(
+        &self,
+        call: &ApiCall,
+        brought: Option<Result<Bytes, CallError>>,
+    ) -> Result<T, CallError> {
+        match brought {
+            Some(answer) => parse(call, &answer?),
+            None => self.read(call).await,
+        }
     }
 
     /// Reads what something with an effect is decided by: always from Google.
@@ -327,8 +344,19 @@ impl<'a> Google<'a> {
         landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
     }
 
+    /// What the core's cache has of a read.
+    pub(super) fn remembered(&self, call: &ApiCall) -> Read {
+        self.env.reads.read(self.user, call, sluice_core::now())
+    }
+
+    /// What these calls cost in all.
+    pub(super) fn units_of(&self, calls: &[ApiCall]) -> u64 {
+        let units = &self.env.broker.quotas().config().units;
+        calls.iter().map(|call| units.of(call)).sum()
+    }
+
     /// Reads what is stale again, in a task of its own.
-    fn read_anew(&self, call: &ApiCall, ticket: Ticket) {
+    pub(super) fn read_anew(&self, call: &ApiCall, ticket: Ticket) {
         let (env, call, shard, user) = (self.env.clone(), call.clone(), self.shard, self.user);
         sluice_core::spawn(async move {
             let meter = Meter::default();
@@ -399,7 +427,7 @@ impl<'a> Google<'a> {
             time_max: transfer.time_max,
         };
         let fields = range.map(|range| ("range", range.to_owned())).into_iter().collect();
-        let extra = Extra { fields, answer: AnswerBody::Pieces(limits), accepts: None };
+        let extra = Extra { fields, answer: AnswerBody::Pieces(limits), ..Extra::default() };
         let answered = self.exchange(call, Retry::Safe, self.deadline, &extra).await;
         let Answered { response, place } = match answered {
             Ok(answered) => answered,
@@ -465,12 +493,12 @@ impl<'a> Google<'a> {
         };
         let changes = retry == Retry::Never || !matches!(call.method, "GET" | "POST");
         let class = if changes { Class::Write } else { Class::Read };
-        let units = self.env.broker.quotas().config().units.of(call);
+        let units = extra.units.unwrap_or_else(|| self.env.broker.quotas().config().units.of(call));
         let ask = Ask { user: Some(self.user), units, tokens: 0, priority: self.priority };
         let began = Instant::now();
         let judge = |response: &EgressResponse| {
             if extra.is_accepted(response.status) {
-                Judged::good()
+                if extra.parts > 0 { judge_parts(response, extra.parts) } else { Judged::good() }
             } else {
                 self.judge(call.service, response)
             }

@@ -5,6 +5,7 @@
 //! - What goes wrong becomes a problem document for the user; what could identify the operator's accounts stays
 //!   in the log.
 
+mod batch;
 mod call;
 mod google;
 pub(crate) mod meter;

@@ -341,6 +341,7 @@ impl World {
                 self.calendar(request, rest.strip_prefix("v3/calendars/primary/events").unwrap_or_default())
             }
             "drive" => self.drive(request, rest.strip_prefix("v3/files").unwrap_or_default()),
+            "batch" => self.batch(request),
             _ => google_error(404, "notFound"),
         }
     }
@@ -374,6 +375,29 @@ impl World {
             answer["refresh_token"] = json!(self.refresh_token);
         }
         (200, answer)
+    }
+
+    /// The reads of a batch, one after another.
+    fn batch(&mut self, request: &Request) -> Answer {
+        let mut out = String::new();
+        let lines = String::from_utf8_lossy(&request.body).into_owned();
+        let urls = lines.lines().filter_map(|line| line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1"));
+        for (index, url) in urls.enumerate() {
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let rest = path.strip_prefix("/gmail/v1/users/me/").unwrap_or_default();
+            let part = Request {
+                method: "GET".to_owned(),
+                path: path.to_owned(),
+                query: query.to_owned(),
+                token: request.token.clone(),
+                body: Vec::new(),
+            };
+            let (status, body) = self.gmail(&part, rest);
+            out += &format!(
+                "--b\r\nContent-ID: <response-part-{index}>\r\n\r\nHTTP/1.1 {status} X\r\n\r\n{body}\r\n"
+            );
+        }
+        (200, Value::String(out + "--b--"))
     }
 
     fn gmail(&mut self, request: &Request, rest: &str) -> Answer {
