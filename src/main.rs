@@ -6,6 +6,7 @@ mod admin;
 mod command;
 mod config;
 mod node_secret;
+mod quota_file;
 mod serve;
 mod show;
 mod tls;

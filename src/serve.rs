@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat};
 use crate::node_secret;
+use crate::quota_file::QuotaFile;
 use crate::tls::{Hangups, Tls};
 
 /// Datagrams that may be on their way from one core to another.
@@ -105,6 +106,8 @@ fn serve(
         core_ports: core_ports.clone(),
         cores,
     });
+    let days = QuotaFile::open(store.path(), Arc::clone(&shared.shard.run.quotas));
+    let _saving = days.save_now_and_then(&egress.runtime());
     let (stop, stopped) = watch::channel(Stop::Not);
     let (tell, told) = mpsc::channel();
     let forward = mailbox::mesh(cores.get(), FORWARD_LANE_MAX);
@@ -133,6 +136,7 @@ fn serve(
     runtime.block_on(tcp.drain(deadline + SHUTDOWN_SLACK));
     let _ = stop.send(Stop::TcpOver);
     let ended = join(threads);
+    days.close();
     let socket = config.admin.socket_path(&config.server);
     let _ = fs::remove_file(socket);
     match (served, ended) {

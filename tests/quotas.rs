@@ -255,3 +255,27 @@ async fn a_read_that_hangs_is_answered_by_its_second_copy_and_a_change_has_none(
     assert_eq!(page.sum("sluice_quota_hedges_total", &gmail), hedges);
     assert_eq!(scene.sim.asked("gmail.labels.create").await, 1);
 }
+
+#[tokio::test]
+async fn what_is_used_of_a_day_outlives_restarts_and_a_crash_costs_a_minute() {
+    let scene = Scene::start(2, &[]);
+    let user = scene.gateway.user("ada");
+    let caller = scene.caller().await;
+    let search = ("GET", "/calendar/events?max_results=1".to_owned(), Value::Null);
+    for _ in 0..3 {
+        assert_eq!(ask(&caller, &user, &search).await.status.as_u16(), 200);
+    }
+    let Scene { gateway, sim, directory } = scene;
+    let day = [("upstream", "calendar"), ("budget", "units_day")];
+    let used = async |gateway: &Gateway| gateway.page().await.sum("sluice_quota_used", &day);
+    // What the cores hold for their next calls counts, too.
+    let before = used(&gateway).await;
+    assert!(before >= 3, "{before}");
+    let gateway = gateway.stop_and_restart();
+    assert_eq!(used(&gateway).await, before);
+    let gateway = gateway.crash_and_restart();
+    assert_eq!(used(&gateway).await, before + 10_000);
+    let gateway = gateway.crash_and_restart();
+    assert_eq!(used(&gateway).await, before + 10_000, "it is a minute's limit once a minute");
+    drop((gateway, sim, directory));
+}

@@ -58,7 +58,8 @@ impl Ledger {
     /// A budget of `limit` units in any window.
     pub fn new(limit: u64, span: Span, epoch: Instant) -> Self {
         let claimed = (0..=span.slots_max).map(|_| AtomicU64::new(0)).collect();
-        Self { limit, span, epoch, sum: AtomicU64::new(0), claimed, cleared: AtomicU64::new(0) }
+        let cleared = AtomicU64::new(first_slot(&span));
+        Self { limit, span, epoch, sum: AtomicU64::new(0), claimed, cleared }
     }
 
     /// Units in any window.
@@ -74,7 +75,8 @@ impl Ledger {
 
     fn slot(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(elapsed / self.span.slot.as_nanos().max(1)).unwrap_or(u64::MAX)
+        let since = u64::try_from(elapsed / self.span.slot.as_nanos().max(1)).unwrap_or(u64::MAX);
+        since.saturating_add(first_slot(&self.span))
     }
 
     fn cell(&self, slot: u64) -> &AtomicU64 {
@@ -152,8 +154,53 @@ impl Ledger {
     fn begin_of(&self, slot: u64) -> Instant {
         self.epoch
             + Duration::from_nanos(u64::try_from(self.span.slot.as_nanos()).unwrap_or(u64::MAX))
-                * u32::try_from(slot).unwrap_or(u32::MAX)
+                * u32::try_from(slot.saturating_sub(first_slot(&self.span))).unwrap_or(u32::MAX)
     }
+
+    /// What is claimed in the window that ends now, oldest first: when its slot ended, in seconds from now (below 0 is
+    /// past), and its units.
+    pub fn history(&self, now: Instant) -> Vec<(i64, u64)> {
+        let current = self.slot(now);
+        self.clear(current);
+        let oldest = (current + 1).saturating_sub(self.span.slots_max as u64);
+        let end = |slot: u64| {
+            let back = i64::try_from(current - slot).unwrap_or(i64::MAX);
+            (self.left_ms(now, current) - back.saturating_mul(self.slot_ms()) + 500).div_euclid(1_000)
+        };
+        let slots = (oldest..=current).map(|slot| (end(slot), self.cell(slot).load(Relaxed)));
+        slots.filter(|(_, units)| *units > 0).collect()
+    }
+
+    /// Counts what was used in a slot that ended so many seconds from now, before this process; nothing that has left
+    /// the window. Only for the start.
+    pub fn restore(&self, end_s: i64, units: u64, now: Instant) {
+        let current = self.slot(now);
+        self.clear(current);
+        // Slots keep their places on the clock, but for less than a second.
+        let back_ms = self.left_ms(now, current).saturating_sub(end_s.saturating_mul(1_000));
+        let back = (back_ms + self.slot_ms() / 2).div_euclid(self.slot_ms()).max(0);
+        let back = u64::try_from(back).unwrap_or(u64::MAX);
+        if back >= self.span.slots_max as u64 {
+            return;
+        }
+        self.sum.fetch_add(units, SeqCst);
+        self.cell(current.saturating_sub(back)).fetch_add(units, SeqCst);
+    }
+
+    fn slot_ms(&self) -> i64 {
+        i64::try_from(self.span.slot.as_millis()).unwrap_or(i64::MAX).max(1)
+    }
+
+    /// How long the slot that runs still does.
+    fn left_ms(&self, now: Instant, current: u64) -> i64 {
+        let left = self.begin_of(current + 1).saturating_duration_since(now);
+        i64::try_from(left.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The number of the slot that runs when the process starts: those of a whole window come before it.
+fn first_slot(span: &Span) -> u64 {
+    span.slots_max as u64
 }
 
 /// One core's hold on a budget.
@@ -263,6 +310,27 @@ mod tests {
             let later = start + 9 * SECOND + seconds * SECOND;
             assert_eq!(ledger.used(later), 0, "{seconds}");
             assert!(lease.take(10, 10, later).is_some());
+        }
+    }
+
+    #[test]
+    fn what_was_used_before_the_start_leaves_the_window_in_its_time() {
+        let start = Instant::now();
+        let old = Ledger::new(100, span(), start);
+        old.charge(30, start);
+        old.charge(20, start + 40 * SECOND);
+        let saved = start + 50 * SECOND;
+        assert_eq!(old.history(saved), [(-49, 30), (-9, 20)]);
+        let new = Arc::new(Ledger::new(100, span(), saved));
+        for (end_s, units) in old.history(saved) {
+            new.restore(end_s, units, saved);
+        }
+        new.restore(-61, 1_000, saved);
+        assert_eq!((new.used(saved), new.history(saved)), (50, old.history(saved)));
+        let mut lease = Lease::new(Arc::clone(&new), 1);
+        assert!(lease.take(51, 100, saved).is_none() && lease.take(50, 100, saved).is_some());
+        for (seconds, used) in [(11, 100), (12, 70), (51, 70), (52, 50), (61, 50), (62, 0)] {
+            assert_eq!(new.used(saved + seconds * SECOND), used, "{seconds}");
         }
     }
 

@@ -20,7 +20,7 @@ mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_net::egress::Upstream;
 
@@ -77,7 +77,7 @@ pub struct Quotas {
 impl Quotas {
     /// Budgets for `cores` cores.
     pub fn new(config: QuotaConfig, cores: usize) -> Arc<Self> {
-        let epoch = Instant::now();
+        let epoch = epoch();
         let minute = Span::new(MINUTE, config.slack, MINUTE_SLOT);
         let day = Span::new(DAY, config.slack, DAY_SLOT);
         let shared = Upstream::ALL.map(|upstream| {
@@ -125,6 +125,40 @@ impl Quotas {
         ledgers
             .map(|(measure, span, ledger)| (name(*measure, span), ledger.limit(), ledger.used(now)))
             .collect()
+    }
+
+    fn days(&self) -> impl Iterator<Item = (Upstream, &Ledger)> {
+        Upstream::ALL.into_iter().flat_map(|upstream| {
+            let ledgers = self.shared[upstream as usize].ledgers.iter();
+            ledgers
+                .filter(|(_, span, _)| span.slot == DAY_SLOT)
+                .map(move |(.., ledger)| (upstream, &**ledger))
+        })
+    }
+
+    /// What is used of the days' budgets: by upstream, when it was (see [`Ledger::history`]), and how much. For [`Self::restore_days`] of a later
+    /// process.
+    pub fn days_used(&self, now: Instant) -> Vec<(Upstream, Vec<(i64, u64)>)> {
+        self.days().map(|(upstream, ledger)| (upstream, ledger.history(now))).collect()
+    }
+
+    /// Counts what an earlier process used. Only for the start.
+    pub fn restore_days(&self, upstream: Upstream, used: &[(i64, u64)], now: Instant) {
+        for (_, ledger) in self.days().filter(|(one, _)| *one == upstream) {
+            used.iter().for_each(|(end_s, units)| ledger.restore(*end_s, *units, now));
+        }
+    }
+
+    /// What an upstream lets a project use in a minute, as far as that is known: with no limit by the minute, a
+    /// twenty-fourth of the day's.
+    pub fn minute_of_day(&self, upstream: Upstream) -> u64 {
+        let limits = match upstream {
+            Upstream::Gmail => &self.config.gmail,
+            Upstream::Calendar => &self.config.calendar,
+            Upstream::Drive => &self.config.drive,
+            Upstream::OpenAi | Upstream::OAuth => return 0,
+        };
+        if limits.project_per_minute > 0 { limits.project_per_minute } else { limits.per_day / 24 }
     }
 
     fn gate(&self, upstream: Upstream) -> Gate {
@@ -184,6 +218,14 @@ impl Quotas {
         shared.cool_last_ms.store(wait, Relaxed);
         shared.cool_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
     }
+}
+
+/// The beginning of the day's slot that runs: slots lie alike in every process, so that what is restored keeps its place.
+fn epoch() -> Instant {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let into = Duration::from_nanos(u64::try_from(unix.as_nanos() % DAY_SLOT.as_nanos()).unwrap_or(0));
+    let now = Instant::now();
+    now.checked_sub(into).unwrap_or(now)
 }
 
 fn google(limits: &Limits, minute: Span, day: Span) -> Vec<(Measure, Span, u64)> {
