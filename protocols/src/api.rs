@@ -48,6 +48,8 @@ pub enum Mode {
     Async,
     /// The reply is the task with its plan; nothing is carried out before it is confirmed.
     Preview,
+    /// The reply is a stream of events that ends with the task, which goes on when nobody reads it.
+    Stream,
 }
 
 /// The body of `POST /api/v1/command`.
@@ -180,8 +182,9 @@ impl Fields {
             Some(Value::String(mode)) if mode == "sync" => Mode::Sync,
             Some(Value::String(mode)) if mode == "async" => Mode::Async,
             Some(Value::String(mode)) if mode == "preview" => Mode::Preview,
+            Some(Value::String(mode)) if mode == "stream" => Mode::Stream,
             Some(_) => {
-                self.wrong("mode", "must be `sync`, `async` or `preview`");
+                self.wrong("mode", "must be `sync`, `async`, `stream` or `preview`");
                 self.mode
             }
         }

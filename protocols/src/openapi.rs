@@ -81,18 +81,31 @@ fn own_paths() -> Map<String, Value> {
         "description": format!("`wait=N`: answer when the task has ended, or after N seconds, at most {}", WAIT_MAX.as_secs()),
         "schema": {"type": "string", "examples": ["wait=10"]},
     });
-    let mut events = responses(&[(200, "Events until the task has ended", None)], &[401, 403, 404, 431, 503]);
+    let last_event_id = json!({
+        "name": "last-event-id",
+        "in": "header",
+        "description": "The last event seen: those after it are told",
+        "schema": {"type": "string", "examples": ["3"]},
+    });
+    let told =
+        [(200, "Events until the task has ended", None), (204, "The task has ended and all was told", None)];
+    let mut events = responses(&told, &[401, 403, 404, 431, 503]);
     events["200"]["content"] = json!({"text/event-stream": {"schema": {"type": "string"}}});
+    let mut carried_out = responses(
+        &[
+            (200, "The finished task, or events until it has ended", Some("Task")),
+            (202, "The task is on disk and will be carried out", Some("Accepted")),
+        ],
+        &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504],
+    );
+    carried_out["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
     let paths = json!({
         "/api/v1/command": {"post": {
             "operationId": "command",
             "tags": ["commands"],
             "summary": "Carry out a command",
             "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/Command"})),
-            "responses": responses(&[
-                (200, "The finished task", Some("Task")),
-                (202, "The task is on disk and will be carried out", Some("Accepted")),
-            ], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504]),
+            "responses": carried_out.clone(),
         }},
         "/api/v1/cache/invalidate": {"post": {
             "operationId": "cache.invalidate",
@@ -133,7 +146,7 @@ fn own_paths() -> Map<String, Value> {
             "operationId": "task.events",
             "tags": ["commands"],
             "summary": "Follow a task by server-sent events",
-            "parameters": [task_id],
+            "parameters": [task_id, last_event_id],
             "responses": events,
         }},
         "/api/v1/commands": {"post": {
@@ -290,10 +303,7 @@ fn own_paths() -> Map<String, Value> {
             "summary": "Run a workflow",
             "parameters": [workflow_name.clone()],
             "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/WorkflowRun"})),
-            "responses": responses(&[
-                (200, "The finished task", Some("Task")),
-                (202, "The task is on disk and will be carried out", Some("Accepted")),
-            ], &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504]),
+            "responses": carried_out,
         }},
         "/api/v1/sessions/{id}": {
             "parameters": [session_id],
@@ -502,7 +512,7 @@ fn schemas() -> Value {
             "additionalProperties": false,
             "properties": {
                 "command": {"type": "string", "minLength": 1, "maxLength": COMMAND_CHARS_MAX, "pattern": "\\S"},
-                "mode": {"type": "string", "enum": ["sync", "async", "preview"], "default": "sync"},
+                "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
                 "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
@@ -597,7 +607,7 @@ fn schemas() -> Value {
             "properties": {
                 "input": {"type": ["object", "null"]},
                 "version": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
-                "mode": {"type": "string", "enum": ["sync", "async", "preview"], "default": "sync"},
+                "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
                 "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},

@@ -14,6 +14,7 @@ use crate::intent::{CacheLimits, IntentConfig, PatternCache};
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
 use crate::upstream::TokenCache;
+use crate::watch::Watches;
 
 /// Counters of what the tasks of a core do.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Env {
     /// Patterns of commands, learned from the model.
     pub patterns: Rc<PatternCache>,
     pub(crate) zones: Rc<Zones>,
+    /// Who looks on while tasks run.
+    pub(crate) watches: Rc<Watches>,
 }
 
 impl Env {
@@ -82,6 +85,7 @@ impl Env {
             broker,
             patterns,
             zones: Rc::default(),
+            watches: Rc::default(),
         }
     }
 }

@@ -32,6 +32,7 @@ mod sessions;
 mod signal;
 mod tasks;
 pub mod upstream;
+pub mod watch;
 
 pub use admin::{Admin, AdminError, SEEDED_AT_ONCE_MAX, Seed};
 pub use cancel::Cancel;

@@ -183,6 +183,7 @@ impl Core {
             clock: clock.clone(),
             mint: Rc::clone(&mint),
             metrics: Arc::clone(&metrics),
+            watches: Rc::clone(&env.watches),
         };
         let tasks = Tasks::new(config, queue, Rc::clone(&sessions), runner, means);
         let alt_svc = parts.alt_svc_ports.iter().map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}"));
@@ -218,8 +219,8 @@ impl Core {
         self.recovered.set(());
     }
 
-    pub(crate) fn count_wait_refused(&self) {
-        self.metrics.waits_refused.add(1);
+    pub(crate) fn metrics(&self) -> &CoreMetrics {
+        &self.metrics
     }
 
     fn context(&self, head: &RequestHead, route: RouteLabel, arrived: Instant) -> Context {
@@ -313,8 +314,7 @@ impl Core {
                     // What is read for it from here on is newer than the wish.
                     self.env.reads.forget(who.user);
                 }
-                let key = keyed::key_of(&request.head);
-                sluice_core::spawn(command::serve(core, exchange, who, key, request.body));
+                sluice_core::spawn(command::serve(core, exchange, who, request));
             }
             Target::Commands => {
                 let key = keyed::key_of(&request.head);
@@ -356,7 +356,8 @@ impl Core {
                 });
             }
             Target::TaskEvents(id) => {
-                sluice_core::spawn(events::serve(core, exchange, who, id));
+                let seen = events::last_seen(&request.head);
+                sluice_core::spawn(events::serve(core, exchange, who, id, seen));
             }
             Target::SessionGet(id) => {
                 if let Some(response) = session::get_cached(&self.sessions, &who, id) {

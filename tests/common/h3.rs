@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::{Buf, Bytes};
-use h3::client::SendRequest;
+use h3::client::{RequestStream, SendRequest};
 use h3::error::{Code, StreamError};
-use h3_quinn::{Connection as H3Connection, OpenStreams};
+use h3_quinn::{BidiStream, Connection as H3Connection, OpenStreams};
 use http::{HeaderMap, Request, StatusCode};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig as QuinnConfig, Connection, Endpoint, VarInt};
@@ -57,6 +57,36 @@ pub struct Http {
     requests: SendRequest<OpenStreams, Bytes>,
 }
 
+/// An answer of server-sent events, as they come.
+pub struct Body {
+    stream: RequestStream<BidiStream<Bytes>, Bytes>,
+    text: String,
+}
+
+impl Body {
+    /// The next event's id (empty when it has none), name and data; `None` at the end of the stream or the connection.
+    pub async fn event(&mut self) -> Option<(String, String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                    line.unwrap_or_default().to_owned()
+                };
+                if event.starts_with(':') {
+                    continue;
+                }
+                let data = serde_json::from_str(&field("data")).expect("JSON");
+                return Some((field("id"), field("event"), data));
+            }
+            let mut piece = self.stream.recv_data().await.ok()??;
+            let piece = piece.copy_to_bytes(piece.remaining());
+            self.text.push_str(std::str::from_utf8(&piece).expect("events are ASCII here"));
+        }
+    }
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -100,6 +130,17 @@ impl Http {
             whole.extend_from_slice(&part.copy_to_bytes(part.remaining()));
         }
         Ok(Answer { status: response.status(), fields: response.headers().clone(), body: whole.into() })
+    }
+
+    /// Sends a request and gives the head of its answer, and its body as it comes.
+    pub async fn open(&self, request: Request<()>, body: Bytes) -> anyhow::Result<(HeaderMap, Body)> {
+        let mut stream = self.requests.clone().send_request(request).await?;
+        if !body.is_empty() {
+            stream.send_data(body).await?;
+        }
+        stream.finish().await?;
+        let response = stream.recv_response().await?;
+        Ok((response.headers().clone(), Body { stream, text: String::new() }))
     }
 
     /// `GET`, with an API key.

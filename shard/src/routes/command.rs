@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use sluice_net::Request;
 use sluice_protocols::api::{AcceptedView, CommandRequest, Mode, TaskState, Timing, task_path};
-use sluice_protocols::http::Response;
+use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::CommitError;
@@ -13,10 +13,10 @@ use sluice_store::record::{IdempotencyRecord, TaskRecord};
 
 use super::exchange::{Context, Exchange, server_timing, task_timing};
 use super::keyed::{self, Held, Keyed};
-use super::{not_found, read_problem};
+use super::{events, not_found, read_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
-use crate::run::codes;
+use crate::run::{codes, marks};
 use crate::service::Core;
 use crate::signal::Signal;
 use crate::tasks::finished::{Finished, view_json};
@@ -26,15 +26,39 @@ use crate::tasks::{Found, NotAccepted, Outcome};
 pub(crate) const REPLY_GRACE: Duration = Duration::from_secs(5);
 
 /// Answers a command.
-pub(crate) async fn serve(
+pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, request: Request) {
+    let key = keyed::key_of(&request.head);
+    let answer = carry(&core, &exchange.context, &who, key.as_deref(), &request.body).await;
+    settle(core, exchange, who, &request.head, answer).await;
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Self {
+        Self::Whole(Box::new(response))
+    }
+}
+
+/// How a command is answered.
+pub(crate) enum Reply {
+    Whole(Box<Response>),
+    /// By what becomes of a task.
+    Events(TaskId),
+}
+
+/// Answers a command, or tells what becomes of its task until it has ended or the client has gone.
+pub(crate) async fn settle(
     core: Rc<Core>,
     exchange: Exchange,
     who: Rc<Principal>,
-    key: Option<String>,
-    body: Bytes,
+    head: &RequestHead,
+    answer: Result<Reply, Refusal>,
 ) {
-    match carry(&core, &exchange.context, &who, key.as_deref(), &body).await {
-        Ok(response) => exchange.reply(response),
+    match answer {
+        Ok(Reply::Whole(response)) => exchange.reply(*response),
+        Ok(Reply::Events(task)) => {
+            let seen = events::last_seen(head);
+            events::serve(core, exchange, who, task, seen).await;
+        }
         Err(refusal) => refusal.answer(exchange),
     }
 }
@@ -72,11 +96,11 @@ async fn carry(
     who: &Principal,
     key: Option<&str>,
     body: &[u8],
-) -> Result<Response, Refusal> {
+) -> Result<Reply, Refusal> {
     let held = match keyed::begin(core, who, key, "/api/v1/command", body).await? {
         Keyed::Unkeyed => None,
         Keyed::First(held) => Some(held),
-        Keyed::Known(record) => return known(core, who, &record).await.map(keyed::replayed),
+        Keyed::Known(record) => return known(core, who, &record).await,
     };
     let request = CommandRequest::parse(body)?;
     check_zone(&request)?;
@@ -94,7 +118,10 @@ pub(crate) async fn start(
     held: Option<Held<'_>>,
     mode: Mode,
     record: TaskRecord,
-) -> Result<Response, Refusal> {
+) -> Result<Reply, Refusal> {
+    if mode == Mode::Stream && !core.event_streams.has_place() {
+        return Err(events::refused(core).into());
+    }
     let session = record.session;
     let (task, created_ms, deadline_ms) = (record.id, record.created_ms, record.deadline_ms);
     core.tasks.reserve(&record).map_err(refused)?;
@@ -105,18 +132,30 @@ pub(crate) async fn start(
     // From here on the record tells what the key stands for.
     drop(held);
     match mode {
-        Mode::Async => Ok(accepted(context, task, session, created_ms)),
+        Mode::Async => Ok(accepted(context, task, session, created_ms).into()),
+        Mode::Stream => Ok(Reply::Events(task)),
         Mode::Sync | Mode::Preview => {
             let longest = Duration::from_millis(deadline_ms.saturating_sub(created_ms))
                 + core.config.run.unknown_outcome_grace
                 + REPLY_GRACE;
-            finished(task, &signal, longest).await
+            finished(task, &signal, longest).await.map(Reply::from)
         }
     }
 }
 
 /// The answer to a command that was given before with the same key.
 pub(crate) async fn known(
+    core: &Rc<Core>,
+    who: &Principal,
+    record: &IdempotencyRecord,
+) -> Result<Reply, Refusal> {
+    if let Some(task) = record.tasks.first().filter(|task| codes::mode(task.mode) == Mode::Stream) {
+        return Ok(Reply::Events(task.id));
+    }
+    known_whole(core, who, record).await.map(|response| keyed::replayed(response).into())
+}
+
+async fn known_whole(
     core: &Rc<Core>,
     who: &Principal,
     record: &IdempotencyRecord,
@@ -159,7 +198,7 @@ pub(crate) fn task_record(
     let created_ms = core.clock.unix_ms();
     let longest_ms = u64::try_from(core.config.command_timeout.as_millis()).unwrap_or(u64::MAX);
     let allowed_ms = request.deadline_ms.map_or(longest_ms, |asked| u64::from(asked).min(longest_ms));
-    TaskRecord {
+    let mut record = TaskRecord {
         id: core.mint.task(created_ms),
         user: who.user,
         session,
@@ -184,7 +223,10 @@ pub(crate) fn task_record(
         openai_us: 0,
         google_us: 0,
         total_us: 0,
-    }
+        events: Vec::new(),
+    };
+    marks::note(&mut record);
+    record
 }
 
 fn accepted(context: &Context, task: TaskId, session: SessionId, created_ms: u64) -> Response {

@@ -1,36 +1,50 @@
-//! `GET /api/v1/tasks/{id}/events`: what becomes of a task, as server-sent events (WHATWG HTML section 9.2).
+//! `GET /api/v1/tasks/{id}/events`, and commands of mode `stream`: what becomes of a task, as server-sent events (WHATWG
+//! HTML section 9.2).
 //!
 //! ```text
-//! accepted   the task as it is when the stream begins
-//! state      the task, when it is seen to have changed
-//! done       the task as it ended, whatever its end; the stream ends
-//! left       this process will not end it; the stream ends, ask again
+//! accepted               the promise, as an asynchronous command is answered
+//! plan                   what will be done, and who worked that out
+//! step.started           a step
+//! step.done              a step that was done, failed or was skipped, which its state tells
+//! step.undone            a step with how it was taken back
+//! answer                 what the steps have brought so far, in words; instead of the `answer` before
+//! retrying               the task, which is tried again
+//! awaiting_confirmation  the task, which goes on when it is confirmed
+//! done, failed, declined, cancelled   the task as it ended; the stream ends
+//! left                   this process will not end it; the stream ends, ask again. It has no id
 //! ```
-//! Invariants: every event carries the whole task document on one `data` line, and an `id` that counts from 1; at most
-//! [`Streams`] are open on a core, each bounded in memory ([`sluice_net::body`]); a stream ends with its client.
+//! The events are those of [`crate::run::marks`], read from the task's record when there is room to send them.
+//!
+//! Invariants: an event is told when it is on disk, so its id is the same after a restart; ids grow by one from 1, and only
+//! an `answer` that a newer one replaces is passed over; nothing queues up for a slow client; at most [`Streams`] are
+//! open on a core, each bounded in memory ([`sluice_net::body`]); a stream ends with its client, and its task does not.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use sluice_net::{BodyWriter, Gone};
-use sluice_protocols::http::Response;
+use sluice_protocols::api::{AcceptedView, TaskView, task_path};
+use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::TaskId;
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::record::TaskRecord;
 
 use super::exchange::Exchange;
 use super::{not_found, read_problem};
 use crate::auth::Principal;
+use crate::clock::timestamp_of;
+use crate::run::marks::{Mark, marks};
+use crate::run::{self, codes};
 use crate::service::Core;
-use crate::tasks::finished::view_json;
-use crate::tasks::{Found, Outcome};
 
-/// How often a quiet stream says that it is alive, and looks at its task: well within the idle timeouts of clients and
-/// of what may stand between.
+/// How often a quiet stream says that it is alive: well within the idle timeouts of clients and of what may stand
+/// between.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Counts the open streams of one core.
@@ -44,8 +58,13 @@ impl Streams {
         Self { open: Rc::default(), max }
     }
 
+    /// Whether another stream may be opened now.
+    pub(crate) fn has_place(&self) -> bool {
+        self.open.get() < self.max
+    }
+
     fn enter(&self) -> Option<Place> {
-        if self.open.get() >= self.max {
+        if !self.has_place() {
             return None;
         }
         self.open.set(self.open.get() + 1);
@@ -61,74 +80,163 @@ impl Drop for Place {
     }
 }
 
-/// Answers, and stays until the task has ended or the client has gone.
-pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, id: TaskId) {
-    let Some(_place) = core.event_streams.enter() else {
-        core.count_wait_refused();
-        let problem = Problem::new(ProblemKind::Overloaded, "too many clients wait for events");
-        return exchange.refuse(problem.with_retry_after_s(1));
+/// The last event a client has seen; what is no id of ours is none.
+pub(crate) fn last_seen(head: &RequestHead) -> u64 {
+    head.header("last-event-id").and_then(|id| id.trim().parse().ok()).unwrap_or(0)
+}
+
+/// There is no place for another stream. Counts that.
+pub(crate) fn refused(core: &Core) -> Problem {
+    core.metrics().event_streams_refused.add(1);
+    Problem::new(ProblemKind::Overloaded, "too many clients wait for events").with_retry_after_s(1)
+}
+
+/// Answers, and stays until the task has ended or the client has gone. Events up to `seen` are not told again.
+pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, id: TaskId, seen: u64) {
+    let Some(place) = core.event_streams.enter() else {
+        return exchange.refuse(refused(&core));
     };
-    let found = match core.tasks.find(who.user, who.shard, id).await {
-        Ok(Some(found)) => found,
+    let seen = match core.tasks.record(who.user, who.shard, id).await {
+        Ok(Some(record)) => match Story::of(&record) {
+            // An id that was never given is none.
+            story if seen > story.last => 0,
+            // Everything was told, and a client that is told so does not connect again.
+            story if story.is_over && seen == story.last => return exchange.reply(Response::new(204)),
+            _ => seen,
+        },
         Ok(None) => return exchange.refuse(not_found("task")),
         Err(error) => return exchange.refuse(read_problem(&error)),
     };
     let head = Response::new(200)
         .with_field("content-type", "text/event-stream")
-        .with_field("cache-control", "no-store");
-    let mut stream = EventStream { writer: exchange.stream(head), sent: 0 };
-    // Gone before the end: there is nobody to tell.
-    if follow(&core, &who, id, found, &mut stream).await.is_ok() {
-        stream.writer.finish();
+        .with_field("cache-control", "no-store")
+        .with_field("location", task_path(id));
+    let mut stream = EventStream { core: &core, writer: exchange.stream(head), seen };
+    core.metrics().event_streams.set(core.event_streams.open.get() as u64);
+    match stream.follow(&who, id).await {
+        Ok(()) => stream.writer.finish(),
+        // Gone before the end: there is nobody to tell.
+        Err(Gone) => core.metrics().event_streams_left.add(1),
+    }
+    drop(place);
+    core.metrics().event_streams.set(core.event_streams.open.get() as u64);
+}
+
+/// What there is to tell of a task.
+struct Story {
+    marks: Vec<(u64, Mark)>,
+    last: u64,
+    is_over: bool,
+}
+
+impl Story {
+    fn of(record: &TaskRecord) -> Self {
+        let mut marks: Vec<_> = marks(record).collect();
+        let state = codes::task_state(record.state);
+        // A record of an earlier process, from before events were kept, or one with more of them than are kept.
+        if marks.is_empty() {
+            marks.push((1, Mark::Accepted));
+        }
+        let mut last = marks.last().map_or(0, |(id, _)| *id);
+        if state.is_final() && !marks.iter().any(|(id, mark)| *id == last && *mark == Mark::Ended(state)) {
+            last += 1;
+            marks.push((last, Mark::Ended(state)));
+        }
+        Self { marks, last, is_over: state.is_final() }
     }
 }
 
-/// Tells what becomes of a task until it has ended.
-async fn follow(
-    core: &Core,
-    who: &Principal,
-    id: TaskId,
-    mut found: Found,
-    stream: &mut EventStream,
-) -> Result<(), Gone> {
-    let mut seen: Option<Bytes> = None;
-    loop {
-        let state = match found {
-            Found::Finished(finished) => {
-                if seen.is_none() {
-                    stream.event("accepted", &finished.body).await?;
-                }
-                return stream.event("done", &finished.body).await;
+struct EventStream<'a> {
+    core: &'a Core,
+    writer: BodyWriter,
+    seen: u64,
+}
+
+impl EventStream<'_> {
+    /// Tells what becomes of the task until it has ended.
+    async fn follow(&mut self, who: &Principal, id: TaskId) -> Result<(), Gone> {
+        let mut watch = self.core.env.watches.watch(id);
+        loop {
+            let in_hand = self.core.tasks.is_in_hand(who.user, &id);
+            let Ok(Some(record)) = self.core.tasks.record(who.user, who.shard, id).await else {
+                // It cannot be told what became of it: the client must ask again.
+                return self.left(id).await;
+            };
+            if self.tell(&record).await? {
+                return Ok(());
             }
-            Found::Pending(view) => view_json(&view),
-        };
-        match seen.replace(state.clone()) {
-            None => stream.event("accepted", &state).await?,
-            Some(before) if before != state => stream.event("state", &state).await?,
-            Some(_) => stream.heartbeat().await?,
+            if !in_hand {
+                return self.left(id).await;
+            }
+            let heartbeat = sluice_core::now() + HEARTBEAT;
+            match until_gone(&self.writer, sluice_core::timeout_at(heartbeat, watch.changed())).await? {
+                Ok(_changes) => {}
+                Err(_) => self.writer.send(Bytes::from_static(b": alive\n\n")).await?,
+            }
         }
-        let deadline = sluice_core::now() + HEARTBEAT;
-        match until_gone(&stream.writer, end_or(core, who, id, deadline)).await? {
-            Some(Outcome::Finished(finished)) => return stream.event("done", &finished.body).await,
-            Some(Outcome::Left(_)) => return stream.event("left", &state).await,
-            None => {}
+    }
+
+    /// Tells what was not told yet; whether that was all there will ever be.
+    async fn tell(&mut self, record: &TaskRecord) -> Result<bool, Gone> {
+        let story = Story::of(record);
+        let last_answer = story.marks.iter().rev().find(|(_, mark)| *mark == Mark::Answered);
+        let last_answer = last_answer.map_or(0, |(id, _)| *id);
+        let view = run::view_of(record);
+        for (id, mark) in story.marks {
+            if id <= self.seen {
+                continue;
+            }
+            self.seen = id;
+            if mark == Mark::Answered && (id < last_answer || record.answer.is_none() || story.is_over) {
+                self.core.metrics().events_overtaken.add(1);
+                continue;
+            }
+            let Some((name, data)) = event_of(mark, record, &view) else { continue };
+            // `data` has no line breaks, as serde writes it.
+            self.writer.send(format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()).await?;
+            self.core.metrics().events_sent.add(1);
         }
-        found = match core.tasks.find(who.user, who.shard, id).await {
-            Ok(Some(found)) => found,
-            // It cannot be told what became of it: the client must ask again.
-            Ok(None) | Err(_) => return stream.event("left", &state).await,
-        };
+        Ok(story.is_over)
+    }
+
+    async fn left(&mut self, id: TaskId) -> Result<(), Gone> {
+        let data = json!({ "task": id });
+        self.writer.send(format!("event: left\ndata: {data}\n\n").into()).await
     }
 }
 
-/// The end of the task; `None` not before `deadline`, unless it ended in between.
-async fn end_or(core: &Core, who: &Principal, id: TaskId, deadline: Instant) -> Option<Outcome> {
-    let end = core.tasks.wait(who.user, &id, deadline).await;
-    if end.is_none() && core.tasks.recent(who.user, &id).is_none() {
-        // Also where there is no place to wait in: then it is looked at every heartbeat.
-        sluice_core::sleep_until(deadline).await;
-    }
-    end
+/// The name and the data of an event. They show the task as it is now, which may be later than the event.
+fn event_of(mark: Mark, record: &TaskRecord, view: &TaskView) -> Option<(&'static str, Value)> {
+    let step = |index: u8| view.steps.get(usize::from(index)).cloned();
+    let stepped = |step| json!({ "task": record.id, "step": step });
+    Some(match mark {
+        Mark::Accepted => {
+            let accepted = AcceptedView::new(record.id, record.session, timestamp_of(record.created_ms));
+            ("accepted", json!(accepted))
+        }
+        Mark::Planned => {
+            let data = json!({
+                "task": record.id, "intent": view.intent, "plan": view.plan, "workflow": view.workflow,
+            });
+            ("plan", data)
+        }
+        Mark::Started(index) => {
+            let step = step(index)?;
+            let data =
+                json!({"id": step.id, "name": step.name, "operation": step.operation, "state": "running"});
+            ("step.started", stepped(data))
+        }
+        Mark::Stepped(index, state) => {
+            let mut step = step(index)?;
+            step.state = state;
+            ("step.done", stepped(json!(step)))
+        }
+        Mark::Undone(index) => ("step.undone", stepped(json!(step(index)?))),
+        Mark::Answered => ("answer", json!({ "task": record.id, "answer": record.answer })),
+        Mark::Retrying => ("retrying", json!(view)),
+        Mark::Unconfirmed => ("awaiting_confirmation", json!(view)),
+        Mark::Ended(state) => (state.name(), json!(view)),
+    })
 }
 
 /// Waits for something, or for the client to go.
@@ -139,24 +247,4 @@ async fn until_gone<T>(writer: &BodyWriter, what: impl Future<Output = T>) -> Re
         Poll::Pending => gone.as_mut().poll(cx).map(|()| Err(Gone)),
     })
     .await
-}
-
-struct EventStream {
-    writer: BodyWriter,
-    sent: u64,
-}
-
-impl EventStream {
-    /// `json` has no line breaks, as serde writes it.
-    async fn event(&mut self, name: &str, json: &[u8]) -> Result<(), Gone> {
-        self.sent += 1;
-        let mut text = format!("id: {}\nevent: {name}\ndata: ", self.sent).into_bytes();
-        text.extend_from_slice(json);
-        text.extend_from_slice(b"\n\n");
-        self.writer.send(text.into()).await
-    }
-
-    async fn heartbeat(&mut self) -> Result<(), Gone> {
-        self.writer.send(Bytes::from_static(b": alive\n\n")).await
-    }
 }

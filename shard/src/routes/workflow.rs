@@ -20,7 +20,7 @@ use sluice_store::record::{Loaded, WorkflowRecord, encode};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::command::{Refusal, check_zone, known, start, task_record};
+use super::command::{self, Refusal, Reply, check_zone, known, start, task_record};
 use super::exchange::Exchange;
 use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
@@ -105,10 +105,8 @@ impl<'a> Place<'a> {
 
 /// Answers a request.
 pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>, request: Request) {
-    match carry(&core, &exchange, &who, &request).await {
-        Ok(response) => exchange.reply(response),
-        Err(refusal) => refusal.answer(exchange),
-    }
+    let answer = carry(&core, &exchange, &who, &request).await;
+    command::settle(core, exchange, who, &request.head, answer).await;
 }
 
 async fn carry(
@@ -116,7 +114,7 @@ async fn carry(
     exchange: &Exchange,
     who: &Principal,
     request: &Request,
-) -> Result<Response, Refusal> {
+) -> Result<Reply, Refusal> {
     let head = &request.head;
     let place = Place::of(head.path()).ok_or_else(|| not_found("workflow"))?;
     if let Place::One(name) | Place::Versions(name) | Place::Version(name, _) | Place::Runs(name) = place
@@ -124,7 +122,7 @@ async fn carry(
     {
         return Err(not_found("workflow").into());
     }
-    Ok(match (place, head.method()) {
+    let response = match (place, head.method()) {
         (Place::All, _) => list(core, who, head.query()).await?,
         (Place::Check, _) => {
             let workflow = checked(&parsed(&request.body)?)?;
@@ -136,7 +134,8 @@ async fn carry(
         (Place::Versions(name), _) => versions(core, who, name).await?,
         (Place::Version(name, version), _) => shown(&stored(core, who, name, Some(version)).await?, head),
         (Place::Runs(name), _) => return run(core, exchange, who, name, request).await,
-    })
+    };
+    Ok(response.into())
 }
 
 fn parsed(body: &Bytes) -> Result<Value, Problem> {
@@ -358,13 +357,13 @@ async fn run(
     who: &Principal,
     name: &str,
     request: &Request,
-) -> Result<Response, Refusal> {
+) -> Result<Reply, Refusal> {
     let (head, body) = (&request.head, &request.body);
     let key = keyed::key_of(head);
     let held = match keyed::begin(core, who, key.as_deref(), head.path(), body).await? {
         Keyed::Unkeyed => None,
         Keyed::First(held) => Some(held),
-        Keyed::Known(record) => return known(core, who, &record).await.map(keyed::replayed),
+        Keyed::Known(record) => return known(core, who, &record).await,
     };
     let wrong = |pointer: &str, detail: &str| {
         Problem::new(ProblemKind::InvalidField, "one field is not valid").with_error(pointer, detail)

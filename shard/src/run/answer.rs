@@ -26,10 +26,28 @@ const SNIPPET_CHARS_SHOWN: usize = 100;
 
 /// What the user is told about a plan that was carried out, as far as it was.
 pub(super) fn compose(task: &TaskRecord, graph: &Graph, known: &Known<'_>, zone: &TimeZone) -> String {
+    compose_of(task, graph, known, zone, |_| true)
+}
+
+/// What the steps that have ended by now brought; empty when there are none.
+pub(super) fn compose_so_far(task: &TaskRecord, graph: &Graph, known: &Known<'_>, zone: &TimeZone) -> String {
+    compose_of(task, graph, known, zone, |record| {
+        matches!(codes::step_state(record.state), StepState::Done | StepState::Failed)
+    })
+}
+
+fn compose_of(
+    task: &TaskRecord,
+    graph: &Graph,
+    known: &Known<'_>,
+    zone: &TimeZone,
+    is_told: impl Fn(&StepRecord) -> bool,
+) -> String {
     let calls: Vec<Operation> =
         graph.nodes().iter().zip(&task.steps).map(|(node, record)| call_of(node, record)).collect();
     let teller = Teller { graph, calls: &calls, known, zone };
-    let told = (0..calls.len()).filter(|index| !teller.is_only_a_means(*index, task));
+    let told = (0..calls.len())
+        .filter(|index| is_told(&task.steps[*index]) && !teller.is_only_a_means(*index, task));
     let mut told: Vec<String> = told.map(|index| teller.tell(&calls[index], &task.steps[index])).collect();
     let undone = graph.in_order().into_iter().rev().filter(|index| *index < calls.len());
     told.extend(undone.filter_map(|index| teller.undone(&calls[index], &task.steps[index])));

@@ -34,6 +34,7 @@ pub fn of_mode(mode: Mode) -> u8 {
     match mode {
         Mode::Sync => 1,
         Mode::Async => 2,
+        Mode::Stream => 3,
         Mode::Preview => 4,
     }
 }
@@ -42,6 +43,7 @@ pub fn of_mode(mode: Mode) -> u8 {
 pub fn mode(number: u8) -> Mode {
     match number {
         2 => Mode::Async,
+        3 => Mode::Stream,
         4 => Mode::Preview,
         _ => Mode::Sync,
     }
@@ -161,7 +163,7 @@ mod tests {
         for (number, kind) in (1..).zip([ItemKind::Message, ItemKind::Event, ItemKind::File]) {
             assert_eq!((of_item_kind(kind), item_kind(number)), (number, Some(kind)));
         }
-        for (number, of) in [(1, Mode::Sync), (2, Mode::Async), (4, Mode::Preview)] {
+        for (number, of) in [(1, Mode::Sync), (2, Mode::Async), (3, Mode::Stream), (4, Mode::Preview)] {
             assert_eq!((of_mode(of), mode(number)), (number, of));
         }
         for (number, of) in (1..).zip(Priority::ALL) {

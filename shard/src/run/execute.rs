@@ -15,6 +15,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input, Node, Turn};
 use sluice_store::record::StepRecord;
 
+use super::answer::compose_so_far;
 use super::codes::{self, UndoState};
 use super::join::{CALLS_AT_ONCE_MAX, JoinSet};
 use super::journal::{items_json, items_of, problem_json};
@@ -70,6 +71,7 @@ impl<'a> Execution<'a> {
         self.know_what_is_done();
         let mut interrupted = self.steps_in(StepState::Running);
         let mut set = JoinSet::new();
+        let mut has_news = false;
         loop {
             let is_cancelled = self.cancel.is_set();
             if is_cancelled && interrupted.is_empty() && !self.has_effect_under_way() && !self.has_stopped() {
@@ -78,7 +80,11 @@ impl<'a> Execution<'a> {
             }
             // What was under way in an earlier process has to be brought to a known end first.
             let ready = self.begin_ready(&std::mem::take(&mut interrupted), is_cancelled, set.running());
-            if !ready.is_empty() {
+            // What depends on nothing that ended is committed for those alone who look on.
+            if !ready.is_empty() || (has_news && set.running() > 0 && self.is_watched()) {
+                if std::mem::take(&mut has_news) && self.is_watched() {
+                    self.say_so_far();
+                }
                 set.go_on_during(self.shared.journal.commit()).await?;
                 for step in ready {
                     set.push(self.step(step));
@@ -102,7 +108,22 @@ impl<'a> Execution<'a> {
             for end in ends {
                 self.stop_if_interrupted(&end)?;
                 self.finish(end);
+                has_news = true;
             }
+        }
+    }
+
+    /// Whether anybody looks on.
+    fn is_watched(&self) -> bool {
+        self.shared.env.watches.is_watched(&self.shared.task)
+    }
+
+    /// Puts what the steps have brought so far into words.
+    fn say_so_far(&self) {
+        let Shared { journal, known, zone, .. } = self.shared;
+        let answer = journal.read(|task| compose_so_far(task, self.graph, known, zone));
+        if !answer.is_empty() {
+            journal.write(|task| task.answer = Some(answer));
         }
     }
 

@@ -14,6 +14,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{RecordError, StepRecord, TaskRecord, encode};
 use sluice_store::{Batch, CommitError, Key, Value};
 
+use super::marks::note;
 use crate::env::Env;
 use crate::upstream::meter::{Meter, micros};
 
@@ -109,7 +110,10 @@ impl<'a> Journal<'a> {
 
     async fn put(&self) -> Result<(), Problem> {
         self.take_times();
-        let (key, value) = self.write(|task| (Key::task_pending(&task.user, &task.id), fit(task)));
+        let (id, key, value) = self.write(|task| {
+            note(task);
+            (task.id, Key::task_pending(&task.user, &task.id), fit(task))
+        });
         let Some(value) = value else {
             return Err(Problem::new(ProblemKind::Internal, "the task is too large to be stored"));
         };
@@ -120,6 +124,7 @@ impl<'a> Journal<'a> {
             match self.env.store.commit(batch).await {
                 Ok(_) => {
                     self.env.stats.journal_commits.add(1);
+                    self.env.watches.changed(&id);
                     return Ok(());
                 }
                 Err(CommitError::Overloaded) if attempt < COMMITS_MAX => {
@@ -238,6 +243,7 @@ mod tests {
             openai_us: 0,
             google_us: 0,
             total_us: 0,
+            events: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ mod join;
 mod journal;
 mod known;
 mod mail;
+pub(crate) mod marks;
 mod script;
 mod step;
 #[cfg(test)]

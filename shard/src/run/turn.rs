@@ -124,7 +124,8 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         plan,
         workflow,
         steps,
-        answer: task.answer.clone(),
+        // What is said while it runs is for those who follow it.
+        answer: task.answer.clone().filter(|_| state.is_final()),
         error: task.error_json.as_deref().map(problem_of),
         priority: codes::priority(task.priority),
         attempts: task.attempts,

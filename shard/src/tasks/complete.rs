@@ -13,6 +13,7 @@ use super::Tasks;
 use super::finished::Finished;
 use super::queue::LaneId;
 use super::retry::{Verdict, reopen};
+use crate::run::marks::note;
 use crate::run::{self, RunEnd, codes};
 
 /// Waits between attempts begin here and double.
@@ -155,6 +156,7 @@ impl Tasks {
         not_before_ms: u64,
     ) -> Result<Course, Setback> {
         reopen(&mut task, not_before_ms);
+        note(&mut task);
         let key = Key::task_pending(&lane.user, &task.id);
         let value = encode(&task).map_err(|error| Setback::Lasting(storage_problem(&error)))?;
         self.commit_patiently(|| {
@@ -196,6 +198,7 @@ impl Tasks {
 
     /// Commits the end of a task: pending away, finished, session and history, in one batch.
     async fn complete(&self, shard: ShardId, lane: LaneId, mut end: End) -> Result<Rc<Finished>, Setback> {
+        note(&mut end.task);
         let mut session = None;
         self.commit_patiently(|| {
             let (batch, written) = self.end_batch(shard, lane, &mut end);

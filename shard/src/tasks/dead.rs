@@ -15,7 +15,7 @@ use super::accept::{entry_of, lane_of};
 use super::complete::storage_problem;
 use super::queue::Full;
 use super::{Tasks, Unchanged, retry};
-use crate::run::codes;
+use crate::run::{codes, marks};
 
 /// A dead letter nobody else may change until this is dropped.
 struct Held<'a> {
@@ -125,7 +125,11 @@ impl Tasks {
         let _held = self.hold_dead(task)?;
         let dead = self.dead_letter(user, shard, task).await?;
         let now_ms = self.clock.unix_ms();
-        let record = revived(dead, now_ms, || self.mint.task(now_ms));
+        let mut record = revived(dead, now_ms, || self.mint.task(now_ms));
+        if record.id != task {
+            marks::forget(&mut record);
+        }
+        marks::note(&mut record);
         let (lane, entry) = (lane_of(&record), entry_of(&record));
         let value = encode(&record).map_err(|error| Unchanged::Storage(storage_problem(&error)))?;
         self.queue.borrow_mut().reserve(lane, entry.priority).map_err(|Full| Unchanged::Full)?;
@@ -143,6 +147,7 @@ impl Tasks {
         self.metrics.dead_letters_redriven.add(1);
         self.register(shard, lane, entry, None);
         self.queue.borrow_mut().push_reserved(lane, entry);
+        self.watches.changed(&task);
         self.start_ready();
         Ok(record)
     }

@@ -37,7 +37,7 @@ use sluice_protocols::api::{Priority, TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{TaskRecord, TurnRecord};
-use sluice_store::{CommitError, CoreStore, Key, ReadError};
+use sluice_store::{CommitError, CoreStore, Key, Kind, ReadError};
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -48,6 +48,7 @@ use crate::mint::Mint;
 use crate::run::{self, RunEnd};
 use crate::sessions::Sessions;
 use crate::signal::{Signal, Wait};
+use crate::watch::Watches;
 pub(crate) use change::Cancelled;
 use complete::Course;
 use finished::{Finished, FinishedTasks};
@@ -162,6 +163,7 @@ pub(crate) struct Means {
     pub(crate) clock: Clock,
     pub(crate) mint: Rc<Mint>,
     pub(crate) metrics: Arc<CoreMetrics>,
+    pub(crate) watches: Rc<Watches>,
 }
 
 /// See the module.
@@ -175,6 +177,7 @@ pub(crate) struct Tasks {
     clock: Clock,
     mint: Rc<Mint>,
     metrics: Arc<CoreMetrics>,
+    watches: Rc<Watches>,
     retry: RetryLimits,
     unconfirmed_max: usize,
     unconfirmed_life: Duration,
@@ -200,7 +203,7 @@ impl Tasks {
         runner: Box<dyn Runner>,
         means: Means,
     ) -> Rc<Self> {
-        let Means { store, clock, mint, metrics } = means;
+        let Means { store, clock, mint, metrics, watches } = means;
         Rc::new(Self {
             queue,
             pending: RefCell::default(),
@@ -211,6 +214,7 @@ impl Tasks {
             clock,
             mint,
             metrics,
+            watches,
             retry: RetryLimits::new(config),
             unconfirmed_max: config.unconfirmed_max,
             unconfirmed_life: config.unconfirmed_life,
@@ -325,6 +329,7 @@ impl Tasks {
             Outcome::Left(_) => self.metrics.end(EndState::Left),
         }
         entry.signal.set(outcome);
+        self.watches.changed(task);
     }
 
     fn put_back(&self, lane: LaneId, task: TaskId, not_before_ms: u64) {
@@ -335,6 +340,7 @@ impl Tasks {
             entry.priority
         };
         self.metrics.tasks_put_back.add(1);
+        self.watches.changed(&task);
         self.queue.borrow_mut().put_back(lane, Entry { task, priority, not_before_ms });
     }
 
@@ -392,6 +398,37 @@ impl Tasks {
         finished
     }
 
+    /// A user's task as its record stands, durably.
+    pub(crate) async fn record(
+        &self,
+        user: UserId,
+        shard: ShardId,
+        task: TaskId,
+    ) -> Result<Option<TaskRecord>, ReadError> {
+        let queued = {
+            let pending = self.pending.borrow();
+            pending.get(&task).filter(|entry| entry.lane.user == user).and_then(|entry| entry.record.clone())
+        };
+        if let Some(record) = queued {
+            return Ok(Some(*record));
+        }
+        // Pending before finished, as in `find`.
+        for kind in [Kind::TaskPending, Kind::TaskFinished] {
+            if let Some(record) =
+                self.store.load::<TaskRecord>(shard, &Key::task_of(kind, &user, &task)).await?
+            {
+                return Ok(Some(record.to_record()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this process has a task to bring to its end.
+    pub(crate) fn is_in_hand(&self, user: UserId, task: &TaskId) -> bool {
+        let pending = self.pending.borrow();
+        pending.get(task).is_some_and(|entry| entry.lane.user == user && !entry.signal.is_set())
+    }
+
     fn queued_view(&self, user: UserId, task: &TaskId) -> Option<TaskView> {
         let pending = self.pending.borrow();
         let entry = pending.get(task).filter(|entry| entry.lane.user == user)?;
@@ -446,6 +483,7 @@ impl Tasks {
         for signal in signals {
             signal.set(Outcome::Left(left_problem()));
         }
+        self.watches.all_changed();
     }
 
     /// Whether a task should be tried again in this process.

@@ -175,6 +175,7 @@ mod tests {
             openai_us: 0,
             google_us: 0,
             total_us: 0,
+            events: Vec::new(),
         }
     }
 

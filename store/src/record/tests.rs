@@ -85,6 +85,7 @@ fn task() -> TaskRecord {
         openai_us: 1,
         google_us: 2,
         total_us: 3,
+        events: vec![0x0100, 0x0301],
     }
 }
 
@@ -173,6 +174,53 @@ fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
     task.steps.iter().map(old).collect()
 }
 
+/// The task above as the third schema had it.
+fn task_v3() -> Vec<u8> {
+    let task = task();
+    let old = task::TaskRecordV3 {
+        id: task.id,
+        user: task.user,
+        session: task.session,
+        command: task.command,
+        mode: task.mode,
+        state: task.state,
+        priority: task.priority,
+        time_zone: task.time_zone,
+        created_ms: task.created_ms,
+        deadline_ms: task.deadline_ms,
+        deadline_asked: task.deadline_asked,
+        confirmed: task.confirmed,
+        finished_ms: task.finished_ms,
+        attempts: task.attempts,
+        retries: task.retries,
+        not_before_ms: task.not_before_ms,
+        last_error_json: task.last_error_json,
+        plan_json: task.plan_json,
+        steps: task.steps,
+        answer: task.answer,
+        error_json: task.error_json,
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+        total_us: task.total_us,
+    };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(3);
+    bytes
+}
+
+#[test]
+fn a_task_of_the_third_schema_is_read_as_one_of_which_nothing_was_told() {
+    let bytes = task_v3();
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x5f1f_ff9f_5a6e_02bb);
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
+}
+
+/// The task above before anything was told of it.
+fn untold() -> TaskRecord {
+    TaskRecord { events: Vec::new(), ..task() }
+}
+
 /// The task above as the second schema had it.
 fn task_v2() -> Vec<u8> {
     let task = task();
@@ -212,7 +260,7 @@ fn a_task_of_the_second_schema_is_read_as_it_was() {
     let bytes = task_v2();
     // The layout that was pinned when it was written.
     assert_eq!(xxh3_64(&bytes), 0xdf95_c343_7b8f_5e60);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), task());
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
 }
 
 /// The task above as the first schema had it.
@@ -248,7 +296,7 @@ fn a_task_of_the_first_schema_is_read_as_a_usual_one() {
     let bytes = task_v1();
     // The layout that was pinned when it was written.
     assert_eq!(xxh3_64(&bytes), 0xa077_cdbd_7014_9798);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), task());
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
 }
 
 #[test]
@@ -291,7 +339,7 @@ const PINNED: [(&str, u8, u64); 9] = [
     ("key", 1, 0x23ba_abba_08de_8c38),
     ("connection", 1, 0x6039_88c3_86ba_4b9b),
     ("session", 1, 0x07eb_b9ee_21a0_92df),
-    ("task", 3, 0x5f1f_ff9f_5a6e_02bb),
+    ("task", 4, 0x43e2_24c6_722c_a31a),
     ("history", 1, 0xa27a_6fac_9462_4737),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),

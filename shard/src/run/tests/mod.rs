@@ -125,6 +125,7 @@ impl Rig {
             openai_us: 0,
             google_us: 0,
             total_us: 0,
+            events: Vec::new(),
         };
         let mut batch = Batch::new(self.shard);
         let key = Key::task_pending(&task.user, &task.id);

@@ -339,3 +339,33 @@ fn a_stopping_process_leaves_the_task_to_the_next_start() {
     assert_eq!(problem.kind(), ProblemKind::ShuttingDown);
     assert!(!codes::task_state(task.state).is_final());
 }
+
+#[test]
+fn who_looks_on_sees_a_step_end_while_others_still_run() {
+    use marks::Mark::{Accepted, Answered, Planned, Started, Stepped};
+    let rig = Rig::planning(json!([search("s1", "", 1), create("s2", &[])]));
+    // Waits for a second request that never comes.
+    rig.fake.fault("POST /calendar", 1, Fault::Together(2));
+    let task = rig.accept(1);
+    let (shard, store, key) = (rig.shard, rig.store.clone(), Key::task_pending(&task.user, &task.id));
+    let (seen, answer) = rig.on_core(async move |env| {
+        let mut watch = env.watches.watch(task.id);
+        let cancel = Cancel::default();
+        let mut run = std::pin::pin!(run(&env, shard, task, &[], &cancel));
+        loop {
+            std::future::poll_fn(|cx| {
+                assert!(run.as_mut().poll(cx).is_pending(), "the second step cannot end");
+                std::pin::pin!(watch.changed()).poll(cx)
+            })
+            .await;
+            let record = store.load_blocking::<TaskRecord>(shard, &key).expect("read").expect("there");
+            let record = record.to_record();
+            let seen: Vec<_> = marks::marks(&record).map(|(_, mark)| mark).collect();
+            if seen.contains(&Answered) {
+                return (seen, record.answer);
+            }
+        }
+    });
+    assert_eq!(seen, [Accepted, Planned, Started(0), Started(1), Stepped(0, Done), Answered]);
+    assert!(answer.is_some_and(|answer| answer.contains("message") && !answer.contains("Meeting")));
+}
