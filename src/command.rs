@@ -12,7 +12,9 @@ use sluice_core::{CoreId, Reactor, ReactorConfig, timeout_at};
 use sluice_net::CoreCount;
 use sluice_net::client::{Client, ClientConnection, ClientResponse};
 use sluice_net::tls::{DEVELOPMENT_CA_FILE, Trust, client_crypto};
-use sluice_protocols::api::{CommandRequest, Mode, TaskState, TaskView};
+use sluice_protocols::api::{
+    CommandRequest, DEADLINE_MS_MAX, DEADLINE_MS_MIN, Mode, Priority, TaskState, TaskView,
+};
 use sluice_protocols::http::RequestHead;
 use sluice_protocols::ids::{ApiKey, SessionId, ShardCount};
 use sluice_protocols::problem::Problem;
@@ -41,9 +43,15 @@ pub(crate) struct CommandArgs {
     /// Certificate authority to trust (PEM); by default the one of the data directory, if it is there
     #[arg(long, env = "SLUICE_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Wait for the answer, or queue the command and poll
+    /// Wait for the answer, queue the command and poll, or only show what would be done
     #[arg(long, default_value = "sync")]
     mode: ModeArg,
+    /// How urgent it is
+    #[arg(long, default_value = "normal")]
+    priority: PriorityArg,
+    /// How long it may take, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(i64::from(DEADLINE_MS_MIN)..=i64::from(DEADLINE_MS_MAX)))]
+    deadline: Option<u32>,
     /// Session to go on with; by default the newest
     #[arg(long)]
     session: Option<SessionId>,
@@ -59,6 +67,34 @@ pub(crate) struct CommandArgs {
 enum ModeArg {
     Sync,
     Async,
+    Preview,
+}
+
+impl ModeArg {
+    fn mode(self) -> Mode {
+        match self {
+            Self::Sync => Mode::Sync,
+            Self::Async => Mode::Async,
+            Self::Preview => Mode::Preview,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PriorityArg {
+    High,
+    Normal,
+    Batch,
+}
+
+impl PriorityArg {
+    fn priority(self) -> Priority {
+        match self {
+            Self::High => Priority::High,
+            Self::Normal => Priority::Normal,
+            Self::Batch => Priority::Batch,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,7 +121,9 @@ pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
     let files = authorities(config, args)?;
     let tls = client_crypto(Trust::Files(&files))?;
     let mut request = CommandRequest::new(args.text.as_str());
-    request.mode = if args.mode == ModeArg::Async { Mode::Async } else { Mode::Sync };
+    request.mode = args.mode.mode();
+    request.priority = args.priority.priority();
+    request.deadline_ms = args.deadline;
     request.session = args.session;
     let call = Call {
         authority,

@@ -552,11 +552,16 @@ async fn the_command_line_carries_out_commands() {
         let common = ["command", "--key", &stage.key, "--url", &url, "--ca", ca];
         stage.scene.gateway.admin(&[&common[..], arguments].concat())
     };
-    let json = run(&["find the mail from Anna about the budget", "--json", "--expect", "done"]);
-    let task: Value = serde_json::from_str(&json).expect("JSON");
+    let found = run(&["find the mail from Anna about the budget", "--json", "--expect", "done"]);
+    let task: Value = serde_json::from_str(&found).expect("JSON");
     assert_eq!(operations(&task), ["gmail.search"]);
     let shown = run(&["reply to her saying thanks", "--mode", "async"]);
     assert!(shown.contains("gmail.reply") && shown.contains("queued: /api/v1/tasks/tsk_"), "{shown}");
+    // Nothing of a preview is carried out.
+    let mail = "send an email to ben@x.example with subject Lunch and body See you at noon!";
+    let planned = run(&[mail, "--mode", "preview", "--priority", "high", "--deadline", "30000", "--json"]);
+    let task: Value = serde_json::from_str(&planned).expect("JSON");
+    assert_eq!((&task["state"], &task["priority"]), (&json!("awaiting_confirmation"), &json!("high")));
     run(&["tell me a joke", "--expect", "declined"]);
     stage.assert_effects(Effects { sends: 1, ..Effects::default() }).await;
     let common = ["command", "tell me a joke", "--key", &stage.key, "--url", &url, "--ca", ca];
