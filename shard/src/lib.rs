@@ -40,4 +40,5 @@ pub use config::{SESSION_LIFE, ShardConfig};
 pub use metrics::Metrics;
 pub use placement::Placement;
 pub use service::{CoreParts, CoreService};
+pub use sessions::Recent;
 pub use tasks::{RunFuture, Runner};

@@ -19,6 +19,7 @@
 //! 0x0a  idempotency       user[16] SHA-256 of the key the caller gave[32]              IdempotencyRecord
 //! 0x0b  workflow          user[16] name[1..=64]                                        WorkflowRecord, the newest
 //! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
+//! 0x0d  turn              user[16] session[16] number[4]                               TurnRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -67,6 +68,7 @@ pub enum Kind {
     Idempotency = 0x0a,
     Workflow = 0x0b,
     WorkflowVersion = 0x0c,
+    Turn = 0x0d,
     Quarantine = 0xf0,
 }
 
@@ -87,6 +89,7 @@ impl Kind {
             0x0a => Self::Idempotency,
             0x0b => Self::Workflow,
             0x0c => Self::WorkflowVersion,
+            0x0d => Self::Turn,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -153,6 +156,11 @@ impl Key {
     /// One session of a user.
     pub fn session(user: &UserId, session: &SessionId) -> Self {
         Self::of(Kind::Session, &[user.as_bytes(), session.as_bytes()])
+    }
+
+    /// One turn of a session, from 1.
+    pub fn turn(user: &UserId, session: &SessionId, number: u32) -> Self {
+        Self::of(Kind::Turn, &[user.as_bytes(), session.as_bytes(), &number.to_be_bytes()])
     }
 
     /// A task that is not finished.
@@ -248,6 +256,7 @@ impl Key {
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
+            Kind::Turn => bytes.len() == 37,
             Kind::Idempotency => bytes.len() == 49,
             Kind::History => bytes.len() == 45,
             Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
@@ -350,6 +359,11 @@ impl KeyRange {
     /// All keys of a kind that belong to `user`.
     pub fn of_user(kind: Kind, user: &UserId) -> Self {
         Self::prefix(Key::of(kind, &[user.as_bytes()]).as_bytes())
+    }
+
+    /// The turns of a session, oldest first.
+    pub fn turns(user: &UserId, session: &SessionId) -> Self {
+        Self::prefix(Key::of(Kind::Turn, &[user.as_bytes(), session.as_bytes()]).as_bytes())
     }
 
     /// A user's history entries of one month.

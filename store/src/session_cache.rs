@@ -1,6 +1,6 @@
 //! The sessions of one core's users, in memory, read in place.
 //!
-//! An entry is the validated bytes of a [`SessionRecord`] ([`Loaded`]): nothing is deserialised to read one. The
+//! An entry is a [`Session`], validated bytes all of it: nothing is deserialised to read one. The
 //! cache is bounded in bytes and in entries and gives up by CLOCK: a hand goes round the slots, takes the first
 //! entry that was not read since the hand last passed, and clears the mark of those that were. A hit is one look-up
 //! and one flag, without the list surgery of an exact LRU.
@@ -13,7 +13,7 @@
 use hashbrown::HashMap;
 use sluice_protocols::ids::SessionId;
 
-use crate::record::{ArchivedSessionRecord, Loaded, SessionRecord};
+use crate::session::Session;
 
 /// What an entry costs besides its record's bytes: slot, index entry and allocation, rounded up.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
@@ -53,7 +53,7 @@ pub struct SessionCache {
 #[derive(Debug)]
 struct Entry {
     id: SessionId,
-    session: Loaded<SessionRecord>,
+    session: Session,
     expires_ms: u64,
     /// Read since the hand last passed.
     read: bool,
@@ -61,7 +61,7 @@ struct Entry {
 
 impl Entry {
     fn cost(&self) -> usize {
-        self.session.capacity() + ENTRY_OVERHEAD_BYTES
+        self.session.bytes() + ENTRY_OVERHEAD_BYTES
     }
 }
 
@@ -81,12 +81,7 @@ impl SessionCache {
 
     /// Calls `look` with the session in place, when it is here and has not expired at `now_ms`. The caller checks
     /// that the session belongs to the user who asks.
-    pub fn read<T>(
-        &mut self,
-        id: &SessionId,
-        now_ms: u64,
-        look: impl FnOnce(&ArchivedSessionRecord) -> T,
-    ) -> Option<T> {
+    pub fn read<T>(&mut self, id: &SessionId, now_ms: u64, look: impl FnOnce(&Session) -> T) -> Option<T> {
         let Some(slot) = self.live(id, now_ms) else {
             self.stats.misses += 1;
             return None;
@@ -94,13 +89,13 @@ impl SessionCache {
         self.stats.hits += 1;
         let entry = self.slots[slot].as_mut().expect("the index leads to occupied slots");
         entry.read = true;
-        Some(look(entry.session.get()))
+        Some(look(&entry.session))
     }
 
     /// Puts a session in, over what was there for its id. Gives the older ones up to make room; a session over the
     /// limit by itself, or already expired at `now_ms`, is not kept, nor is what was there.
-    pub fn insert(&mut self, session: Loaded<SessionRecord>, now_ms: u64) {
-        let archived = session.get();
+    pub fn insert(&mut self, session: Session, now_ms: u64) {
+        let archived = session.record();
         let (id, expires_ms) = (SessionId::from_bytes(archived.id), archived.expires_ms.to_native());
         self.remove(&id);
         // A record that just arrived has not been read: one that never is goes at the hand's first pass.
@@ -207,14 +202,20 @@ impl SessionCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Loaded, SessionRecord, TurnRecord};
     use proptest::prelude::*;
     use sluice_protocols::ids::UserId;
     use std::collections::HashMap as Model;
 
-    fn session(id: u8, next_turn: u32, expires_ms: u64) -> Loaded<SessionRecord> {
+    fn session(id: u8, next_turn: u32, expires_ms: u64) -> Session {
+        session_with(id, next_turn, expires_ms, Vec::new())
+    }
+
+    fn session_with(id: u8, next_turn: u32, expires_ms: u64, turns: Vec<TurnRecord>) -> Session {
         let (id, user) = (SessionId::from_bytes([id; 16]), UserId::from_bytes([1; 16]));
-        Loaded::of(&SessionRecord { id, user, created_ms: 0, expires_ms, next_turn, turns: Vec::new() })
-            .unwrap()
+        let handles = [0; 3];
+        let record = SessionRecord { id, user, created_ms: 0, expires_ms, next_turn, handles, turns };
+        Session::new(Loaded::of(&record).unwrap(), []).unwrap()
     }
 
     fn id(byte: u8) -> SessionId {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     fn turn(cache: &mut SessionCache, byte: u8) -> Option<u32> {
-        cache.read(&id(byte), 0, |session| session.next_turn.to_native())
+        cache.read(&id(byte), 0, |session| session.record().next_turn.to_native())
     }
 
     #[test]
@@ -268,12 +269,10 @@ mod tests {
     #[test]
     fn a_session_over_the_limit_is_refused_and_evicts_nobody() {
         let small = session(1, 1, 100);
-        let limits =
-            SessionCacheLimits { bytes_max: small.capacity() + ENTRY_OVERHEAD_BYTES, entries_max: 9 };
+        let limits = SessionCacheLimits { bytes_max: small.bytes() + ENTRY_OVERHEAD_BYTES, entries_max: 9 };
         let mut cache = SessionCache::new(limits);
         cache.insert(small, 0);
-        let mut large = session(2, 1, 100).to_record();
-        large.turns = vec![crate::record::TurnRecord {
+        let large = TurnRecord {
             number: 1,
             task: sluice_protocols::ids::TaskId::new(0, [0; 10]),
             command: "x".repeat(4_096),
@@ -281,8 +280,8 @@ mod tests {
             state: 0,
             at_ms: 0,
             items: Vec::new(),
-        }];
-        cache.insert(Loaded::of(&large).unwrap(), 0);
+        };
+        cache.insert(session_with(2, 2, 100, vec![large]), 0);
         assert!(turn(&mut cache, 1).is_some() && turn(&mut cache, 2).is_none());
         assert_eq!(cache.stats().refused, 1);
     }
@@ -318,7 +317,7 @@ mod tests {
         /// and without pressure nothing is missed.
         #[test]
         fn agrees_with_a_model(steps in proptest::collection::vec(step(), 1..200), entries in 0usize..24) {
-            let cost = session(0, 0, 1).capacity() + ENTRY_OVERHEAD_BYTES;
+            let cost = session(0, 0, 1).bytes() + ENTRY_OVERHEAD_BYTES;
             let limits = SessionCacheLimits { bytes_max: cost * 20, entries_max: entries };
             let mut cache = SessionCache::new(limits);
             let mut model: Model<u8, (u32, u64)> = Model::new();
@@ -330,7 +329,7 @@ mod tests {
                         model.insert(id, (turn, now_ms + life));
                     }
                     Step::Read(byte) => {
-                        let found = cache.read(&id(byte), now_ms, |session| session.next_turn.to_native());
+                        let found = cache.read(&id(byte), now_ms, |session| session.record().next_turn.to_native());
                         let expected = model.get(&byte).filter(|(_, expires)| *expires > now_ms).map(|(turn, _)| *turn);
                         prop_assert!(found == expected || (found.is_none() && entries < 20));
                     }

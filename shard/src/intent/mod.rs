@@ -45,6 +45,14 @@ pub(crate) struct Understood {
     pub(crate) confidence: Confidence,
 }
 
+/// What a session remembers, as far as it matters here.
+pub(crate) struct Known<'a> {
+    /// What its last command found or made: one list, or none before the first.
+    pub(crate) last: &'a [Vec<Remembered>],
+    /// Whether any of its commands found something.
+    pub(crate) has_items: bool,
+}
+
 /// A command the model is asked about, ready to be learned from.
 pub(crate) struct Question {
     normalised: Option<Normalised>,
@@ -56,11 +64,11 @@ pub(crate) fn understand(
     env: &Env,
     command: &str,
     now: &ZonedDateTime,
-    recent: &[Vec<Remembered>],
+    known: &Known<'_>,
 ) -> Result<Understood, Question> {
     let config = &env.config.intent;
     if config.local
-        && let Some(guess) = parse(command, &Setting { now, recent })
+        && let Some(guess) = parse(command, &Setting { now, recent: known.last })
     {
         if guess.is_enough(config.confidence_min) {
             env.stats.intents_local.add(1);
@@ -73,7 +81,7 @@ pub(crate) fn understand(
         }
         env.stats.intents_unsure.add(1);
     }
-    let remembers = recent.iter().any(|items| !items.is_empty());
+    let remembers = known.has_items;
     let question = Question {
         normalised: if env.patterns.is_off() { None } else { normalise(command, now) },
         remembers,

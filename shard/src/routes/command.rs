@@ -125,6 +125,10 @@ pub(crate) async fn start(
     let session = record.session;
     let (task, created_ms, deadline_ms) = (record.id, record.created_ms, record.deadline_ms);
     core.tasks.reserve(&record).map_err(refused)?;
+    if let (Mode::Sync, None) = (mode, &held) {
+        let signal = core.tasks.begin(who.shard, record, context.arrived()).map_err(refused)?;
+        return finished(task, &signal, longest(core, created_ms, deadline_ms)).await.map(Reply::from);
+    }
     let record = vec![record];
     let written = held.as_ref().map(|held| held.record(core, &record, None));
     let promised = core.tasks.promise(who.shard, record, written, context.arrived()).await;
@@ -135,12 +139,15 @@ pub(crate) async fn start(
         Mode::Async => Ok(accepted(context, task, session, created_ms).into()),
         Mode::Stream => Ok(Reply::Events(task)),
         Mode::Sync | Mode::Preview => {
-            let longest = Duration::from_millis(deadline_ms.saturating_sub(created_ms))
-                + core.config.run.unknown_outcome_grace
-                + REPLY_GRACE;
-            finished(task, &signal, longest).await.map(Reply::from)
+            finished(task, &signal, longest(core, created_ms, deadline_ms)).await.map(Reply::from)
         }
     }
+}
+
+/// How long the answer to a command is waited for.
+fn longest(core: &Core, created_ms: u64, deadline_ms: u64) -> Duration {
+    let allowed = Duration::from_millis(deadline_ms.saturating_sub(created_ms));
+    allowed + core.config.run.unknown_outcome_grace + REPLY_GRACE
 }
 
 /// The answer to a command that was given before with the same key.

@@ -12,6 +12,7 @@ use super::{not_found, read_problem};
 use crate::auth::Principal;
 use crate::run::plan_only;
 use crate::service::Core;
+use crate::sessions::Recent;
 use crate::tasks::queue::LaneId;
 
 /// Answers with the plan.
@@ -24,13 +25,13 @@ pub(crate) async fn parse(core: &Core, who: &Principal, body: &[u8]) -> Result<R
     let lane = LaneId { user: who.user, session };
     let remembered = core.sessions.for_task(who.shard, lane, core.clock.unix_ms()).await;
     let remembered = remembered.map_err(|error| read_problem(&error))?;
-    let recent = remembered.as_ref().map_or(&[][..], |session| &session.turns);
+    let recent = remembered.as_ref().map(Recent::of).unwrap_or_default();
     let time_zone = request.time_zone.as_deref().unwrap_or(&who.time_zone);
     let allowed = request.deadline_ms.map_or(core.config.command_timeout, |ms| {
         std::time::Duration::from_millis(u64::from(ms)).min(core.config.command_timeout)
     });
     let deadline = sluice_core::now() + allowed;
-    let view = plan_only(&core.env, &request.command, &who.user, recent, time_zone, deadline).await?;
+    let view = plan_only(&core.env, &request.command, &who.user, &recent, time_zone, deadline).await?;
     if let Decision::Decline { reason } = &view.plan.decision {
         let problem = Problem::new(ProblemKind::InvalidField, "this is no command that could be carried out");
         return Err(problem.with_error("/command", reason.clone()));

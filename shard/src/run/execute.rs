@@ -1,15 +1,15 @@
 //! Carries out a plan or a workflow: steps whose dependencies are done, side by side.
 //!
 //! Invariants:
-//! - The plan, and a step's `running`, are on disk before the step's first call.
-//! - What a step brought is on disk before a step that depends on it begins; what came in one turn shares a commit.
+//! - The plan, a step's `running`, and what the steps before it brought are on disk before the first call of a step that
+//!   changes something, and of every step of a task that nobody waits for; what came in one turn shares a commit.
 //! - A step after a failed one is skipped. In a plan everything else goes on; in a workflow nothing more is begun, what
 //!   is under way is brought to its end, and what was done is taken back where it can be, the last first.
 //! - At most [`CALLS_AT_ONCE_MAX`] steps are under way.
 
 use std::time::Duration;
 
-use sluice_protocols::api::StepState;
+use sluice_protocols::api::{Mode, StepState};
 use sluice_protocols::plan::{Item, Operation};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input, Node, Turn};
@@ -85,7 +85,9 @@ impl<'a> Execution<'a> {
                 if std::mem::take(&mut has_news) && self.is_watched() {
                     self.say_so_far();
                 }
-                set.go_on_during(self.shared.journal.commit()).await?;
+                if self.must_be_journaled(&ready) {
+                    set.go_on_during(self.shared.journal.commit()).await?;
+                }
                 for step in ready {
                     set.push(self.step(step));
                 }
@@ -125,6 +127,14 @@ impl<'a> Execution<'a> {
         if !answer.is_empty() {
             journal.write(|task| task.answer = Some(answer));
         }
+    }
+
+    /// Reading again after a crash does no harm, and whoever waits for the answer sees nothing of the steps before it: only
+    /// what changes something, and what others may look at meanwhile, is on disk before it begins.
+    fn must_be_journaled(&self, ready: &[Ready]) -> bool {
+        let is_waited_for = self.shared.journal.read(|task| codes::mode(task.mode) == Mode::Sync);
+        let has_effect = |step: &Ready| self.graph.nodes()[step.index].call().is_side_effect();
+        !is_waited_for || self.is_watched() || ready.iter().any(has_effect)
     }
 
     fn state(&self, index: usize) -> StepState {

@@ -5,14 +5,15 @@ use std::cell::OnceCell;
 use sluice_protocols::plan::{EmailAddress, Item, ItemKind, ItemRef, Operation, Person, Recipient, StepId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Found, Graph, Node};
-use sluice_store::record::{ItemRecord, TurnRecord};
+use sluice_store::record::ItemRecord;
 
 use super::codes;
+use crate::sessions::Recent;
 
 /// Everything a reference of this task can point to.
 pub(super) struct Known<'a> {
     graph: &'a Graph,
-    recent: &'a [TurnRecord],
+    recent: &'a Recent,
     /// By the numbers of the steps.
     results: Vec<OnceCell<Brought>>,
 }
@@ -26,7 +27,7 @@ struct Brought {
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(graph: &'a Graph, recent: &'a [TurnRecord]) -> Self {
+    pub(super) fn new(graph: &'a Graph, recent: &'a Recent) -> Self {
         let results = (0..StepId::NUMBER_MAX).map(|_| OnceCell::new()).collect();
         Self { graph, recent, results }
     }
@@ -49,7 +50,7 @@ impl<'a> Known<'a> {
         match reference {
             ItemRef::Session(handle) => {
                 let name = handle.to_string();
-                let mut items = self.recent.iter().rev().flat_map(|turn| &turn.items);
+                let mut items = self.recent.turns().iter().rev().flat_map(|turn| &turn.items);
                 let found = items.find(|item| item.handle == name).and_then(item_of);
                 found.ok_or_else(|| unresolved(format!("this conversation has no {} {name}", handle.kind())))
             }
@@ -222,6 +223,8 @@ pub(super) fn record_of(item: Item, handle: String) -> ItemRecord {
 mod tests {
     use sluice_protocols::plan::Plan;
 
+    use sluice_store::record::TurnRecord;
+
     use super::*;
 
     fn item(address: Option<&str>) -> Item {
@@ -270,7 +273,8 @@ mod tests {
             ("from:(a OR b)", "no message matching “from:(a OR b)” was found"),
         ] {
             let plan = plan(query);
-            let known = Known::new(&plan, &[]);
+            let recent = Recent::default();
+            let known = Known::new(&plan, &recent);
             let problem = known.item("$s1[0]".parse().expect("a reference")).expect_err("nothing");
             assert_eq!((problem.kind(), problem.detail()), (ProblemKind::UnresolvedReference, words));
         }
@@ -279,7 +283,8 @@ mod tests {
     #[test]
     fn an_index_beyond_the_results_says_how_many_there_are() {
         let plan = plan("budget");
-        let known = Known::new(&plan, &[]);
+        let recent = Recent::default();
+        let known = Known::new(&plan, &recent);
         known.add(StepId::new(1).expect("a step"), None, vec![item(None)], None);
         let problem = known.item("$s1[1]".parse().expect("a reference")).expect_err("one only");
         assert_eq!(problem.detail(), "there is no second message matching “budget”: only 1 found");
@@ -288,7 +293,7 @@ mod tests {
     #[test]
     fn the_newest_turn_wins_when_handles_come_round_again() {
         let plan = plan("");
-        let turns = [turn("m1", "old"), turn("m1", "new")];
+        let turns = Recent::from(vec![turn("m1", "old"), turn("m1", "new")]);
         let known = Known::new(&plan, &turns);
         assert_eq!(known.item("#m1".parse().expect("a handle")).expect("found").title, "new");
         let problem = known.item("#e7".parse().expect("a handle")).expect_err("unknown");
@@ -298,7 +303,8 @@ mod tests {
     #[test]
     fn recipients_are_resolved_once_each_and_hostile_addresses_refused() {
         let plan = plan("");
-        let known = Known::new(&plan, &[]);
+        let recent = Recent::default();
+        let known = Known::new(&plan, &recent);
         let items = vec![item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
         known.add(StepId::new(1).expect("a step"), None, items, None);
         let to = |texts: &[&str]| {

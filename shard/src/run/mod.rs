@@ -38,7 +38,7 @@ use sluice_protocols::ids::ShardId;
 use sluice_protocols::plan::{Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input};
-use sluice_store::record::{TaskRecord, TurnRecord};
+use sluice_store::record::TaskRecord;
 
 pub(crate) use journal::problem_of;
 pub(crate) use script::{called_json, is_workflow, plan_of};
@@ -48,6 +48,7 @@ pub(crate) use zones::Zones;
 
 use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::sessions::Recent;
 use crate::upstream::meter::Meter;
 use execute::{Execution, Progress, fresh_steps};
 use journal::{Journal, problem_json};
@@ -88,13 +89,7 @@ pub fn recovered(mut task: TaskRecord) -> TaskRecord {
 /// if any. `recent` are the turns of its session, oldest first. Dropping the future leaves the task to the next
 /// start. Never panics on upstream nonsense. Once `cancel` is set nothing is begun any more, what only reads is dropped,
 /// and what changes something is brought to its known end.
-pub async fn run(
-    env: &Env,
-    shard: ShardId,
-    task: TaskRecord,
-    recent: &[TurnRecord],
-    cancel: &Cancel,
-) -> RunEnd {
+pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, cancel: &Cancel) -> RunEnd {
     if codes::task_state(task.state).is_final() {
         return RunEnd::Final(task);
     }
@@ -164,7 +159,7 @@ fn shutting_down() -> Problem {
 struct Run<'a> {
     env: &'a Env,
     shard: ShardId,
-    recent: &'a [TurnRecord],
+    recent: &'a Recent,
     zone: &'a TimeZone,
     zone_name: &'a str,
     deadline: Instant,

@@ -15,10 +15,10 @@ use super::known::record_of;
 use super::script::Script;
 use crate::clock::timestamp_of;
 
-/// What the session remembers of a final task, as its turn `number`; `recent` are the turns it remembers by now,
-/// so that the new items get handles of their own.
-pub fn turn_of(task: &TaskRecord, number: u32, recent: &[TurnRecord]) -> TurnRecord {
-    let mut handles = Handles::after(recent);
+/// What the session remembers of a final task, as its turn `number`. The new items get the handles after `last`, the
+/// numbers given last to messages, events and files, which then are those of this turn.
+pub fn turn_of(task: &TaskRecord, number: u32, last: &mut [u16; 3]) -> TurnRecord {
+    let mut handles = Handles(last);
     let items = remembered(task).into_iter().map(|item| {
         let handle = handles.next(item.kind);
         record_of(item, handle.to_string())
@@ -72,21 +72,10 @@ fn fair_shares(wanted: &[usize], places: usize) -> Vec<usize> {
     shares
 }
 
-/// The next free number of each kind.
-struct Handles([u16; 3]);
+/// The numbers last given to each kind.
+struct Handles<'a>(&'a mut [u16; 3]);
 
-impl Handles {
-    fn after(recent: &[TurnRecord]) -> Self {
-        let mut last = [0; 3];
-        // The newest turn that has a kind has the newest numbers of it: they only fall when they begin anew.
-        for item in recent.iter().flat_map(|turn| &turn.items) {
-            if let Ok(handle) = item.handle.parse::<Handle>() {
-                last[place(handle.kind())] = handle.number();
-            }
-        }
-        Self(last)
-    }
-
+impl Handles<'_> {
     fn next(&mut self, kind: ItemKind) -> Handle {
         let last = &mut self.0[place(kind)];
         *last = if *last >= Handle::NUMBER_MAX { 1 } else { *last + 1 };
@@ -191,35 +180,7 @@ pub fn error_of(task: &TaskRecord) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_protocols::ids::TaskId;
-
     use super::*;
-
-    fn turn(handles: &[&str]) -> TurnRecord {
-        let item = |handle: &&str| {
-            let kind = handle.parse::<Handle>().expect("a handle").kind();
-            let item = Item {
-                kind,
-                id: "x".to_owned(),
-                title: String::new(),
-                person: None,
-                when: None,
-                thread_id: None,
-                message_id_header: None,
-                snippet: None,
-            };
-            record_of(item, (*handle).to_owned())
-        };
-        TurnRecord {
-            number: 1,
-            task: TaskId::from_bytes([0; 16]),
-            command: String::new(),
-            answer: None,
-            state: 3,
-            at_ms: 0,
-            items: handles.iter().map(item).collect(),
-        }
-    }
 
     #[test]
     fn places_are_shared_fairly_and_none_is_wasted() {
@@ -231,14 +192,13 @@ mod tests {
 
     #[test]
     fn handles_go_on_by_kind_and_begin_anew_at_the_end() {
-        let mut handles = Handles::after(&[turn(&["m9998", "e1"]), turn(&["m9999"])]);
+        let mut last = [9999, 1, 0];
+        let mut handles = Handles(&mut last);
         let mut next = |kind| handles.next(kind).to_string();
         assert_eq!(
             [next(ItemKind::Message), next(ItemKind::Event), next(ItemKind::File), next(ItemKind::File)],
             ["m1", "e2", "f1", "f2"]
         );
-        // Having begun anew, the newest numbers count, not the greatest.
-        let mut handles = Handles::after(&[turn(&["m9999"]), turn(&["m1", "m2"])]);
-        assert_eq!(handles.next(ItemKind::Message).to_string(), "m3");
+        assert_eq!(last, [1, 2, 2]);
     }
 }

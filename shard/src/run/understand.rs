@@ -10,11 +10,12 @@ use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
 use sluice_protocols::plan::{DateTimeLocal, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::Graph;
-use sluice_store::record::{ItemRecord, TurnRecord};
+use sluice_store::record::ItemRecord;
 
 use super::known::{self, Known};
 use crate::env::Env;
 use crate::intent::{self, Understood};
+use crate::sessions::Recent;
 use crate::upstream::meter::Meter;
 use crate::upstream::openai;
 
@@ -23,7 +24,7 @@ pub(super) struct Asked<'a> {
     pub(super) command: &'a str,
     pub(super) user: &'a UserId,
     /// The turns of its session, oldest first.
-    pub(super) recent: &'a [TurnRecord],
+    pub(super) recent: &'a Recent,
     pub(super) zone: &'a TimeZone,
     pub(super) zone_name: &'a str,
     pub(super) priority: Priority,
@@ -37,7 +38,8 @@ impl Asked<'_> {
     /// What kept the model from answering.
     pub(super) async fn understand(&self, env: &Env, meter: &Meter) -> Result<Understood, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone());
-        let unknown = match intent::understand(env, self.command, &now, &self.remembered()) {
+        let remembered = intent::Known { last: &self.remembered(), has_items: self.recent.has_items() };
+        let unknown = match intent::understand(env, self.command, &now, &remembered) {
             Ok(understood) => return Ok(understood),
             Err(unknown) => unknown,
         };
@@ -48,19 +50,19 @@ impl Asked<'_> {
         Ok(intent::learn(env, unknown, plan))
     }
 
-    /// What the recent commands found, for references to it.
+    /// What the last command found, for references to it: rules look no further back.
     fn remembered(&self) -> Vec<Vec<Remembered>> {
         let item = |record: &ItemRecord| {
             Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
         };
-        self.recent.iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
+        self.recent.last().iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
     }
 
     fn context(&self, env: &Env) -> Result<Context, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone()).datetime();
         let now = DateTimeLocal::minute(now)
             .ok_or_else(|| Problem::new(ProblemKind::Internal, "the gateway's clock is out of bounds"))?;
-        let turns = self.recent.iter().map(|turn| ContextTurn {
+        let turns = self.recent.turns().iter().map(|turn| ContextTurn {
             turn: turn.number,
             command: turn.command.clone(),
             items: turn.items.iter().filter_map(context_item).collect(),
@@ -82,7 +84,7 @@ pub(crate) async fn plan_only(
     env: &Env,
     command: &str,
     user: &UserId,
-    recent: &[TurnRecord],
+    recent: &Recent,
     time_zone: &str,
     deadline: Instant,
 ) -> Result<IntentPlanView, Problem> {
@@ -97,7 +99,7 @@ pub(crate) async fn plan_only(
 }
 
 /// What a plan refers to of earlier turns, each once, and what is left to ask where there is nothing of the kind.
-fn references(plan: &Plan, recent: &[TurnRecord]) -> (Vec<ReferenceView>, Vec<String>) {
+fn references(plan: &Plan, recent: &Recent) -> (Vec<ReferenceView>, Vec<String>) {
     let graph = Graph::of_plan(plan);
     let known = Known::new(&graph, recent);
     let (mut found, mut questions) = (Vec::<ReferenceView>::new(), Vec::new());

@@ -1,9 +1,9 @@
-//! A session as callers see it ([`sluice_protocols::api::SessionView`]), written straight from the archived record.
+//! A session as callers see it ([`sluice_protocols::api::SessionView`]), written straight from the archived records.
 
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 use sluice_protocols::ids::{SessionId, TaskId};
-use sluice_store::record::{ArchivedItemRecord, ArchivedSessionRecord, ArchivedTurnRecord};
+use sluice_store::record::{ArchivedItemRecord, ArchivedTurnRecord};
 
 use crate::clock::timestamp_of;
 use crate::run::codes;
@@ -12,7 +12,7 @@ use crate::run::codes;
 const JSON_BYTES_USUAL: usize = 2 << 10;
 
 /// The JSON of a session.
-pub(super) fn of(session: &ArchivedSessionRecord) -> Bytes {
+pub(super) fn of(session: &sluice_store::Session) -> Bytes {
     let mut json = Vec::with_capacity(JSON_BYTES_USUAL);
     // Writing texts and numbers to memory does not fail; were it to, the caller would see it as cut off.
     if let Err(error) = serde_json::to_writer(&mut json, &Session(session)) {
@@ -21,26 +21,27 @@ pub(super) fn of(session: &ArchivedSessionRecord) -> Bytes {
     Bytes::from(json)
 }
 
-struct Session<'a>(&'a ArchivedSessionRecord);
+struct Session<'a>(&'a sluice_store::Session);
 
 impl Serialize for Session<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let session = self.0;
+        let session = self.0.record();
         let mut object = serializer.serialize_struct("Session", 4)?;
         object.serialize_field("id", &SessionId::from_bytes(session.id))?;
         object.serialize_field("created", &timestamp_of(session.created_ms.to_native()))?;
         object.serialize_field("expires", &timestamp_of(session.expires_ms.to_native()))?;
-        object.serialize_field("turns", &Turns(&session.turns))?;
+        object.serialize_field("turns", &Turns(self.0))?;
         object.end()
     }
 }
 
-struct Turns<'a>(&'a [ArchivedTurnRecord]);
+struct Turns<'a>(&'a sluice_store::Session);
 
 impl Serialize for Turns<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
-        self.0.iter().try_for_each(|turn| list.serialize_element(&Turn(turn)))?;
+        let mut turns = self.0.turns();
+        let mut list = serializer.serialize_seq(Some(turns.len()))?;
+        turns.try_for_each(|turn| list.serialize_element(&Turn(turn)))?;
         list.end()
     }
 }
@@ -151,9 +152,10 @@ mod tests {
             created_ms: 1_795_000_000_000,
             expires_ms: 1_795_086_400_000,
             next_turn: 5,
+            handles: [1, 0, 2],
             turns: vec![turn],
         };
-        let json = of(Loaded::of(&record).unwrap().get());
+        let json = of(&sluice_store::Session::new(Loaded::of(&record).unwrap(), []).unwrap());
         let view: SessionView = serde_json::from_slice(&json).unwrap();
         assert_eq!((view.id, view.created.as_millisecond()), (record.id, 1_795_000_000_000));
         assert_eq!(view.expires.as_millisecond(), 1_795_086_400_000);

@@ -12,6 +12,7 @@
 //! - a session is only ever shown to its own user.
 
 mod json;
+mod recent;
 
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
@@ -20,8 +21,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_protocols::ids::{SessionId, ShardId, UserId};
-use sluice_store::record::{Loaded, SessionRecord, TurnRecord};
-use sluice_store::{Batch, CommitError, CoreStore, Key, KeyRange, Kind, ReadError, SessionCache};
+use sluice_store::record::{Loaded, RecordError, SESSION_TURNS_MAX, SessionRecord, TurnRecord, first_turn};
+use sluice_store::{Batch, CommitError, CoreStore, Key, KeyRange, Kind, ReadError, Session, SessionCache};
+
+pub use recent::Recent;
 
 use crate::auth::Principal;
 use crate::clock::Clock;
@@ -101,8 +104,10 @@ impl Sessions {
     async fn is_there(&self, who: &Principal, session: SessionId) -> Result<bool, ReadError> {
         let now_ms = self.clock.unix_ms();
         let lane = LaneId { user: who.user, session };
-        let cached =
-            self.cache.borrow_mut().read(&session, now_ms, |record| record.user == *who.user.as_bytes());
+        let cached = self
+            .cache
+            .borrow_mut()
+            .read(&session, now_ms, |session| session.record().user == *who.user.as_bytes());
         self.note_cache();
         if let Some(is_theirs) = cached {
             return Ok(is_theirs);
@@ -179,7 +184,7 @@ impl Sessions {
             let lane = LaneId { user: who.user, session };
             if record.get().expires_ms.to_native() <= now_ms {
                 if !self.queue.borrow().has_lane(lane) {
-                    removed.delete(&key);
+                    remove(&mut removed, lane, record.get().next_turn.to_native());
                 }
             } else if !self.queue.borrow().is_ended(lane) {
                 newest = newest.or(Some(session));
@@ -193,17 +198,31 @@ impl Sessions {
     }
 
     /// A session that is not over, from the store into the cache.
-    async fn load(&self, shard: ShardId, lane: LaneId) -> Result<Option<Loaded<SessionRecord>>, ReadError> {
-        let key = Key::session(&lane.user, &lane.session);
+    async fn load(&self, shard: ShardId, lane: LaneId) -> Result<Option<Session>, ReadError> {
         let changes = self.changes.get();
-        let Some(record) = self.store.load::<SessionRecord>(shard, &key).await? else { return Ok(None) };
-        if record.get().expires_ms.to_native() <= self.clock.unix_ms() {
+        let Some(session) = self.stored(shard, lane).await? else { return Ok(None) };
+        if session.record().expires_ms.to_native() <= self.clock.unix_ms() {
             return Ok(None);
         }
         if self.changes.get() == changes {
-            self.keep(record.clone());
+            self.keep(session.clone());
         }
-        Ok(Some(record))
+        Ok(Some(session))
+    }
+
+    /// A session as it is on disk.
+    async fn stored(&self, shard: ShardId, lane: LaneId) -> Result<Option<Session>, ReadError> {
+        let key = Key::session(&lane.user, &lane.session);
+        let Some(record) = self.store.load::<SessionRecord>(shard, &key).await? else { return Ok(None) };
+        let range = KeyRange::turns(&lane.user, &lane.session);
+        // The newest, for what is older than those is not remembered any more.
+        let page = self.store.scan(shard, range, SESSION_TURNS_MAX, true).await?;
+        // A damaged turn is passed over; its bytes are kept in quarantine.
+        let turns = page.rows.into_iter();
+        let turns =
+            turns.filter_map(|(key, value)| self.store.validate::<TurnRecord>(shard, &key, value).ok());
+        let session = Session::new(record, turns);
+        session.map(Some).map_err(|error| ReadError::Foreign { reason: error.to_string() })
     }
 
     /// What a task that was accepted at `accepted_ms` may refer to, and what its end will be added to. `None` when
@@ -216,13 +235,20 @@ impl Sessions {
         shard: ShardId,
         lane: LaneId,
         accepted_ms: u64,
-    ) -> Result<Option<SessionRecord>, ReadError> {
+    ) -> Result<Option<Session>, ReadError> {
         let began_ms = session_began_ms(&lane.session);
         if self.queue.borrow().is_ended(lane) {
             return Ok(None);
         }
-        let key = Key::session(&lane.user, &lane.session);
-        let found = match self.store.load::<SessionRecord>(shard, &key).await {
+        let now_ms = self.clock.unix_ms();
+        let is_theirs = |session: &Session| session.record().user == *lane.user.as_bytes();
+        let cached = self.cache.borrow_mut().read(&lane.session, now_ms, Session::clone).filter(is_theirs);
+        self.note_cache();
+        let found = match cached.map_or_else(|| Err(()), |session| Ok(Some(session))) {
+            Ok(found) => Ok(found),
+            Err(()) => self.stored(shard, lane).await,
+        };
+        let found = match found {
             Ok(found) => found,
             Err(error @ ReadError::Quarantined { .. }) => {
                 tracing::error!(%error, "a session begins anew");
@@ -230,39 +256,60 @@ impl Sessions {
             }
             Err(error) => return Err(error),
         };
-        let record = found.map_or_else(|| fresh(lane, began_ms), |record| record.to_record());
-        Ok((record.expires_ms > accepted_ms).then_some(record))
+        let session = match found {
+            Some(session) => session,
+            None => live(&fresh(lane, began_ms))
+                .map_err(|error| ReadError::Foreign { reason: error.to_string() })?,
+        };
+        Ok((session.record().expires_ms.to_native() > accepted_ms).then_some(session))
     }
 
-    /// Adds a task's turn to its session, and the session to the batch of the task's end. Gives what to
-    /// [`Self::keep`] once that is durable.
+    /// Adds a task's turn to the batch of the task's end, and to the session, whose handles are numbered up to `handles`
+    /// then. Gives what to [`Self::keep`] once that is durable.
     pub(crate) fn write_turn(
         &self,
         lane: LaneId,
-        session: &SessionRecord,
-        turn: TurnRecord,
+        session: &Session,
+        turn: &TurnRecord,
+        handles: [u16; 3],
         batch: &mut Batch,
-    ) -> Option<Loaded<SessionRecord>> {
+    ) -> Option<Session> {
         if self.queue.borrow().is_ended(lane) {
             return None;
         }
-        let mut session = session.clone();
-        session.push_turn(turn);
-        match Loaded::of(&session) {
-            Ok(loaded) => {
-                batch.put(&Key::session(&lane.user, &lane.session), loaded.as_bytes());
-                Some(loaded)
-            }
-            Err(error) => {
+        let old = session.to_record();
+        let record = SessionRecord {
+            next_turn: old.next_turn.max(turn.number.saturating_add(1)),
+            handles,
+            turns: Vec::new(),
+            ..old.clone()
+        };
+        let (record, turn) = match (Loaded::of(&record), Loaded::of(turn)) {
+            (Ok(record), Ok(turn)) => (record, turn),
+            (Err(error), _) | (_, Err(error)) => {
                 // Turns are bounded in number and in size, so this one is a fault of ours; the task's end counts.
                 tracing::error!(%error, session = %lane.session, "a turn is not remembered");
-                None
+                return None;
+            }
+        };
+        let key_of = |number| Key::turn(&lane.user, &lane.session, number);
+        if !old.turns.is_empty() {
+            for inner in session.loaded_turns() {
+                batch.put(&key_of(inner.get().number.to_native()), inner.as_bytes());
             }
         }
+        let next = session.with_turn(record, turn);
+        for forgotten in old.first_turn()..next.to_record().first_turn() {
+            batch.delete(&key_of(forgotten));
+        }
+        batch.put(&Key::session(&lane.user, &lane.session), next.record_bytes());
+        let turn = next.loaded_turns().last().expect("the turn just added");
+        batch.put(&key_of(turn.get().number.to_native()), turn.as_bytes());
+        Some(next)
     }
 
     /// Keeps what a commit made durable.
-    pub(crate) fn keep(&self, session: Loaded<SessionRecord>) {
+    pub(crate) fn keep(&self, session: Session) {
         self.note_change();
         self.cache.borrow_mut().insert(session, self.clock.unix_ms());
         self.note_cache();
@@ -271,8 +318,8 @@ impl Sessions {
     /// The JSON of a user's session when it is in the cache: read in place, written directly.
     pub(crate) fn cached_json(&self, lane: LaneId) -> Option<Bytes> {
         let now_ms = self.clock.unix_ms();
-        let found = self.cache.borrow_mut().read(&lane.session, now_ms, |record| {
-            (record.user == *lane.user.as_bytes()).then(|| json::of(record))
+        let found = self.cache.borrow_mut().read(&lane.session, now_ms, |session| {
+            (session.record().user == *lane.user.as_bytes()).then(|| json::of(session))
         });
         self.note_cache();
         found.flatten()
@@ -283,32 +330,32 @@ impl Sessions {
         if let Some(json) = self.cached_json(lane) {
             return Ok(Some(json));
         }
-        if let Some(record) = self.load(shard, lane).await? {
-            return Ok(Some(json::of(record.get())));
+        if let Some(session) = self.load(shard, lane).await? {
+            return Ok(Some(json::of(&session)));
         }
         // Begun by a command that is still on its way.
         let record = self.is_at_work(lane).then(|| fresh(lane, session_began_ms(&lane.session)));
-        Ok(record.and_then(|record| Loaded::of(&record).ok()).map(|loaded| json::of(loaded.get())))
+        Ok(record.and_then(|record| live(&record).ok()).map(|session| json::of(&session)))
     }
 
     /// Ends a user's session, durably. `Ok(false)`: there is none.
     pub(crate) async fn end(&self, shard: ShardId, lane: LaneId) -> Result<bool, EndError> {
-        let is_there = self.is_at_work(lane) || self.load(shard, lane).await?.is_some();
-        if !is_there {
+        let stored = self.load(shard, lane).await?;
+        if stored.is_none() && !self.is_at_work(lane) {
             return Ok(false);
         }
         let key = Key::session(&lane.user, &lane.session);
         let mut batch = Batch::new(shard);
-        // From here on no task of the session writes it.
+        // From here on no task of the session writes it. One more turn may have been written since it was read.
         let is_at_work = self.queue.borrow_mut().set_ended(lane, true);
+        let next_turn = stored.map_or(1, |session| session.record().next_turn.to_native());
+        remove(&mut batch, lane, next_turn.saturating_add(1));
         if is_at_work {
             let tombstone = SessionRecord { expires_ms: 0, ..fresh(lane, session_began_ms(&lane.session)) };
             match Loaded::of(&tombstone) {
                 Ok(tombstone) => batch.put(&key, tombstone.as_bytes()),
                 Err(_) => batch.delete(&key),
             };
-        } else {
-            batch.delete(&key);
         }
         self.drop_cached(lane);
         let committed = self.store.commit(batch).await;
@@ -365,6 +412,20 @@ fn fresh(lane: LaneId, began_ms: u64) -> SessionRecord {
         created_ms: began_ms,
         expires_ms: expires_ms(began_ms),
         next_turn: 1,
+        handles: [0; 3],
         turns: Vec::new(),
+    }
+}
+
+/// A session that no turn was stored of.
+fn live(record: &SessionRecord) -> Result<Session, RecordError> {
+    Session::new(Loaded::of(record)?, [])
+}
+
+/// Removes the record and the turns of a session.
+fn remove(batch: &mut Batch, lane: LaneId, next_turn: u32) {
+    batch.delete(&Key::session(&lane.user, &lane.session));
+    for number in first_turn(next_turn)..next_turn {
+        batch.delete(&Key::turn(&lane.user, &lane.session, number));
     }
 }

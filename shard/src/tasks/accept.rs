@@ -67,21 +67,53 @@ impl Tasks {
         Ok(signals)
     }
 
+    /// Queues a task that has its place and whose caller waits for its end. It is begun at once: what it changes waits
+    /// for its own entry in the journal, which is written after this one, and the caller is promised nothing before the
+    /// end itself is durable.
+    pub(crate) fn begin(
+        self: &Rc<Self>,
+        shard: ShardId,
+        record: TaskRecord,
+        arrived: Instant,
+    ) -> Result<Rc<Signal<Outcome>>, NotAccepted> {
+        let (lane, entry) = (lane_of(&record), entry_of(&record));
+        let batch = match pending_batch(shard, std::slice::from_ref(&record), None) {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.queue.borrow_mut().release(lane, codes::priority(record.priority));
+                return Err(error);
+            }
+        };
+        // Should it not be written, the end of the task is all that is missed: that will not be written either, or
+        // is, and then this is not needed any more.
+        drop(self.store.commit(batch));
+        self.metrics.commands_accepted.add(1);
+        let signal = self.register(shard, lane, entry, Some((record, arrived)));
+        self.queue.borrow_mut().push_reserved(lane, entry);
+        self.start_ready();
+        Ok(signal)
+    }
+
     async fn write_pending(
         &self,
         shard: ShardId,
         records: &[TaskRecord],
         keyed: Option<Keyed>,
     ) -> Result<(), NotAccepted> {
-        let mut batch = Batch::new(shard);
-        for record in records {
-            let value = encode(record).map_err(|_| NotAccepted::TooLarge)?;
-            batch.put(&Key::task_pending(&record.user, &record.id), value.as_bytes());
-        }
-        if let Some((key, record)) = keyed {
-            let value = encode(&record).map_err(|_| NotAccepted::TooLarge)?;
-            batch.put(&key, value.as_bytes());
-        }
+        let batch = pending_batch(shard, records, keyed)?;
         self.store.commit(batch).await.map(drop).map_err(NotAccepted::Storage)
     }
+}
+
+fn pending_batch(shard: ShardId, records: &[TaskRecord], keyed: Option<Keyed>) -> Result<Batch, NotAccepted> {
+    let mut batch = Batch::new(shard);
+    for record in records {
+        let value = encode(record).map_err(|_| NotAccepted::TooLarge)?;
+        batch.put(&Key::task_pending(&record.user, &record.id), value.as_bytes());
+    }
+    if let Some((key, record)) = keyed {
+        let value = encode(&record).map_err(|_| NotAccepted::TooLarge)?;
+        batch.put(&key, value.as_bytes());
+    }
+    Ok(batch)
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use sluice_protocols::api::{TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{HistoryRecord, Loaded, RecordError, SessionRecord, TaskRecord, encode};
-use sluice_store::{Batch, CommitError, Key, ReadError};
+use sluice_store::record::{HistoryRecord, RecordError, TaskRecord, encode};
+use sluice_store::{Batch, CommitError, Key, ReadError, Session};
 
 use super::Tasks;
 use super::finished::Finished;
@@ -15,6 +15,7 @@ use super::queue::LaneId;
 use super::retry::{Verdict, reopen};
 use crate::run::marks::note;
 use crate::run::{self, RunEnd, codes};
+use crate::sessions::Recent;
 
 /// Waits between attempts begin here and double.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
@@ -80,7 +81,7 @@ pub(super) enum Course {
 struct End {
     task: TaskRecord,
     view: TaskView,
-    session: Option<SessionRecord>,
+    session: Option<Session>,
     /// It is set aside as a dead letter.
     is_dead: bool,
 }
@@ -116,8 +117,8 @@ impl Tasks {
             None => self.read_pending(shard, lane, task).await?,
         };
         let session = self.sessions.for_task(shard, lane, record.created_ms).await?;
-        let recent = session.as_ref().map_or(&[][..], |session| &session.turns);
-        let task = match self.runner.run(shard, record, recent, &cancel).await {
+        let recent = session.as_ref().map(Recent::of).unwrap_or_default();
+        let task = match self.runner.run(shard, record, &recent, &cancel).await {
             RunEnd::Final(task) => task,
             RunEnd::Unconfirmed(task) if self.unconfirmed() < self.unconfirmed_max => {
                 return Ok(Course::Unconfirmed(Finished::of(lane.user, &run::view_of(&task))));
@@ -238,12 +239,7 @@ impl Tasks {
         }
     }
 
-    fn end_batch(
-        &self,
-        shard: ShardId,
-        lane: LaneId,
-        end: &mut End,
-    ) -> (Batch, Option<Loaded<SessionRecord>>) {
+    fn end_batch(&self, shard: ShardId, lane: LaneId, end: &mut End) -> (Batch, Option<Session>) {
         let mut batch = Batch::new(shard);
         let task = encode_shrinking(end);
         batch.delete(&Key::task_pending(&lane.user, &end.task.id));
@@ -252,8 +248,10 @@ impl Tasks {
             batch.put(&Key::dead_letter(&lane.user, &end.task.id), &task);
         }
         let session = end.session.as_ref().and_then(|session| {
-            let turn = run::turn_of(&end.task, session.next_turn, &session.turns);
-            self.sessions.write_turn(lane, session, turn, &mut batch)
+            let record = session.record();
+            let mut handles = record.handles.map(|number| number.to_native());
+            let turn = run::turn_of(&end.task, record.next_turn.to_native(), &mut handles);
+            self.sessions.write_turn(lane, session, &turn, handles, &mut batch)
         });
         let history = HistoryRecord {
             task: end.task.id,
@@ -274,7 +272,7 @@ impl Tasks {
     }
 
     /// Keeps a session that is durable now, unless its user ended it meanwhile.
-    fn keep_session(&self, lane: LaneId, session: Loaded<SessionRecord>) {
+    fn keep_session(&self, lane: LaneId, session: Session) {
         if !self.queue.borrow().is_ended(lane) {
             self.sessions.keep(session);
         }

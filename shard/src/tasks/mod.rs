@@ -1,7 +1,8 @@
 //! The tasks of one core's users, from the promise to the end.
 //!
 //! ```text
-//! accept:  reserve a place -> commit the pending record -> into the queue -> promise (202, or wait)
+//! accept:  reserve a place -> commit the pending record -> into the queue -> promise (202)
+//!          its caller waits: the same, but begun while the commit is on its way; the end is what is promised
 //! run:     queue -> runner (journals as it goes) -> ONE batch: pending away, finished, session, history -> tell
 //!                                                -> failed, may pass: pending record anew, not before -> queue
 //!                                                -> attempts used up: the one batch, with a dead letter in it
@@ -36,7 +37,7 @@ use hashbrown::HashMap;
 use sluice_protocols::api::{Priority, TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{TaskRecord, TurnRecord};
+use sluice_store::record::TaskRecord;
 use sluice_store::{CommitError, CoreStore, Key, Kind, ReadError};
 
 use crate::cancel::Cancel;
@@ -46,7 +47,7 @@ use crate::env::Env;
 use crate::metrics::{CoreMetrics, EndState};
 use crate::mint::Mint;
 use crate::run::{self, RunEnd};
-use crate::sessions::Sessions;
+use crate::sessions::{Recent, Sessions};
 use crate::signal::{Signal, Wait};
 use crate::watch::Watches;
 pub(crate) use change::Cancelled;
@@ -69,7 +70,7 @@ pub trait Runner: 'static {
         &'a self,
         shard: ShardId,
         task: TaskRecord,
-        recent: &'a [TurnRecord],
+        recent: &'a Recent,
         cancel: &'a Cancel,
     ) -> RunFuture<'a>;
 }
@@ -79,7 +80,7 @@ impl Runner for Env {
         &'a self,
         shard: ShardId,
         task: TaskRecord,
-        recent: &'a [TurnRecord],
+        recent: &'a Recent,
         cancel: &'a Cancel,
     ) -> RunFuture<'a> {
         Box::pin(run::run(self, shard, task, recent, cancel))

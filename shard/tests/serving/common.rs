@@ -21,8 +21,10 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_shard::clock::Clock;
 use sluice_shard::env::RunConfig;
 use sluice_shard::run::{RunEnd, codes};
-use sluice_shard::{Admin, Cancel, CoreParts, CoreService, Metrics, RunFuture, Runner, ShardConfig, peer};
-use sluice_store::record::{TaskRecord, TurnRecord, encode};
+use sluice_shard::{
+    Admin, Cancel, CoreParts, CoreService, Metrics, Recent, RunFuture, Runner, ShardConfig, peer,
+};
+use sluice_store::record::{TaskRecord, encode};
 use sluice_store::{Batch, CoreStore, Key, KeyRange, Kind, Store, StoreConfig};
 
 /// 2026-11-19, far from any edge of the calendar.
@@ -350,7 +352,7 @@ impl Runner for Scripted {
         &'a self,
         shard: ShardId,
         mut task: TaskRecord,
-        recent: &'a [TurnRecord],
+        recent: &'a Recent,
         cancel: &'a Cancel,
     ) -> RunFuture<'a> {
         Box::pin(async move {
@@ -384,14 +386,14 @@ impl Runner for Scripted {
     }
 }
 
-fn ended(mut task: TaskRecord, first: &str, recent: &[TurnRecord]) -> TaskRecord {
+fn ended(mut task: TaskRecord, first: &str, recent: &Recent) -> TaskRecord {
     let state = match first {
         "fail" => TaskState::Failed,
         "wrong" => TaskState::Failed,
         "decline" => TaskState::Declined,
         _ => TaskState::Done,
     };
-    let remembered: Vec<_> = recent.iter().map(|turn| turn.command.as_str()).collect();
+    let remembered: Vec<_> = recent.turns().iter().map(|turn| turn.command.as_str()).collect();
     task.state = codes::of_task_state(state);
     task.answer = Some(format!("after [{}]", remembered.join(", ")));
     task.finished_ms = Some(task.created_ms + 1);

@@ -20,6 +20,7 @@ pub use task::{
     ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord, KeyedTask,
     TaskRecord,
 };
+pub use types::first_turn;
 pub use types::{
     ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord,
     ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,

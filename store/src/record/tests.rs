@@ -50,6 +50,7 @@ fn session() -> SessionRecord {
         created_ms: 1,
         expires_ms: 86_400_001,
         next_turn: 3,
+        handles: [2, 0, 0],
         turns: vec![turn(1), turn(2)],
     }
 }
@@ -329,20 +330,22 @@ fn layouts_on_disk_are_pinned() {
         pin(&history()),
         pin(&idempotency()),
         pin(&workflow()),
+        pin(&turn(1)),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 9] = [
+const PINNED: [(&str, u8, u64); 10] = [
     ("user", 1, 0x816e_5e31_70c1_86dd),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 1, 0x23ba_abba_08de_8c38),
     ("connection", 1, 0x6039_88c3_86ba_4b9b),
-    ("session", 1, 0x07eb_b9ee_21a0_92df),
+    ("session", 2, 0xa57f_1f4c_5602_fe44),
     ("task", 4, 0x43e2_24c6_722c_a31a),
     ("history", 1, 0xa27a_6fac_9462_4737),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
+    ("turn", 1, 0xe666_e6bd_0c73_2a84),
 ];
 
 #[test]
@@ -361,10 +364,32 @@ fn a_token_is_not_in_the_debug_text() {
 
 #[test]
 fn a_session_keeps_its_last_turns_only() {
-    let mut session = session();
-    (3..=25).for_each(|number| session.push_turn(turn(number)));
-    assert_eq!(session.turns.len(), SESSION_TURNS_MAX);
-    assert_eq!((session.turns[0].number, session.turns[9].number, session.next_turn), (16, 25, 26));
+    let mut record = SessionRecord { turns: Vec::new(), next_turn: 1, ..session() };
+    let mut live = crate::Session::new(Loaded::of(&record).unwrap(), []).unwrap();
+    for number in 1..=25 {
+        record.next_turn = number + 1;
+        live = live.with_turn(Loaded::of(&record).unwrap(), Loaded::of(&turn(number)).unwrap());
+    }
+    let numbers =
+        |session: &crate::Session| session.turns().map(|turn| turn.number.to_native()).collect::<Vec<_>>();
+    assert_eq!(numbers(&live), (16..=25).collect::<Vec<_>>());
+    assert_eq!(record.first_turn(), 16);
+    // As it comes from the store: in any order, with what was forgotten and is not removed yet.
+    let loaded = (9..=25).rev().map(|number| Loaded::of(&turn(number)).unwrap());
+    let again = crate::Session::new(Loaded::of(&record).unwrap(), loaded).unwrap();
+    assert_eq!(numbers(&again), numbers(&live));
+}
+
+#[test]
+fn a_session_of_schema_1_brings_its_turns_along() {
+    let SessionRecord { id, user, created_ms, expires_ms, next_turn, turns, .. } = session();
+    let old = types::SessionRecordV1 { id, user, created_ms, expires_ms, next_turn, turns };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
+    bytes.push(1);
+    let loaded = Loaded::<SessionRecord>::new(Value::copy_of(&bytes)).unwrap();
+    assert_eq!(loaded.to_record(), session());
+    let live = crate::Session::new(loaded, []).unwrap();
+    assert_eq!(live.turns().map(|turn| turn.number.to_native()).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]

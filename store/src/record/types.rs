@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use rkyv::rancor;
 use rkyv::rancor::Fallible;
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
@@ -164,7 +165,8 @@ impl fmt::Debug for ConnectionRecord {
     }
 }
 
-/// A conversation: its last [`SESSION_TURNS_MAX`] commands and what they brought up.
+/// A conversation. Its last [`SESSION_TURNS_MAX`] turns have records of their own, so that a command writes one of
+/// them and not all.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct SessionRecord {
     #[rkyv(with = Raw)]
@@ -173,26 +175,69 @@ pub struct SessionRecord {
     pub user: UserId,
     pub created_ms: u64,
     pub expires_ms: u64,
-    /// Number of the next turn, from 1.
+    /// Number of the next turn, from 1: turns are numbered without gaps.
     pub next_turn: u32,
-    /// Oldest first, at most [`SESSION_TURNS_MAX`].
+    /// The number last given to a handle, for messages, events and files.
+    pub handles: [u16; 3],
+    /// The turns of a record of schema 1, which held them itself; they move out with the next turn.
     pub turns: Vec<TurnRecord>,
 }
 
 impl SessionRecord {
-    /// Adds a turn behind the others; the oldest goes when there are too many.
-    pub fn push_turn(&mut self, turn: TurnRecord) {
-        self.next_turn = self.next_turn.max(turn.number.saturating_add(1));
-        self.turns.push(turn);
-        let surplus = self.turns.len().saturating_sub(SESSION_TURNS_MAX);
-        self.turns.drain(..surplus);
+    /// Number of the oldest turn that is remembered.
+    pub fn first_turn(&self) -> u32 {
+        first_turn(self.next_turn)
     }
+}
+
+/// Number of the oldest turn that a session remembers whose next turn is `next`.
+pub fn first_turn(next: u32) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+    const TURNS_MAX: u32 = SESSION_TURNS_MAX as u32;
+    next.saturating_sub(TURNS_MAX).max(1)
 }
 
 impl Record for SessionRecord {
     const NAME: &'static str = "session";
     const KINDS: &'static [Kind] = &[Kind::Session];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<SessionRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: with its turns inside.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct SessionRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) id: SessionId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    pub(super) created_ms: u64,
+    pub(super) expires_ms: u64,
+    pub(super) next_turn: u32,
+    pub(super) turns: Vec<TurnRecord>,
+}
+
+impl From<SessionRecordV1> for SessionRecord {
+    fn from(old: SessionRecordV1) -> Self {
+        let mut handles = [0; 3];
+        // The newest of a kind comes last.
+        for item in old.turns.iter().flat_map(|turn| &turn.items) {
+            let number = item.handle.get(1..).and_then(|number| number.parse().ok());
+            if let (Some(last), Some(number)) =
+                (handles.get_mut(usize::from(item.kind).wrapping_sub(1)), number)
+            {
+                *last = number;
+            }
+        }
+        let SessionRecordV1 { id, user, created_ms, expires_ms, next_turn, turns } = old;
+        Self { id, user, created_ms, expires_ms, next_turn, handles, turns }
+    }
 }
 
 /// One command of a session.
@@ -207,6 +252,12 @@ pub struct TurnRecord {
     pub state: u8,
     pub at_ms: u64,
     pub items: Vec<ItemRecord>,
+}
+
+impl Record for TurnRecord {
+    const NAME: &'static str = "turn";
+    const KINDS: &'static [Kind] = &[Kind::Turn];
+    const SCHEMA: u8 = 1;
 }
 
 /// A message, event or file that a turn brought up and later commands may refer to.

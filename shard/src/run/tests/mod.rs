@@ -155,7 +155,7 @@ impl Rig {
     }
 
     fn run_after(&self, task: TaskRecord, recent: Vec<TurnRecord>) -> TaskRecord {
-        let shard = self.shard;
+        let (shard, recent) = (self.shard, Recent::from(recent));
         let end = self.on_core(async move |env| run(&env, shard, task, &recent, &Cancel::default()).await);
         match end {
             RunEnd::Final(task) | RunEnd::Unconfirmed(task) => task,
@@ -173,7 +173,8 @@ impl Rig {
         let (shard, fake) = (self.shard, self.fake.clone());
         self.on_core(async move |env| {
             let cancel = Cancel::default();
-            let mut run = std::pin::pin!(run(&env, shard, task, &[], &cancel));
+            let recent = Recent::default();
+            let mut run = std::pin::pin!(run(&env, shard, task, &recent, &cancel));
             let mut killed = std::pin::pin!(fake.killed());
             std::future::poll_fn(|cx| {
                 if killed.as_mut().poll(cx).is_ready() {

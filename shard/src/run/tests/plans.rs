@@ -38,7 +38,7 @@ fn the_model_is_told_the_time_the_zone_and_the_turns_before() {
     let rig = Rig::planning(json!([search("s1", "", 1)]));
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "x");
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turn = turn_of(&first, 1, &[]);
+    let turn = turn_of(&first, 1, &mut [0; 3]);
     rig.run_after(rig.accept(2), vec![turn]);
     let requests = std::mem::take(&mut rig.fake.world().plan_requests);
     let context = requests[1]["input"][0]["content"].as_str().expect("a context").to_owned();
@@ -108,20 +108,26 @@ fn a_step_waits_for_what_it_uses_and_for_what_it_comes_after() {
     );
 }
 
-#[test]
-fn outcomes_are_on_disk_before_what_depends_on_them_begins() {
+/// The states of both steps on disk, as seen from each call that searches for a message and then writes to its sender.
+fn on_disk_at_each_call(mode: Mode) -> Vec<String> {
     let rig = Rig::planning(json!([search("s1", "from:anna", 1), send("s2", &[], "$s1[0].from")]));
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "x");
-    let task = rig.accept(1);
+    let task = TaskRecord { mode: codes::of_mode(mode), ..rig.accept(1) };
     let (store, shard, key) = (rig.store.clone(), rig.shard, Key::task_pending(&task.user, &task.id));
     rig.fake.world().watch = Some(Box::new(move || {
         let task = store.load_blocking::<TaskRecord>(shard, &key).expect("read").expect("there").to_record();
         task.steps.iter().map(|step| step.state.to_string()).collect()
     }));
     rig.run_after(task, Vec::new());
-    let watched = rig.fake.world().watched.clone();
+    std::mem::take(&mut rig.fake.world().watched)
+}
+
+#[test]
+fn outcomes_are_on_disk_before_what_depends_on_them_begins() {
     // Running and pending while it is searched; done and running from the first call of the sending on.
-    assert_eq!(watched, ["21", "21", "32", "32"]);
+    assert_eq!(on_disk_at_each_call(Mode::Async), ["21", "21", "32", "32"]);
+    // Where somebody waits, what only reads needs no entry; what changes something does, with what came before.
+    assert_eq!(on_disk_at_each_call(Mode::Sync), ["", "", "32", "32"]);
 }
 
 #[test]
@@ -159,7 +165,7 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "The numbers");
     rig.fake.world().receive("Anna <anna@example.com>", "Lunch", "x");
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turns = vec![turn_of(&first, 1, &[])];
+    let turns = vec![turn_of(&first, 1, &mut [0; 3])];
     assert_eq!(turns[0].items.iter().map(|item| item.handle.as_str()).collect::<Vec<_>>(), ["m1", "m2"]);
     rig.fake.world().plans = vec![act(json!([
         step("s1", &[], json!({"operation": "gmail.reply", "message": "#m2", "body": "Thanks"})),
@@ -177,7 +183,7 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
     );
     assert!(reply.to.contains("anna@example.com"));
     // The reply is new; what was read again keeps no second name in this turn.
-    let turn = turn_of(&second, 2, &turns);
+    let turn = turn_of(&second, 2, &mut [2, 0, 0]);
     assert_eq!(turn.items.iter().map(|item| item.handle.as_str()).collect::<Vec<_>>(), ["m3", "m4"]);
     assert!(view.answer.expect("an answer").starts_with("Replied to anna@example.com: “Re: Budget”."));
 }
@@ -214,7 +220,7 @@ fn events_are_changed_moved_and_cancelled() {
 fn what_is_cancelled_already_is_cancelled_and_what_never_was_is_not_found() {
     let rig = Rig::planning(json!([create("s1", &[])]));
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turns = vec![turn_of(&first, 1, &[])];
+    let turns = vec![turn_of(&first, 1, &mut [0; 3])];
     rig.fake.world().plans =
         vec![act(json!([step("s1", &[], json!({"operation": "calendar.delete", "event": "#e1"}))]))];
     for number in 2..4 {
@@ -334,7 +340,8 @@ fn a_stopping_process_leaves_the_task_to_the_next_start() {
     let task = rig.accept(1);
     rig.egress.shutdown(Duration::ZERO);
     let shard = rig.shard;
-    let end = rig.on_core(async move |env| run(&env, shard, task, &[], &Cancel::default()).await);
+    let end =
+        rig.on_core(async move |env| run(&env, shard, task, &Recent::default(), &Cancel::default()).await);
     let RunEnd::Interrupted(task, problem) = end else { panic!("it ended") };
     assert_eq!(problem.kind(), ProblemKind::ShuttingDown);
     assert!(!codes::task_state(task.state).is_final());
@@ -351,7 +358,8 @@ fn who_looks_on_sees_a_step_end_while_others_still_run() {
     let (seen, answer) = rig.on_core(async move |env| {
         let mut watch = env.watches.watch(task.id);
         let cancel = Cancel::default();
-        let mut run = std::pin::pin!(run(&env, shard, task, &[], &cancel));
+        let recent = Recent::default();
+        let mut run = std::pin::pin!(run(&env, shard, task, &recent, &cancel));
         loop {
             std::future::poll_fn(|cx| {
                 assert!(run.as_mut().poll(cx).is_pending(), "the second step cannot end");

@@ -14,9 +14,10 @@ fn one_refresh_serves_everyone_who_waits_for_it() {
     let counted = rig.on_core(async move |env| {
         let env = Rc::new(env);
         let other = Rc::clone(&env);
-        let handle =
-            sluice_core::spawn(async move { run(&other, shard, second, &[], &Cancel::default()).await });
-        let first = run(&env, shard, first, &[], &Cancel::default()).await;
+        let handle = sluice_core::spawn(async move {
+            run(&other, shard, second, &Recent::default(), &Cancel::default()).await
+        });
+        let first = run(&env, shard, first, &Recent::default(), &Cancel::default()).await;
         let second = handle.await;
         assert!(matches!((first, second), (RunEnd::Final(_), RunEnd::Final(_))));
         (env.stats.token_refreshes.get(), env.tokens.len())
@@ -132,7 +133,10 @@ fn the_cache_keeps_no_more_tokens_than_it_may() {
         (0..5).map(|number| TaskRecord { user: UserId::from_bytes([number; 16]), ..rig.accept(1) }).collect();
     let counted = rig.on_core(async move |env| {
         for task in tasks {
-            assert!(matches!(run(&env, shard, task, &[], &Cancel::default()).await, RunEnd::Final(_)));
+            assert!(matches!(
+                run(&env, shard, task, &Recent::default(), &Cancel::default()).await,
+                RunEnd::Final(_)
+            ));
         }
         (env.tokens.len(), env.stats.tokens_evicted.get())
     });

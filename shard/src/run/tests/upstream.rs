@@ -10,7 +10,7 @@ fn run_all(rig: &Rig, count: u8) -> Vec<TaskView> {
     let ends = rig.on_core(async move |env| {
         let mut ends = Vec::new();
         for task in tasks {
-            match run(&env, shard, task, &[], &Cancel::default()).await {
+            match run(&env, shard, task, &Recent::default(), &Cancel::default()).await {
                 RunEnd::Final(task) | RunEnd::Unconfirmed(task) => ends.push(task),
                 RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
             }
