@@ -2,9 +2,10 @@
 //! the queues drain, and dead letters are those of the one user whom the fault plan dooms.
 //!
 //! `crash.rs` kills at every step of a command; here everything goes on at once: commands that wait, queued ones of all
-//! priorities, batches, and mail, events and files without a command. A command whose answer was lost is sent again with its
-//! `Idempotency-Key`, so that each must be done exactly once. What goes without a command is sent once: done if it was
-//! acknowledged, and never twice.
+//! priorities, batches, runs of workflows (one that is done, one that fails and is taken back), and mail, events and files
+//! without a command: made, changed, cancelled, shared, thrown away. A command or a run whose answer was lost is sent again
+//! with its `Idempotency-Key`, so that each must be done exactly once. What goes without a command is sent once: done if it
+//! was acknowledged, and never twice.
 //!
 //! `SLUICE_TEST_KILLS` says how many kills, `SLUICE_TEST_SEED` from which seed: `./dev kills --count 200 --seed 1`.
 
@@ -87,6 +88,58 @@ enum Way {
     Mail,
     Event,
     File,
+    /// A run of [`trial`].
+    Run,
+    /// A run of [`fall`].
+    Fall,
+    /// What was made before and acknowledged: an event is changed or cancelled, a file shared or thrown away.
+    Change,
+    Cancel,
+    Share,
+    Bin,
+}
+
+/// What is drawn from.
+const WAYS: [Way; 14] = [
+    Way::Sync,
+    Way::Async,
+    Way::Async,
+    Way::Batch,
+    Way::Run,
+    Way::Run,
+    Way::Fall,
+    Way::Mail,
+    Way::Event,
+    Way::File,
+    Way::Change,
+    Way::Cancel,
+    Way::Share,
+    Way::Bin,
+];
+
+/// A workflow that can be done.
+fn trial() -> Value {
+    json!({"input": {"mark": {"type": "text"}}, "steps": [
+        {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna budget", "limit": 2}},
+        {"id": "book", "operation": "calendar.create",
+         "with": {"title": "Talk ${input.mark}", "start": "2031-03-05T10:00", "description": "${steps.find.messages[0].subject}"}},
+        {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark"}},
+        {"id": "tell", "operation": "gmail.send", "after": ["book", "note"],
+         "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See ${steps.note.files[0].title}."}},
+    ]})
+}
+
+/// One that comes to a mail that nobody wrote, after it made an event, a draft and a file.
+fn fall() -> Value {
+    json!({"input": {"mark": {"type": "text"}}, "steps": [
+        {"id": "find", "operation": "gmail.search", "with": {"query": "from:nobody.at.all ${input.mark}"}},
+        {"id": "book", "operation": "calendar.create", "with": {"title": "Talk ${input.mark}", "start": "2031-03-06T10:00"}},
+        {"id": "draft", "operation": "gmail.draft",
+         "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See you."}},
+        {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark"}},
+        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "note"],
+         "with": {"message": "$steps.find.messages[0]"}},
+    ]})
 }
 
 /// Something that was sent; by its mark its effects are told from all others.
@@ -98,33 +151,50 @@ struct Act {
     body: Value,
     sends: usize,
     inserts: usize,
-    /// The task it was promised as, or that it was done, when there was no task.
+    /// What it is done to, for what is done to something: the id at Google.
+    target: Option<String>,
+    /// The task it was promised as, or what was made, when there was no task.
     acknowledged: Option<Value>,
 }
 
 impl Act {
     fn is_command(&self) -> bool {
-        matches!(self.way, Way::Sync | Way::Async | Way::Batch)
+        matches!(self.way, Way::Sync | Way::Async | Way::Batch | Way::Run | Way::Fall)
     }
 
-    fn path(&self) -> &'static str {
+    fn request(&self) -> (&'static str, String) {
+        let target = self.target.as_deref().unwrap_or_default();
         match self.way {
-            Way::Sync | Way::Async => "/command",
-            Way::Batch => "/commands",
-            Way::Mail => "/gmail/messages",
-            Way::Event => "/calendar/events?send_updates=none",
-            Way::File => "/drive/files",
+            Way::Sync | Way::Async => ("POST", "/command".to_owned()),
+            Way::Batch => ("POST", "/commands".to_owned()),
+            Way::Mail => ("POST", "/gmail/messages".to_owned()),
+            Way::Event => ("POST", "/calendar/events?send_updates=none".to_owned()),
+            Way::File => ("POST", "/drive/files".to_owned()),
+            Way::Run => ("POST", "/workflows/trial/runs".to_owned()),
+            Way::Fall => ("POST", "/workflows/fall/runs".to_owned()),
+            Way::Change => ("PATCH", format!("/calendar/events/{target}?send_updates=none")),
+            Way::Cancel => ("DELETE", format!("/calendar/events/{target}?send_updates=none")),
+            Way::Share => ("POST", format!("/drive/files/{target}/permissions?notify=false")),
+            Way::Bin => ("PATCH", format!("/drive/files/{target}")),
         }
+    }
+
+    /// Whom a file is shared with.
+    fn friend(&self) -> String {
+        format!("{}@example.com", self.mark)
     }
 
     /// What an answer promises, if anything.
     fn acknowledgement(&self, status: u16, answer: &Value) -> Option<Value> {
         match (self.way, status) {
-            (Way::Async, 202) | (Way::Sync, 200) => Some(answer["id"].clone()),
+            (Way::Async | Way::Run | Way::Fall, 202) => Some(answer["id"].clone()),
+            (Way::Sync | Way::Run | Way::Fall | Way::Event | Way::File, 200) => Some(answer["id"].clone()),
             // It failed, and says as what task.
-            (Way::Sync, _) => Some(answer["task"]["id"].clone()).filter(Value::is_string),
+            (Way::Sync | Way::Run | Way::Fall, _) => {
+                Some(answer["task"]["id"].clone()).filter(Value::is_string)
+            }
             (Way::Batch, 207) => Some(answer["items"][0]["task"]["id"].clone()).filter(Value::is_string),
-            (Way::Mail | Way::Event | Way::File, 200) => Some(json!(true)),
+            (Way::Mail | Way::Change | Way::Share | Way::Bin, 200) | (Way::Cancel, 204) => Some(json!(true)),
             _ => None,
         }
     }
@@ -152,12 +222,23 @@ impl Trial {
                 body,
                 sends: 0,
                 inserts: 0,
+                target: None,
                 acknowledged: None,
             };
         }
         let user = self.lot.index(USERS);
-        let way = [Way::Sync, Way::Async, Way::Async, Way::Batch, Way::Mail, Way::Event, Way::File];
-        let way = way[self.lot.index(way.len())];
+        let mut way = WAYS[self.lot.index(WAYS.len())];
+        let target = match way {
+            Way::Change | Way::Cancel => self.target(user, Way::Event),
+            Way::Share | Way::Bin => self.target(user, Way::File),
+            _ => None,
+        };
+        // There is nothing yet that it could be done to.
+        match way {
+            Way::Change | Way::Cancel if target.is_none() => way = Way::Event,
+            Way::Share | Way::Bin if target.is_none() => way = Way::File,
+            _ => {}
+        }
         let (command, sends, inserts) = COMMANDS[self.lot.index(COMMANDS.len())];
         let priority = ["high", "normal", "batch"][self.lot.index(3)];
         let command = json!({"command": command.replace("MARK", &mark), "priority": priority});
@@ -175,8 +256,29 @@ impl Trial {
                 (json!({"summary": mark, "start": time(10), "end": time(11)}), 0, 1)
             }
             Way::File => (json!({"name": mark, "mimeType": "text/plain"}), 0, 0),
+            Way::Run | Way::Fall => {
+                let mode = ["sync", "async"][self.lot.index(2)];
+                let body = json!({"input": {"mark": mark}, "mode": mode, "priority": priority});
+                (body, usize::from(way == Way::Run), 1)
+            }
+            Way::Change => (json!({"description": mark}), 0, 0),
+            Way::Cancel => (Value::Null, 0, 0),
+            Way::Share => {
+                let friend = format!("{mark}@example.com");
+                (json!({"type": "user", "role": "reader", "emailAddress": friend}), 0, 0)
+            }
+            Way::Bin => (json!({"trashed": true}), 0, 0),
         };
-        Act { way, user, mark, body, sends, inserts, acknowledged: None }
+        Act { way, user, mark, body, sends, inserts, target, acknowledged: None }
+    }
+
+    /// Something of a user's that is known to be there, and to which nothing was done yet.
+    fn target(&mut self, user: usize, way: Way) -> Option<String> {
+        let taken: BTreeSet<&str> = self.acts.iter().filter_map(|act| act.target.as_deref()).collect();
+        let made = self.acts.iter().filter(|act| act.user == user && act.way == way);
+        let ids = made.filter_map(|act| act.acknowledged.as_ref()?.as_str());
+        let ids: Vec<String> = ids.filter(|id| !taken.contains(id)).map(str::to_owned).collect();
+        (!ids.is_empty()).then(|| ids[self.lot.index(ids.len())].clone())
     }
 
     /// Sends these acts at once; gives what was acknowledged before `life` was over and the gateway killed.
@@ -188,12 +290,17 @@ impl Trial {
             let key = self.keys[act.user].clone();
             let asker = Arc::clone(&asker);
             calls.spawn(async move {
-                let request = Request::post(format!("https://localhost/api/v1{}", act.path()))
+                let (method, path) = act.request();
+                let mut request = Request::builder()
+                    .method(method)
+                    .uri(format!("https://localhost/api/v1{path}"))
                     .header("authorization", format!("Bearer {key}"))
-                    .header("content-type", "application/json")
                     .header("idempotency-key", &act.mark);
+                if !act.body.is_null() {
+                    request = request.header("content-type", "application/json");
+                }
                 let request = request.body(()).expect("a valid request");
-                let body = serde_json::to_vec(&act.body).expect("JSON");
+                let body = if act.body.is_null() { Vec::new() } else { act.body.to_string().into_bytes() };
                 // An error is the kill.
                 let answer = asker.caller.http.send(request, body.into()).await.ok()?;
                 let value = answer.json().unwrap_or_default();
@@ -236,7 +343,8 @@ impl Trial {
             let act = self.acts[index].clone();
             for _ in 0..3_000 {
                 let fields = [("idempotency-key", &*act.mark)];
-                let answer = askers[act.user].with("POST", act.path(), &fields, &act.body).await;
+                let (method, path) = act.request();
+                let answer = askers[act.user].with(method, &path, &fields, &act.body).await;
                 let acknowledged = act.acknowledgement(answer.status.as_u16(), &answer.value());
                 if acknowledged.is_some() {
                     self.acts[index].acknowledged = acknowledged;
@@ -274,6 +382,12 @@ impl Trial {
         assert_eq!(state["duplicates"], json!({"messages": [], "events": []}));
         for (act, task) in &ends {
             let (sends, inserts) = effects(&state, act);
+            if matches!(act.way, Way::Run | Way::Fall) {
+                self.check_run(&askers[act.user], &state, act, task).await;
+                tally.runs += 1;
+                tally.taken_back += usize::from(task["state"] == "failed");
+                continue;
+            }
             // One that waits for its answer is not tried again and again.
             let excused = act.user == DOOMED || act.way == Way::Sync && task["state"] == "failed";
             if excused {
@@ -286,12 +400,14 @@ impl Trial {
             tally.done += 1;
         }
         for act in self.acts.iter().filter(|act| !act.is_command()) {
-            let (mut sends, inserts) = effects(&state, act);
-            if act.way == Way::File {
-                let path = format!("/drive/files?q=name%20%3D%20%27{}%27", act.mark);
-                sends = askers[act.user].get(&path).await["files"].as_array().map_or(0, Vec::len);
-            }
-            let seen = sends + inserts;
+            let seen = match act.way {
+                Way::File => files(&askers[act.user], act).await.len(),
+                Way::Change | Way::Cancel | Way::Share | Way::Bin => done_to(&askers[act.user], act).await,
+                _ => {
+                    let (sends, inserts) = effects(&state, act);
+                    sends + inserts
+                }
+            };
             assert!(seen <= 1, "done twice: {act:?}");
             assert!(seen == 1 || act.acknowledged.is_none(), "acknowledged and lost: {act:?}");
             tally.plain += seen;
@@ -304,6 +420,27 @@ impl Trial {
         }
         tally.dead = doomed.len();
         tally
+    }
+
+    /// One that is done did all it should, once; one that failed has left nothing behind.
+    async fn check_run(&self, asker: &Asker, state: &Value, act: &Act, task: &Value) {
+        let files = files(asker, act).await;
+        let user = &state["users"][format!("user-{}", act.user)];
+        let (sends, inserts) = effects(state, act);
+        let deletes = count(user, "deletes", act);
+        assert_eq!(count(user, "drafts", act), 0, "a draft is left: {task:#}");
+        if act.way == Way::Run && task["state"] == "done" {
+            assert_eq!((sends, inserts, deletes, files.len()), (1, 1, 0, 1), "{act:?}: {task:#}");
+            assert_eq!(files[0]["trashed"], false, "{task:#}");
+            return;
+        }
+        assert_eq!(task["state"], "failed", "{act:?}: {task:#}");
+        assert!(sends <= act.sends && inserts <= 1 && files.len() <= 1, "{act:?}: {task:#}");
+        assert_eq!(deletes, inserts, "an event is left: {task:#}");
+        assert!(files.iter().all(|file| file["trashed"] == true), "a file is left: {task:#}");
+        if act.way == Way::Fall && text(&task["error"]["type"]) == "/problems/unresolved-reference" {
+            assert_eq!((inserts, files.len()), (1, 1), "{act:?}: {task:#}");
+        }
     }
 
     async fn settled(&self) -> Value {
@@ -324,16 +461,50 @@ struct Tally {
     failed: usize,
     plain: usize,
     dead: usize,
+    runs: usize,
+    /// Runs that failed, as some must.
+    taken_back: usize,
+}
+
+fn count(user: &Value, kind: &str, act: &Act) -> usize {
+    let all = user[kind].as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter().filter(|effect| effect.to_string().contains(&act.mark)).count()
 }
 
 /// Mails sent and events made with this mark.
 fn effects(state: &Value, act: &Act) -> (usize, usize) {
     let user = &state["users"][format!("user-{}", act.user)];
-    let count = |kind: &str| {
-        let all = user[kind].as_array().map(Vec::as_slice).unwrap_or_default();
-        all.iter().filter(|effect| effect.to_string().contains(&act.mark)).count()
-    };
-    (count("sends"), count("inserts"))
+    (count(user, "sends", act), count(user, "inserts", act))
+}
+
+/// The files of this mark, those in the trash as well.
+async fn files(asker: &Asker, act: &Act) -> Vec<Value> {
+    let path = format!("/drive/files?q=name%20%3D%20%27{}%27&fields=files(id%2Cname%2Ctrashed)", act.mark);
+    asker.get(&path).await["files"].as_array().cloned().unwrap_or_default()
+}
+
+/// How often it was done to what was there, where that can be counted; of a state that was set, whether it is so.
+async fn done_to(asker: &Asker, act: &Act) -> usize {
+    let target = act.target.as_deref().expect("it is done to something");
+    match act.way {
+        Way::Share => {
+            let path = format!("/drive/files/{target}/permissions?fields=permissions(emailAddress)");
+            let permissions = asker.get(&path).await["permissions"].as_array().cloned().unwrap_or_default();
+            permissions.iter().filter(|one| one["emailAddress"] == json!(act.friend())).count()
+        }
+        Way::Bin => {
+            let file = asker.get(&format!("/drive/files/{target}?fields=trashed")).await;
+            usize::from(file["trashed"] == true)
+        }
+        _ => {
+            let event = asker.get(&format!("/calendar/events/{target}")).await;
+            let is_so = match act.way {
+                Way::Change => event["description"] == json!(act.mark),
+                _ => event["status"] == "cancelled",
+            };
+            usize::from(is_so)
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,7 +516,12 @@ async fn nothing_acknowledged_is_lost_or_done_twice_however_often_the_gateway_is
     std::fs::write(&plan, PLAN).expect("a file");
     let sim = Sim::start(&["--plan", plan.to_str().expect("UTF-8")]);
     let gateway = Gateway::start(&sim, &directory.path().join("data"), &SETTINGS);
-    let keys = (0..=USERS).map(|number| gateway.user(&format!("user-{number}"))).collect();
+    let keys: Vec<String> = (0..=USERS).map(|number| gateway.user(&format!("user-{number}"))).collect();
+    for key in &keys {
+        let asker = Asker::of(&gateway, key).await;
+        asker.expect(201, "PUT", "/workflows/trial", &trial()).await;
+        asker.expect(201, "PUT", "/workflows/fall", &fall()).await;
+    }
     let mut trial = Trial { lot, sim, gateway, keys, acts: Vec::new(), repeated: 0, recovered: 0 };
     for _ in 0..kills {
         // What was lost in the round before is sent again now and then, beside what is new.
