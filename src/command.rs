@@ -1,49 +1,37 @@
 //! `sluice command`: sends a command over HTTP/3 and shows what came of it.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use sluice_core::{CoreId, Reactor, ReactorConfig, timeout_at};
-use sluice_net::CoreCount;
-use sluice_net::client::{Client, ClientConnection, ClientResponse};
-use sluice_net::tls::{DEVELOPMENT_CA_FILE, Trust, client_crypto};
+use serde_json::{Value, json};
+use sluice_net::client::{ClientResponse, StreamedResponse};
 use sluice_protocols::api::{
     CommandRequest, DEADLINE_MS_MAX, DEADLINE_MS_MIN, Mode, Priority, TaskState, TaskView,
 };
-use sluice_protocols::http::RequestHead;
-use sluice_protocols::ids::{ApiKey, SessionId, ShardCount};
+use sluice_protocols::ids::SessionId;
 use sluice_protocols::problem::Problem;
-use sluice_shard::Placement;
 
 use crate::config::Config;
+use crate::remote::{Remote, Target, refusal};
 use crate::show;
-use crate::tls::TLS_DIR;
 
-/// The gateway's own bound for a command is a minute; this leaves room for it.
-const TIMEOUT: Duration = Duration::from_secs(90);
+/// The gateway's own bound for a command is two minutes; this leaves room for it.
+const TIMEOUT: Duration = Duration::from_millis(DEADLINE_MS_MAX as u64 + 30_000);
 /// What one poll of a queued command waits for at most (`Prefer: wait`), in seconds.
 const POLL_WAIT_S: u64 = 30;
+/// Longest event taken, in bytes: it holds a task at most.
+const EVENT_BYTES_MAX: usize = 4 << 20;
 
 /// Options of `sluice command`.
 #[derive(Debug, Args)]
 pub(crate) struct CommandArgs {
     /// The command in plain language
     text: String,
-    /// API key
-    #[arg(long, env = "SLUICE_API_KEY", hide_env_values = true)]
-    key: String,
-    /// Gateway; by default the first address of the configuration
-    #[arg(long, env = "SLUICE_URL")]
-    url: Option<String>,
-    /// Certificate authority to trust (PEM); by default the one of the data directory, if it is there
-    #[arg(long, env = "SLUICE_CA", value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Wait for the answer, queue the command and poll, or only show what would be done
+    #[command(flatten)]
+    target: Target,
+    /// Wait for the answer, queue the command and poll, print events as they happen, or only show what would be done
     #[arg(long, default_value = "sync")]
     mode: ModeArg,
     /// How urgent it is
@@ -58,7 +46,7 @@ pub(crate) struct CommandArgs {
     /// Succeed only when the task ends in this state; without it, unless it failed
     #[arg(long)]
     expect: Option<Expect>,
-    /// Print the task as JSON
+    /// Print the task as JSON, and events as one JSON document a line
     #[arg(long)]
     json: bool,
 }
@@ -67,6 +55,7 @@ pub(crate) struct CommandArgs {
 enum ModeArg {
     Sync,
     Async,
+    Stream,
     Preview,
 }
 
@@ -75,20 +64,21 @@ impl ModeArg {
         match self {
             Self::Sync => Mode::Sync,
             Self::Async => Mode::Async,
+            Self::Stream => Mode::Stream,
             Self::Preview => Mode::Preview,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PriorityArg {
+pub(crate) enum PriorityArg {
     High,
     Normal,
     Batch,
 }
 
 impl PriorityArg {
-    fn priority(self) -> Priority {
+    pub(crate) fn priority(self) -> Priority {
         match self {
             Self::High => Priority::High,
             Self::Normal => Priority::Normal,
@@ -116,29 +106,21 @@ impl Expect {
 
 /// Runs the command; fails when it was not done.
 pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
-    let key = ApiKey::parse(&args.key).context("the API key is not one; it looks like sk_...")?;
-    let (authority, address) = target(config, args)?;
-    let files = authorities(config, args)?;
-    let tls = client_crypto(Trust::Files(&files))?;
     let mut request = CommandRequest::new(args.text.as_str());
     request.mode = args.mode.mode();
     request.priority = args.priority.priority();
     request.deadline_ms = args.deadline;
     request.session = args.session;
-    let call = Call {
-        authority,
-        address,
-        key: args.key.clone(),
-        home: home(config, &key),
-        body: serde_json::to_vec(&request)?.into(),
-        is_json: args.json,
-    };
-    let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0)))?;
-    let task = reactor.block_on(call.run(tls))??;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&task)?);
-    } else {
+    let body = Bytes::from(serde_json::to_vec(&request)?);
+    let (mode, is_json) = (args.mode, args.json);
+    let task = args.target.call(config, TIMEOUT, async move |remote: &Remote| match mode {
+        ModeArg::Stream => follow(remote, body, is_json).await,
+        ModeArg::Sync | ModeArg::Async | ModeArg::Preview => send(remote, body, is_json).await,
+    })?;
+    if !args.json {
         print!("{}", show::task(&task));
+    } else if args.mode != ModeArg::Stream {
+        println!("{}", serde_json::to_string_pretty(&task)?);
     }
     match args.expect {
         Some(expect) if task.state != expect.state() => {
@@ -149,106 +131,102 @@ pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
     }
 }
 
-fn target(config: &Config, args: &CommandArgs) -> anyhow::Result<(String, SocketAddr)> {
-    let Some(url) = &args.url else {
-        let address = config.listen.sockets().next().context("listen.addresses is empty")?;
-        return Ok((address.to_string(), address));
-    };
-    let authority = url.strip_prefix("https://").context("--url must start with https://")?;
-    let authority = authority.trim_end_matches('/');
-    let with_port = if authority.rsplit(']').next().is_some_and(|end| end.contains(':')) {
-        authority.to_owned()
-    } else {
-        format!("{authority}:443")
-    };
-    let mut addresses = with_port.to_socket_addrs().with_context(|| format!("cannot resolve {authority}"))?;
-    let address = addresses.next().with_context(|| format!("{authority} has no address"))?;
-    Ok((authority.to_owned(), address))
+const JSON_BODY: [(&str, &str); 1] = [("content-type", "application/json")];
+
+async fn send(remote: &Remote, body: Bytes, is_json: bool) -> anyhow::Result<TaskView> {
+    let response = remote.ask("POST", "/api/v1/command", &JSON_BODY, body).await?;
+    if response.head.status() != 202 {
+        return read_task(&response);
+    }
+    let location = response.head.header("location").context("accepted, but without a location")?;
+    if !is_json {
+        println!("queued: {location}");
+    }
+    poll(remote, location).await
 }
 
-fn authorities(config: &Config, args: &CommandArgs) -> anyhow::Result<Vec<PathBuf>> {
-    if let Some(file) = &args.ca {
-        return Ok(vec![file.clone()]);
-    }
-    let development = config.server.data_dir.join(TLS_DIR).join(DEVELOPMENT_CA_FILE);
-    if development.exists() {
-        return Ok(vec![development]);
-    }
-    // Where most systems keep the authorities they trust.
-    let system = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
-    if system.exists() {
-        return Ok(vec![system]);
-    }
-    bail!("no certificate authority to trust; name one with --ca")
-}
-
-/// The core that owns the key's user, when the configuration is the gateway's: the
-/// connection then lands there. A wrong guess costs one hop, nothing else.
-fn home(config: &Config, key: &ApiKey) -> Option<(CoreId, CoreCount)> {
-    let cores = match usize::try_from(config.server.cores).ok()? {
-        0 => sluice_tuning::allowed_cpus().ok()?.len(),
-        count => count,
-    };
-    let shards = ShardCount::new(u16::try_from(config.server.shards).ok()?)?;
-    let placement = Placement::dealt(shards, cores);
-    let owner = placement.owner(placement.shard_of(&key.user()));
-    Some((owner, CoreCount::new(cores)?))
-}
-
-struct Call {
-    authority: String,
-    address: SocketAddr,
-    key: String,
-    home: Option<(CoreId, CoreCount)>,
-    body: Bytes,
-    is_json: bool,
-}
-
-impl Call {
-    async fn run(self, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<TaskView> {
-        let deadline = sluice_core::now() + TIMEOUT;
-        timeout_at(deadline, self.exchange(tls)).await.context("no answer in time")?
-    }
-
-    async fn exchange(&self, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<TaskView> {
-        let client = Client::start(tls, self.address, TIMEOUT)?;
-        let host = self.address.ip().to_string();
-        let name = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
-        let name = if name.starts_with('[') { host.as_str() } else { name };
-        let connection = client
-            .connect(self.address, name, self.home)
-            .await
-            .with_context(|| format!("cannot reach the gateway at {}", self.authority))?;
-        let head = self.head("POST", "/api/v1/command")?.try_with("content-type", "application/json")?;
-        let response = connection.request(&head, self.body.clone()).await?;
-        match response.head.status() {
-            202 => self.poll(&connection, &response).await,
-            _ => read_task(&response),
+async fn poll(remote: &Remote, location: &str) -> anyhow::Result<TaskView> {
+    let wait = format!("wait={POLL_WAIT_S}");
+    loop {
+        let response = remote.ask("GET", location, &[("prefer", &wait)], Bytes::new()).await?;
+        let task = read_task(&response)?;
+        if !matches!(task.state, TaskState::Queued | TaskState::Running) {
+            return Ok(task);
         }
     }
+}
 
-    fn head(&self, method: &str, path: &str) -> anyhow::Result<RequestHead> {
-        let head = RequestHead::try_build(method, path, &self.authority)?;
-        Ok(head.try_with("authorization", &format!("Bearer {}", self.key))?)
+/// Prints events as they come, until the task has ended or awaits to be confirmed.
+async fn follow(remote: &Remote, body: Bytes, is_json: bool) -> anyhow::Result<TaskView> {
+    let mut answer = remote.stream("POST", "/api/v1/command", &JSON_BODY, body).await?;
+    let status = answer.head.status();
+    let location = answer.head.header("location").map(str::to_owned);
+    let mut events = Events::default();
+    if status != 200 {
+        while let Some(piece) = answer.next().await? {
+            events.feed(&piece)?;
+        }
+        bail!("{}", refusal(status, &events.unread));
+    }
+    while let Some((name, event)) = events.next(&mut answer).await? {
+        if is_json {
+            println!("{event}");
+        } else {
+            println!("{}", show::event(&name, &event["data"]));
+        }
+        let ends = ["done", "failed", "declined", "cancelled", "awaiting_confirmation"];
+        if ends.contains(&name.as_str()) {
+            return serde_json::from_value(event["data"].clone()).context("the last event holds no task");
+        }
+    }
+    // The process that told the events did not end the task.
+    poll(remote, &location.context("the events ended, and no location was given")?).await
+}
+
+/// Server-sent events out of the pieces of an answer. Reads what our gateway writes: one line of data each.
+#[derive(Default)]
+struct Events {
+    unread: Vec<u8>,
+}
+
+impl Events {
+    fn feed(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        self.unread.extend_from_slice(piece);
+        if self.unread.len() > EVENT_BYTES_MAX {
+            bail!("an event is longer than {EVENT_BYTES_MAX} bytes");
+        }
+        Ok(())
     }
 
-    async fn poll(
-        &self,
-        connection: &ClientConnection,
-        accepted: &ClientResponse,
-    ) -> anyhow::Result<TaskView> {
-        let location = accepted.head.header("location").context("accepted, but without a location")?;
-        if !self.is_json {
-            println!("queued: {location}");
-        }
+    /// The next event's name, and it as a document; none at the end.
+    async fn next(&mut self, from: &mut StreamedResponse<'_>) -> anyhow::Result<Option<(String, Value)>> {
         loop {
-            let head = self.head("GET", location)?.try_with("prefer", &format!("wait={POLL_WAIT_S}"))?;
-            let response = connection.request(&head, Bytes::new()).await?;
-            let task = read_task(&response)?;
-            if !matches!(task.state, TaskState::Queued | TaskState::Running) {
-                return Ok(task);
+            if let Some(event) = self.take()? {
+                return Ok(Some(event));
+            }
+            match from.next().await? {
+                Some(piece) => self.feed(&piece)?,
+                None => return Ok(None),
             }
         }
+    }
+
+    /// The next event that is there whole.
+    fn take(&mut self) -> anyhow::Result<Option<(String, Value)>> {
+        while let Some(end) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
+            let block: Vec<u8> = self.unread.drain(..end + 2).collect();
+            let block = std::str::from_utf8(&block).context("an event is not UTF-8")?;
+            let field = |name: &str| {
+                block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+            };
+            // A comment only shows that the stream is alive.
+            let Some(name) = field("event") else { continue };
+            let data: Value =
+                serde_json::from_str(&field("data").unwrap_or_default()).context("an event without data")?;
+            let event = json!({ "id": field("id"), "event": name, "data": data });
+            return Ok(Some((name, event)));
+        }
+        Ok(None)
     }
 }
 
@@ -258,10 +236,33 @@ fn read_task(response: &ClientResponse) -> anyhow::Result<TaskView> {
     if (200..300).contains(&status) {
         return serde_json::from_slice(&response.body).context("the gateway's answer is not a task");
     }
-    let problem: Problem = serde_json::from_slice(&response.body)
-        .with_context(|| format!("status {status}: {}", String::from_utf8_lossy(&response.body)))?;
-    if let Some(task) = problem.task() {
+    let problem = serde_json::from_slice::<Problem>(&response.body).ok();
+    if let Some(task) = problem.as_ref().and_then(Problem::task) {
         return Ok(serde_json::from_value(task.clone())?);
     }
-    bail!("{} ({status}): {}", problem.kind().title(), problem.detail())
+    bail!("{}", refusal(status, &response.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Events;
+
+    #[test]
+    fn events_are_read_from_pieces_cut_anywhere() {
+        let text = b": alive\n\nid: 1\nevent: accepted\ndata: {\"id\":7}\n\nevent: left\ndata: {}\n\n";
+        for cut in 0..text.len() {
+            let mut events = Events::default();
+            let mut seen = Vec::new();
+            for piece in [&text[..cut], &text[cut..]] {
+                events.feed(piece).unwrap();
+                while let Some(event) = events.take().unwrap() {
+                    seen.push(event);
+                }
+            }
+            let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, ["accepted", "left"], "cut at {cut}");
+            assert_eq!(seen[0].1["data"]["id"], 7);
+            assert!(seen[1].1["id"].is_null());
+        }
+    }
 }

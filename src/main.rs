@@ -5,8 +5,10 @@
 mod admin;
 mod command;
 mod config;
+mod deadletter;
 mod node_secret;
 mod quota_file;
+mod remote;
 mod serve;
 mod show;
 mod tls;
@@ -54,6 +56,9 @@ enum Command {
     /// Send a command to a gateway and show the plan, the calls and the answer
     #[command(name = "command")]
     Send(command::CommandArgs),
+    /// Commands of a user that failed for good although they might have worked
+    #[command(subcommand, name = "deadletter")]
+    DeadLetter(deadletter::DeadLetterCommand),
     /// Users
     #[command(subcommand)]
     User(UserCommand),
@@ -132,6 +137,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(_) => serve::run(&config).context("cannot serve"),
         Command::Send(args) => command::run(&config, &args),
+        Command::DeadLetter(command) => deadletter::run(&config, command),
         Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
         Command::User(UserCommand::Seed(seed)) => admin::seed_users(&config, &seed),
         Command::User(UserCommand::List) => admin::list_users(&config),

@@ -1,8 +1,11 @@
-//! A task as people read it in a terminal.
+//! Tasks, their events and dead letters as people read them in a terminal.
 
 use std::fmt::Write as _;
 
-use sluice_protocols::api::{CallView, StepState, StepView, TaskState, TaskView};
+use serde_json::Value;
+use sluice_protocols::api::{
+    CallView, DeadLetterView, StepState, StepView, TaskState, TaskSummary, TaskView,
+};
 use sluice_protocols::plan::Decision;
 
 /// Command, plan, calls, answer, and where the time went.
@@ -38,6 +41,40 @@ pub(crate) fn task(task: &TaskView) -> String {
     out
 }
 
+/// A dead letter: the task, when it was given up and why.
+pub(crate) fn dead_letter(letter: &DeadLetterView) -> String {
+    let mut out = String::new();
+    line(&mut out, "dead", &letter.task.id.to_string());
+    if let Some(at) = &letter.at {
+        line(&mut out, "since", &at.to_string());
+    }
+    if letter.edited {
+        line(&mut out, "edited", "redriven, it is a new task");
+    }
+    out + &task(&letter.task)
+}
+
+/// A dead letter in a list.
+pub(crate) fn dead_letter_line(task: &TaskSummary) -> String {
+    let why = task.error.as_ref().map_or("", |problem| problem.kind().slug());
+    format!("{}  {}  {why}  {}", task.id, task.created, task.command)
+}
+
+/// An event in one line.
+pub(crate) fn event(name: &str, data: &Value) -> String {
+    let step = &data["step"];
+    let text = match name {
+        "accepted" => data["id"].as_str().unwrap_or_default().to_owned(),
+        "step.started" | "step.done" | "step.undone" => {
+            let word = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {} {}", word("id"), word("operation"), word("state"))
+        }
+        "answer" => data["answer"].as_str().unwrap_or_default().replace('\n', " / "),
+        _ => String::new(),
+    };
+    format!("{name:>21}  {text}").trim_end().to_owned()
+}
+
 fn line(out: &mut String, label: &str, text: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{label:>9}  {text}");
@@ -60,7 +97,7 @@ fn plan(out: &mut String, task: &TaskView) {
     }
 }
 
-fn arguments(call: &serde_json::Value) -> String {
+fn arguments(call: &Value) -> String {
     let fields = call.as_object().into_iter().flatten();
     fields
         .filter(|(name, value)| *name != "operation" && !value.is_null())

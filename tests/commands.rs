@@ -562,6 +562,14 @@ async fn the_command_line_carries_out_commands() {
     let planned = run(&[mail, "--mode", "preview", "--priority", "high", "--deadline", "30000", "--json"]);
     let task: Value = serde_json::from_str(&planned).expect("JSON");
     assert_eq!((&task["state"], &task["priority"]), (&json!("awaiting_confirmation"), &json!("high")));
+    // Events are printed as they come, one a line, and the last is the task.
+    let told = run(&["find the mail from Anna about the budget", "--mode", "stream", "--json"]);
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let names: Vec<&Value> = told.iter().map(|event| &event["event"]).collect();
+    assert_eq!(names, ["accepted", "plan", "step.started", "step.done", "done"], "{told:#?}");
+    assert_eq!(told[4]["data"]["state"], "done");
+    let shown = run(&["find the mail from Anna about the budget", "--mode", "stream"]);
+    assert!(shown.contains("step.done  s1 gmail.search done") && shown.contains("answer  "), "{shown}");
     run(&["tell me a joke", "--expect", "declined"]);
     stage.assert_effects(Effects { sends: 1, ..Effects::default() }).await;
     let common = ["command", "tell me a joke", "--key", &stage.key, "--url", &url, "--ca", ca];

@@ -274,6 +274,36 @@ async fn dead_letters_are_listed_shown_edited_redriven_and_thrown_away() {
     assert_eq!(ada.get("/dead-letters").await["dead_letters"], json!([]));
 }
 
+#[tokio::test]
+async fn dead_letters_are_handled_by_the_command_line() {
+    let stage = Stage::start(&[]).await;
+    let mut dead = Vec::new();
+    for _ in 0..3 {
+        dead.push(dead_letter(&stage, "find the file about the roadmap").await);
+    }
+    let [first, second, third] = [text(&dead[0]), text(&dead[1]), text(&dead[2])];
+    let gateway = &stage.scene.gateway;
+    let (url, ca) = (format!("https://{}", gateway.address), gateway.ca());
+    let key = gateway.admin(&["key", "add", "ada"]);
+    let common = ["--key", &key, "--url", &url, "--ca", ca.to_str().expect("UTF-8")];
+    let run = |arguments: &[&str]| gateway.admin(&[&["deadletter"], arguments, &common].concat());
+
+    let listed = run(&["list"]);
+    let listed: Vec<&str> = listed.lines().map(|line| &line[..first.len()]).collect();
+    assert_eq!(listed, [third, second, first]);
+    let shown = run(&["show", first]);
+    assert!(shown.contains("upstream-unavailable") && shown.contains("roadmap"), "{shown}");
+
+    assert!(run(&["redrive", first]).contains(&format!("/api/v1/tasks/{first}")));
+    assert_eq!(stage.ada.ended(&dead[0]).await["state"], "done");
+    assert!(run(&["edit", second, "--command", MAIL]).contains("it is a new task"));
+    run(&["redrive", second]);
+    assert_eq!(run(&["purge", "--all"]), format!("{third} is gone"));
+    assert_eq!(run(&["list"]), "");
+    let said = gateway.refused(&[&["deadletter", "purge", third], &common[..]].concat());
+    assert!(said.contains("404"), "{said}");
+}
+
 // ---- batches, keys, restarts ----
 
 #[tokio::test]

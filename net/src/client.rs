@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod sim;
+mod streamed;
 mod streams;
 mod table;
 
@@ -40,6 +41,7 @@ use sluice_protocols::http::{Limits, Method, RequestHead, ResponseHead};
 use sluice_protocols::qpack;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::streamed::StreamedResponse;
 use self::streams::{News, ServerStreams};
 use self::table::Table;
 use crate::quic::driver::{AdmissionLimits, Driver};
@@ -123,6 +125,8 @@ struct Stream {
     is_head_request: bool,
     unsent: Bytes,
     waker: Option<Waker>,
+    /// Whoever waits is to be woken by each piece, not by the end alone.
+    is_streamed: bool,
     done: Option<Result<ClientResponse, ClientError>>,
 }
 
@@ -423,9 +427,14 @@ impl ClientConnection {
     /// # Errors
     /// See [`ClientError`].
     pub async fn request(&self, head: &RequestHead, body: Bytes) -> Result<ClientResponse, ClientError> {
-        let (id, is_second_try) = poll_fn(|cx| self.poll_open(cx, head, &body)).await?;
-        let mut answer = Answer { connection: self, id, is_second_try, is_done: false };
+        let mut answer = self.ask(head, body).await?;
         poll_fn(|cx| answer.poll(cx)).await
+    }
+
+    /// Sends a request, as soon as the server allows a stream for it.
+    async fn ask(&self, head: &RequestHead, body: Bytes) -> Result<Answer<'_>, ClientError> {
+        let (id, is_second_try) = poll_fn(|cx| self.poll_open(cx, head, &body)).await?;
+        Ok(Answer { connection: self, id, is_second_try, is_done: false })
     }
 
     fn poll_open(
@@ -461,6 +470,7 @@ impl ClientConnection {
             is_head_request: head.method() == Method::Head,
             unsent,
             waker: None,
+            is_streamed: false,
             done: None,
         };
         connection.state.streams.insert(id, stream);
@@ -798,6 +808,10 @@ fn read_response(quic: &mut qp::Connection, id: StreamId, stream: &mut Stream) {
     let _ = chunks.finalize();
     if let Some(result) = result {
         settle(stream, result);
+    } else if stream.is_streamed
+        && let Some(waker) = stream.waker.take()
+    {
+        waker.wake();
     }
 }
 
