@@ -75,6 +75,12 @@ impl ApiCall {
     pub fn is_idempotent(&self) -> bool {
         self.method != "POST"
     }
+
+    /// Whether its answer is a file's content, which may be anything; all other answers are JSON, or empty.
+    #[must_use]
+    pub fn is_content(&self) -> bool {
+        self.path.contains("alt=media") || self.path_only().ends_with("/export")
+    }
 }
 
 /// Everything but unreserved characters (RFC 3986 section 2.3) as `%XX`.

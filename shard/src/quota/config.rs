@@ -99,9 +99,8 @@ impl Units {
 
     fn drive(&self, call: &ApiCall) -> u64 {
         let resource = call.resource();
-        let is_content = resource.ends_with("/export") || call.path.contains("alt=media");
         match call.method {
-            "GET" if is_content => self.drive_read,
+            "GET" if call.is_content() => self.drive_read,
             "GET" if !resource.contains('/') => self.drive_list,
             "GET" => self.drive_get,
             _ => self.drive_write,

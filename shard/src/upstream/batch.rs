@@ -91,7 +91,7 @@ fn settled(service: Service, answer: PartAnswer) -> Option<Result<Bytes, CallErr
     Some(Err(CallError::Refused { service, error, retry_after: None }))
 }
 
-/// What the parts say about calls to come: the first that limits us.
+/// What the parts say about calls to come: the first that limits us, or that there is not one.
 pub(super) fn judge_parts(response: &EgressResponse, parts: usize) -> Judged {
     let limits = |answer: PartAnswer| {
         if (200..300).contains(&answer.status) {
@@ -105,5 +105,8 @@ pub(super) fn judge_parts(response: &EgressResponse, parts: usize) -> Judged {
         };
         Some(Judged { limited, ..Judged::good() })
     };
-    batch::answers(&response.body, parts).into_iter().flatten().find_map(limits).unwrap_or(Judged::good())
+    let answers = batch::answers(&response.body, parts);
+    let is_failure = answers.iter().all(Option::is_none);
+    let limited = answers.into_iter().flatten().find_map(limits);
+    limited.unwrap_or(Judged { is_failure, ..Judged::good() })
 }

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use sluice_net::egress::{
     AnswerBody, EgressError, EgressRequest, EgressResponse, PieceLimits, Pieces, Retry, Upstream,
 };
@@ -34,6 +34,8 @@ const CALLS_NOTED_MAX: usize = 128;
 
 /// Once the quota of a day is used up: how long nothing is asked, unless the answer says.
 const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
+/// Bodies up to this are checked in full: some 50 microseconds.
+const CHECKED_BYTES_MAX: usize = 64 << 10;
 /// How often a read that waits for another's looks again when that one brought nothing.
 const JOINS_MAX: usize = 3;
 
@@ -212,10 +214,29 @@ pub(super) fn concerns_user(error: &GoogleError) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(call: &ApiCall, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| {
-        tracing::warn!(path = call.path_only(), %error, "Google's answer cannot be understood");
-        CallError::Nonsense { service: call.service }
-    })
+    serde_json::from_slice(body).map_err(|error| nonsense(call, &error.to_string()))
+}
+
+fn nonsense(call: &ApiCall, error: &str) -> CallError {
+    tracing::warn!(path = call.path_only(), error, "Google's answer cannot be understood");
+    CallError::Nonsense { service: call.service }
+}
+
+/// Whether a success that came whole is not what such calls are answered with. It must neither be passed on nor kept.
+fn is_nonsense(call: &ApiCall, response: &EgressResponse) -> bool {
+    let is_success = (200..300).contains(&response.status);
+    is_success && response.pieces.is_none() && !call.is_content() && !is_json(&response.body)
+}
+
+/// Whether a body is JSON, or empty. Of one that is too long to be read here, only the ends are looked at.
+fn is_json(body: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (body.trim_ascii().first(), body.trim_ascii().last()) else {
+        return true;
+    };
+    if body.len() > CHECKED_BYTES_MAX {
+        return matches!((first, last), (b'{', b'}') | (b'[', b']'));
+    }
+    std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// A call with an effect under way; when it ends, what it may have changed is no longer known.
@@ -497,10 +518,14 @@ impl<'a> Google<'a> {
         let ask = Ask { user: Some(self.user), units, tokens: 0, priority: self.priority };
         let began = Instant::now();
         let judge = |response: &EgressResponse| {
-            if extra.is_accepted(response.status) {
-                if extra.parts > 0 { judge_parts(response, extra.parts) } else { Judged::good() }
-            } else {
+            if !extra.is_accepted(response.status) {
                 self.judge(call.service, response)
+            } else if extra.parts > 0 {
+                judge_parts(response, extra.parts)
+            } else if is_nonsense(call, response) {
+                Judged { is_passing: true, is_failure: true, ..Judged::good() }
+            } else {
+                Judged::good()
             }
         };
         let Ended { answer, attempts, place } =
@@ -516,7 +541,12 @@ impl<'a> Google<'a> {
             attempts: attempts.max(1),
         });
         match answer {
-            Ok(response) if extra.is_accepted(response.status) => Ok(Answered { response, place }),
+            Ok(response) if extra.is_accepted(response.status) => {
+                if extra.parts == 0 && is_nonsense(call, &response) {
+                    return Err(nonsense(call, "it is no JSON"));
+                }
+                Ok(Answered { response, place })
+            }
             Ok(response) => Err(self.refused(call.service, &response)),
             Err(Unanswered::Lost(error)) => Err(CallError::Lost { service: call.service, error }),
             Err(Unanswered::Denied(denied)) => Err(CallError::Denied { service: call.service, denied }),
@@ -562,5 +592,22 @@ impl<'a> Google<'a> {
         if calls.len() < CALLS_NOTED_MAX {
             calls.push(call);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_is_told_from_what_is() {
+        let long = format!("[{}0]", "0,".repeat(CHECKED_BYTES_MAX));
+        for text in ["", " \n", "{}", " [1, 2]\n", "\"a\"", &long] {
+            assert!(is_json(text.as_bytes()), "{text}");
+        }
+        for text in ["<html>", "{\"id\": ", "{} {}", &long[1..], &long[..long.len() - 1]] {
+            assert!(!is_json(text.as_bytes()), "{text}");
+        }
+        assert!(!is_json(b"{\"id\": \"\xff\"}"));
     }
 }

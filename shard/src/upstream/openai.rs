@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 use sluice_net::egress::{AnswerBody, EgressRequest, EgressResponse, Retry, Upstream};
 use sluice_protocols::api::Priority;
@@ -130,7 +131,9 @@ fn judge(response: &EgressResponse, counts_tokens: bool) -> Judged {
     if (200..300).contains(&response.status) {
         let limited = if wait.is_some() { Limited::Project } else { Limited::Nobody };
         let tokens = if counts_tokens { tokens_used(&response.body) } else { None };
-        return Judged { limited, wait, tokens, ..Judged::good() };
+        // No repeat of this very call: whoever asks for a plan does so once more, as for any answer that is none.
+        let is_failure = serde_json::from_slice::<IgnoredAny>(&response.body).is_err();
+        return Judged { is_failure, limited, wait, tokens, ..Judged::good() };
     }
     let error = OpenAiError::classify(response.status, &response.body);
     let is_limit = matches!(error.fault, OpenAiFault::RateLimited);
