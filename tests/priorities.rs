@@ -116,6 +116,9 @@ async fn batch_work_that_takes_all_it_may_have_holds_up_nothing_that_is_more_urg
         assert_eq!(ada.expect(200, "POST", "/command", &command).await["state"], "done");
         assert!(is_full(&scene.gateway.page().await), "batch work neither grew nor moved");
     }
+    let waits = |page: &Metrics, priority| of(page, "sluice_task_wait_seconds_count", priority);
+    let page = scene.gateway.page().await;
+    assert_eq!((waits(&page, "high"), waits(&page, "normal"), waits(&page, "batch")), (2, 1, BATCH_PLACES));
     scene.sim.clear_faults().await;
     for (asker, task) in &batch {
         assert_eq!(asker.ended(task).await["state"], "done");

@@ -185,6 +185,9 @@ pub(crate) struct PriorityCells {
     pub(crate) running: Counter,
     /// When the oldest that waits was accepted, in milliseconds since 1970; 0 when none waits.
     pub(crate) oldest_ms: Counter,
+    /// Commands by the time from their arrival to their beginning; the last takes what is over every bound.
+    pub(crate) waits: [Counter; LATENCY_US_BOUNDS.len() + 1],
+    pub(crate) waits_sum_us: Counter,
 }
 
 /// Whether a number only grows.
@@ -339,6 +342,13 @@ impl CoreMetrics {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         cells.latency[LATENCY_US_BOUNDS.partition_point(|bound| *bound < took_us)].add(1);
         cells.latency_sum_us.add(took_us);
+    }
+
+    /// A command that arrived so long ago is begun.
+    pub(crate) fn waited(&self, priority: Priority, waited_us: u64) {
+        let cells = &self.priorities[priority as usize];
+        cells.waits[LATENCY_US_BOUNDS.partition_point(|bound| *bound < waited_us)].add(1);
+        cells.waits_sum_us.add(waited_us);
     }
 
     pub(crate) fn problem(&self, kind: ProblemKind) {

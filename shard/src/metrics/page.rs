@@ -8,6 +8,7 @@ use std::time::Instant;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use sluice_core::Counter;
 use sluice_core::mailbox::MailboxStats;
 use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSnapshot};
 use sluice_protocols::api::Priority;
@@ -56,6 +57,13 @@ struct HistogramRow {
 }
 
 impl HistogramRow {
+    /// Of what is counted by [`LATENCY_US_BOUNDS`].
+    fn of(counts: &[Counter; LATENCY_US_BOUNDS.len() + 1], sum_us: &Counter) -> Self {
+        let bounds = LATENCY_US_BOUNDS.iter().map(|us| *us as f64 / MICROS).chain([f64::INFINITY]);
+        let buckets = bounds.zip(counts.iter().map(Counter::get)).collect();
+        Self { sum: sum_us.get() as f64 / MICROS, buckets }
+    }
+
     fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
@@ -161,12 +169,10 @@ impl Page {
         });
         writer.numbers(Growth::Total, "requests", "Requests answered, by class of status", rows)?;
         let rows = routes().map(|(core, route, cells)| {
-            let bounds = LATENCY_US_BOUNDS.iter().map(|us| *us as f64 / MICROS).chain([f64::INFINITY]);
-            let row = HistogramRow {
-                sum: cells.latency_sum_us.get() as f64 / MICROS,
-                buckets: bounds.zip(cells.latency.iter().map(|count| count.get())).collect(),
-            };
-            ([("core", core), ("route", route.into())], row)
+            (
+                [("core", core), ("route", route.into())],
+                HistogramRow::of(&cells.latency, &cells.latency_sum_us),
+            )
         });
         let help = "From the turn a request was complete in to its answer";
         writer.histograms("request_duration_seconds", help, rows)?;
@@ -224,7 +230,15 @@ impl Page {
             (labels, Number::Seconds(age_ms as f64 / 1e3))
         });
         let help = "How long ago the oldest waiting task was accepted, by priority; 0 when none waits";
-        writer.numbers(Growth::Gauge, "tasks_oldest_age_seconds", help, ages)
+        writer.numbers(Growth::Gauge, "tasks_oldest_age_seconds", help, ages)?;
+        let rows = self.each_core().flat_map(|(core, metrics)| {
+            Priority::ALL.into_iter().zip(&metrics.priorities).map(move |(priority, cells)| {
+                let labels = [("core", core.clone()), ("priority", priority.name().into())];
+                (labels, HistogramRow::of(&cells.waits, &cells.waits_sum_us))
+            })
+        });
+        let help = "From the arrival of a command to its beginning, by priority; it is written in between unless its caller waits";
+        writer.histograms("task_wait_seconds", help, rows)
     }
 
     fn cores(&self, writer: &mut Writer<'_>) -> Result<(), Error> {

@@ -112,6 +112,7 @@ impl Tasks {
         let record = match fresh {
             Some((record, arrived)) => {
                 let waited_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.metrics.waited(codes::priority(record.priority), waited_us);
                 TaskRecord { total_us: waited_us, ..*record }
             }
             None => self.read_pending(shard, lane, task).await?,
