@@ -7,3 +7,4 @@
 pub mod bodies;
 pub mod frames;
 pub mod qpack;
+pub mod tables;

@@ -9,6 +9,9 @@ mod frames;
 #[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
 #[path = "../../fuzz/src/qpack.rs"]
 mod qpack;
+#[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
+#[path = "../../fuzz/src/tables.rs"]
+mod tables;
 
 use std::path::Path;
 
@@ -32,6 +35,11 @@ fn the_corpus_of_frames_breaks_no_promise() {
 #[test]
 fn the_corpus_of_field_sections_breaks_no_promise() {
     replay("qpack", qpack::check);
+}
+
+#[test]
+fn the_corpus_of_dynamic_tables_breaks_no_promise() {
+    replay("tables", tables::check);
 }
 
 #[test]
