@@ -75,21 +75,34 @@ struct Case {
     connections: usize,
     streams: usize,
     requests_per_connection: Option<u64>,
-    /// Largest share of the peer's CPU time that passes `--gate`.
+    /// Largest share of the peer's CPU time that passes `--gate`: what was measured on two virtual CPUs (0.79, 0.28,
+    /// 0.26, 0.49, 0.77 on 2026-11-24) and an eighth more, which is how far runs there lie apart.
     ratio_max: Option<f64>,
 }
 
 const CASES: [Case; 5] = [
-    Case { name: "1x1", connections: 1, streams: 1, requests_per_connection: None, ratio_max: None },
-    Case { name: "16x32", connections: 16, streams: 32, requests_per_connection: None, ratio_max: Some(0.4) },
-    Case { name: "64x64", connections: 64, streams: 64, requests_per_connection: None, ratio_max: None },
-    Case { name: "256x1", connections: 256, streams: 1, requests_per_connection: None, ratio_max: Some(0.6) },
+    Case { name: "1x1", connections: 1, streams: 1, requests_per_connection: None, ratio_max: Some(0.9) },
+    Case {
+        name: "16x32",
+        connections: 16,
+        streams: 32,
+        requests_per_connection: None,
+        ratio_max: Some(0.32),
+    },
+    Case { name: "64x64", connections: 64, streams: 64, requests_per_connection: None, ratio_max: Some(0.3) },
+    Case {
+        name: "256x1",
+        connections: 256,
+        streams: 1,
+        requests_per_connection: None,
+        ratio_max: Some(0.58),
+    },
     Case {
         name: "10-a-connection",
         connections: 8,
         streams: 1,
         requests_per_connection: Some(10),
-        ratio_max: None,
+        ratio_max: Some(0.88),
     },
 ];
 
