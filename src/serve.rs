@@ -333,7 +333,12 @@ fn start_log(config: &Config) {
     let filter = EnvFilter::new(format!(
         "warn,sluice={level},sluice_core={level},sluice_net={level},sluice_shard={level},sluice_store={level}"
     ));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be logged is lost. To complain of it, as is usual, takes standard error again, and panics where that
+    // fails: a full disk below the log would end the process.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // A second start in one process would keep the first's log, which is harmless.
     let _ = match config.log.format {
         LogFormat::Text => builder.try_init(),
