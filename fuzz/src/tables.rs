@@ -13,7 +13,7 @@ use sluice_protocols::qpack::{Decoder, Encoder};
 /// The third is the one that the gateway announces, the second that of RFC 9204 appendix B.
 const CAPACITIES: [usize; 4] = [0, 220, 4096, 64];
 const NAMES: [&str; 8] =
-    ["accept", "x-request-id", "authorization", "user-agent", "cookie", "priority", "x", "accept-language"];
+    ["accept", "x-request-id", "authorization", "user-agent", "x-trace", "priority", "x", "accept-language"];
 /// Sections under way at once; beyond it the oldest arrives.
 const SECTIONS_MAX: usize = 16;
 

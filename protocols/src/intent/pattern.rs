@@ -14,7 +14,7 @@ use jiff::ZonedDateTime;
 use super::people::address;
 use super::when::{When, is_time_word, when};
 use super::words::{Scan, Word, words};
-use crate::plan::{DateTimeLocal, ItemRef, Operation, Plan, Recipient, Step};
+use crate::plan::{DateTimeLocal, Decision, ItemRef, Operation, Plan, Recipient, Step};
 
 /// The most values of one command.
 const SLOTS_MAX: usize = 8;
@@ -215,11 +215,14 @@ struct Places {
     to: Vec<To>,
 }
 
-/// A plan with places for values.
+/// A plan with places for values, or a refusal, which holds for the same words alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanTemplate {
-    steps: Vec<(Step, Places)>,
-    searches_only: bool,
+pub struct PlanTemplate(Shape);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shape {
+    Act { steps: Vec<(Step, Places)>, searches_only: bool },
+    Decline { reason: String },
 }
 
 /// Words of Gmail's search syntax that bring in nothing of their own.
@@ -246,18 +249,23 @@ impl PlanTemplate {
     /// A template of the plan that was given to this command; `None` when it cannot be proved to hold for others.
     #[must_use]
     pub fn new(command: &Normalised, plan: &Plan) -> Option<Self> {
-        if plan.steps().is_empty() {
-            return None;
-        }
+        let steps = match &plan.decision {
+            // With other values it might be something that can be done.
+            Decision::Decline { reason } => {
+                let is_same_words = command.slots.is_empty();
+                return is_same_words.then(|| Self(Shape::Decline { reason: reason.clone() }));
+            }
+            Decision::Act(steps) if steps.is_empty() => return None,
+            Decision::Act(steps) => steps,
+        };
         let mut maker = Maker { command, uses: vec![0; command.slots.len()] };
-        let mut steps = Vec::with_capacity(plan.steps().len());
-        for step in plan.steps() {
-            let places = maker.places(&step.call)?;
-            steps.push((step.clone(), places));
+        let mut places = Vec::with_capacity(steps.len());
+        for step in steps {
+            places.push((step.clone(), maker.places(&step.call)?));
         }
         let once = maker.uses.iter().all(|uses| *uses == 1);
-        let searches_only = plan.steps().iter().all(|step| is_search(&step.call));
-        let template = Self { steps, searches_only };
+        let searches_only = steps.iter().all(|step| is_search(&step.call));
+        let template = Self(Shape::Act { steps: places, searches_only });
         // What it makes of its own command must be the plan itself.
         (once && template.fill(command).as_ref() == Some(plan)).then_some(template)
     }
@@ -265,14 +273,20 @@ impl PlanTemplate {
     /// Whether it may be used although the session remembers items: a search is right whatever was found before.
     #[must_use]
     pub const fn is_free_of_context(&self) -> bool {
-        self.searches_only
+        matches!(self.0, Shape::Act { searches_only: true, .. })
     }
 
     /// The plan for a command of the same key; `None` when its values do not fit.
     #[must_use]
     pub fn fill(&self, command: &Normalised) -> Option<Plan> {
+        let steps = match &self.0 {
+            Shape::Act { steps, .. } => steps,
+            Shape::Decline { reason } => {
+                return Some(Plan { decision: Decision::Decline { reason: reason.clone() } });
+            }
+        };
         let steps: Option<Vec<Step>> =
-            self.steps.iter().map(|(step, places)| filled(step, places, &command.slots)).collect();
+            steps.iter().map(|(step, places)| filled(step, places, &command.slots)).collect();
         let plan = Plan::act(steps?);
         plan.validate().is_ok().then_some(plan)
     }
@@ -288,7 +302,11 @@ impl PlanTemplate {
                 + parts * size_of::<Part>()
                 + places.to.len() * 2 * size_of::<To>()
         };
-        size_of::<Self>() + self.steps.iter().map(of_step).sum::<usize>()
+        let kept = match &self.0 {
+            Shape::Act { steps, .. } => steps.iter().map(of_step).sum::<usize>(),
+            Shape::Decline { reason } => reason.len(),
+        };
+        size_of::<Self>() + kept
     }
 }
 
@@ -643,6 +661,18 @@ mod tests {
         let reply = serde_json::json!([{"id": "s1", "after": [],
             "call": {"operation": "gmail.reply", "message": "#m1", "body": "yes"}}]);
         assert!(template("answer yes", &plan(&reply)).is_none());
+    }
+
+    #[test]
+    fn a_refusal_holds_for_the_same_words_and_a_session_that_remembers_nothing() {
+        let refusal = Plan { decision: Decision::Decline { reason: "That is not mine to do.".to_owned() } };
+        let learned = template("turn on the lights", &refusal).expect("a template");
+        let again = normalise("Turn on the lights!", &at("2027-01-01T08:00:00+01:00[Europe/Berlin]"));
+        assert_eq!(learned.fill(&again.expect("normalised")), Some(refusal.clone()));
+        assert!(!learned.is_free_of_context());
+        assert!(learned.bytes() > "That is not mine to do.".len());
+        assert!(template("play songs by Anna", &refusal).is_none(), "another name may be a mail's");
+        assert!(template("wake me tomorrow", &refusal).is_none());
     }
 
     #[test]
