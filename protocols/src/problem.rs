@@ -72,8 +72,8 @@ kinds! {
     UnresolvedReference = "unresolved-reference", 422, false, "What the command refers to was not found";
     /// No key, or a wrong one.
     Unauthorized = "unauthorized", 401, false, "A valid API key is needed";
-    /// The key is valid and does not allow this.
-    Forbidden = "forbidden", 403, false, "The API key does not allow this";
+    /// The credential is valid and does not allow this.
+    Forbidden = "forbidden", 403, false, "The credential does not allow this";
     /// No such route, task or session, or not this user's.
     NotFound = "not-found", 404, false, "There is nothing here";
     /// The route exists and does not take this method.

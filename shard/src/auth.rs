@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::http::RequestHead;
 use sluice_protocols::ids::{ApiKey, KeyId, ShardId, UserId};
 use sluice_store::record::{KeyRecord, UserRecord};
@@ -32,6 +33,9 @@ pub(crate) struct Principal {
     pub(crate) shard: ShardId,
     /// The user's own time zone.
     pub(crate) time_zone: Box<str>,
+    pub(crate) role: Role,
+    /// What the credential is good for.
+    pub(crate) scopes: Scopes,
 }
 
 /// Why a request is not served in anybody's name.
@@ -173,7 +177,8 @@ async fn look_up(store: &CoreStore, text: &KeyText, shard: ShardId) -> Result<Pr
     if record.get().disabled {
         return Err(Denied::Disabled);
     }
-    Ok(Principal { user, shard, time_zone: record.get().time_zone.as_str().into() })
+    let time_zone = record.get().time_zone.as_str().into();
+    Ok(Principal { user, shard, time_zone, role: Role::User, scopes: Scopes::USER })
 }
 
 /// Whether two secrets are equal, in a time that does not depend on where they differ.

@@ -22,6 +22,7 @@ use sluice_core::CoreId;
 use sluice_core::mailbox::Delivery;
 use sluice_net::egress::Egress;
 use sluice_net::{Admit, Answer, Request, Responder, Service};
+use sluice_protocols::access::Access;
 use sluice_protocols::api::{BATCH_BODY_BYTES_MAX, WAIT_MAX};
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
@@ -48,6 +49,9 @@ use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
 use crate::tasks::{Means, Runner, Tasks};
+
+/// What is asked for, and who may.
+type Asked = (Access, Target);
 
 /// How long clients may remember the owner's own port, in seconds.
 const ALT_SVC_AGE_S: u32 = 3_600;
@@ -251,13 +255,13 @@ impl Core {
             Action::OpenApi => exchange.reply(health::openapi()),
             Action::Options => exchange.reply(options(head)),
             _ => match action.target() {
-                Some(target) => self.serve_user(target, request, exchange, has_hopped),
+                Some(target) => self.serve_user((action.access(), target), request, exchange, has_hopped),
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
             },
         }
     }
 
-    fn serve_user(self: &Rc<Self>, target: Target, request: Request, exchange: Exchange, has_hopped: bool) {
+    fn serve_user(self: &Rc<Self>, asked: Asked, request: Request, exchange: Exchange, has_hopped: bool) {
         let text = match auth::key_text(&request.head) {
             Ok(text) => *text,
             Err(denied) => return self.deny(exchange, &denied),
@@ -265,7 +269,7 @@ impl Core {
         let now = sluice_core::now();
         if let Some(who) = self.keys.believed(&text, now) {
             self.metrics.keys_hits.add(1);
-            return self.perform(target, who, request, exchange);
+            return self.perform(asked, who, request, exchange);
         }
         let user = match auth::parse(&text) {
             Ok(key) => key.user(),
@@ -282,7 +286,7 @@ impl Core {
             let checked = core.keys.check(&core.store, &text, shard, now).await;
             core.metrics.keys_cached.set(core.keys.len() as u64);
             match checked {
-                Ok(who) => core.perform(target, who, request, exchange),
+                Ok(who) => core.perform(asked, who, request, exchange),
                 Err(denied) => core.deny(exchange, &denied),
             }
         });
@@ -299,8 +303,13 @@ impl Core {
         exchange.refuse(problem);
     }
 
-    /// Does what an authenticated user of this core asks for.
-    fn perform(self: &Rc<Self>, target: Target, who: Rc<Principal>, request: Request, exchange: Exchange) {
+    /// Does what an authenticated user of this core asks for, if they may.
+    fn perform(self: &Rc<Self>, asked: Asked, who: Rc<Principal>, request: Request, exchange: Exchange) {
+        let (access, target) = asked;
+        if let Err(forbidden) = access.check(who.role, who.scopes) {
+            self.metrics.requests_forbidden.add(1);
+            return exchange.refuse(Problem::new(ProblemKind::Forbidden, forbidden.to_string()));
+        }
         if let Some(problem) = self.not_serving(target) {
             return exchange.refuse(problem);
         }

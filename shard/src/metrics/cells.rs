@@ -264,6 +264,7 @@ cells! {
     Total keys_hits "API keys believed from the cache",
     Total keys_misses "API keys checked against the store",
     Total keys_refused "Requests without a valid API key",
+    Total requests_forbidden "Requests whose credential is good and does not allow what they ask for",
     Gauge keys_cached "API keys in the cache",
     Gauge sessions_active "Sessions in memory",
     Gauge session_cache_bytes "Memory of the session cache",

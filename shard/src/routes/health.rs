@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use sluice_protocols::api::{CheckView, HealthStatus, HealthView};
 use sluice_protocols::http::{RequestHead, Response};
-use sluice_protocols::openapi;
 
+use super::described;
 use crate::metrics::{self, CoreState, Metrics};
 
 /// Whether the process lives: whoever answers does.
@@ -40,7 +40,7 @@ pub(crate) fn readyz(metrics: &Metrics, head: &RequestHead) -> Response {
 /// The description of the API, made once.
 pub(crate) fn openapi() -> Response {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
-    let made = || Bytes::from(openapi::document(env!("CARGO_PKG_VERSION")).to_string());
+    let made = || Bytes::from(described::document().to_string());
     Response::new(200).with_body("application/json", DOCUMENT.get_or_init(made).clone())
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod command;
 pub(crate) mod dead;
+pub(crate) mod described;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
@@ -16,9 +17,12 @@ pub(crate) mod task;
 pub(crate) mod workflow;
 mod write;
 
-use sluice_protocols::google::rest::{self, Endpoint};
+use sluice_protocols::access::{Access, Scope};
+use sluice_protocols::google::rest::{self, Effect, Endpoint};
+
 use sluice_protocols::http::Method;
 use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::ReadError;
 
@@ -134,7 +138,12 @@ impl<'a> Route<'a> {
             Self::DeadLetterRedrive(id) if method == Method::Post => Some(Action::DeadRedrive(id)),
             Self::CacheInvalidate if method == Method::Post => Some(Action::CacheInvalidate),
             Self::Workflows(place) => {
-                place.takes(method).map(|has_body| Action::Workflows { has_body, runs: place.is_run() })
+                let changes = place.changes(method);
+                place.takes(method).map(|has_body| Action::Workflows {
+                    has_body,
+                    runs: place.is_run(),
+                    changes,
+                })
             }
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
@@ -172,6 +181,7 @@ pub(crate) enum Action<'a> {
     Workflows {
         has_body: bool,
         runs: bool,
+        changes: bool,
     },
     IntentParse,
     TaskEvents(&'a str),
@@ -186,6 +196,40 @@ pub(crate) enum Action<'a> {
 }
 
 impl Action<'_> {
+    /// Who may do it. Beside each route, so that none comes to be without a rule; the description of the API shows it.
+    pub(crate) const fn access(self) -> Access {
+        match self {
+            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Options => Access::Public,
+            Self::Command
+            | Self::Commands
+            | Self::TaskCancel(_)
+            | Self::TaskConfirm(_)
+            | Self::DeadEdit(_)
+            | Self::DeadPurge(_)
+            | Self::DeadRedrive(_)
+            | Self::SessionDelete(_)
+            // They change nothing, but may cost a call to the model, or reads anew.
+            | Self::IntentParse
+            | Self::CacheInvalidate
+            | Self::Workflows { changes: true, .. } => Access::Own(Scope::Commands),
+            Self::TaskList
+            | Self::TaskGet(_)
+            | Self::TaskEvents(_)
+            | Self::DeadList
+            | Self::DeadGet(_)
+            | Self::SessionGet(_)
+            | Self::Workflows { changes: false, .. } => Access::Own(Scope::CommandsRead),
+            Self::Google(endpoint) => {
+                let scope = match endpoint.service {
+                    Service::Gmail => Scope::Mail,
+                    Service::Calendar => Scope::Calendar,
+                    Service::Drive => Scope::Drive,
+                };
+                Access::Own(if matches!(endpoint.effect, Effect::Read) { scope.reading() } else { scope })
+            }
+        }
+    }
+
     pub(crate) fn label(self) -> RouteLabel {
         match self {
             Self::Command => RouteLabel::Command,
@@ -226,7 +270,7 @@ impl Action<'_> {
             Self::DeadPurge(id) => Target::DeadPurge(id.parse().ok()?),
             Self::DeadRedrive(id) => Target::DeadRedrive(id.parse().ok()?),
             Self::CacheInvalidate => Target::CacheInvalidate,
-            Self::Workflows { has_body, runs } => Target::Workflows { has_body, runs },
+            Self::Workflows { has_body, runs, .. } => Target::Workflows { has_body, runs },
             Self::IntentParse => Target::IntentParse,
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),

@@ -91,6 +91,11 @@ impl<'a> Place<'a> {
         matches!(self, Self::Runs(_))
     }
 
+    /// Whether this method changes anything there; a check stores nothing.
+    pub(crate) fn changes(self, method: Method) -> bool {
+        !matches!(self, Self::Check) && !matches!(method, Method::Get | Method::Head)
+    }
+
     /// Whether it takes this method, and whether a body comes with it.
     pub(crate) fn takes(self, method: Method) -> Option<bool> {
         let is_read = matches!(method, Method::Get | Method::Head);
