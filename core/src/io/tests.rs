@@ -252,3 +252,16 @@ fn completions_beyond_their_queue_are_counted_and_none_is_lost() {
     assert!(stats.completion_overflows.get() > 0, "the queue never overflowed: nothing was tested");
     assert_eq!(stats.completions_lost.get(), 0);
 }
+
+#[test]
+fn a_ring_does_nothing_but_what_we_ask_of_it() {
+    let wake = eventfd();
+    let Some((mut io, _stats)) = uring(&wake, 8) else { return };
+    let path = c"/dev/null";
+    let opening = io_uring::opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+    assert_eq!(io.result_of(&opening), -libc::EACCES);
+    assert_eq!(io.result_of(&io_uring::opcode::Nop::new().build()), -libc::EACCES);
+    // Nor does it learn anything new: neither files nor buffers nor another list of what is allowed.
+    let error = io.register_files(&[wake.as_raw_fd()]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+}

@@ -10,6 +10,9 @@
 //!   no room in the socket says so, and is then sent as an ordinary operation.
 //! - On drop, operations are cancelled and waited for; what the kernel does not
 //!   give back in time is leaked, never freed.
+//! - A ring does what is written here and nothing else: it is made disabled, and
+//!   allowed the operations of [`OPERATIONS`] before it is enabled. Operations pass
+//!   no seccomp filter, so whoever took the process over could open files by them.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -19,6 +22,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
@@ -149,6 +153,7 @@ impl Uring {
         }
         let buffers = BufRing::new(&uring, BUFFERS_MAX, BUFFERS_STEP)
             .map_err(|source| SetupError::Buffers { source })?;
+        restrict(&uring).map_err(|source| SetupError::Ring { source })?;
         // A host may allow to make rings and forbid to use them.
         uring.submit().map_err(|source| SetupError::Ring { source })?;
         Ok(Self {
@@ -571,6 +576,23 @@ impl Backend for Uring {
     }
 }
 
+#[cfg(test)]
+impl Uring {
+    /// What becomes of an entry that points to nothing of ours.
+    pub(super) fn result_of(&mut self, entry: &squeue::Entry) -> i32 {
+        let entry = entry.clone().user_data(user_data(Kind::Cancel, 0));
+        self.push(&entry);
+        self.uring().submit_and_wait(1).expect("the ring is entered");
+        let queue = self.uring().completion();
+        queue.last().expect("one completion was waited for").result()
+    }
+
+    /// Whether the ring can be given files.
+    pub(super) fn register_files(&mut self, files: &[RawFd]) -> io::Result<()> {
+        self.uring().submitter().register_files(files)
+    }
+}
+
 /// The parts of what a multishot receive put into a buffer: four lengths, then
 /// address and control messages in the room the header reserves, then the payload.
 fn arrival<'a>(header: &libc::msghdr, buffer: &'a mut [u8]) -> Option<Arrival<'a>> {
@@ -609,9 +631,28 @@ impl Drop for Uring {
     }
 }
 
+/// All that a ring of ours is asked for.
+const OPERATIONS: [u8; 5] = [
+    opcode::RecvMsgMulti::CODE,
+    opcode::SendMsg::CODE,
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::AsyncCancel::CODE,
+];
+
+/// Allows a disabled ring our operations alone, no registration ever after, and enables it.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::SKIP_SUCCESS;
+    let mut allowed: Vec<_> = OPERATIONS.into_iter().map(Restriction::sqe_op).collect();
+    allowed.push(Restriction::sqe_flags_allowed(flags.bits()));
+    ring.submitter().register_restrictions(&mut allowed)?;
+    ring.submitter().register_enable_rings()
+}
+
 fn build(submissions: u32, completions: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
+        .setup_r_disabled()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
