@@ -27,6 +27,7 @@ use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
 use sluice_shard::{Admin, AdminError, Metrics, SEEDED_AT_ONCE_MAX, Seed};
 use sluice_store::OpenError;
 use sluice_store::record::UserRecord;
+use tokio::net::TcpSocket;
 
 use crate::config::Config;
 use crate::serve::open_store;
@@ -38,6 +39,8 @@ const SEED_USERS_MAX: usize = 1_000_000;
 /// Users asked for at once.
 const SEED_PART: usize = 2_000;
 const _: () = assert!(SEED_PART <= SEEDED_AT_ONCE_MAX);
+/// Connections to the TCP address that may wait to be taken.
+const BACKLOG_MAX: u32 = 1_024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options of `sluice user add`.
@@ -315,21 +318,33 @@ pub(crate) struct Bound {
     pub(crate) socket: PathBuf,
 }
 
+/// Binds the TCP address; nobody is let in before [`serve`].
+pub(crate) fn bind(config: &Config) -> anyhow::Result<TcpSocket> {
+    let wanted = config.admin.listen;
+    let bound = || {
+        let socket = if wanted.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(wanted)?;
+        io::Result::Ok(socket)
+    };
+    bound().with_context(|| format!("cannot listen on admin.listen {wanted}"))
+}
+
 /// Starts both listeners on the shared runtime.
 pub(crate) fn serve(
     config: &Config,
     egress: &Egress,
+    socket: TcpSocket,
     admin: Admin,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Bound> {
     let runtime = egress.runtime();
+    let _runtime = runtime.enter();
     let wanted = config.admin.listen;
-    let tcp = runtime
-        .block_on(tokio::net::TcpListener::bind(wanted))
-        .with_context(|| format!("cannot listen on admin.listen {wanted}"))?;
+    let tcp =
+        socket.listen(BACKLOG_MAX).with_context(|| format!("cannot listen on admin.listen {wanted}"))?;
     let address = tcp.local_addr()?;
     let path = config.admin.socket_path(&config.server);
-    let _runtime = runtime.enter();
     let unix = bind_socket(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let health = Router::new()
         .route("/livez", get(|| async { "ok\n" }))

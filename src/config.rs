@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use checks::Checks;
 use sources::{FLAG_NAME, Pairs, Source, read_toml};
 pub(crate) use values::{
-    CertificatePair, Durability, IoMode, LogFormat, LogLevel, MaybePath, Milliseconds, Secret,
+    CertificatePair, Durability, IoMode, LogFormat, LogLevel, MaybePath, Milliseconds, SandboxMode, Secret,
 };
 
 /// Variables that begin so are configuration: `SLUICE_LISTEN__PORT` is `listen.port`.
@@ -49,7 +49,12 @@ macro_rules! section {
 
         impl Described for $name {
             const ABOUT: &'static [&'static str] = &[$($about),+];
-            const KEYS: &'static [KeyText] = &[$(KeyText { key: stringify!($key), lines: &[$($doc),+] }),+];
+            const KEYS: &'static [KeyText] = &[$(KeyText {
+                key: stringify!($key),
+                lines: &[$($doc),+],
+                #[cfg(test)]
+                type_name: stringify!($type),
+            }),+];
         }
     };
 }
@@ -62,6 +67,8 @@ trait Described {
 struct KeyText {
     key: &'static str,
     lines: &'static [&'static str],
+    #[cfg(test)]
+    type_name: &'static str,
 }
 
 struct SectionText {
@@ -120,6 +127,9 @@ section! {
         io: IoMode = IoMode::Auto,
         /// Shards a new data directory is divided into, 1 to 4096. Fixed for the life of the directory.
         shards: u64 = 256,
+        /// What the process gives up that it has no use for: "auto" what the host lets it, "require" all of it or no start,
+        /// "off" nothing.
+        sandbox: SandboxMode = SandboxMode::Auto,
         /// After a request to stop: how long commands under way may take to finish, in milliseconds, up to 600000.
         shutdown_grace_ms: Milliseconds = Milliseconds(10_000),
     }
@@ -592,7 +602,7 @@ impl Config {
                 text.push_str(&format!("#{line}\n"));
             }
             text.push_str(&format!("[{}]\n", section.name));
-            for KeyText { key, lines } in section.keys {
+            for KeyText { key, lines, .. } in section.keys {
                 let path = format!("{}.{key}", section.name);
                 for line in *lines {
                     text.push_str(&format!("#{line}\n"));
@@ -626,12 +636,26 @@ fn reference() -> String {
     for section in SECTIONS {
         text.push_str(&format!("\n## [{}]\n\n", section.name));
         text.push_str(&format!("{}\n\n| key | default | meaning |\n|---|---|---|\n", joined(section.about)));
-        for KeyText { key, lines } in section.keys {
+        for KeyText { key, lines, .. } in section.keys {
             let default = &defaults[&format!("{}.{key}", section.name)];
             text.push_str(&format!("| `{key}` | `{default}` | {} |\n", joined(lines)));
         }
     }
     text
+}
+
+/// The keys that name files or directories, sorted.
+#[cfg(test)]
+pub(crate) fn path_keys() -> Vec<String> {
+    let names_path =
+        |key: &&KeyText| ["Path", "CertificatePair"].iter().any(|part| key.type_name.contains(part));
+    let keys_of = |section: &SectionText| {
+        let keys = section.keys.iter().filter(names_path);
+        keys.map(|key| format!("{}.{}", section.name, key.key)).collect::<Vec<_>>()
+    };
+    let mut keys: Vec<String> = SECTIONS.iter().flat_map(keys_of).collect();
+    keys.sort();
+    keys
 }
 
 #[cfg(test)]

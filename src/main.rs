@@ -9,6 +9,7 @@ mod deadletter;
 mod node_secret;
 mod quota_file;
 mod remote;
+mod sandbox;
 mod serve;
 mod show;
 mod tls;
@@ -65,6 +66,9 @@ enum Command {
     /// API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// What the gateway gives up when it runs
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -143,6 +147,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::List) => admin::list_users(&config),
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
+        Command::Sandbox(command) => sandbox::run(&config, &command),
         Command::Config(ConfigCommand::Check) => {
             println!("the configuration is fine");
             Ok(())

@@ -1,7 +1,7 @@
 //! Wiring: what `sluice serve` starts, in which order, and how it stops.
 //!
-//! Order of the start: storage, egress, sockets, the TCP fallback, then a thread a core,
-//! then administration. A stop goes the other way round: no new requests,
+//! Order of the start: the sandbox, egress, storage, sockets, the TCP fallback, then a thread a core,
+//! then administration, and what is left of the sandbox. A stop goes the other way round: no new requests,
 //! commands under way finish or stay on disk, connections close (those over TCP
 //! before the cores that answer them end), storage is flushed.
 
@@ -31,6 +31,7 @@ use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig};
+use sluice_tuning::sandbox::Sandbox;
 use sluice_tuning::{Severity, Topology};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -39,6 +40,7 @@ use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat};
 use crate::node_secret;
 use crate::quota_file::QuotaFile;
+use crate::sandbox::{self, Confinement};
 use crate::tls::{Hangups, Tls};
 
 /// Datagrams that may be on their way from one core to another.
@@ -57,18 +59,24 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     warn_about_host();
     let cpus = cpus(config)?;
     let cores = CoreCount::new(cpus.len()).with_context(|| format!("{} cores are too many", cpus.len()))?;
-    let egress = Egress::start(egress_config(config, cores.get()))?;
+    let confinement = sandbox::enter(config)?;
+    let egress = confinement.start("egress", || Egress::start(egress_config(config, cores.get())))??;
     // Before the start, which may take a while: whoever asks in its midst gets an orderly end, too, and SIGHUP is not
     // the end that it is by default.
-    let asked = listen_for_stop(&egress)?;
-    let hangups = Hangups::listen(&egress)?;
-    let store = open_store(config)?;
-    let result = serve(config, &cpus, cores, &store, &egress, &asked, hangups);
+    let signals = Signals { stop: listen_for_stop(&egress)?, hangups: Hangups::listen(&egress)? };
+    let store = confinement.start("storage", || open_store(config))??;
+    let result = serve(config, &cpus, cores, &store, &egress, signals, confinement);
     egress.shutdown(SHUTDOWN_SLACK);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
     }
     result
+}
+
+/// Signals, heard from the start on.
+struct Signals {
+    stop: mpsc::Receiver<&'static str>,
+    hangups: Hangups,
 }
 
 fn serve(
@@ -77,14 +85,16 @@ fn serve(
     cores: CoreCount,
     store: &Store,
     egress: &Egress,
-    asked: &mpsc::Receiver<&'static str>,
-    hangups: Hangups,
+    signals: Signals,
+    confinement: Confinement<Sandbox>,
 ) -> anyhow::Result<()> {
     let tls = Tls::load(config)?;
-    tls.follow(egress, hangups);
+    tls.follow(egress, signals.hangups);
     let identity = tls.server()?;
     let tcp_tls = tls.tcp()?;
     let (listeners, tcp_listeners) = bind(config, cores)?;
+    let admin_socket = admin::bind(config)?;
+    let confinement = confinement.bound()?;
     let (addresses, core_ports) = (listeners.addresses.clone(), listeners.core_ports.clone());
     note_receive_buffer(config, listeners.receive_buffer_granted_bytes);
     let placement = Placement::dealt(store.shard_count(), cores.get());
@@ -124,12 +134,15 @@ fn serve(
     }
     drop(tell);
     let started = wait_until_ready(&told, cores).and_then(|io| {
-        let admin = admin::serve(config, egress, Admin::new(store.clone()), Arc::clone(&metrics))?;
+        let admin =
+            admin::serve(config, egress, admin_socket, Admin::new(store.clone()), Arc::clone(&metrics))?;
+        runtime.spawn(sandbox::watch_resolver());
+        confinement.seal()?;
         Ok((admin, io))
     });
     let served = started.and_then(|(admin, io)| {
         announce(&addresses, &core_ports, io, &admin);
-        wait_for_stop(asked, &told)
+        wait_for_stop(&signals.stop, &told)
     });
     let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
     let _ = stop.send(Stop::Draining);

@@ -4,44 +4,17 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::scene::{Caller, guard};
-use common::{Gateway, Sim};
+use common::{Gateway, Sim, forbid};
 
 /// Needs no call to Google.
 const COMMAND: &str = "tell me a joke";
 const OPTIONS: [&str; 2] = ["server.cores=2", "server.shards=16"];
 
-/// What the process and its threads get from `io_uring_setup` from now on: EPERM.
-#[allow(clippy::cast_possible_truncation, reason = "codes of BPF have one byte, numbers of system calls two")]
-fn forbid_io_uring() -> io::Result<()> {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    const SETUP: u32 = libc::SYS_io_uring_setup as u32;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        // The number of the system call is the first word of what a filter sees.
-        step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, SETUP),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which lives here meanwhile.
-    let refused = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) != 0
-    };
-    if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 fn forbid_to(command: &mut Command) {
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(forbid_io_uring) };
+    forbid::calls(command, libc::SYS_io_uring_setup, libc::EPERM);
 }
 
 async fn answers(gateway: &Gateway) {

@@ -33,7 +33,7 @@ const UNSAFE: [&str; 7] = [
     "tuning/src/",
     "core/tests/io_uring_forbidden.rs",
     "net/tests/memory/counting.rs",
-    "tests/io_backend.rs",
+    "tests/common/forbid.rs",
 ];
 
 /// Asked when it runs: a binary built in another checkout, which a shared cache may hold, names that one.

@@ -168,7 +168,7 @@ fn impossible_combinations_are_refused_by_key() {
 fn bounds_that_are_checked_are_the_bounds_that_are_documented() {
     // Each figure just outside its bounds, by the text of its key: "… 1 to 64 …".
     for section in SECTIONS {
-        for KeyText { key, lines } in section.keys {
+        for KeyText { key, lines, .. } in section.keys {
             let Some((min, max)) = documented_bounds(&lines.concat()) else { continue };
             if matches!(*key, "addresses") {
                 continue;

@@ -28,6 +28,18 @@ pub(crate) enum IoMode {
     Epoll,
 }
 
+/// Whether the process gives up what it has no use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SandboxMode {
+    /// As far as the host lets it.
+    Auto,
+    /// All of it or no start.
+    Require,
+    /// Not at all.
+    Off,
+}
+
 /// Least level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod asker;
+pub mod forbid;
 pub mod h3;
 pub mod lot;
 pub mod metrics;
@@ -27,6 +28,11 @@ pub fn bench_binary() -> PathBuf {
     let beside = Path::new(SLUICE).with_file_name("sluice-bench");
     assert!(beside.exists(), "{} is missing: run with --workspace", beside.display());
     beside
+}
+
+/// Whether this host has every layer of the sandbox.
+pub fn is_confined() -> bool {
+    sluice_tuning::sandbox::is_available()
 }
 
 /// A child process that prints one line when it is ready.
@@ -129,6 +135,8 @@ impl Settings {
             .env("SLUICE_GOOGLE__CLIENT_SECRET", "test")
             .args(["--set", "listen.port=0", "--set", "listen.addresses=127.0.0.1"])
             .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"])
+            // Where the host has all of it, every test of a gateway is one of what the sandbox must let through.
+            .args(["--set", if is_confined() { "server.sandbox=require" } else { "server.sandbox=auto" }])
             // Most tests are about what the model plans; `intents.rs` is about the rest.
             .args(["--set", "intent.local=false", "--set", "intent.pattern_ttl_s=0"]);
         for option in &self.options {

@@ -1,12 +1,14 @@
-//! The host: which CPUs there are, binding threads to them, and whether the system's settings suit us.
+//! The host: which CPUs there are, binding threads to them, whether the system's settings suit us, and giving up what a
+//! process has no use for.
 //!
 //! Invariants:
 //! - Knows nothing of the rest: plain CPU numbers and findings go out.
-//! - Reads only; nothing on the host is changed but the calling thread's own CPU binding.
+//! - Reads only; nothing on the host is changed but the calling process's own bindings and rights.
 //! - What the kernel says is read by pure functions, so that every host can be tried in a test.
 
 mod checks;
 mod cpu;
+pub mod sandbox;
 mod topology;
 
 pub use checks::{Finding, Severity, checks, open_files_max};
