@@ -31,6 +31,7 @@ use tokio::net::TcpSocket;
 
 use crate::config::Config;
 use crate::serve::open_store;
+use crate::vault::{self, KeySource, Served};
 
 /// Users that `user list` shows at most.
 const USERS_LISTED_MAX: usize = 10_000;
@@ -252,19 +253,22 @@ pub(crate) fn add_key(config: &Config, key: &NewKey) -> anyhow::Result<()> {
 }
 
 /// The way to the data.
-enum Control {
+pub(crate) enum Control {
     Running(Socket),
     Direct(Admin),
 }
 
 impl Control {
-    fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
         let path = config.admin.socket_path(&config.server);
         if std::os::unix::net::UnixStream::connect(&path).is_ok() {
             return Ok(Self::Running(Socket { path }));
         }
         match open_store(config) {
-            Ok(store) => Ok(Self::Direct(Admin::new(store))),
+            Ok(store) => {
+                let vault = vault::open(&store, KeySource::of(config).read()?)?;
+                Ok(Self::Direct(Admin::new(store, vault)))
+            }
             Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
                 let path = path.display();
                 let context =
@@ -276,16 +280,16 @@ impl Control {
     }
 }
 
-struct Socket {
+pub(crate) struct Socket {
     path: PathBuf,
 }
 
 impl Socket {
-    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.call(path, |client, url| client.get(url))
     }
 
-    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+    pub(crate) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
         self.call(path, |client, url| client.post(url).json(body))
     }
 
@@ -356,7 +360,8 @@ pub(crate) fn serve(
         .route("/connections", post(handle_connect))
         .route("/keys", post(handle_add_key))
         .route("/seed", post(handle_seed))
-        .with_state(admin);
+        .with_state(admin.clone())
+        .merge(vault::routes(Served::new(&admin, config)));
     runtime.spawn(async move { axum::serve(tcp, health).await });
     runtime.spawn(async move { axum::serve(unix, users).await });
     Ok(Bound { address, socket: path })
@@ -421,7 +426,7 @@ async fn handle_seed(State(admin): State<Admin>, Json(part): Json<SeedPart>) -> 
 }
 
 /// Storage blocks, so it is asked on a thread where that is allowed.
-async fn answer<T, F>(work: F) -> Response
+pub(crate) async fn answer<T, F>(work: F) -> Response
 where
     T: Serialize + Send + 'static,
     F: FnOnce() -> anyhow::Result<T> + Send + 'static,

@@ -104,6 +104,7 @@ sections! {
     limits: Limits,
     tasks: Tasks,
     store: Store,
+    vault: Vault,
     egress: Egress,
     cache: Cache,
     quota: Quota,
@@ -240,6 +241,22 @@ section! {
         write_buffer_mib: u64 = 64,
         /// Threads that read what is not cached, 1 to 64.
         reader_threads: u64 = 2,
+    }
+}
+
+section! {
+    /// What seals users' tokens at rest. A start without a master key is refused; `sluice vault keygen` makes one.
+    Vault {
+        /// File with the master keys, a line VERSION:KEY each, outside the data directory and readable by its owner alone; empty
+        /// for none.
+        key_file: MaybePath = MaybePath::default(),
+        /// Name of the systemd credential with the same content, used when there is neither file nor keys.
+        credential: String = "sluice-master-keys".to_owned(),
+        /// The master keys themselves, parted by commas, from the environment alone (SLUICE_VAULT__KEYS); key_file is the safer
+        /// place.
+        keys: Secret = Secret::default(),
+        /// Whether the system may write the process's memory to a core file, and debuggers of the same user may look at it.
+        core_dumps: bool = false,
     }
 }
 

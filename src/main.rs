@@ -13,6 +13,7 @@ mod sandbox;
 mod serve;
 mod show;
 mod tls;
+mod vault;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,6 +70,9 @@ enum Command {
     /// What the gateway gives up when it runs
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
+    /// Master keys, which seal users' tokens at rest
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -138,6 +142,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let config = cli.settings.load(&cli.command)?;
+    // Before any secret is used.
+    if !config.vault.core_dumps {
+        sluice_tuning::forbid_dumps().context("cannot keep the process's memory from being dumped")?;
+    }
     match cli.command {
         Command::Serve(_) => serve::run(&config).context("cannot serve"),
         Command::Send(args) => command::run(&config, &args),
@@ -148,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
         Command::Sandbox(command) => sandbox::run(&config, &command),
+        Command::Vault(command) => vault::run(&config, &command),
         Command::Config(ConfigCommand::Check) => {
             println!("the configuration is fine");
             Ok(())

@@ -21,6 +21,7 @@ use sluice_tuning::sandbox::{
 };
 
 use crate::config::{Config, SandboxMode};
+use crate::vault::KeySource;
 
 /// Read when names of upstreams are resolved, and replaced by whoever configures the network.
 const RESOLVER: [&str; 5] =
@@ -214,6 +215,7 @@ fn replaced_files(config: &Config) -> Vec<PathBuf> {
         tls.certificates.iter().flat_map(|pair| [pair.chain.clone(), pair.key.clone()]).collect();
     let optional = [&tls.certificate, &tls.key, &tls.ticket_key_file];
     files.extend(optional.into_iter().filter_map(|path| path.get()).map(Path::to_owned));
+    files.extend(KeySource::of(config).files());
     files
 }
 
@@ -329,6 +331,7 @@ mod tests {
             "tls.certificates",
             "tls.key",
             "tls.ticket_key_file",
+            "vault.key_file",
         ];
         assert_eq!(path_keys(), handled, "see that `plan` allows it, then add it here");
     }

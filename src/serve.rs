@@ -30,7 +30,7 @@ use sluice_shard::intent::IntentConfig;
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
-use sluice_store::{OpenError, Store, StoreConfig};
+use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
 use sluice_tuning::{Severity, Topology};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,6 +42,7 @@ use crate::node_secret;
 use crate::quota_file::QuotaFile;
 use crate::sandbox::{self, Confinement};
 use crate::tls::{Hangups, Tls};
+use crate::vault::{self, KeySource};
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
@@ -59,13 +60,16 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     warn_about_host();
     let cpus = cpus(config)?;
     let cores = CoreCount::new(cpus.len()).with_context(|| format!("{} cores are too many", cpus.len()))?;
+    // First, so that a start without them makes no directory.
+    let keyring = KeySource::of(config).read()?;
     let confinement = sandbox::enter(config)?;
     let egress = confinement.start("egress", || Egress::start(egress_config(config, cores.get())))??;
     // Before the start, which may take a while: whoever asks in its midst gets an orderly end, too, and SIGHUP is not
     // the end that it is by default.
     let signals = Signals { stop: listen_for_stop(&egress)?, hangups: Hangups::listen(&egress)? };
     let store = confinement.start("storage", || open_store(config))??;
-    let result = serve(config, &cpus, cores, &store, &egress, signals, confinement);
+    let vault = vault::open(&store, keyring)?;
+    let result = serve(config, &cpus, cores, &vault, &egress, signals, confinement);
     egress.shutdown(SHUTDOWN_SLACK);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
@@ -83,11 +87,12 @@ fn serve(
     config: &Config,
     cpus: &[Option<usize>],
     cores: CoreCount,
-    store: &Store,
+    vault: &Vault,
     egress: &Egress,
     signals: Signals,
     confinement: Confinement<Sandbox>,
 ) -> anyhow::Result<()> {
+    let store = vault.store();
     let tls = Tls::load(config)?;
     tls.follow(egress, signals.hangups);
     let identity = tls.server()?;
@@ -102,8 +107,8 @@ fn serve(
     let (entrance, entrance_ends) = entrance(cores, EntranceConfig::default(), owner);
     let tcp_stats = Arc::new(TcpStats::default());
     let tcp_metrics = metrics::tcp(Arc::clone(&tcp_stats), entrance.clone());
-    let metrics =
-        Metrics::new(cores.get(), store.clone(), egress.clone(), vec![tls.collector(), tcp_metrics]);
+    let others = vec![tls.collector(), tcp_metrics, metrics::vault(vault.clone())];
+    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), others);
     let shared = Arc::new(Shared {
         identity,
         ingress: ingress_config(config, cores),
@@ -111,6 +116,7 @@ fn serve(
         shard: Arc::new(shard_config(config, cores.get(), store.path())?),
         grace: config.server.shutdown_grace_ms.duration(),
         store: store.clone(),
+        vault: vault.clone(),
         egress: egress.clone(),
         metrics: Arc::clone(&metrics),
         core_ports: core_ports.clone(),
@@ -134,8 +140,13 @@ fn serve(
     }
     drop(tell);
     let started = wait_until_ready(&told, cores).and_then(|io| {
-        let admin =
-            admin::serve(config, egress, admin_socket, Admin::new(store.clone()), Arc::clone(&metrics))?;
+        let admin = admin::serve(
+            config,
+            egress,
+            admin_socket,
+            Admin::new(store.clone(), vault.clone()),
+            Arc::clone(&metrics),
+        )?;
         runtime.spawn(sandbox::watch_resolver());
         confinement.seal()?;
         Ok((admin, io))
@@ -167,6 +178,7 @@ struct Shared {
     shard: Arc<ShardConfig>,
     grace: Duration,
     store: Store,
+    vault: Vault,
     egress: Egress,
     metrics: Arc<Metrics>,
     core_ports: Vec<u16>,
@@ -234,6 +246,7 @@ impl Core {
             core: id,
             cores: shared.cores.get(),
             store: shared.store.clone(),
+            vault: shared.vault.clone(),
             egress: shared.egress.clone(),
             config: Arc::clone(&shared.shard),
             peers: self.peers,

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use common::h3::Client;
 use common::metrics::Metrics;
 use common::scene::{Caller, Effects, Scene, guard};
-use common::{Gateway, SLUICE};
+use common::{Gateway, MASTER_KEYS, SLUICE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ fn directory() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// The binary with nothing set but this.
+/// The binary with nothing set but this, and a master key.
 fn sluice(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new(SLUICE);
     for (name, _) in std::env::vars_os() {
@@ -29,6 +29,7 @@ fn sluice(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
             command.env_remove(name);
         }
     }
+    command.env("SLUICE_VAULT__KEYS", MASTER_KEYS);
     command.envs(environment.iter().copied()).args(arguments).output().expect("the binary runs")
 }
 
@@ -129,7 +130,7 @@ fn the_printed_configuration_is_a_configuration_and_shows_no_secret() {
     let directory = directory();
     let path = directory.path().join("sluice.toml");
     let settings = ["--set", "openai.api_key=sk-secret", "--set", "listen.port=4455"];
-    let output = sluice(&[], &[&settings[..], &["config", "print"]].concat());
+    let output = sluice(&[("SLUICE_VAULT__KEYS", "")], &[&settings[..], &["config", "print"]].concat());
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(output.status.success() && text.contains("port = 4455") && !text.contains("sk-secret"), "{text}");
     fs::write(&path, &text).expect("writable");

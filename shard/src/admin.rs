@@ -6,7 +6,7 @@
 //! Invariants:
 //! - a name leads to at most one user. All changes of a process go through one lock, and one process holds the
 //!   data directory; a name whose user was never written (a crash between two shards of a replicated log) is free;
-//! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone.
+//! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone; refresh tokens are stored sealed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +17,8 @@ use sluice_store::record::{
     ConnectionRecord, ConnectionState, KeyRecord, NameRecord, Provider, Record, RecordError, UserRecord,
     encode,
 };
-use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store};
+use sluice_store::vault::{Place, VaultError};
+use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store, Vault};
 
 use crate::auth::{key_id, secret_hash};
 use crate::clock::Clock;
@@ -80,6 +81,9 @@ pub enum AdminError {
     /// The fields together are too large.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// A refresh token could not be sealed; see its message.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The host gives no random bytes; nothing can be made without them.
     #[error("the host has no random source: {0}")]
     Random(getrandom::Error),
@@ -89,13 +93,19 @@ pub enum AdminError {
 #[derive(Clone, Debug)]
 pub struct Admin {
     store: Store,
+    vault: Vault,
     lock: Arc<Mutex<()>>,
 }
 
 impl Admin {
-    /// The operations on a store. Make one for the process and clone it.
-    pub fn new(store: Store) -> Self {
-        Self { store, lock: Arc::default() }
+    /// The operations on a store and its vault. Make one for the process and clone it.
+    pub fn new(store: Store, vault: Vault) -> Self {
+        Self { store, vault, lock: Arc::default() }
+    }
+
+    /// The vault, for what is done to all users' keys.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Makes a user. The name is unique, upper and lower case being the same.
@@ -248,17 +258,18 @@ impl Admin {
         };
         batch.put(&Key::api_key(&user.id, &record.id), encode(&record)?.as_bytes());
         if let Some(prefix) = prefix {
+            let data_key = self.vault.key_for_new_user(&user.id, &mut batch)?;
+            let place = Place::refresh_token(&user.id, Provider::Google);
             let connection = ConnectionRecord {
                 user: user.id,
                 provider: Provider::Google,
                 email: user.email.clone(),
-                refresh_token: format!("{prefix}{}", user.name),
+                refresh_token: data_key.seal(&place, &format!("{prefix}{}", user.name))?,
                 scope: String::new(),
                 state: ConnectionState::Active,
                 updated_ms: user.created_ms,
             };
-            let key = Key::connection(&user.id, Provider::Google.number());
-            batch.put(&key, encode(&connection)?.as_bytes());
+            batch.put_record(place.key(), &connection)?;
         }
         Ok(batch)
     }
@@ -266,7 +277,8 @@ impl Admin {
     /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one.
     ///
     /// # Errors
-    /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Read`], [`AdminError::Commit`].
+    /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Vault`], [`AdminError::Read`],
+    /// [`AdminError::Commit`].
     pub fn connect_google(
         &self,
         user: &UserId,
@@ -281,17 +293,18 @@ impl Admin {
         }
         let _guard = self.lock();
         self.require(user)?;
+        let place = Place::refresh_token(user, Provider::Google);
         let record = ConnectionRecord {
             user: *user,
             provider: Provider::Google,
             email: email.to_owned(),
-            refresh_token: refresh_token.to_owned(),
+            refresh_token: self.vault.seal_blocking(&place, refresh_token)?,
             scope: scope.to_owned(),
             state: ConnectionState::Active,
             updated_ms: now_ms(),
         };
-        let key = Key::connection(user, Provider::Google.number());
-        self.store.write_blocking(vec![put(self.shard_of(user), &key, &record)?])?;
+        let _hold = self.vault.hold_blocking(place.key())?;
+        self.store.write_blocking(vec![put(self.shard_of(user), place.key(), &record)?])?;
         Ok(())
     }
 
@@ -348,13 +361,16 @@ fn check_zone(name: &str) -> Result<(), AdminError> {
 mod tests {
     use sluice_protocols::ids::ShardCount;
     use sluice_store::StoreConfig;
+    use sluice_store::vault::Keyring;
 
     use super::*;
 
     fn admin() -> (tempfile::TempDir, Admin) {
         let directory = tempfile::tempdir().unwrap();
         let config = StoreConfig::new(directory.path().join("data"), ShardCount::new(8).unwrap());
-        (directory, Admin::new(Store::open(config).unwrap()))
+        let store = Store::open(config).unwrap();
+        let vault = Vault::open(&store, Keyring::generate().unwrap()).unwrap();
+        (directory, Admin::new(store, vault))
     }
 
     #[test]
@@ -429,7 +445,11 @@ mod tests {
             admin.shard_of(&user.id),
             &Key::connection(&user.id, Provider::Google.number()),
         );
-        assert_eq!(connection.unwrap().unwrap().to_record().refresh_token, "sim-refresh-load-0000042");
+        let stored = connection.unwrap().unwrap().to_record().refresh_token;
+        assert!(stored.is_sealed());
+        let place = Place::refresh_token(&user.id, Provider::Google);
+        let token = admin.vault.open_blocking(&place, &stored).unwrap();
+        assert_eq!(token.expose(), "sim-refresh-load-0000042");
         let overlapping = Seed { first: 42, count: 2, ..seed.clone() };
         assert!(matches!(admin.seed_users(&overlapping), Err(AdminError::NameTaken { .. })));
         assert_eq!(admin.find_user("load-0000043").unwrap(), None);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sluice_core::Counter;
 use sluice_net::egress::Egress;
-use sluice_store::CoreStore;
+use sluice_store::{CoreStore, CoreVault, Vault};
+use zeroize::Zeroizing;
 
 use crate::cache::{CacheConfig, CacheStats, ReadCache};
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct EnvStats {
 pub struct Env {
     /// This core's access to the store.
     pub store: CoreStore,
+    /// This core's way to its users' secrets.
+    pub vault: CoreVault,
     /// The egress pool through this core's mailbox ([`Egress::for_core`]).
     pub egress: Egress,
     /// Settings.
@@ -55,19 +58,21 @@ pub struct Env {
 
 impl Env {
     /// Puts together what the tasks of one core use.
-    pub fn new(store: CoreStore, egress: Egress, config: RunConfig, clock: Clock) -> Self {
-        Self::counting(store, egress, config, clock, EnvStats::default())
+    pub fn new(store: CoreStore, vault: Vault, egress: Egress, config: RunConfig, clock: Clock) -> Self {
+        Self::counting(store, vault, egress, config, clock, EnvStats::default())
     }
 
     /// As [`Self::new`], with counters of the caller's.
     pub fn counting(
         store: CoreStore,
+        vault: Vault,
         egress: Egress,
         config: RunConfig,
         clock: Clock,
         stats: EnvStats,
     ) -> Self {
         let config = Rc::new(config);
+        let vault = CoreVault::new(vault, store.clone(), config.data_keys_max);
         let tokens = Rc::new(TokenCache::new(config.tokens_max));
         let reads = Rc::new(ReadCache::new(config.cache, stats.cache));
         let broker = Rc::new(Broker::new(Arc::clone(&config.quotas), stats.quota));
@@ -76,6 +81,7 @@ impl Env {
         let patterns = Rc::new(PatternCache::new(limits));
         Self {
             store,
+            vault,
             egress,
             config,
             clock,
@@ -94,13 +100,13 @@ impl Env {
 #[derive(Clone)]
 pub struct RunConfig {
     /// The operator's key for OpenAI.
-    pub openai_api_key: String,
+    pub openai_api_key: Zeroizing<String>,
     /// The model that makes plans.
     pub openai_model: String,
     /// The operator's OAuth client at Google.
     pub google_client_id: String,
     /// Its secret.
-    pub google_client_secret: String,
+    pub google_client_secret: Zeroizing<String>,
     /// Longest wait for one plan, a second try included. Default 20 s.
     pub parse_timeout: Duration,
     /// Longest wait for one call to Google, its repeats included. Default 15 s.
@@ -116,6 +122,8 @@ pub struct RunConfig {
     pub confirm: Vec<String>,
     /// Access tokens kept on a core. Default 50,000.
     pub tokens_max: usize,
+    /// Data keys of users kept unwrapped on a core. Default 4,096 (some 1 MiB).
+    pub data_keys_max: usize,
     /// How long before its end an access token is renewed. Default 5 min.
     pub token_refresh_ahead: Duration,
     /// What a core remembers of its users' reads.
@@ -167,16 +175,17 @@ impl RunConfig {
         google_client_secret: impl Into<String>,
     ) -> Self {
         Self {
-            openai_api_key: openai_api_key.into(),
+            openai_api_key: Zeroizing::new(openai_api_key.into()),
             openai_model: openai_model.into(),
             google_client_id: google_client_id.into(),
-            google_client_secret: google_client_secret.into(),
+            google_client_secret: Zeroizing::new(google_client_secret.into()),
             parse_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(15),
             command_deadline_default: Duration::from_secs(60),
             unknown_outcome_grace: Duration::from_secs(30),
             confirm: Vec::new(),
             tokens_max: 50_000,
+            data_keys_max: 4_096,
             token_refresh_ahead: Duration::from_secs(300),
             cache: CacheConfig::default(),
             quotas: Quotas::new(QuotaConfig::default(), 1),
@@ -198,6 +207,7 @@ impl std::fmt::Debug for RunConfig {
             .field("unknown_outcome_grace", &self.unknown_outcome_grace)
             .field("confirm", &self.confirm)
             .field("tokens_max", &self.tokens_max)
+            .field("data_keys_max", &self.data_keys_max)
             .field("token_refresh_ahead", &self.token_refresh_ahead)
             .field("intent", &self.intent)
             .finish_non_exhaustive()

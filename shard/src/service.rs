@@ -29,7 +29,7 @@ use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::UserId;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
-use sluice_store::{CoreStore, Store};
+use sluice_store::{CoreStore, Store, Vault};
 
 use crate::auth::{self, Denied, Keys, Principal};
 use crate::clock::Clock;
@@ -64,6 +64,8 @@ pub struct CoreParts {
     pub cores: usize,
     /// The store all cores share.
     pub store: Store,
+    /// The vault of that store.
+    pub vault: Vault,
     /// The egress pool; the service uses this core's mailbox to it.
     pub egress: Egress,
     /// Settings, the same for all cores.
@@ -120,7 +122,7 @@ impl CoreService {
         let egress = parts.egress.for_core(parts.core.index());
         let stats = parts.metrics.core(parts.core).env();
         parts.metrics.show_quotas(&parts.config.run.quotas);
-        let env = Env::counting(store, egress, parts.config.run.clone(), clock, stats);
+        let env = Env::counting(store, parts.vault.clone(), egress, parts.config.run.clone(), clock, stats);
         let runner = Box::new(env.clone());
         Self::start_in(parts, env, runner)
     }
@@ -128,7 +130,7 @@ impl CoreService {
     /// As [`Self::start`], with a clock and a runner of the caller's.
     pub fn start_with(parts: CoreParts, store: CoreStore, clock: Clock, runner: Box<dyn Runner>) -> Rc<Self> {
         let egress = parts.egress.for_core(parts.core.index());
-        let env = Env::new(store, egress, parts.config.run.clone(), clock);
+        let env = Env::new(store, parts.vault.clone(), egress, parts.config.run.clone(), clock);
         Self::start_in(parts, env, runner)
     }
 

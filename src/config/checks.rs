@@ -179,6 +179,7 @@ impl Checks<'_> {
             let text = format!("{name:?} is no operation; allowed are {}", Operation::NAMES.join(", "));
             self.refuse("tasks.confirm", text);
         }
+        self.master_keys();
         if egress.retry_backoff_max_ms.0 < egress.retry_backoff_base_ms.0 {
             let text =
                 format!("allowed is at least retry_backoff_base_ms ({})", egress.retry_backoff_base_ms.0);
@@ -196,6 +197,25 @@ impl Checks<'_> {
         if google.client_secret.expose().is_some() && google.client_secret_file.get().is_some() {
             let text = "google.client_secret is set too; allowed is one of them".to_owned();
             self.refuse("google.client_secret_file", text);
+        }
+    }
+
+    fn master_keys(&mut self) {
+        let vault = &self.config.vault;
+        if vault.keys.expose().is_some() {
+            if vault.key_file.get().is_some() {
+                self.refuse("vault.key_file", "vault.keys is set too; allowed is one of them".to_owned());
+            }
+            if !matches!(self.config.origin("vault.keys"), Origin::Environment(_)) {
+                let text = "allowed is the environment alone, for others may see a command line and copy this file; \
+                            name a file in vault.key_file";
+                self.refuse("vault.keys", text.to_owned());
+            }
+        }
+        if vault.credential.contains('/') || vault.credential.starts_with('.') {
+            let text =
+                format!("{:?} is no name of a credential; allowed is the name of a file", vault.credential);
+            self.refuse("vault.credential", text);
         }
     }
 

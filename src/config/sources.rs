@@ -11,7 +11,7 @@ use super::{Config, ConfigError, ENV_PREFIX, Origin, Problem, SECTIONS};
 const ENV_NAME: &str = "environment";
 pub(super) const FLAG_NAME: &str = "command line";
 /// Keys whose values no message may quote.
-pub(super) const SECRET_KEYS: [&str; 2] = ["openai.api_key", "google.client_secret"];
+pub(super) const SECRET_KEYS: [&str; 3] = ["vault.keys", "openai.api_key", "google.client_secret"];
 
 /// Reads the file and makes sure that it is TOML, so that a slip is reported with its line.
 pub(super) fn read_toml(path: &Path) -> Result<String, ConfigError> {

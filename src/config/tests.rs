@@ -84,7 +84,7 @@ fn an_unknown_key_names_file_and_key_and_the_allowed_keys_all_at_once() {
         [
             "SLUICE_ADMIN__LITSEN: admin.litsen: unknown key; keys in [admin] are listen, socket",
             "sluice.toml: log.levle: unknown key; keys in [log] are level, format",
-            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, tasks, store, egress, cache, quota, \
+            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, tasks, store, vault, egress, cache, quota, \
              intent, openai, google, admin, log",
         ]
     );
@@ -112,6 +112,25 @@ fn a_bad_value_says_what_is_allowed() {
     );
     let negative = problem("[server]\nshards = -1\n");
     assert!(negative.starts_with("sluice.toml: server.shards: "), "{negative}");
+}
+
+#[test]
+fn master_keys_come_from_the_environment_alone_or_from_a_file() {
+    let keys = "1:5ec4e7";
+    let config = load("", &[("SLUICE_VAULT__KEYS", keys)], &[]).expect("sound");
+    assert_eq!(config.vault.keys.expose(), Some(keys));
+    assert!(!config.print().contains("5ec4e7") && !format!("{config:?}").contains("5ec4e7"));
+    let in_file = refused("[vault]\nkeys = '1:5ec4e7'\n", &[]).join("\n");
+    assert!(in_file.starts_with("sluice.toml: vault.keys: allowed is the environment alone"), "{in_file}");
+    let flag = load("", &[], &[("vault.keys", keys)]).expect_err("refused").to_string();
+    assert!(flag.contains("command line: vault.keys"), "{flag}");
+    let both = refused("[vault]\nkey_file = 'keys'\n", &[("SLUICE_VAULT__KEYS", keys)]).join("\n");
+    assert!(both.contains("vault.key_file: vault.keys is set too"), "{both}");
+    let credential = refused("[vault]\ncredential = '../keys'\n", &[]).join("\n");
+    assert!(credential.contains("vault.credential"), "{credential}");
+    for said in [in_file, flag, both] {
+        assert!(!said.contains("5ec4e7"), "{said}");
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, DB, DBCompressionType, DBRecoveryMode, ErrorKind, InfoLogger,
-    LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, CompactOptions, DB, DBCompressionType,
+    DBRecoveryMode, ErrorKind, InfoLogger, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteBufferManager, WriteOptions,
 };
 use sluice_protocols::ids::{ShardCount, ShardId};
 
@@ -196,6 +197,14 @@ impl Database {
     /// Moves write buffers of all shards into tables.
     pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
         self.families().into_iter().try_for_each(|family| self.db.flush_cf(family))
+    }
+
+    /// Rewrites the tables that hold keys of the range, to the last level, so that only the newest values are left.
+    pub(crate) fn rewrite(&self, shard: ShardId, range: &KeyRange) {
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        options.set_exclusive_manual_compaction(false);
+        self.db.compact_range_cf_opt(self.family(shard), Some(range.start()), range.end(), &options);
     }
 
     pub(crate) fn memory_use(&self) -> MemoryUse {

@@ -20,6 +20,7 @@
 //! 0x0b  workflow          user[16] name[1..=64]                                        WorkflowRecord, the newest
 //! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
 //! 0x0d  turn              user[16] session[16] number[4]                               TurnRecord
+//! 0x14  data key          user[16]                                                     DataKeyRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -69,6 +70,7 @@ pub enum Kind {
     Workflow = 0x0b,
     WorkflowVersion = 0x0c,
     Turn = 0x0d,
+    DataKey = 0x14,
     Quarantine = 0xf0,
 }
 
@@ -90,6 +92,7 @@ impl Kind {
             0x0b => Self::Workflow,
             0x0c => Self::WorkflowVersion,
             0x0d => Self::Turn,
+            0x14 => Self::DataKey,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -161,6 +164,11 @@ impl Key {
     /// One turn of a session, from 1.
     pub fn turn(user: &UserId, session: &SessionId, number: u32) -> Self {
         Self::of(Kind::Turn, &[user.as_bytes(), session.as_bytes(), &number.to_be_bytes()])
+    }
+
+    /// What seals a user's secrets, wrapped.
+    pub fn data_key(user: &UserId) -> Self {
+        Self::of(Kind::DataKey, &[user.as_bytes()])
     }
 
     /// A task that is not finished.
@@ -252,7 +260,7 @@ impl Key {
         }
         let fits = match kind {
             Kind::Applied => bytes.len() == 1,
-            Kind::User => bytes.len() == 17,
+            Kind::User | Kind::DataKey => bytes.len() == 17,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
@@ -552,6 +560,7 @@ mod tests {
             let (user, task, session) = (UserId::from_bytes(u), TaskId::from_bytes(t), SessionId::from_bytes(t));
             let keys = [
                 Key::applied(), Key::user(&user), Key::connection(&user, provider), Key::session(&user, &session),
+                Key::data_key(&user),
                 Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),

@@ -1,4 +1,4 @@
-//! Embedded storage: RocksDB shards, commit writer, reader pool, records and the session cache.
+//! Embedded storage: RocksDB shards, commit writer, reader pool, records, the vault and the session cache.
 //!
 //! One data directory a node ([`directory`]), one RocksDB in it with a column family a shard, one write-ahead log.
 //! Nothing here blocks a reactor:
@@ -12,6 +12,7 @@
 //! Invariants:
 //! - every change goes through [`CommitLog`] as bytes; nothing else writes to the database;
 //! - a commit that returned `Ok` is durable and visible;
+//! - users' secrets are sealed before they are written ([`vault`]);
 //! - values are validated when loaded; what fails is kept aside, never trusted and never dropped;
 //! - every queue is bounded, every refusal counted ([`StoreStats`]).
 
@@ -34,6 +35,7 @@ pub mod stats;
 mod store;
 #[cfg(test)]
 mod test_util;
+pub mod vault;
 mod writer;
 
 pub use batch::Batch;
@@ -49,3 +51,4 @@ pub use session::Session;
 pub use session_cache::SessionCache;
 pub use stats::StoreStats;
 pub use store::Store;
+pub use vault::{CoreVault, Vault};

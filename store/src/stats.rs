@@ -156,6 +156,33 @@ pub struct RecordStats {
     pub newer: Counter,
 }
 
+/// What the vault does ([`crate::vault`]).
+#[derive(Debug, Default)]
+pub struct VaultStats {
+    /// Secrets sealed.
+    pub sealed: Counter,
+    /// Sealed secrets to be opened.
+    pub opened: Counter,
+    /// Secrets read that an older version left as they are. Run `sluice vault rotate`.
+    pub opened_plain: Counter,
+    /// Secrets and data keys that did not open: damaged, moved, or sealed under another key. Look at the log.
+    pub refused: Counter,
+    /// Data keys made.
+    pub keys_made: Counter,
+    /// Data keys unwrapped, since the core did not have them.
+    pub keys_unwrapped: Counter,
+    /// Data keys a core dropped for others.
+    pub keys_evicted: Counter,
+    /// Data keys wrapped under a newer master version.
+    pub keys_wrapped_anew: Counter,
+    /// Secrets of older records sealed by a rotation.
+    pub sealed_late: Counter,
+    /// Data keys destroyed.
+    pub keys_destroyed: Counter,
+    /// Changes given up, for another wrote the same record for too long.
+    pub busy: Counter,
+}
+
 /// What one core read without leaving it.
 #[derive(Debug, Default)]
 pub struct CoreReadStats {

@@ -185,6 +185,17 @@ impl Store {
         inbox.wait().outcome
     }
 
+    /// Makes sure that older values of a range are in no file any more, after they were overwritten or deleted: flushes
+    /// the store, so that its log is begun anew, and rewrites the range's tables. Blocks for long.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`].
+    pub fn purge_blocking(&self, shard: ShardId, range: &KeyRange) -> Result<(), ReadError> {
+        self.flush_blocking()?;
+        self.inner.database.rewrite(shard, range);
+        Ok(())
+    }
+
     /// Moves everything in memory into tables, so that the next start has no log to replay. Blocks for long.
     ///
     /// # Errors

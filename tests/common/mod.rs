@@ -23,6 +23,9 @@ use anyhow::{Context, bail};
 /// The gateway's binary, made for these tests.
 pub const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 
+/// A master key for gateways whose tests are about something else.
+pub const MASTER_KEYS: &str = "1:7f1c6f0d3a5b9e2480c1d7e6f5a4b3928170615243342516f708e9dacbbcad9e";
+
 /// The harness, built beside the gateway by `--workspace`.
 pub fn bench_binary() -> PathBuf {
     let beside = Path::new(SLUICE).with_file_name("sluice-bench");
@@ -133,6 +136,7 @@ impl Settings {
             .env("SLUICE_GOOGLE__DRIVE_URL", sim)
             .env("SLUICE_GOOGLE__CLIENT_ID", "test")
             .env("SLUICE_GOOGLE__CLIENT_SECRET", "test")
+            .env("SLUICE_VAULT__KEYS", MASTER_KEYS)
             .args(["--set", "listen.port=0", "--set", "listen.addresses=127.0.0.1"])
             .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"])
             // Where the host has all of it, every test of a gateway is one of what the sandbox must let through.

@@ -1,4 +1,4 @@
-//! The system calls on a thread's CPU set. Unsafe code of this crate is here and, for limits and the ring, in `checks`.
+//! The system calls on a thread's CPU set. Unsafe code of this crate is here, in `dumps` and, for limits and the ring, in `checks`.
 
 use std::io;
 use std::mem::size_of;

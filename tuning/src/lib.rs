@@ -8,11 +8,13 @@
 
 mod checks;
 mod cpu;
+mod dumps;
 pub mod sandbox;
 mod topology;
 
 pub use checks::{Finding, Severity, checks, open_files_max};
 pub use cpu::{allowed_cpus, pin_current_thread};
+pub use dumps::forbid_dumps;
 pub use topology::{Cpu, Topology};
 
 /// Why the host could not be asked.

@@ -6,6 +6,7 @@
 mod cells;
 mod page;
 mod tcp;
+mod vault;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ use sluice_store::Store;
 
 pub use cells::{CoreMetrics, EndState, RouteLabel};
 pub use tcp::tcp;
+pub use vault::vault;
 
 use crate::env::EnvStats;
 use crate::quota::Quotas;

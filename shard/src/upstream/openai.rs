@@ -97,7 +97,7 @@ async fn ask(
         upstream: Upstream::OpenAi,
         method: "POST",
         url: RESPONSES_PATH.to_owned(),
-        bearer: Some(env.config.openai_api_key.clone()),
+        bearer: Some(env.config.openai_api_key.to_string()),
         content_type: Some("application/json"),
         body,
         fields: Vec::new(),

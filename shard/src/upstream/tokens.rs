@@ -6,7 +6,8 @@
 //!   Google's answer and the store.
 //! - A refresh token that Google replaced is on disk before the access token that came with it is handed out.
 //! - What a connection's record says is overwritten only if it is still what the refresh began with: a user who
-//!   connects anew meanwhile wins.
+//!   connects anew meanwhile wins. The record is held from that look until the change is durable.
+//! - Refresh tokens are written sealed. One that an older version left as it is, is sealed with the next refresh.
 //! - At most `tokens_max` tokens are kept; the oldest goes first.
 
 use std::cell::RefCell;
@@ -24,8 +25,10 @@ use sluice_protocols::api::{CallTarget, CallView, Priority};
 use sluice_protocols::google::oauth::{FORM, OAuthError, TokenResponse, refresh_body};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, encode};
+use sluice_store::record::{ConnectionRecord, ConnectionState, PlainText, Provider, StoredSecret};
+use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, Key};
+use zeroize::Zeroizing;
 
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
@@ -40,9 +43,9 @@ const TOKEN_PATH: &str = "/token";
 /// What it is called to users.
 const ENDPOINT: &str = "Google's token endpoint";
 
-/// A bearer token.
+/// A bearer token. Wiped when the last clone goes.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct AccessToken(Rc<str>);
+pub(crate) struct AccessToken(Rc<Zeroizing<String>>);
 
 impl AccessToken {
     pub(crate) fn expose(&self) -> &str {
@@ -233,6 +236,12 @@ impl Flight {
     }
 }
 
+/// A connection as a refresh found it.
+struct Used {
+    record: ConnectionRecord,
+    token: PlainText,
+}
+
 /// One refresh.
 struct Refresh {
     env: Env,
@@ -264,21 +273,21 @@ impl Refresh {
     }
 
     async fn fresh(&self) -> Result<Kept, Problem> {
-        let connection = self.connection().await?;
-        match self.exchange(&connection).await {
-            Ok(answer) => self.keep(connection, answer).await,
+        let used = self.connection().await?;
+        match self.exchange(&used.token).await {
+            Ok(answer) => self.keep(used, answer).await,
             Err(NoToken::Other(problem)) => Err(problem),
-            Err(NoToken::Dead) => self.second_chance(connection).await,
+            Err(NoToken::Dead) => self.second_chance(used).await,
         }
     }
 
     /// The refresh token was refused. Another may have taken its place while it was used.
-    async fn second_chance(&self, dead: ConnectionRecord) -> Result<Kept, Problem> {
+    async fn second_chance(&self, dead: Used) -> Result<Kept, Problem> {
         let now = self.connection().await?;
-        if now.refresh_token == dead.refresh_token {
+        if now.token == dead.token {
             return Err(self.give_up(now).await);
         }
-        match self.exchange(&now).await {
+        match self.exchange(&now.token).await {
             Ok(answer) => self.keep(now, answer).await,
             Err(NoToken::Other(problem)) => Err(problem),
             Err(NoToken::Dead) => Err(self.give_up(now).await),
@@ -286,15 +295,36 @@ impl Refresh {
     }
 
     /// The connection as it is on disk, if it can be used.
-    async fn connection(&self) -> Result<ConnectionRecord, Problem> {
+    async fn connection(&self) -> Result<Used, Problem> {
         match self.stored().await? {
             None => Err(Problem::new(
                 ProblemKind::NotConnected,
                 "connect a Google account first: there is none for this user",
             )),
             Some(connection) if connection.state == ConnectionState::NeedsReauth => Err(needs_reauth()),
-            Some(connection) => Ok(connection),
+            Some(record) => {
+                let token = self.opened(&record.refresh_token).await?;
+                Ok(Used { record, token })
+            }
         }
+    }
+
+    async fn opened(&self, secret: &StoredSecret) -> Result<PlainText, Problem> {
+        self.env.vault.open(&self.place(), secret).await.map_err(|error| {
+            tracing::error!(user = %self.user, %error, "a refresh token cannot be opened");
+            match error {
+                // It is gone for good, and a new one can be had.
+                VaultError::Destroyed { .. } => needs_reauth(),
+                _ => Problem::new(
+                    ProblemKind::Storage,
+                    "the connection to Google cannot be opened at the moment",
+                ),
+            }
+        })
+    }
+
+    fn place(&self) -> Place {
+        Place::refresh_token(&self.user, Provider::Google)
     }
 
     async fn stored(&self) -> Result<Option<ConnectionRecord>, Problem> {
@@ -309,10 +339,9 @@ impl Refresh {
         Key::connection(&self.user, Provider::Google.number())
     }
 
-    async fn exchange(&self, connection: &ConnectionRecord) -> Result<TokenResponse, NoToken> {
+    async fn exchange(&self, token: &PlainText) -> Result<TokenResponse, NoToken> {
         let config = &self.env.config;
-        let body =
-            refresh_body(&config.google_client_id, &config.google_client_secret, &connection.refresh_token);
+        let body = refresh_body(&config.google_client_id, &config.google_client_secret, token.expose());
         let limit = sluice_core::now() + config.call_timeout;
         let request = EgressRequest {
             upstream: Upstream::OAuth,
@@ -351,16 +380,14 @@ impl Refresh {
     }
 
     /// Stores what Google replaced, then lets the access token be used.
-    async fn keep(&self, used: ConnectionRecord, answer: TokenResponse) -> Result<Kept, Problem> {
-        let rotated = answer.refresh_token().filter(|token| *token != used.refresh_token);
-        let scope = Some(answer.scopes().join(" ")).filter(|scope| !scope.is_empty() && *scope != used.scope);
-        if rotated.is_some() || scope.is_some() {
-            let mut changed = used.clone();
-            if let Some(token) = rotated {
-                token.clone_into(&mut changed.refresh_token);
-            }
-            changed.scope = scope.unwrap_or(changed.scope);
-            self.replace(&used, changed).await?;
+    async fn keep(&self, used: Used, answer: TokenResponse) -> Result<Kept, Problem> {
+        let rotated = answer.refresh_token().filter(|token| *token != used.token.expose());
+        let scope =
+            Some(answer.scopes().join(" ")).filter(|scope| !scope.is_empty() && *scope != used.record.scope);
+        if rotated.is_some() || scope.is_some() || !used.record.refresh_token.is_sealed() {
+            let scope = scope.unwrap_or_else(|| used.record.scope.clone());
+            let changed = ConnectionRecord { scope, ..used.record.clone() };
+            self.replace(&used, changed, rotated).await?;
             if rotated.is_some() {
                 self.env.stats.token_rotations.add(1);
             }
@@ -371,36 +398,52 @@ impl Refresh {
         let lot = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
         let ahead = self.env.config.token_refresh_ahead.mul_f64(1.0 + lot / 4.0);
         let renew_at = now + answer.lifetime().saturating_sub(ahead);
-        let token = AccessToken(Rc::from(answer.access_token()));
+        let token = AccessToken(Rc::new(Zeroizing::new(answer.access_token().to_owned())));
         Ok(Kept { token, renew_at, ends_at, age: 0 })
     }
 
-    async fn give_up(&self, dead: ConnectionRecord) -> Problem {
+    async fn give_up(&self, dead: Used) -> Problem {
         self.env.stats.connections_lost.add(1);
         tracing::warn!(user = %self.user, "Google no longer accepts the refresh token; the user must connect again");
-        let marked = ConnectionRecord { state: ConnectionState::NeedsReauth, ..dead.clone() };
-        if let Err(problem) = self.replace(&dead, marked).await {
+        let marked = ConnectionRecord { state: ConnectionState::NeedsReauth, ..dead.record.clone() };
+        if let Err(problem) = self.replace(&dead, marked, None).await {
             // The next refresh finds out again.
             tracing::error!(user = %self.user, %problem, "the dead connection could not be marked");
         }
         needs_reauth()
     }
 
-    /// Writes the record, if the one on disk still has the refresh token of `old`.
-    async fn replace(&self, old: &ConnectionRecord, mut new: ConnectionRecord) -> Result<(), Problem> {
-        let stored = self.stored().await?;
-        if stored.is_none_or(|stored| stored.refresh_token != old.refresh_token) {
-            return Ok(());
-        }
-        new.updated_ms = self.env.clock.unix_ms();
+    /// Writes the record, with another refresh token if there is one, if the one on disk still has the refresh token that
+    /// was used.
+    async fn replace(
+        &self,
+        used: &Used,
+        mut new: ConnectionRecord,
+        token: Option<&str>,
+    ) -> Result<(), Problem> {
         let unwritten = |reason: String| {
             tracing::error!(user = %self.user, reason, "a connection cannot be written");
             Problem::new(ProblemKind::Storage, "the connection to Google cannot be stored at the moment")
         };
-        let value = encode(&new).map_err(|error| unwritten(error.to_string()))?;
+        let vault = &self.env.vault;
+        // Before it is held: a data key that must be made takes a commit of its own.
+        if token.is_some() || !new.refresh_token.is_sealed() {
+            let token = token.unwrap_or_else(|| used.token.expose());
+            let sealed = vault.seal(&self.place(), token).await;
+            new.refresh_token = sealed.map_err(|error| unwritten(error.to_string()))?;
+        }
+        let key = self.key();
+        let _hold = vault.hold(&key).await.map_err(|error| unwritten(error.to_string()))?;
+        let Some(stored) = self.stored().await? else { return Ok(()) };
+        // The same token may have been sealed meanwhile.
+        if stored.refresh_token != used.record.refresh_token
+            && self.opened(&stored.refresh_token).await? != used.token
+        {
+            return Ok(());
+        }
+        new.updated_ms = self.env.clock.unix_ms();
         let mut batch = Batch::new(self.shard);
-        batch.put(&self.key(), value.as_bytes());
-        // Nothing is awaited between the look at the record and this: no other change of this core comes between.
+        batch.put_record(&key, &new).map_err(|error| unwritten(error.to_string()))?;
         self.env.store.commit(batch).await.map(|_| ()).map_err(|error| unwritten(error.to_string()))
     }
 }

@@ -25,7 +25,8 @@ use sluice_shard::{
     Admin, Cancel, CoreParts, CoreService, Metrics, Recent, RunFuture, Runner, ShardConfig, peer,
 };
 use sluice_store::record::{TaskRecord, encode};
-use sluice_store::{Batch, CoreStore, Key, KeyRange, Kind, Store, StoreConfig};
+use sluice_store::vault::Keyring;
+use sluice_store::{Batch, CoreStore, Key, KeyRange, Kind, Store, StoreConfig, Vault};
 
 /// 2026-11-19, far from any edge of the calendar.
 pub(crate) const START_MS: u64 = 1_795_000_000_000;
@@ -34,6 +35,7 @@ pub(crate) const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// What outlives a core: the store, and everything shared.
 pub(crate) struct World {
     pub(crate) store: Store,
+    pub(crate) vault: Vault,
     pub(crate) admin: Admin,
     pub(crate) egress: Egress,
     /// Removed with the world.
@@ -45,6 +47,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let shards = ShardCount::new(8).unwrap();
         let store = Store::open(StoreConfig::new(directory.path().join("data"), shards)).unwrap();
+        let vault = Vault::open(&store, Keyring::generate().unwrap()).unwrap();
         let nowhere = || UpstreamConfig::new("http://127.0.0.1:9");
         let upstreams = PerUpstream {
             openai: nowhere(),
@@ -54,7 +57,8 @@ impl World {
             drive: nowhere(),
         };
         let egress = Egress::start(EgressConfig::new(upstreams)).unwrap();
-        Self { admin: Admin::new(store.clone()), store, egress, _directory: directory }
+        let admin = Admin::new(store.clone(), vault.clone());
+        Self { admin, store, vault, egress, _directory: directory }
     }
 
     pub(crate) fn metrics(&self, cores: usize) -> Arc<Metrics> {
@@ -125,6 +129,7 @@ impl World {
             core: CoreId::new(0),
             cores: 1,
             store: self.store.clone(),
+            vault: self.vault.clone(),
             egress: self.egress.clone(),
             config: Arc::new(config),
             peers: peer::mesh(1).pop().unwrap(),

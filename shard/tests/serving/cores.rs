@@ -18,6 +18,7 @@ fn parts(world: &World, core: u16, cores: usize, peers: PeerEnd, metrics: &Arc<M
         core: CoreId::new(core),
         cores,
         store: world.store.clone(),
+        vault: world.vault.clone(),
         egress: world.egress.clone(),
         config: Arc::new(config()),
         peers,

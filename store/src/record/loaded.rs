@@ -51,7 +51,7 @@ impl<R: Record> Loaded<R> {
             return Ok(None);
         }
         match R::upgrade(schema, archive) {
-            Some(Ok(record)) => Self::of(&record).map(Some),
+            Some(Ok(record)) => super::archive(&record).map(|value| Some(Self::trusted(value))),
             Some(Err(error)) => Err(damaged(error.to_string())),
             None => Err(damaged(format!("there never was a schema {schema}"))),
         }
@@ -60,11 +60,16 @@ impl<R: Record> Loaded<R> {
     /// The record as it would come back from the store.
     ///
     /// # Errors
-    /// [`RecordError::TooLarge`].
+    /// As [`encode`].
     pub fn of(record: &R) -> Result<Self, RecordError> {
-        let loaded = Self { bytes: encode(record)?.into_aligned(), record: PhantomData };
+        encode(record).map(Self::trusted)
+    }
+
+    /// What the serializer of `R` has just made.
+    fn trusted(value: Value) -> Self {
+        let loaded = Self { bytes: value.into_aligned(), record: PhantomData };
         debug_assert!(rkyv::access::<R::Archived, rancor::Error>(loaded.archive()).is_ok());
-        Ok(loaded)
+        loaded
     }
 
     fn archive(&self) -> &[u8] {
@@ -73,7 +78,7 @@ impl<R: Record> Loaded<R> {
 
     /// The record in place. Costs nothing.
     pub fn get(&self) -> &R::Archived {
-        // SAFETY: the archive is valid for `R::Archived`: `new_or_back` checked it with `rkyv::access`, `of` got it from the
+        // SAFETY: the archive is valid for `R::Archived`: `new_or_back` checked it with `rkyv::access`, `trusted` got it from the
         // serializer of `R`, and nothing writes to `bytes` afterwards (private, never lent out mutably). It is
         // aligned, for an `AlignedVec` is and the archive begins where it does; moving the `Loaded` does not move
         // the heap bytes. The checked `access` would walk the whole record on every read, which is why it is not

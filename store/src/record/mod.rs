@@ -9,24 +9,27 @@
 //! - a record is validated once, when it becomes a [`Loaded`], and read in place from then on;
 //! - old schemas stay readable: [`Record::upgrade`] reads every schema this type ever had;
 //! - a newer schema is refused, never guessed at;
+//! - a secret is written sealed or not at all ([`StoredSecret`]);
 //! - what fails validation is never returned as a record. The store keeps the bytes (see [`crate::quarantine`]).
 
 mod loaded;
+mod secret;
 mod task;
 mod types;
 
 pub use loaded::Loaded;
+pub use secret::{PlainText, Sealed, StoredSecret};
 pub use task::{
     ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord, KeyedTask,
     TaskRecord,
 };
 pub use types::first_turn;
 pub use types::{
-    ArchivedConnectionRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedKeyRecord,
-    ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,
-    ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, HistoryRecord, ItemRecord, KeyRecord,
-    NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord,
-    WorkflowRecord,
+    ArchivedConnectionRecord, ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord,
+    ArchivedKeyRecord, ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord,
+    ArchivedUserRecord, ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord,
+    HistoryRecord, ItemRecord, KeyRecord, NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord,
+    TurnRecord, UserRecord, WorkflowRecord,
 };
 
 use rkyv::Archive;
@@ -65,6 +68,12 @@ pub trait Record:
         let _ = (schema, archive);
         None
     }
+
+    /// Whether all its secrets are sealed. What has one that is not came from an older schema; it can be read, but not
+    /// written.
+    fn is_sealed(&self) -> bool {
+        true
+    }
 }
 
 /// Why bytes are not the record they should be, or a record cannot become bytes.
@@ -81,6 +90,9 @@ pub enum RecordError {
     /// Make the record smaller: nothing was written.
     #[error("{record} record of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]
     TooLarge { record: &'static str, bytes: usize },
+    /// Seal the secret first ([`crate::vault`]): nothing was written.
+    #[error("{record} record holds a secret that is not sealed")]
+    Unsealed { record: &'static str },
 }
 
 /// A value as it came from the store: bytes nobody has validated yet, aligned so that they can be.
@@ -123,8 +135,13 @@ impl Eq for Value {}
 /// The bytes a record is stored as.
 ///
 /// # Errors
-/// [`RecordError::TooLarge`] when they would exceed [`VALUE_BYTES_MAX`].
+/// [`RecordError::TooLarge`] when they would exceed [`VALUE_BYTES_MAX`]; [`RecordError::Unsealed`].
 pub fn encode<R: Record>(record: &R) -> Result<Value, RecordError> {
+    if record.is_sealed() { archive(record) } else { Err(RecordError::Unsealed { record: R::NAME }) }
+}
+
+/// As [`encode`], sealed or not: for what stays in memory.
+fn archive<R: Record>(record: &R) -> Result<Value, RecordError> {
     // Serialising into memory fails on lengths beyond 2^31 alone, which is too large as well.
     let too_large = |bytes| RecordError::TooLarge { record: R::NAME, bytes };
     let mut bytes = rkyv::to_bytes::<rancor::Error>(record).map_err(|_| too_large(usize::MAX))?;

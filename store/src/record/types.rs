@@ -11,7 +11,7 @@ use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
 
-use super::Record;
+use super::{PlainText, Record, Sealed, StoredSecret};
 use crate::key::Kind;
 
 /// Most turns a session keeps; older ones are in the history.
@@ -138,7 +138,7 @@ pub struct ConnectionRecord {
     pub provider: Provider,
     /// The account at the provider.
     pub email: String,
-    pub refresh_token: String,
+    pub refresh_token: StoredSecret,
     /// What was granted, as the provider writes it: names separated by blanks.
     pub scope: String,
     pub state: ConnectionState,
@@ -148,6 +148,57 @@ pub struct ConnectionRecord {
 impl Record for ConnectionRecord {
     const NAME: &'static str = "connection";
     const KINDS: &'static [Kind] = &[Kind::Connection];
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<ConnectionRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.refresh_token.is_sealed()
+    }
+}
+
+/// Schema 1: with its token as it is.
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct ConnectionRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    pub(super) provider: Provider,
+    pub(super) email: String,
+    pub(super) refresh_token: String,
+    pub(super) scope: String,
+    pub(super) state: ConnectionState,
+    pub(super) updated_ms: u64,
+}
+
+impl From<ConnectionRecordV1> for ConnectionRecord {
+    fn from(old: ConnectionRecordV1) -> Self {
+        let ConnectionRecordV1 { user, provider, email, refresh_token, scope, state, updated_ms } = old;
+        let refresh_token = StoredSecret::Plain(PlainText::from(refresh_token));
+        Self { user, provider, email, refresh_token, scope, state, updated_ms }
+    }
+}
+
+/// What seals a user's secrets: their data key, itself sealed under a master key ([`crate::vault`]).
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct DataKeyRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    /// From 1; a key made after the one before was destroyed has the next number.
+    pub version: u32,
+    /// `None` once it was destroyed.
+    pub wrapped: Option<Sealed>,
+    /// When the data key was made.
+    pub created_ms: u64,
+}
+
+impl Record for DataKeyRecord {
+    const NAME: &'static str = "data key";
+    const KINDS: &'static [Kind] = &[Kind::DataKey];
     const SCHEMA: u8 = 1;
 }
 

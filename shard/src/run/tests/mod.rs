@@ -17,7 +17,8 @@ use sluice_protocols::api::{StepState, TaskState, TaskView};
 use sluice_protocols::ids::{SessionId, ShardCount, ShardId, TaskId, UserId};
 use sluice_protocols::problem::ProblemKind;
 use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, TaskRecord, TurnRecord, encode};
-use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig};
+use sluice_store::vault::{Keyring, Place};
+use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig, Vault};
 
 use super::*;
 use crate::clock::Clock;
@@ -30,6 +31,7 @@ const NOW_MS: u64 = 1_795_442_700_000;
 struct Rig {
     fake: Fake,
     store: Store,
+    vault: Vault,
     egress: Egress,
     shard: ShardId,
     user: UserId,
@@ -42,6 +44,7 @@ impl Rig {
         let directory = tempfile::tempdir().expect("a directory");
         let count = ShardCount::new(2).expect("a count");
         let store = Store::open(StoreConfig::new(directory.path().join("data"), count)).expect("a store");
+        let vault = Vault::open(&store, Keyring::generate().expect("keys")).expect("a vault");
         let fake = Fake::start();
         let upstream = || UpstreamConfig::new(&fake.base_url);
         let mut egress = EgressConfig::new(PerUpstream {
@@ -57,6 +60,7 @@ impl Rig {
         let rig = Self {
             fake,
             store,
+            vault,
             egress: Egress::start(egress).expect("the pool"),
             shard: ShardId::of(&user, count),
             user,
@@ -79,7 +83,7 @@ impl Rig {
             user: self.user,
             provider: Provider::Google,
             email: "me@example.com".to_owned(),
-            refresh_token: refresh_token.to_owned(),
+            refresh_token: self.vault.seal_blocking(&self.place(), refresh_token).expect("sealed"),
             scope: "all".to_owned(),
             state,
             updated_ms: 0,
@@ -89,8 +93,18 @@ impl Rig {
         self.store.write_blocking(vec![batch]).expect("written");
     }
 
+    fn place(&self) -> Place {
+        Place::refresh_token(&self.user, Provider::Google)
+    }
+
     fn connection_key(&self) -> Key {
-        Key::connection(&self.user, Provider::Google.number())
+        self.place().key().clone()
+    }
+
+    /// The refresh token on disk, opened.
+    fn refresh_token(&self) -> String {
+        let stored = self.connection().refresh_token;
+        self.vault.open_blocking(&self.place(), &stored).expect("it opens").expose().to_owned()
     }
 
     fn connection(&self) -> ConnectionRecord {
@@ -145,10 +159,11 @@ impl Rig {
         &self,
         body: impl FnOnce(Env) -> F + 'static,
     ) -> T {
-        let (store, egress, config) = (self.store.clone(), self.egress.clone(), self.config.clone());
+        let (store, vault) = (self.store.clone(), self.vault.clone());
+        let (egress, config) = (self.egress.clone(), self.config.clone());
         let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0))).expect("a reactor");
         let run = async move {
-            let env = Env::new(CoreStore::new(&store), egress, config, Clock::manual(NOW_MS));
+            let env = Env::new(CoreStore::new(&store), vault, egress, config, Clock::manual(NOW_MS));
             body(env).await
         };
         reactor.block_on(run).expect("the ring works")

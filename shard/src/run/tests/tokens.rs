@@ -29,13 +29,14 @@ fn one_refresh_serves_everyone_who_waits_for_it() {
 #[test]
 fn a_rotated_refresh_token_is_on_disk_before_the_access_token_is_used() {
     let rig = Rig::planning(json!([search("s1", "", 1)]));
-    let (store, shard, key) = (rig.store.clone(), rig.shard, rig.connection_key());
+    let (store, vault, shard, place) = (rig.store.clone(), rig.vault.clone(), rig.shard, rig.place());
     {
         let mut world = rig.fake.world();
         world.rotates = true;
         world.watch = Some(Box::new(move || {
-            let loaded = store.load_blocking::<ConnectionRecord>(shard, &key).expect("read").expect("there");
-            loaded.to_record().refresh_token
+            let loaded = store.load_blocking::<ConnectionRecord>(shard, place.key()).expect("read");
+            let stored = loaded.expect("there").to_record().refresh_token;
+            vault.open_blocking(&place, &stored).expect("it opens").expose().to_owned()
         }));
     }
     assert_eq!(rig.run().state, TaskState::Done);
@@ -43,7 +44,7 @@ fn a_rotated_refresh_token_is_on_disk_before_the_access_token_is_used() {
     // Another core, or the next start, goes on with the new one.
     let view = view_of(&rig.run_after(rig.accept(2), Vec::new()));
     assert_eq!(view.state, TaskState::Done, "{:?}", view.error);
-    assert_eq!(rig.connection().refresh_token, "refresh-2");
+    assert_eq!(rig.refresh_token(), "refresh-2");
 }
 
 #[test]
@@ -63,7 +64,8 @@ fn a_newer_refresh_token_on_disk_gets_its_chance() {
     let rig = Rig::planning(json!([search("s1", "", 1)]));
     rig.fake.world().refresh_token = "newer".to_owned();
     let (store, shard, key) = (rig.store.clone(), rig.shard, rig.connection_key());
-    let newer = ConnectionRecord { refresh_token: "newer".to_owned(), ..rig.connection() };
+    let newer = rig.vault.seal_blocking(&rig.place(), "newer").expect("sealed");
+    let newer = ConnectionRecord { refresh_token: newer, ..rig.connection() };
     // The user connects anew while the old token is being refused.
     rig.fake.world().on_refresh = Some(Box::new(move || {
         let mut batch = Batch::new(shard);
@@ -124,9 +126,10 @@ fn the_cache_keeps_no_more_tokens_than_it_may() {
     for number in 0..5 {
         let user = UserId::from_bytes([number; 16]);
         let mut batch = Batch::new(shard);
-        let record = ConnectionRecord { user, ..connection.clone() };
-        let key = Key::connection(&user, Provider::Google.number());
-        batch.put(&key, encode(&record).expect("encoded").as_bytes());
+        let place = Place::refresh_token(&user, Provider::Google);
+        let refresh_token = rig.vault.seal_blocking(&place, "refresh-0").expect("sealed");
+        let record = ConnectionRecord { user, refresh_token, ..connection.clone() };
+        batch.put_record(place.key(), &record).expect("encoded");
         rig.store.write_blocking(vec![batch]).expect("written");
     }
     let tasks: Vec<TaskRecord> =

@@ -1,0 +1,68 @@
+//! Where a secret belongs.
+
+use sluice_protocols::ids::UserId;
+
+use crate::key::{Key, Kind};
+use crate::record::Provider;
+
+/// Which secret of a record. The numbers are bound into what is sealed and never change their meaning.
+///
+/// To seal another kind of secret: add it here with the next number and the kind of key its record stands under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Field {
+    /// The refresh token of a connection.
+    RefreshToken = 1,
+}
+
+impl Field {
+    /// Under which kind of key the record stands.
+    const fn kind(self) -> Kind {
+        match self {
+            Self::RefreshToken => Kind::Connection,
+        }
+    }
+
+    pub(super) fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Where a secret belongs: a field of one record of one user. It opens there and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    user: UserId,
+    field: Field,
+    key: Key,
+}
+
+impl Place {
+    /// A field of the record under `key`.
+    ///
+    /// # Panics
+    /// When the field's records do not stand under such keys, or belong to no user.
+    pub fn new(field: Field, key: Key) -> Self {
+        assert_eq!(key.kind(), field.kind(), "{field:?} is not a secret of such a record");
+        let user = key.user_id().expect("a user's secret stands in a user's record");
+        Self { user, field, key }
+    }
+
+    /// The refresh token of a user's connection.
+    pub fn refresh_token(user: &UserId, provider: Provider) -> Self {
+        Self::new(Field::RefreshToken, Key::connection(user, provider.number()))
+    }
+
+    /// Whose secret it is.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// Under which key the record stands.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(super) fn field(&self) -> Field {
+        self.field
+    }
+}
