@@ -31,6 +31,7 @@ pub mod op;
 mod reactor;
 mod remote;
 pub mod spsc;
+mod stall;
 mod stats;
 pub mod timer;
 pub mod udp;

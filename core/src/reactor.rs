@@ -12,14 +12,13 @@ use crate::error::{EnterError, SetupError};
 use crate::executor::{self, Tasks, spawn_on, with_inner};
 use crate::io::{Backend as _, Io, IoBackend, IoChoice};
 use crate::remote::{self, REACTORS_MAX, Remote, RemoteWaker};
+use crate::stall::StallDetector;
 use crate::stats::CoreStats;
 use crate::timer::TimerWheel;
 
 /// Polls before a turn enters the kernel even though tasks are still ready, so
 /// that a task that always wakes itself cannot keep completions waiting.
 const TURN_POLLS_MAX: usize = 4096;
-const STALL: Duration = Duration::from_millis(1);
-const STALL_LONG: Duration = Duration::from_millis(25);
 
 /// How a reactor is made.
 #[derive(Debug, Clone)]
@@ -59,7 +58,7 @@ pub(crate) struct Inner {
     pub(crate) timers: RefCell<TimerWheel<Waker>>,
     pub(crate) io: RefCell<Io>,
     pub(crate) stats: Arc<CoreStats>,
-    core: CoreId,
+    stalls: RefCell<StallDetector>,
     now: Cell<Instant>,
     remote: Arc<Remote>,
     hooks: RefCell<Vec<Rc<dyn TurnHook>>>,
@@ -103,12 +102,13 @@ impl Inner {
     /// One turn. The last one, when `is_done` says so after the tasks have
     /// run, submits what they left but does not wait.
     fn turn(&self, is_done: impl Fn() -> bool) -> Result<(), EnterError> {
+        self.stalls.borrow_mut().begin(self.now());
         self.take_inbound();
         self.stats.turns.add(1);
         self.stats.polls.add(self.tasks.run(self.number, TURN_POLLS_MAX) as u64);
         self.each_hook(|hook| hook.flush());
         let before = Instant::now();
-        self.note_busy(before - self.now());
+        self.stalls.borrow_mut().end(self.now(), before);
         self.sleep(before, is_done())
     }
 
@@ -124,20 +124,6 @@ impl Inner {
         self.remote.unpark();
         self.now.set(Instant::now());
         entered
-    }
-
-    fn note_busy(&self, busy: Duration) {
-        let micros = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
-        self.stats.busy_us.add(micros);
-        if busy < STALL {
-            return;
-        }
-        self.stats.stalls.add(1);
-        self.stats.stall_longest_us.raise(micros);
-        if busy >= STALL_LONG {
-            self.stats.stalls_long.add(1);
-            tracing::warn!(core = %self.core, busy_ms = micros / 1000, "a turn kept the core busy");
-        }
     }
 }
 
@@ -166,8 +152,8 @@ impl Reactor {
             tasks: Tasks::default(),
             timers: RefCell::new(TimerWheel::new(now)),
             io: RefCell::new(io),
+            stalls: RefCell::new(StallDetector::new(config.core, Arc::clone(&config.stats))),
             stats: config.stats,
-            core: config.core,
             now: Cell::new(now),
             remote,
             hooks: RefCell::default(),
@@ -197,13 +183,18 @@ impl Reactor {
     pub fn block_on<F: Future + 'static>(&self, future: F) -> Result<F::Output, EnterError> {
         let _guard = executor::enter(&self.inner);
         self.inner.now.set(Instant::now());
+        self.inner.stalls.borrow_mut().enter_thread();
         let handle = spawn_on(&self.inner, future);
-        loop {
-            self.inner.turn(|| handle.is_finished())?;
-            if let Some(output) = handle.take() {
-                return Ok(output);
+        let output = loop {
+            if let Err(error) = self.inner.turn(|| handle.is_finished()) {
+                break Err(error);
             }
-        }
+            if let Some(output) = handle.take() {
+                break Ok(output);
+            }
+        };
+        self.inner.stalls.borrow_mut().leave_thread();
+        output
     }
 }
 

@@ -29,11 +29,15 @@ counters! {
     polls,
     /// Completions reaped (io_uring), or descriptors that were ready (epoll).
     completions,
-    /// Turns that kept the core busy for more than 1 ms.
+    /// Turns that took more than 1 ms of work or of waiting within the turn.
     stalls,
-    /// Turns that kept the core busy for more than 25 ms.
+    /// Turns of that kind of more than 25 ms.
     stalls_long,
-    /// Longest busy turn so far, in microseconds.
+    /// Stacks of such turns that were logged; written by the watchdog alone.
+    stall_stacks,
+    /// Turns of more than 1 ms in which the kernel gave the CPU to another thread.
+    turns_preempted,
+    /// Longest stall so far, in microseconds.
     stall_longest_us,
     /// Microseconds the core was busy (not waiting in the kernel).
     busy_us,
