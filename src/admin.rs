@@ -26,7 +26,7 @@ use sluice_protocols::ids::UserId;
 use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
 use sluice_shard::{Admin, AdminError, Metrics, SEEDED_AT_ONCE_MAX, Seed};
 use sluice_store::OpenError;
-use sluice_store::record::UserRecord;
+use sluice_store::record::{LimitRecord, UserRecord};
 use tokio::net::TcpSocket;
 
 use crate::config::Config;
@@ -68,6 +68,25 @@ pub(crate) struct NewConnection {
     /// Scopes it covers, separated by spaces
     #[arg(long, default_value = "")]
     scope: String,
+}
+
+/// Options of `sluice user limit`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct NewLimit {
+    /// The user's name
+    name: String,
+    /// Requests a minute; 0 for no limit
+    #[arg(long)]
+    per_minute: Option<u32>,
+    /// Requests an hour; 0 for no limit
+    #[arg(long)]
+    per_hour: Option<u32>,
+    /// Requests at once; 0 for no limit
+    #[arg(long)]
+    concurrent: Option<u32>,
+    /// Take back what was set before; what is set beside it holds
+    #[arg(long)]
+    default: bool,
 }
 
 /// Options of `sluice key add`.
@@ -125,6 +144,14 @@ struct UserView {
     disabled: bool,
 }
 
+/// What a user is allowed, where that is not what all are.
+#[derive(Debug, Serialize, Deserialize)]
+struct LimitView {
+    per_minute: Option<u32>,
+    per_hour: Option<u32>,
+    concurrent: Option<u32>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct KeyView {
     user: UserId,
@@ -171,6 +198,22 @@ fn do_add_key(admin: &Admin, key: &NewKey) -> anyhow::Result<KeyView> {
     let user = find(admin, &key.name)?;
     let made = admin.create_key(&user.id, &key.label)?;
     Ok(KeyView { user: user.id, key: made.expose() })
+}
+
+/// Changes what is given and leaves the rest.
+fn do_limit(admin: &Admin, wanted: &NewLimit) -> anyhow::Result<LimitView> {
+    let user = find(admin, &wanted.name)?;
+    let before = if wanted.default { LimitRecord::default() } else { admin.limit(&user.id)? };
+    let limit = LimitRecord {
+        per_minute: wanted.per_minute.or(before.per_minute),
+        per_hour: wanted.per_hour.or(before.per_hour),
+        concurrent_max: wanted.concurrent.or(before.concurrent_max),
+    };
+    if limit != before || wanted.default {
+        admin.set_limit(&user.id, &limit)?;
+    }
+    let LimitRecord { per_minute, per_hour, concurrent_max: concurrent } = limit;
+    Ok(LimitView { per_minute, per_hour, concurrent })
 }
 
 fn do_seed(admin: &Admin, part: SeedPart) -> Result<Vec<SeededView>, AdminError> {
@@ -240,6 +283,27 @@ pub(crate) fn connect(config: &Config, connection: &NewConnection) -> anyhow::Re
         Control::Direct(admin) => do_connect(&admin, connection)?,
     };
     println!("{} is connected with Google", connection.name);
+    Ok(())
+}
+
+/// Shows what holds from now on.
+pub(crate) fn limit_user(config: &Config, limit: &NewLimit) -> anyhow::Result<()> {
+    let set: LimitView = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/limits", limit)?,
+        Control::Direct(admin) => do_limit(&admin, limit)?,
+    };
+    let shown = |own: Option<u32>, common: u64| {
+        let (count, whose) = own.map_or((common, "as all"), |own| (u64::from(own), "own"));
+        if count == 0 { format!("no limit ({whose})") } else { format!("{count} ({whose})") }
+    };
+    let rate = &config.rate;
+    println!(
+        "{}\tper minute: {}\tper hour: {}\tconcurrent: {}",
+        limit.name,
+        shown(set.per_minute, rate.user_per_minute),
+        shown(set.per_hour, rate.user_per_hour),
+        shown(set.concurrent, rate.user_concurrent_max)
+    );
     Ok(())
 }
 
@@ -359,6 +423,7 @@ pub(crate) fn serve(
         .route("/users", get(handle_list_users).post(handle_add_user))
         .route("/connections", post(handle_connect))
         .route("/keys", post(handle_add_key))
+        .route("/limits", post(handle_limit))
         .route("/seed", post(handle_seed))
         .with_state(admin.clone())
         .merge(vault::routes(Served::new(&admin, config)));
@@ -419,6 +484,10 @@ async fn handle_connect(State(admin): State<Admin>, Json(connection): Json<NewCo
 
 async fn handle_add_key(State(admin): State<Admin>, Json(key): Json<NewKey>) -> Response {
     answer(move || do_add_key(&admin, &key)).await
+}
+
+async fn handle_limit(State(admin): State<Admin>, Json(limit): Json<NewLimit>) -> Response {
+    answer(move || do_limit(&admin, &limit)).await
 }
 
 async fn handle_seed(State(admin): State<Admin>, Json(part): Json<SeedPart>) -> Response {

@@ -102,6 +102,7 @@ sections! {
     listen: Listen,
     tls: Tls,
     limits: Limits,
+    rate: Rate,
     tasks: Tasks,
     store: Store,
     vault: Vault,
@@ -208,6 +209,52 @@ section! {
         tasks_running_per_core_max: u64 = 1_024,
         /// Tasks of one user that may run at once, 1 to 1000; no more than tasks_running_per_core_max.
         tasks_running_per_user_max: u64 = 8,
+    }
+}
+
+section! {
+    /// How many requests are taken a minute and an hour, 0 to 10000000 each; 0 is no limit. Each number is also how many
+    /// may come at once; then they come back evenly.
+    Rate {
+        /// Requests of a user a minute, unless `sluice user limit` says otherwise for one.
+        user_per_minute: u64 = 100,
+        /// Requests of a user an hour, as above.
+        user_per_hour: u64 = 1_000,
+        /// Requests of a user under way at once, as above; streams of events among them.
+        user_concurrent_max: u64 = 128,
+        /// Requests with one API key a minute; with 0 all keys share what the user has.
+        key_per_minute: u64 = 0,
+        /// Requests with one API key an hour.
+        key_per_hour: u64 = 0,
+        /// Of a user's requests, commands, confirmations and runs of workflows a minute.
+        commands_per_minute: u64 = 0,
+        /// The same an hour.
+        commands_per_hour: u64 = 0,
+        /// Of a user's requests, reads of tasks, sessions and dead letters a minute.
+        reads_per_minute: u64 = 0,
+        /// The same an hour.
+        reads_per_hour: u64 = 0,
+        /// Of a user's requests, those for mail, calendar and files as they are a minute.
+        google_per_minute: u64 = 0,
+        /// The same an hour.
+        google_per_hour: u64 = 0,
+        /// Of a user's requests, all others a minute: changes of what is kept here.
+        administration_per_minute: u64 = 0,
+        /// The same an hour.
+        administration_per_hour: u64 = 0,
+        /// Requests from an IPv4 address or an IPv6 network of 64 bits a minute, whoever sends them.
+        address_per_minute: u64 = 6_000,
+        /// The same an hour.
+        address_per_hour: u64 = 100_000,
+        /// Requests from such an address a minute whose API key nobody has; then such keys are not looked at.
+        unauthorized_per_minute: u64 = 20,
+        /// The same an hour.
+        unauthorized_per_hour: u64 = 200,
+        /// Users, and as many keys, that each core can count at a time, 16 to 16777216; rounded up to a power of two. 56
+        /// bytes each.
+        users_tracked_per_core: u64 = 131_072,
+        /// Addresses that the process can count at a time, 16 to 16777216; rounded up to a power of two. 48 bytes each.
+        addresses_tracked: u64 = 65_536,
     }
 }
 

@@ -95,6 +95,8 @@ enum UserCommand {
     Seed(admin::NewSeed),
     /// Connect a user with a Google account by its refresh token
     Connect(admin::NewConnection),
+    /// Show or set how many requests of a user are taken
+    Limit(admin::NewLimit),
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::Seed(seed)) => admin::seed_users(&config, &seed),
         Command::User(UserCommand::List) => admin::list_users(&config),
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
+        Command::User(UserCommand::Limit(limit)) => admin::limit_user(&config, &limit),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
         Command::Sandbox(command) => sandbox::run(&config, &command),
         Command::Vault(command) => vault::run(&config, &command),

@@ -27,6 +27,7 @@ use sluice_protocols::intent::Confidence;
 use sluice_shard::cache::CacheConfig;
 use sluice_shard::env::RunConfig;
 use sluice_shard::intent::IntentConfig;
+use sluice_shard::limit::{LimitConfig, Limits as RequestLimits, RatePair};
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
@@ -37,7 +38,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::config::{Config, Durability, IoMode, LogFormat};
+use crate::config::{Config, Durability, IoMode, LogFormat, Rate};
 use crate::node_secret;
 use crate::quota_file::QuotaFile;
 use crate::sandbox::{self, Confinement};
@@ -524,6 +525,7 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
     run.transfer.at_once_max = usize::try_from(limits.transfers_per_core_max)?;
     let mut shard = ShardConfig::new(run);
     shard.node_secret = node_secret::read_or_make(directory)?;
+    shard.limits = Arc::new(RequestLimits::new(limit_config(&config.rate)?));
     shard.task_attempts_max = u32::try_from(tasks.attempts_max)?;
     shard.task_retry_base = tasks.retry_base_ms.duration();
     shard.task_retry_max = tasks.retry_max_ms.duration();
@@ -535,6 +537,27 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
     shard.tasks_running_max = usize::try_from(limits.tasks_running_per_core_max)?;
     shard.tasks_running_per_user_max = usize::try_from(limits.tasks_running_per_user_max)?;
     Ok(shard)
+}
+
+fn limit_config(rate: &Rate) -> anyhow::Result<LimitConfig> {
+    let pair = |per_minute: u64, per_hour: u64| -> anyhow::Result<RatePair> {
+        Ok(RatePair::new(u32::try_from(per_minute)?, u32::try_from(per_hour)?))
+    };
+    Ok(LimitConfig {
+        user: pair(rate.user_per_minute, rate.user_per_hour)?,
+        user_concurrent_max: u32::try_from(rate.user_concurrent_max)?,
+        key: pair(rate.key_per_minute, rate.key_per_hour)?,
+        classes: [
+            pair(rate.commands_per_minute, rate.commands_per_hour)?,
+            pair(rate.reads_per_minute, rate.reads_per_hour)?,
+            pair(rate.google_per_minute, rate.google_per_hour)?,
+            pair(rate.administration_per_minute, rate.administration_per_hour)?,
+        ],
+        address: pair(rate.address_per_minute, rate.address_per_hour)?,
+        unauthorized: pair(rate.unauthorized_per_minute, rate.unauthorized_per_hour)?,
+        users_tracked_max: usize::try_from(rate.users_tracked_per_core)?,
+        addresses_tracked_max: usize::try_from(rate.addresses_tracked)?,
+    })
 }
 
 fn quota_config(config: &Config, cores: usize) -> QuotaConfig {

@@ -10,6 +10,7 @@ pub mod connections;
 pub mod cpu;
 pub mod handshakes;
 pub mod intents;
+pub mod limiter;
 pub mod load;
 pub mod reactors;
 pub mod report;

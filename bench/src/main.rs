@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, handshakes, intents, load, reactors, report, sim};
+use sluice_bench::{compare, connections, handshakes, intents, limiter, load, reactors, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,6 +38,8 @@ enum Command {
     Reactors(reactors::ReactorsArgs),
     /// Measure the local parser of commands on annotated ones.
     Intents(intents::IntentsArgs),
+    /// Measure what the limits on requests cost, and how exact they are on many cores.
+    Limiter(limiter::LimiterArgs),
     /// Serve a fixed reply; what `compare` starts.
     #[command(hide = true)]
     ServeReply(compare::ServeArgs),
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Connections(args) => connections::run(&args),
         Command::Reactors(args) => reactors::run(&args),
         Command::Intents(args) => intents::run(&args),
+        Command::Limiter(args) => limiter::run(&args),
         Command::ServeReply(args) => compare::serve(&args),
         Command::ServeLoad(args) => load::serve(&args),
     }

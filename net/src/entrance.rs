@@ -16,6 +16,7 @@
 //!   answered, and that tells whoever waits.
 //! - A request whose asker has gone before the core took it is not served.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -114,7 +115,7 @@ impl EntranceStats {
 }
 
 enum Message {
-    Head { head: RequestHead, reply: oneshot::Sender<Admission> },
+    Head { head: RequestHead, from: IpAddr, reply: oneshot::Sender<Admission> },
     Request { request: Request, is_admitted: bool, reply: oneshot::Sender<Answer>, held: Held },
     Refuse { status: u16, detail: String, reply: oneshot::Sender<Response> },
 }
@@ -210,13 +211,13 @@ impl Entrance {
         CoreId::new(u16::try_from(index).expect("at most 256 cores"))
     }
 
-    /// Asks `core` whether it wants the body of the request with this head.
+    /// Asks `core` whether it wants the body of the request with this head, which came from this address.
     ///
     /// # Errors
     /// The core takes no more, or has ended.
-    pub async fn admit(&self, core: CoreId, head: RequestHead) -> Result<Admission, Shed> {
+    pub async fn admit(&self, core: CoreId, head: RequestHead, from: IpAddr) -> Result<Admission, Shed> {
         let (reply, answer) = oneshot::channel();
-        self.push(core, Message::Head { head, reply })?;
+        self.push(core, Message::Head { head, from, reply })?;
         answer.await.map_err(|_| Shed::Ended)
     }
 
@@ -345,9 +346,9 @@ impl Door {
 
     fn take(&self, message: Message) {
         match message {
-            Message::Head { head, reply } if !reply.is_closed() => {
+            Message::Head { head, from, reply } if !reply.is_closed() => {
                 // The client may have gone meanwhile, here and below.
-                let _ = reply.send(match self.admit(&head) {
+                let _ = reply.send(match self.admit(&head, from) {
                     Admit::Body { bytes_max } => Admission::Body { head, bytes_max },
                     Admit::Stream { bytes_max } => Admission::Stream { head, bytes_max },
                     Admit::Reply(response) => Admission::Answer(response),
@@ -365,7 +366,7 @@ impl Door {
 
     fn answer(&self, mut request: Request, is_admitted: bool, reply: oneshot::Sender<Answer>, held: Held) {
         if !is_admitted {
-            match self.admit(&request.head) {
+            match self.admit(&request.head, request.peer.ip()) {
                 Admit::Reply(response) => {
                     let _ = reply.send(response.into());
                     return;
@@ -384,8 +385,9 @@ impl Door {
     }
 
     /// As the service says, unless the announced body is longer than that.
-    fn admit(&self, head: &RequestHead) -> Admit {
-        match self.service.admit(head) {
+    fn admit(&self, head: &RequestHead, from: IpAddr) -> Admit {
+        // The handshake of TCP has proven it.
+        match self.service.admit(head, Some(from)) {
             Admit::Body { bytes_max } | Admit::Stream { bytes_max }
                 if head.content_length().unwrap_or(0) > bytes_max as u64 =>
             {

@@ -121,7 +121,7 @@ struct Answering {
 }
 
 impl Service for Answering {
-    fn admit(&self, head: &RequestHead) -> Admit {
+    fn admit(&self, head: &RequestHead, _: Option<IpAddr>) -> Admit {
         match head.path() {
             "/early" => Admit::Reply(Response::new(404)),
             "/piped" => Admit::Stream { bytes_max: BODY_BYTES_MAX },

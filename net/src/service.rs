@@ -1,7 +1,7 @@
 //! The seam between ingress and what answers requests.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
@@ -16,8 +16,10 @@ use crate::body::{BodyReader, BodyWriter, body};
 /// What answers requests on one core. Called on the reactor: it must not block.
 pub trait Service: 'static {
     /// Called when a request's header section is complete: whether its body is
-    /// wanted and how long it may be, or the reply at once.
-    fn admit(&self, head: &RequestHead) -> Admit;
+    /// wanted and how long it may be, or the reply at once. `from` is the address
+    /// it came from, unless that is not proven: a request in early data may bear
+    /// another's.
+    fn admit(&self, head: &RequestHead, from: Option<IpAddr>) -> Admit;
 
     /// Called when the whole request has arrived, or its head where the body is
     /// to come in pieces. The answer goes to `respond`, now or later.

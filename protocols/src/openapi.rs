@@ -23,6 +23,10 @@ pub fn document(version: &str) -> Value {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[method(endpoint.method)] = operation(endpoint);
     }
+    for (path, operations) in &mut paths {
+        let operations = operations.as_object_mut().into_iter().flatten();
+        operations.for_each(|(_, operation)| limited(path, operation));
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -47,6 +51,15 @@ pub fn document(version: &str) -> Value {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key: `sk_...`"}},
             "schemas": schemas(),
             "responses": {
+                "RateLimited": {
+                    "description": "A limit on requests is used up, which `limit` names",
+                    "headers": {
+                        "retry-after": {"required": true, "schema": {"type": "integer", "minimum": 1}},
+                        "ratelimit-policy": {"schema": {"type": "string", "examples": ["\"user-minute\";q=100;w=60"]}},
+                        "ratelimit": {"schema": {"type": "string", "examples": ["\"user-minute\";r=0;t=1"]}},
+                    },
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                },
                 "Problem": {
                     "description": "What went wrong (RFC 9457)",
                     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -54,6 +67,16 @@ pub fn document(version: &str) -> Value {
             },
         },
     })
+}
+
+/// Adds what the limits on requests make of every answer. Those that ask whether the server lives are always answered.
+fn limited(path: &str, operation: &mut Value) {
+    if matches!(path, "/livez" | "/readyz") {
+        return;
+    }
+    // What an item has beside its operations has no answers.
+    let Some(responses) = operation.get_mut("responses") else { return };
+    responses["429"] = json!({"$ref": "#/components/responses/RateLimited"});
 }
 
 fn method(method: Method) -> &'static str {
@@ -487,7 +510,7 @@ fn schemas() -> Value {
     let count = json!({"type": "integer", "minimum": 0});
     let kinds: Vec<String> =
         ProblemKind::ALL.iter().map(|kind| format!("/problems/{}", kind.slug())).collect();
-    json!({
+    let mut all = json!({
         "TaskId": {"type": "string", "pattern": "^tsk_[0-9a-z]{26}$"},
         "SessionId": {"type": "string", "pattern": "^ses_[0-9a-z]{26}$"},
         "IntentPlan": {
@@ -651,27 +674,29 @@ fn schemas() -> Value {
                 "checks": {"type": "array", "items": {"type": "object"}},
             },
         },
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail", "retryable"],
-            "properties": {
-                "type": {"type": "string", "enum": kinds},
-                "title": text,
-                "status": {"type": "integer", "minimum": 400, "maximum": 599},
-                "detail": text,
-                "instance": text,
-                "request_id": text,
-                "retryable": {"type": "boolean"},
-                "retry_after_s": count,
-                "errors": {"type": "array", "items": {
-                    "type": "object",
-                    "required": ["pointer", "detail"],
-                    "properties": {"pointer": text, "detail": text},
-                }},
-                "task": {"type": "object"},
-            },
+    });
+    all["Problem"] = json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "retryable"],
+        "properties": {
+            "type": {"type": "string", "enum": kinds},
+            "title": text,
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text,
+            "instance": text,
+            "request_id": text,
+            "retryable": {"type": "boolean"},
+            "retry_after_s": count,
+            "limit": text,
+            "errors": {"type": "array", "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {"pointer": text, "detail": text},
+            }},
+            "task": {"type": "object"},
         },
-    })
+    });
+    all
 }
 
 #[cfg(test)]

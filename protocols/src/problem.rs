@@ -106,6 +106,8 @@ kinds! {
     UpstreamTimeout = "upstream-timeout", 504, true, "An upstream service did not answer in time";
     /// An upstream's limit is used up.
     UpstreamLimited = "upstream-limited", 503, true, "An upstream service is limiting requests";
+    /// A limit on requests is used up; `limit` names it.
+    RateLimited = "rate-limited", 429, true, "Too many requests";
     /// Too much work is waiting here.
     Overloaded = "overloaded", 503, true, "The server is overloaded";
     /// This process is about to stop.
@@ -158,6 +160,8 @@ struct Document {
     retryable: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     retry_after_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    limit: Option<std::borrow::Cow<'static, str>>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     errors: Vec<FieldError>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -182,6 +186,7 @@ impl Problem {
             request_id: None,
             retryable: kind.is_retryable(),
             retry_after_s: None,
+            limit: None,
             errors: Vec::new(),
             task: None,
         }))
@@ -213,6 +218,13 @@ impl Problem {
     #[must_use]
     pub fn with_retry_after_s(mut self, seconds: u32) -> Self {
         self.0.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Names the limit that is used up.
+    #[must_use]
+    pub fn with_limit(mut self, name: &'static str) -> Self {
+        self.0.limit = Some(name.into());
         self
     }
 
@@ -274,6 +286,12 @@ impl Problem {
         self.0.retry_after_s
     }
 
+    /// The limit that is used up.
+    #[must_use]
+    pub fn limit(&self) -> Option<&str> {
+        self.0.limit.as_deref()
+    }
+
     /// The fields that are wrong.
     #[must_use]
     pub fn errors(&self) -> &[FieldError] {
@@ -323,13 +341,14 @@ mod tests {
             .with_request_id("r-1")
             .with_retryable(false)
             .with_retry_after_s(30)
+            .with_limit("user-minute")
             .with_error("/command", "too long")
             .with_task(json!({"state": "failed"}));
         let text = serde_json::to_string(&problem).expect("serialises");
         let back: Problem = serde_json::from_str(&text).expect("parses");
         assert_eq!(back, problem);
         assert!(!back.is_retryable());
-        assert_eq!(back.retry_after_s(), Some(30));
+        assert_eq!((back.retry_after_s(), back.limit()), (Some(30), Some("user-minute")));
         assert_eq!(back.errors()[0].pointer, "/command");
     }
 

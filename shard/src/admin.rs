@@ -14,14 +14,15 @@ use sluice_protocols::ids::{ApiKey, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
 use sluice_store::key::{KeyError, name_shard};
 use sluice_store::record::{
-    ConnectionRecord, ConnectionState, KeyRecord, NameRecord, Provider, Record, RecordError, UserRecord,
-    encode,
+    ConnectionRecord, ConnectionState, KeyRecord, LimitRecord, NameRecord, Provider, Record, RecordError,
+    UserRecord, encode,
 };
 use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store, Vault};
 
 use crate::auth::{key_id, secret_hash};
 use crate::clock::Clock;
+use crate::limit::COUNT_MAX;
 
 /// Users read at once while listing.
 const PAGE_ROWS: usize = 500;
@@ -186,6 +187,39 @@ impl Admin {
         let _guard = self.lock();
         let record = UserRecord { disabled, ..self.require(user)? };
         self.store.write_blocking(vec![put(self.shard_of(user), &Key::user(user), &record)?])?;
+        Ok(())
+    }
+
+    /// What a user is allowed, where that is not what all are.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub fn limit(&self, user: &UserId) -> Result<LimitRecord, AdminError> {
+        let record = self.store.load_blocking::<LimitRecord>(self.shard_of(user), &Key::limit(user))?;
+        Ok(record.map(|record| record.to_record()).unwrap_or_default())
+    }
+
+    /// Sets what a user is allowed. Seen when the belief in the user's keys ends ([`crate::ShardConfig::key_life`]).
+    ///
+    /// # Errors
+    /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Read`], [`AdminError::Commit`].
+    pub fn set_limit(&self, user: &UserId, limit: &LimitRecord) -> Result<(), AdminError> {
+        let counts = [limit.per_minute, limit.per_hour, limit.concurrent_max];
+        if let Some(count) = counts.into_iter().flatten().find(|count| *count > COUNT_MAX) {
+            let allowed = "0 to 10,000,000, where 0 is no limit";
+            return Err(AdminError::Field { field: "limit", found: count.to_string(), allowed });
+        }
+        let _guard = self.lock();
+        self.require(user)?;
+        let (shard, key) = (self.shard_of(user), Key::limit(user));
+        let batch = if *limit == LimitRecord::default() {
+            let mut batch = Batch::new(shard);
+            batch.delete(&key);
+            batch
+        } else {
+            put(shard, &key, limit)?
+        };
+        self.store.write_blocking(vec![batch])?;
         Ok(())
     }
 

@@ -17,8 +17,10 @@ use sluice_protocols::ids::{ApiKey, KeyId, ShardId, UserId};
 use sluice_store::record::{KeyRecord, UserRecord};
 use sluice_store::{CoreStore, Key, ReadError};
 
+use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::generations::Generations;
+use crate::limit::{Allowance, Limiter, Who};
 
 /// `sk_`, 26 characters of the user, `_`, 43 characters of the secret.
 pub(crate) const KEY_CHARS: usize = 73;
@@ -31,11 +33,22 @@ type KeyText = [u8; KEY_CHARS];
 pub(crate) struct Principal {
     pub(crate) user: UserId,
     pub(crate) shard: ShardId,
+    /// The key that was shown.
+    pub(crate) key: KeyId,
+    /// How much the user may ask.
+    pub(crate) allowance: Rc<Allowance>,
     /// The user's own time zone.
     pub(crate) time_zone: Box<str>,
     pub(crate) role: Role,
     /// What the credential is good for.
     pub(crate) scopes: Scopes,
+}
+
+impl Principal {
+    /// The same, as the limits on requests know it.
+    pub(crate) fn who(&self) -> Who<'_> {
+        Who { user: self.user, key: self.key, allowance: &self.allowance }
+    }
 }
 
 /// Why a request is not served in anybody's name.
@@ -131,7 +144,7 @@ impl Keys {
     /// Checks a key that is not believed, by the store of the core that owns its user.
     pub(crate) async fn check(
         &self,
-        store: &CoreStore,
+        (store, limiter, clock): (&CoreStore, &Limiter, &Clock),
         text: &KeyText,
         shard: ShardId,
         now: Instant,
@@ -140,7 +153,7 @@ impl Keys {
         if self.is_refused(hash, text, now) {
             return Err(Denied::Unknown);
         }
-        match look_up(store, text, shard).await {
+        match look_up((store, limiter, clock), text, shard).await {
             Ok(principal) => {
                 let principal = Rc::new(principal);
                 let until = now + self.believed_life;
@@ -164,7 +177,11 @@ impl Keys {
     }
 }
 
-async fn look_up(store: &CoreStore, text: &KeyText, shard: ShardId) -> Result<Principal, Denied> {
+async fn look_up(
+    (store, limiter, clock): (&CoreStore, &Limiter, &Clock),
+    text: &KeyText,
+    shard: ShardId,
+) -> Result<Principal, Denied> {
     let key = parse(text)?;
     let (user, hash) = (key.user(), secret_hash(&key));
     let record = store.load::<KeyRecord>(shard, &Key::api_key(&user, &key_id(&hash))).await?;
@@ -178,7 +195,9 @@ async fn look_up(store: &CoreStore, text: &KeyText, shard: ShardId) -> Result<Pr
         return Err(Denied::Disabled);
     }
     let time_zone = record.get().time_zone.as_str().into();
-    Ok(Principal { user, shard, time_zone, role: Role::User, scopes: Scopes::USER })
+    let allowance = limiter.recall(store, clock, shard, user).await?;
+    let key = key_id(&hash);
+    Ok(Principal { user, shard, key, allowance, time_zone, role: Role::User, scopes: Scopes::USER })
 }
 
 /// Whether two secrets are equal, in a time that does not depend on where they differ.

@@ -1,10 +1,12 @@
 //! Settings of the cores: plain data, the same for all of them, every bound stated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_store::session_cache::SessionCacheLimits;
 
 use crate::env::RunConfig;
+use crate::limit::{LimitConfig, Limits};
 
 /// How long a session lives, from its first command.
 pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -14,6 +16,8 @@ pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct ShardConfig {
     /// Settings of running tasks.
     pub run: RunConfig,
+    /// Limits on requests, shared by all cores. Default those of [`LimitConfig`].
+    pub limits: Arc<Limits>,
     /// Largest body of a command in bytes. Default 64 KiB.
     pub body_bytes_max: usize,
     /// Longest time for one command; what a caller asks beyond it is cut to it, and what does not say gets it.
@@ -73,6 +77,7 @@ impl ShardConfig {
         getrandom::fill(&mut node_secret).expect("the host has a random source");
         Self {
             run,
+            limits: Arc::new(Limits::new(LimitConfig::default())),
             body_bytes_max: 64 << 10,
             command_timeout: Duration::from_secs(60),
             tasks_queued_max: 10_000,

@@ -20,6 +20,7 @@ mod cursor;
 pub mod env;
 mod generations;
 pub mod intent;
+pub mod limit;
 pub mod metrics;
 mod mint;
 pub mod peer;

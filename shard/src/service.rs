@@ -12,6 +12,7 @@
 //! - nothing here blocks, and no borrow is held over a wait.
 
 use std::cell::{OnceCell, RefCell};
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::cursor::Cursors;
 use crate::env::Env;
+use crate::limit::{Class, Limiter, Refused};
 use crate::metrics::{CoreMetrics, CoreState, Metrics, RouteLabel};
 use crate::mint::Mint;
 use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
@@ -98,6 +100,7 @@ pub(crate) struct Core {
     pub(crate) calls: Rc<google::Calls>,
     pub(crate) transfers: google::Transfers,
     pub(crate) store: CoreStore,
+    pub(crate) limiter: Rc<Limiter>,
     /// Users whose workflows are being changed.
     pub(crate) workflows_held: RefCell<HashSet<UserId, foldhash::fast::RandomState>>,
     mesh: OnceCell<PeerMesh>,
@@ -136,6 +139,7 @@ impl CoreService {
 
     fn start_in(parts: CoreParts, env: Env, runner: Box<dyn Runner>) -> Rc<Self> {
         assert_eq!(parts.peers.core(), parts.core, "the mailboxes are another core's");
+        parts.metrics.show_limits(&parts.config.limits);
         let core = Rc::new(Core::new(&parts, env, runner));
         let weak = Rc::downgrade(&core);
         let stats = Arc::clone(core.metrics.mailbox());
@@ -159,8 +163,11 @@ impl CoreService {
     /// Refuses new commands from now on, starts no waiting task, and waits until `deadline` for those that run.
     /// What is left is on disk and is taken up by the next start. Gives the number of tasks that were still running.
     pub async fn drain(&self, deadline: Instant) -> usize {
-        self.core.metrics.state.set_draining();
-        self.core.tasks.drain(deadline).await
+        let core = &self.core;
+        core.metrics.state.set_draining();
+        let left = core.tasks.drain(deadline).await;
+        core.limiter.save_all(&core.store, &core.clock).await;
+        left
     }
 }
 
@@ -206,6 +213,7 @@ impl Core {
             calls: Rc::new(google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max)),
             transfers: google::Transfers::new(config.run.transfer.at_once_max),
             store,
+            limiter: Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits()))),
             workflows_held: RefCell::default(),
             mesh: OnceCell::new(),
             all_metrics: Arc::clone(&parts.metrics),
@@ -264,34 +272,52 @@ impl Core {
     }
 
     fn serve_user(self: &Rc<Self>, asked: Asked, request: Request, exchange: Exchange, has_hopped: bool) {
+        let (now, class) = (sluice_core::now(), asked.1.class());
         let text = match auth::key_text(&request.head) {
             Ok(text) => *text,
-            Err(denied) => return self.deny(exchange, &denied),
+            Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
         };
-        let now = sluice_core::now();
         if let Some(who) = self.keys.believed(&text, now) {
             self.metrics.keys_hits.add(1);
             return self.perform(asked, who, request, exchange);
         }
         let user = match auth::parse(&text) {
             Ok(key) => key.user(),
-            Err(denied) => return self.deny(exchange, &denied),
+            Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
         };
         let shard = self.placement.shard_of(&user);
         let owner = self.placement.owner(shard);
         if owner != self.id {
             return self.pass_on(owner, request, exchange, has_hopped);
         }
+        // Until it is known to be good it counts as one that nobody has, so that many at once are not looked at either.
+        let address = request.peer.ip();
+        if let Err(refused) = self.limiter.note_unauthorized(address, class, self.limiter.limits().ns(now)) {
+            return exchange.limited(&refused);
+        }
         self.metrics.keys_misses.add(1);
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
-            let checked = core.keys.check(&core.store, &text, shard, now).await;
+            let means = (&core.store, &*core.limiter, &core.clock);
+            let checked = core.keys.check(means, &text, shard, now).await;
             core.metrics.keys_cached.set(core.keys.len() as u64);
+            if !matches!(checked, Err(Denied::Missing | Denied::Unknown)) {
+                core.limiter.was_authorized(address);
+            }
             match checked {
                 Ok(who) => core.perform(asked, who, request, exchange),
                 Err(denied) => core.deny(exchange, &denied),
             }
         });
+    }
+
+    /// Denies a request that shows no key, or what cannot be one, unless its address has shown too many of those.
+    fn deny_counted(&self, exchange: Exchange, denied: &Denied, address: IpAddr, class: Class) {
+        let now_ns = self.limiter.limits().ns(sluice_core::now());
+        match self.limiter.note_unauthorized(address, class, now_ns) {
+            Ok(()) => self.deny(exchange, denied),
+            Err(refused) => exchange.limited(&refused),
+        }
     }
 
     fn deny(&self, exchange: Exchange, denied: &Denied) {
@@ -306,8 +332,17 @@ impl Core {
     }
 
     /// Does what an authenticated user of this core asks for, if they may.
-    fn perform(self: &Rc<Self>, asked: Asked, who: Rc<Principal>, request: Request, exchange: Exchange) {
+    fn perform(self: &Rc<Self>, asked: Asked, who: Rc<Principal>, request: Request, mut exchange: Exchange) {
         let (access, target) = asked;
+        let now_ns = self.limiter.limits().ns(sluice_core::now());
+        match self.limiter.enter(who.who(), target.class(), now_ns) {
+            Ok(entered) => exchange.entered(entered),
+            Err(refused) => return exchange.limited(&refused),
+        }
+        if self.limiter.wants_saving() {
+            let saving = Rc::clone(&self.limiter).keep_saved(self.store.clone(), self.clock.clone());
+            sluice_core::spawn(saving);
+        }
         if let Err(forbidden) = access.check(who.role, who.scopes) {
             self.metrics.requests_forbidden.add(1);
             return exchange.refuse(Problem::new(ProblemKind::Forbidden, forbidden.to_string()));
@@ -509,9 +544,13 @@ impl Core {
         longest.max(WAIT_MAX) + 2 * command::REPLY_GRACE
     }
 
-    fn admit(&self, head: &RequestHead) -> Admit {
+    fn admit(&self, head: &RequestHead, from: Option<IpAddr>) -> Admit {
         let arrived = sluice_core::now();
-        let action = match find_action(head) {
+        let action = find_action(head);
+        if let Err((refused, label)) = self.admit_from(&action, from, arrived) {
+            return Admit::Reply(self.context(head, label, arrived).refused(&refused));
+        }
+        let action = match action {
             Ok(action) => action,
             Err(refusal) => {
                 let context = self.context(head, RouteLabel::Other, arrived);
@@ -531,11 +570,16 @@ impl Core {
             Target::Google(endpoint) => self.unfit_call(endpoint, head),
             _ => target.body().and_then(|kind| self.unfit_body(head, kind)),
         };
-        let refused = self.not_serving(target).or_else(unfit).or_else(|| {
-            let denied = auth::key_text(head).err()?;
+        let mut refused = self.not_serving(target).or_else(unfit);
+        if let (None, Err(denied)) = (&refused, auth::key_text(head)) {
+            let now_ns = self.limiter.limits().ns(arrived);
+            let noted = from.map(|from| self.limiter.note_unauthorized(from, target.class(), now_ns));
+            if let Some(Err(limit)) = noted {
+                return Admit::Reply(self.context(head, action.label(), arrived).refused(&limit));
+            }
             self.metrics.keys_refused.add(1);
-            Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()))
-        });
+            refused = Some(Problem::new(ProblemKind::Unauthorized, denied.to_string()));
+        }
         match refused {
             None => match target {
                 Target::Google(endpoint) if endpoint.body == rest::Body::Bytes => {
@@ -551,6 +595,22 @@ impl Core {
                 Admit::Reply(context.finish(response))
             }
         }
+    }
+
+    /// Whether the limits let a request in by its address, or why not and what it is counted as. Those that ask whether
+    /// the server lives are always let in: nobody is helped by a server that is taken for dead.
+    fn admit_from(
+        &self,
+        action: &Result<Action<'_>, Misdirected>,
+        from: Option<IpAddr>,
+        arrived: Instant,
+    ) -> Result<(), (Refused, RouteLabel)> {
+        let label = action.as_ref().map_or(RouteLabel::Other, |action| action.label());
+        let Some(from) = from.filter(|_| label != RouteLabel::Health) else { return Ok(()) };
+        let target = action.as_ref().ok().and_then(|action| action.target());
+        let class = target.map_or(Class::Other, Target::class);
+        let now_ns = self.limiter.limits().ns(arrived);
+        self.limiter.enter_from(from, class, now_ns).map_err(|refused| (refused, label))
     }
 
     /// What can be told to be wrong with a call to Google before its body is read.
@@ -573,8 +633,8 @@ impl Core {
 }
 
 impl Service for CoreService {
-    fn admit(&self, head: &RequestHead) -> Admit {
-        self.core.admit(head)
+    fn admit(&self, head: &RequestHead, from: Option<IpAddr>) -> Admit {
+        self.core.admit(head, from)
     }
 
     fn call(&self, request: Request, respond: Responder) {

@@ -7,6 +7,7 @@ use super::{Config, Origin, Problem};
 /// No machine we run on has more CPUs for one process, and every pair of cores has mailboxes of its own.
 const CORES_MAX: u64 = 256;
 const SHARDS_MAX: u64 = 4096;
+const RATE_MAX: u64 = sluice_shard::limit::COUNT_MAX as u64;
 /// All of them are read at the start, and looked at again and again.
 const CERTIFICATES_MAX: usize = 256;
 
@@ -28,7 +29,7 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, tls, limits, tasks, store, egress, cache, quota, intent, .. } =
+        let Config { server, listen, tls, limits, rate, tasks, store, egress, cache, quota, intent, .. } =
             self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
@@ -50,6 +51,25 @@ impl Checks<'_> {
             ("limits.tasks_queued_per_core_max", limits.tasks_queued_per_core_max, 1, 1_000_000),
             ("limits.tasks_running_per_core_max", limits.tasks_running_per_core_max, 1, 100_000),
             ("limits.tasks_running_per_user_max", limits.tasks_running_per_user_max, 1, 1_000),
+            ("rate.user_per_minute", rate.user_per_minute, 0, RATE_MAX),
+            ("rate.user_per_hour", rate.user_per_hour, 0, RATE_MAX),
+            ("rate.user_concurrent_max", rate.user_concurrent_max, 0, RATE_MAX),
+            ("rate.key_per_minute", rate.key_per_minute, 0, RATE_MAX),
+            ("rate.key_per_hour", rate.key_per_hour, 0, RATE_MAX),
+            ("rate.commands_per_minute", rate.commands_per_minute, 0, RATE_MAX),
+            ("rate.commands_per_hour", rate.commands_per_hour, 0, RATE_MAX),
+            ("rate.reads_per_minute", rate.reads_per_minute, 0, RATE_MAX),
+            ("rate.reads_per_hour", rate.reads_per_hour, 0, RATE_MAX),
+            ("rate.google_per_minute", rate.google_per_minute, 0, RATE_MAX),
+            ("rate.google_per_hour", rate.google_per_hour, 0, RATE_MAX),
+            ("rate.administration_per_minute", rate.administration_per_minute, 0, RATE_MAX),
+            ("rate.administration_per_hour", rate.administration_per_hour, 0, RATE_MAX),
+            ("rate.address_per_minute", rate.address_per_minute, 0, RATE_MAX),
+            ("rate.address_per_hour", rate.address_per_hour, 0, RATE_MAX),
+            ("rate.unauthorized_per_minute", rate.unauthorized_per_minute, 0, RATE_MAX),
+            ("rate.unauthorized_per_hour", rate.unauthorized_per_hour, 0, RATE_MAX),
+            ("rate.users_tracked_per_core", rate.users_tracked_per_core, 16, 1 << 24),
+            ("rate.addresses_tracked", rate.addresses_tracked, 16, 1 << 24),
             ("tasks.attempts_max", tasks.attempts_max, 1, 100),
             ("tasks.retry_base_ms", tasks.retry_base_ms.0, 1, 3_600_000),
             ("tasks.retry_max_ms", tasks.retry_max_ms.0, tasks.retry_base_ms.0, 86_400_000),

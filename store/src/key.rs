@@ -21,6 +21,7 @@
 //! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
 //! 0x0d  turn              user[16] session[16] number[4]                               TurnRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
+//! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -71,6 +72,7 @@ pub enum Kind {
     WorkflowVersion = 0x0c,
     Turn = 0x0d,
     DataKey = 0x14,
+    Limit = 0x16,
     Quarantine = 0xf0,
 }
 
@@ -93,6 +95,7 @@ impl Kind {
             0x0c => Self::WorkflowVersion,
             0x0d => Self::Turn,
             0x14 => Self::DataKey,
+            0x16 => Self::Limit,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -203,6 +206,16 @@ impl Key {
         Self::of(Kind::Idempotency, &[user.as_bytes(), hash])
     }
 
+    /// What a user has used of their limits. The core that owns the user writes it.
+    pub fn limit_state(user: &UserId) -> Self {
+        Self::of(Kind::Limit, &[user.as_bytes(), &[0]])
+    }
+
+    /// What a user is allowed, where that is not what all are. Operators write it.
+    pub fn limit(user: &UserId) -> Self {
+        Self::of(Kind::Limit, &[user.as_bytes(), &[1]])
+    }
+
     /// The history entry of `task`, under the month and millisecond it is filed by.
     pub fn history(user: &UserId, at_ms: u64, task: &TaskId) -> Self {
         let month = Month::of_unix_ms(at_ms);
@@ -265,6 +278,7 @@ impl Key {
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
             Kind::Turn => bytes.len() == 37,
+            Kind::Limit => bytes.len() == 18 && bytes[17] <= 1,
             Kind::Idempotency => bytes.len() == 49,
             Kind::History => bytes.len() == 45,
             Kind::Name => (2..=1 + NAME_BYTES_MAX).contains(&bytes.len()),
@@ -564,7 +578,7 @@ mod tests {
                 Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),
-                Key::workflow_version(&user, &workflow, 7).unwrap(),
+                Key::workflow_version(&user, &workflow, 7).unwrap(), Key::limit_state(&user), Key::limit(&user),
             ];
             for key in keys {
                 prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);

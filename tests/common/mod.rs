@@ -20,6 +20,18 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+/// Most tests ask more in a minute than a user or an address may; `limits.rs` is about that. Settings of a test come after
+/// and win.
+const NO_LIMITS: [&str; 7] = [
+    "rate.user_per_minute=0",
+    "rate.user_per_hour=0",
+    "rate.user_concurrent_max=0",
+    "rate.address_per_minute=0",
+    "rate.address_per_hour=0",
+    "rate.unauthorized_per_minute=0",
+    "rate.unauthorized_per_hour=0",
+];
+
 /// The gateway's binary, made for these tests.
 pub const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 
@@ -143,6 +155,9 @@ impl Settings {
             .args(["--set", if is_confined() { "server.sandbox=require" } else { "server.sandbox=auto" }])
             // Most tests are about what the model plans; `intents.rs` is about the rest.
             .args(["--set", "intent.local=false", "--set", "intent.pattern_ttl_s=0"]);
+        for option in NO_LIMITS {
+            command.args(["--set", option]);
+        }
         for option in &self.options {
             command.args(["--set", option]);
         }

@@ -1,6 +1,6 @@
 //! The servers under comparison: the same 200-byte reply to every request.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 struct Reply;
 
 impl Service for Reply {
-    fn admit(&self, _: &RequestHead) -> Admit {
+    fn admit(&self, _: &RequestHead, _: Option<IpAddr>) -> Admit {
         Admit::Body { bytes_max: 65_536 }
     }
 

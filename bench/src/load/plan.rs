@@ -178,7 +178,7 @@ pub(super) mod tests {
     #[test]
     fn urls_give_address_and_names() {
         let target = Target::parse("https://127.0.0.1:4433/").unwrap();
-        assert_eq!(target.address, "127.0.0.1:4433".parse().unwrap());
+        assert_eq!(target.address, "127.0.0.1:4433".parse::<SocketAddr>().unwrap());
         assert_eq!(target.authority, "127.0.0.1:4433");
         let target = Target::parse("https://[::1]:4433").unwrap();
         assert_eq!((target.host.as_str(), target.address.port()), ("::1", 4433));

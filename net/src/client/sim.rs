@@ -261,7 +261,7 @@ struct Desk {
 }
 
 impl Service for Desk {
-    fn admit(&self, head: &RequestHead) -> Admit {
+    fn admit(&self, head: &RequestHead, _: Option<IpAddr>) -> Admit {
         match self.plans[number_of(head)].is_piped {
             true => Admit::Stream { bytes_max: BODY_BYTES_MAX },
             false => Admit::Body { bytes_max: BODY_BYTES_MAX },

@@ -18,7 +18,7 @@
 mod answer;
 mod streaming;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -830,8 +830,8 @@ fn read_stream(
     cx: &Context<'_>,
 ) -> Outcome {
     // What comes before the client has finished the handshake may be a replay. Once it has, nobody but the
-    // client can have sent it, whatever packet it came in.
-    let is_early = quic.is_handshaking();
+    // client can have sent it, whatever packet it came in, and its address is proven.
+    let from = (!quic.is_handshaking()).then(|| peer_of(quic).ip());
     let mut stream = quic.recv_stream(id);
     // Closed: we stopped it earlier, its last bytes are of no interest.
     let Ok(mut chunks) = stream.read(true) else { return Outcome::Pending };
@@ -846,7 +846,7 @@ fn read_stream(
             _ => BODY_WAITING_BYTES_MAX,
         };
         match chunks.next(room_bytes) {
-            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, is_early, id, table, cx) {
+            Ok(Some(chunk)) => match feed(reading, &chunk.bytes, from, id, table, cx) {
                 Outcome::Pending => {}
                 settled => break settled,
             },
@@ -868,7 +868,7 @@ fn read_stream(
 fn feed(
     reading: &mut Reading,
     bytes: &Bytes,
-    is_early: bool,
+    from: Option<IpAddr>,
     id: StreamId,
     table: &mut Table,
     cx: &Context<'_>,
@@ -882,11 +882,12 @@ fn feed(
                     if let Some(bytes) = head.content_length() {
                         reading.decoder.expect_body(bytes);
                     }
-                    if !head.method().is_safe() && (is_early || head.header("early-data") == Some("1")) {
+                    if !head.method().is_safe() && (from.is_none() || head.header("early-data") == Some("1"))
+                    {
                         reading.head = Some(head);
                         return refuse_early(cx);
                     }
-                    match cx.service.admit(&head) {
+                    match cx.service.admit(&head, from) {
                         Admit::Reply(response) => {
                             cx.stats.requests_answered_early.add(1);
                             reading.head = Some(head);

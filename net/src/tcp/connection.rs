@@ -276,7 +276,7 @@ impl Conn {
         if body.is_end_stream() {
             return entrance.ask(core, self.request(head, Bytes::new()), Arc::clone(&self.leash)).await;
         }
-        match entrance.admit(core, head).await? {
+        match entrance.admit(core, head, self.peer.ip()).await? {
             Admission::Answer(response) => {
                 self.server.stats.note_refused(Refused::Early);
                 Ok(response.into())

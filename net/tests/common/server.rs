@@ -1,6 +1,6 @@
 //! The server under test: one reactor a thread, not pinned.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,7 +32,7 @@ struct Echo {
 }
 
 impl Service for Echo {
-    fn admit(&self, head: &RequestHead) -> Admit {
+    fn admit(&self, head: &RequestHead, _: Option<IpAddr>) -> Admit {
         if head.path() == "/denied" {
             return Admit::Reply(Response::new(403));
         }

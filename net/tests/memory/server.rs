@@ -1,7 +1,7 @@
 //! One core that answers every request with 200 bytes, on a thread whose memory
 //! is counted.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -23,7 +23,7 @@ static REPLY: [u8; 200] = [b'x'; 200];
 struct Reply;
 
 impl Service for Reply {
-    fn admit(&self, _: &RequestHead) -> Admit {
+    fn admit(&self, _: &RequestHead, _: Option<IpAddr>) -> Admit {
         Admit::Body { bytes_max: 64 << 10 }
     }
 

@@ -1,7 +1,7 @@
 //! The server under test: a reactor a thread, the TCP ingress on the test's own runtime.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -47,7 +47,7 @@ struct Echo {
 }
 
 impl Service for Echo {
-    fn admit(&self, head: &RequestHead) -> Admit {
+    fn admit(&self, head: &RequestHead, _: Option<IpAddr>) -> Admit {
         match head.path() {
             "/denied" => Admit::Reply(Response::new(403)),
             "/deaf" => Admit::Body { bytes_max: 0 },

@@ -15,6 +15,7 @@ use sluice_protocols::problem::ProblemKind;
 use super::{CoreState, Lent, StateCell};
 use crate::cache::CacheStats;
 use crate::env::{EnvStats, RunStats};
+use crate::limit::LimitStats;
 use crate::quota::QuotaStats;
 
 /// Upper bounds of request latency in microseconds: from a session read to the longest wait.
@@ -320,6 +321,11 @@ impl CoreMetrics {
     /// The counters of the core's broker.
     pub fn quota(&self) -> &QuotaStats {
         &self.lent.env.quota
+    }
+
+    /// The counters of the core's limits on requests.
+    pub fn limits(&self) -> &Arc<LimitStats> {
+        &self.lent.limits
     }
 
     /// How the core stands.

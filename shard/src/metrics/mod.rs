@@ -25,6 +25,7 @@ pub use tcp::tcp;
 pub use vault::vault;
 
 use crate::env::EnvStats;
+use crate::limit::{LimitStats, Limits};
 use crate::quota::Quotas;
 
 /// The media type of [`Metrics::render`].
@@ -35,6 +36,7 @@ pub struct Metrics {
     cores: Arc<[Arc<CoreMetrics>]>,
     store: Store,
     quotas: Arc<OnceLock<Arc<Quotas>>>,
+    limits: Arc<OnceLock<Arc<Limits>>>,
     registry: Registry,
 }
 
@@ -43,21 +45,27 @@ impl Metrics {
     pub fn new(cores: usize, store: Store, egress: Egress, others: Vec<Box<dyn Collector>>) -> Arc<Self> {
         let cores: Arc<[Arc<CoreMetrics>]> = (0..cores).map(|_| Arc::default()).collect();
         let mut registry = Registry::with_prefix("sluice");
-        let quotas = Arc::default();
+        let (quotas, limits) = (Arc::default(), Arc::default());
         let page = page::Page {
             cores: Arc::clone(&cores),
             store: store.clone(),
             egress,
             quotas: Arc::clone(&quotas),
+            limits: Arc::clone(&limits),
         };
         registry.register_collector(Box::new(page));
         others.into_iter().for_each(|other| registry.register_collector(other));
-        Arc::new(Self { cores, store, quotas, registry })
+        Arc::new(Self { cores, store, quotas, limits, registry })
     }
 
     /// Shows these budgets from now on; the first call counts.
     pub(crate) fn show_quotas(&self, quotas: &Arc<Quotas>) {
         let _first_wins = self.quotas.set(Arc::clone(quotas));
+    }
+
+    /// Shows the tables of these limits from now on; the first call counts.
+    pub(crate) fn show_limits(&self, limits: &Arc<Limits>) {
+        let _first_wins = self.limits.set(Arc::clone(limits));
     }
 
     /// The counters of one core. Give [`CoreMetrics::reactor`] to its reactor.
@@ -136,4 +144,5 @@ pub(crate) struct Lent {
     pub(crate) forward: Arc<MailboxStats>,
     pub(crate) ingress: Arc<IngressStats>,
     pub(crate) env: EnvStats,
+    pub(crate) limits: Arc<LimitStats>,
 }

@@ -1,5 +1,7 @@
 //! The page of metrics: what is counted, under the names operators see.
 
+mod limits;
+
 use std::borrow::Cow;
 use std::fmt::Error;
 use std::sync::{Arc, OnceLock};
@@ -21,6 +23,7 @@ use super::cells::{
 };
 use crate::cache::CacheStats;
 use crate::clock::Clock;
+use crate::limit::Limits;
 use crate::quota::{DoorStats, Quotas};
 
 /// Microseconds in a second. Dividing by it gives the nearest number to the decimal one means; multiplying by its
@@ -38,6 +41,8 @@ pub(super) struct Page {
     pub(super) egress: Egress,
     /// What the cores share of the quotas, once they run.
     pub(super) quotas: Arc<OnceLock<Arc<Quotas>>>,
+    /// And of the limits on requests.
+    pub(super) limits: Arc<OnceLock<Arc<Limits>>>,
 }
 
 type DoorRead = fn(&DoorStats) -> u64;
@@ -142,6 +147,7 @@ impl Collector for Page {
         self.runs(&mut writer)?;
         self.caches(&mut writer)?;
         self.quotas(&mut writer)?;
+        self.limits(&mut writer)?;
         self.commits(&mut writer)?;
         self.reads(&mut writer)?;
         self.upstreams(&mut writer)

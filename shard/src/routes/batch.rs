@@ -18,17 +18,18 @@ use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
+use crate::limit::Class;
 use crate::service::Core;
 
 /// Answers a batch.
 pub(crate) async fn serve(
     core: Rc<Core>,
-    exchange: Exchange,
+    mut exchange: Exchange,
     who: Rc<Principal>,
     key: Option<String>,
     body: Bytes,
 ) {
-    match carry(&core, &exchange, &who, key.as_deref(), &body).await {
+    match carry(&core, &mut exchange, &who, key.as_deref(), &body).await {
         Ok(response) => exchange.reply(response),
         Err(refusal) => refusal.answer(exchange),
     }
@@ -36,7 +37,7 @@ pub(crate) async fn serve(
 
 async fn carry(
     core: &Rc<Core>,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     who: &Principal,
     key: Option<&str>,
     body: &[u8],
@@ -50,6 +51,7 @@ async fn carry(
         }
     };
     let request = BatchRequest::parse(body)?;
+    count(core, exchange, who, request.commands.len())?;
     let mut tasks = Vec::new();
     for command in request.commands {
         tasks.push(match command {
@@ -83,6 +85,24 @@ async fn carry(
     let promised = core.tasks.promise(who.shard, accepted, keyed, exchange.context.arrived()).await;
     promised.map_err(refused)?;
     Ok(response)
+}
+
+/// Counts every command as a request, the first of which the request itself was.
+fn count(core: &Core, exchange: &mut Exchange, who: &Principal, commands: usize) -> Result<(), Problem> {
+    let units = u32::try_from(commands.saturating_sub(1)).unwrap_or(u32::MAX);
+    if units == 0 {
+        return Ok(());
+    }
+    let now_ns = core.limiter.limits().ns(sluice_core::now());
+    let (told, result) = match core.limiter.take_more(who.who(), Class::Commands, now_ns, units) {
+        Ok(fields) => (fields, Ok(())),
+        Err(refused) => {
+            let (problem, fields) = refused.told();
+            (fields, Err(problem))
+        }
+    };
+    exchange.tell_limits(told);
+    result
 }
 
 /// The task of one command.

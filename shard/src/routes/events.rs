@@ -111,7 +111,8 @@ pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>
         .with_field("content-type", "text/event-stream")
         .with_field("cache-control", "no-store")
         .with_field("location", task_path(id));
-    let mut stream = EventStream { core: &core, writer: exchange.stream(head), seen };
+    let (writer, _at_once) = exchange.stream(head);
+    let mut stream = EventStream { core: &core, writer, seen };
     core.metrics().event_streams.set(core.event_streams.open.get() as u64);
     match stream.follow(&who, id).await {
         Ok(()) => stream.writer.finish(),

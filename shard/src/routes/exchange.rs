@@ -13,6 +13,7 @@ use sluice_protocols::api::Timing;
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
 
+use crate::limit::{Entered, LimitFields, Place, Refused};
 use crate::metrics::{CoreMetrics, RouteLabel};
 use crate::mint::Mint;
 
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     request_id: String,
     arrived: Instant,
     metrics: Arc<CoreMetrics>,
+    /// What is told of the limits on requests.
+    limits: Option<LimitFields>,
 }
 
 impl Context {
@@ -39,7 +42,7 @@ impl Context {
             Some(theirs) if is_request_id(theirs) => theirs.to_owned(),
             _ => mint.request(),
         };
-        Self { route, request_id, arrived, metrics: Arc::clone(metrics) }
+        Self { route, request_id, arrived, metrics: Arc::clone(metrics), limits: None }
     }
 
     /// When the request was whole.
@@ -51,7 +54,19 @@ impl Context {
     /// out and tells its length (RFC 9110 section 9.3.2).
     pub(crate) fn finish(self, response: Response) -> Response {
         self.metrics.answer(self.route, response.status, self.arrived.elapsed());
+        let response = match self.limits {
+            Some(limits) => limits.put_on(response),
+            None => response,
+        };
         response.with_field("x-request-id", self.request_id)
+    }
+
+    /// The answer to a request that a limit refused.
+    pub(crate) fn refused(mut self, refused: &Refused) -> Response {
+        let (problem, fields) = refused.told();
+        self.limits = fields;
+        let response = self.problem(problem);
+        self.finish(response)
     }
 
     /// The answer for a problem.
@@ -65,11 +80,30 @@ impl Context {
 pub(crate) struct Exchange {
     pub(crate) context: Context,
     responder: Responder,
+    /// Held until the exchange is answered, or dropped.
+    place: Option<Place>,
 }
 
 impl Exchange {
     pub(crate) fn new(context: Context, responder: Responder) -> Self {
-        Self { context, responder }
+        Self { context, responder, place: None }
+    }
+
+    /// Notes that the limits have let the request in.
+    pub(crate) fn entered(&mut self, entered: Entered) {
+        self.place = entered.place;
+        self.context.limits = entered.fields;
+    }
+
+    /// Notes what is to be told of the limits instead.
+    pub(crate) fn tell_limits(&mut self, fields: Option<LimitFields>) {
+        self.context.limits = fields;
+    }
+
+    /// Answers that a limit refused the request.
+    pub(crate) fn limited(self, refused: &Refused) {
+        let response = self.context.refused(refused);
+        self.responder.send(response);
     }
 
     /// Answers.
@@ -78,15 +112,16 @@ impl Exchange {
         self.responder.send(response);
     }
 
-    /// Answers with a body that is still to come. The answer is counted with its head.
-    pub(crate) fn stream(self, head: Response) -> BodyWriter {
+    /// Answers with a body that is still to come, and gives the request's place with it, to be held until that has
+    /// ended. The answer is counted with its head.
+    pub(crate) fn stream(self, head: Response) -> (BodyWriter, Option<Place>) {
         let head = self.context.finish(head);
-        self.responder.stream(head)
+        (self.responder.stream(head), self.place)
     }
 
     /// Answers, whole or in pieces.
     pub(crate) fn answer(self, answer: Answer) {
-        let Self { context, responder } = self;
+        let Self { context, responder, place: _held } = self;
         responder.answer(answer.map_head(|head| context.finish(head)));
     }
 

@@ -26,6 +26,7 @@ use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::ReadError;
 
+use crate::limit::Class;
 use crate::metrics::RouteLabel;
 use crate::tasks::Unchanged;
 
@@ -328,6 +329,31 @@ impl Target {
                 | Self::Google(_)
                 | Self::Workflows { runs: true, .. }
         )
+    }
+
+    /// What the limits on requests count it under.
+    pub(crate) const fn class(self) -> Class {
+        match self {
+            Self::Command
+            | Self::Commands
+            | Self::IntentParse
+            | Self::TaskConfirm(_)
+            | Self::DeadRedrive(_)
+            | Self::Workflows { runs: true, .. } => Class::Commands,
+            Self::TaskList
+            | Self::TaskGet(_)
+            | Self::TaskEvents(_)
+            | Self::SessionGet(_)
+            | Self::DeadList
+            | Self::DeadGet(_) => Class::Reads,
+            Self::Google(_) => Class::Google,
+            Self::TaskCancel(_)
+            | Self::DeadEdit(_)
+            | Self::DeadPurge(_)
+            | Self::SessionDelete(_)
+            | Self::CacheInvalidate
+            | Self::Workflows { runs: false, .. } => Class::Administration,
+        }
     }
 
     /// The kind of body it needs.

@@ -20,6 +20,7 @@ use sluice_protocols::ids::{ApiKey, ShardCount, ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_shard::clock::Clock;
 use sluice_shard::env::RunConfig;
+use sluice_shard::limit::{LimitConfig, Limits};
 use sluice_shard::run::{RunEnd, codes};
 use sluice_shard::{
     Admin, Cancel, CoreParts, CoreService, Metrics, Recent, RunFuture, Runner, ShardConfig, peer,
@@ -28,6 +29,8 @@ use sluice_store::record::{TaskRecord, encode};
 use sluice_store::vault::Keyring;
 use sluice_store::{Batch, CoreStore, Key, KeyRange, Kind, Store, StoreConfig, Vault};
 
+/// From where requests come.
+pub(crate) const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 9);
 /// 2026-11-19, far from any edge of the calendar.
 pub(crate) const START_MS: u64 = 1_795_000_000_000;
 pub(crate) const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -147,7 +150,10 @@ impl World {
 }
 
 pub(crate) fn config() -> ShardConfig {
-    ShardConfig::new(RunConfig::new("key", "model", "client", "secret"))
+    let mut config = ShardConfig::new(RunConfig::new("key", "model", "client", "secret"));
+    // Most tests ask more of a gateway than a user may; those of the limits say which.
+    config.limits = Arc::new(Limits::new(LimitConfig::off()));
+    config
 }
 
 pub(crate) struct User {
@@ -184,7 +190,7 @@ impl Gateway {
     /// Sends a request as the ingress would: admission first.
     pub(crate) fn send(&self, head: RequestHead, body: &str) -> Answer {
         let answer = Answer::default();
-        match self.service.admit(&head) {
+        match self.service.admit(&head, Some(PEER.0.into())) {
             Admit::Reply(response) => answer.set(response),
             Admit::Body { bytes_max } if body.len() > bytes_max => {
                 answer.set(self.service.refuse(413, "too long"));
@@ -196,7 +202,7 @@ impl Gateway {
 
     pub(crate) fn call(&self, head: RequestHead, body: &str, early_data: bool, answer: &Answer) {
         let body = Bytes::from(body.to_owned());
-        let request = Request { head, body, stream: None, peer: ([127, 0, 0, 1], 9).into(), early_data };
+        let request = Request { head, body, stream: None, peer: PEER.into(), early_data };
         let filled = answer.clone();
         self.service.call(request, Responder::from_fn(move |answer| filled.take_in(answer)));
     }

@@ -4,6 +4,7 @@ mod commands;
 mod common;
 mod cores;
 mod events;
+mod limits;
 mod metrics;
 mod queue;
 mod requests;

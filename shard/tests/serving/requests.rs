@@ -23,7 +23,7 @@ fn a_request_without_a_valid_key_is_refused() {
         // The command's body is not even taken.
         let head = RequestHead::build("POST", "/api/v1/command", "localhost");
         let head = head.with("content-type", "application/json");
-        assert!(matches!(gateway.service.admit(&head), Admit::Reply(reply) if reply.status == 401));
+        assert!(matches!(gateway.service.admit(&head, None), Admit::Reply(reply) if reply.status == 401));
         assert_eq!(problem(&gateway.get(&anna, path).await).kind(), ProblemKind::NotFound);
         assert_eq!(gateway.metric("sluice_keys_refused_total{core=\"0\"}"), 5);
     });

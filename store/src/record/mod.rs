@@ -26,10 +26,11 @@ pub use task::{
 pub use types::first_turn;
 pub use types::{
     ArchivedConnectionRecord, ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord,
-    ArchivedKeyRecord, ArchivedNameRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord,
-    ArchivedUserRecord, ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord,
-    HistoryRecord, ItemRecord, KeyRecord, NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord,
-    TurnRecord, UserRecord, WorkflowRecord,
+    ArchivedKeyRecord, ArchivedLimitRecord, ArchivedLimitStateRecord, ArchivedNameRecord,
+    ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,
+    ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord, HistoryRecord, ItemRecord,
+    KeyRecord, LimitRecord, LimitStateRecord, NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord,
+    StepRecord, TurnRecord, UserRecord, WorkflowRecord,
 };
 
 use rkyv::Archive;

@@ -416,6 +416,34 @@ impl Record for WorkflowRecord {
     const SCHEMA: u8 = 1;
 }
 
+/// What a user has used of the limits on requests: when the buckets are full again, by the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct LimitStateRecord {
+    pub minute_full_ms: u64,
+    pub hour_full_ms: u64,
+}
+
+impl Record for LimitStateRecord {
+    const NAME: &'static str = "limit state";
+    const KINDS: &'static [Kind] = &[Kind::Limit];
+    const SCHEMA: u8 = 1;
+}
+
+/// What a user is allowed, where that is not what all are: `None` is what all are, 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct LimitRecord {
+    pub per_minute: Option<u32>,
+    pub per_hour: Option<u32>,
+    /// Requests at once.
+    pub concurrent_max: Option<u32>,
+}
+
+impl Record for LimitRecord {
+    const NAME: &'static str = "limit";
+    const KINDS: &'static [Kind] = &[Kind::Limit];
+    const SCHEMA: u8 = 1;
+}
+
 /// What became of a command, for the list of past commands.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct HistoryRecord {

@@ -1,0 +1,232 @@
+//! One limit: the generic cell rate algorithm (ITU-T I.371, annex A), in whole nanoseconds.
+//!
+//! **The model.** A bucket holds `count` requests and is full at first. Each request takes one out; one comes back each
+//! *interval*, which is the window divided by `count`, rounded up to a nanosecond. Said without a bucket: a stretch of
+//! time of length `d` holds at most `count + d / interval` requests, and a request is refused exactly when one stretch
+//! that ends with it would hold more. So a minute that begins with a full bucket may see up to twice `count`, and every
+//! longer time sees `count` a minute.
+//!
+//! **The state** is one number: the moment at which the bucket is full again. What lies in the past is a full bucket, so
+//! a state of 0 is one, and whoever forgets a state that lies in the past has forgotten nothing.
+//!
+//! **No overflow.** Moments are nanoseconds since the start of the process; they reach 2^63 after 292 years. A bucket
+//! refills in `count * interval < window + count` nanoseconds, below 2^42 for the bounds that [`Rate::new`] keeps, and
+//! no state lies further ahead of the latest moment seen than that. So every sum stays below 2^64.
+//!
+//! **A clock that goes back** makes the state lie further ahead: requests wait until the clock is where it was, and none
+//! is admitted that would not have been before. Nothing is divided by, or subtracted from, what may be smaller.
+
+/// Most requests of a limit.
+pub const COUNT_MAX: u32 = 10_000_000;
+/// Longest window, in seconds.
+const WINDOW_S_MAX: u32 = 3_600;
+const SECOND_NS: u64 = 1_000_000_000;
+
+const _: () = assert!(WINDOW_S_MAX as u64 * SECOND_NS + (COUNT_MAX as u64) < 1 << 42);
+// The interval is never 0, and rounding it up makes a limit at most 0.02 % lower.
+const _: () = assert!(60 * SECOND_NS / COUNT_MAX as u64 >= 5_000);
+
+/// So many requests a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    interval_ns: u64,
+    count: u32,
+    window_s: u32,
+}
+
+/// The bucket does not hold that many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// How long until it does, if nothing else is taken, in nanoseconds; `None` when it never will.
+    pub wait_ns: Option<u64>,
+}
+
+impl Rate {
+    /// `count` requests a minute; none for 0, which is no limit. Counts above [`COUNT_MAX`] are cut to it.
+    pub fn per_minute(count: u32) -> Option<Self> {
+        Self::new(count, 60)
+    }
+
+    /// `count` requests an hour; as [`Self::per_minute`].
+    pub fn per_hour(count: u32) -> Option<Self> {
+        Self::new(count, WINDOW_S_MAX)
+    }
+
+    fn new(count: u32, window_s: u32) -> Option<Self> {
+        let count = count.min(COUNT_MAX);
+        let window_ns = u64::from(window_s) * SECOND_NS;
+        (count > 0).then(|| Self { interval_ns: window_ns.div_ceil(u64::from(count)), count, window_s })
+    }
+
+    /// Requests in a full bucket.
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
+    /// The window, in seconds.
+    pub fn window_s(self) -> u32 {
+        self.window_s
+    }
+
+    /// The time in which one request comes back, in nanoseconds.
+    pub fn interval_ns(self) -> u64 {
+        self.interval_ns
+    }
+
+    /// The time in which an empty bucket fills, in nanoseconds.
+    pub fn depth_ns(self) -> u64 {
+        self.interval_ns * u64::from(self.count)
+    }
+
+    /// Takes `units` out of a bucket that is full again at `full_at_ns`, and gives its new state.
+    ///
+    /// # Errors
+    /// [`Short`]: nothing is taken.
+    #[inline]
+    pub fn take(self, full_at_ns: u64, now_ns: u64, units: u32) -> Result<u64, Short> {
+        if units > self.count {
+            return Err(Short { wait_ns: None });
+        }
+        // At most the depth, so it cannot overflow.
+        let taken = full_at_ns.max(now_ns) + self.interval_ns * u64::from(units);
+        let latest = now_ns + self.depth_ns();
+        if taken > latest { Err(Short { wait_ns: Some(taken - latest) }) } else { Ok(taken) }
+    }
+
+    /// The state of a bucket to which `units` that were taken and not used go back.
+    pub fn give_back(self, full_at_ns: u64, units: u32) -> u64 {
+        full_at_ns.saturating_sub(self.interval_ns.saturating_mul(u64::from(units)))
+    }
+
+    /// Requests left in the bucket.
+    pub fn left(self, full_at_ns: u64, now_ns: u64) -> u32 {
+        let room_ns = self.depth_ns().saturating_sub(full_at_ns.saturating_sub(now_ns));
+        // At most `count`.
+        u32::try_from(room_ns / self.interval_ns).unwrap_or(self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The model as its definition says it: every request admitted so far, and no stretch that ends now may be too full.
+    #[derive(Default)]
+    struct Model {
+        admitted: Vec<u64>,
+    }
+
+    impl Model {
+        fn allows(&self, rate: Rate, now_ns: u64, units: u32) -> bool {
+            // A stretch that begins between two requests holds no more than the one that begins with the later of them.
+            let begins = self.admitted.iter().copied().chain([now_ns]);
+            begins.enumerate().all(|(index, begin_ns)| {
+                let held = (self.admitted.len() - index) as u128 + u128::from(units);
+                // held <= count + d / interval, without a division.
+                let (count, interval) = (u128::from(rate.count), u128::from(rate.interval_ns));
+                held * interval <= count * interval + u128::from(now_ns - begin_ns)
+            })
+        }
+
+        fn take(&mut self, now_ns: u64, units: u32) {
+            self.admitted.extend((0..units).map(|_| now_ns));
+        }
+    }
+
+    fn rates() -> impl Strategy<Value = Rate> {
+        let count = prop_oneof![4 => 1..12u32, 2 => 1..200u32, 1 => 1..COUNT_MAX];
+        (count, any::<bool>()).prop_map(|(count, hour)| {
+            if hour { Rate::per_hour(count).unwrap() } else { Rate::per_minute(count).unwrap() }
+        })
+    }
+
+    /// Waits around the interval, where admission turns, as well as none and long ones.
+    fn wait(rate: Rate, kind: u8, part: u64) -> u64 {
+        match kind % 6 {
+            0 | 1 => 0,
+            2 => rate.interval_ns,
+            3 => rate.interval_ns - 1,
+            4 => part % (2 * rate.interval_ns + 1),
+            _ => part % (2 * rate.depth_ns() + 1),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_admitted_is_what_the_model_admits(
+            rate in rates(),
+            steps in proptest::collection::vec((any::<u8>(), any::<u64>(), 1..4u32), 0..250),
+        ) {
+            let (mut model, mut full_at, mut now) = (Model::default(), 0, 0);
+            for (kind, part, units) in steps {
+                now += wait(rate, kind, part);
+                let taken = rate.take(full_at, now, units);
+                prop_assert_eq!(taken.is_ok(), units <= rate.count && model.allows(rate, now, units));
+                match taken {
+                    Ok(taken) => {
+                        full_at = taken;
+                        model.take(now, units);
+                    }
+                    Err(Short { wait_ns: None }) => prop_assert!(units > rate.count),
+                    Err(Short { wait_ns: Some(wait_ns) }) => {
+                        // The wait is true to the nanosecond.
+                        prop_assert!(wait_ns > 0 && rate.take(full_at, now + wait_ns - 1, units).is_err());
+                        prop_assert!(rate.take(full_at, now + wait_ns, units).is_ok());
+                    }
+                }
+                // What is told to be left is what can be taken.
+                let left = rate.left(full_at, now);
+                prop_assert!(left == 0 || rate.take(full_at, now, left).is_ok());
+                prop_assert!(rate.take(full_at, now, left + 1).is_err());
+            }
+        }
+
+        #[test]
+        fn a_clock_that_goes_back_admits_nothing_more_and_is_forgotten(
+            rate in rates(),
+            steps in proptest::collection::vec((any::<u8>(), any::<u64>(), any::<bool>()), 0..250),
+        ) {
+            let (mut model, mut full_at, mut now, mut latest) = (Model::default(), 0, 0u64, 0);
+            for (kind, part, is_back) in steps {
+                let by = wait(rate, kind, part);
+                now = if is_back { now.saturating_sub(by) } else { now + by };
+                latest = now.max(latest);
+                if let Ok(taken) = rate.take(full_at, now, 1) {
+                    prop_assert!(model.allows(rate, latest, 1));
+                    full_at = taken;
+                    model.take(latest, 1);
+                }
+            }
+            // Once the clock is where it was, all is as if it had never gone back.
+            prop_assert_eq!(rate.take(full_at, latest, 1).is_ok(), model.allows(rate, latest, 1));
+            let full = rate.take(full_at, latest + rate.depth_ns(), rate.count);
+            prop_assert!(full.is_ok());
+        }
+
+        #[test]
+        fn nothing_overflows_after_292_years(rate in rates(), units in any::<u32>()) {
+            let late = u64::MAX >> 1;
+            let taken = rate.take(0, late, units.min(rate.count)).unwrap();
+            prop_assert!(taken <= late + rate.depth_ns());
+            prop_assert!(rate.take(taken, late, rate.count).is_err() || units == 0);
+            prop_assert_eq!(rate.give_back(taken, units.min(rate.count)), late);
+        }
+    }
+
+    #[test]
+    fn a_limit_of_a_hundred_a_minute_is_one_in_600_ms_after_a_burst_of_a_hundred() {
+        let rate = Rate::per_minute(100).unwrap();
+        assert_eq!((rate.interval_ns(), rate.depth_ns()), (600_000_000, 60_000_000_000));
+        let mut full_at = 0;
+        for _ in 0..100 {
+            full_at = rate.take(full_at, 5, 1).unwrap();
+        }
+        assert_eq!(rate.take(full_at, 5, 1), Err(Short { wait_ns: Some(600_000_000) }));
+        assert_eq!((rate.left(full_at, 5), rate.left(full_at, 600_000_005)), (0, 1));
+        assert_eq!(rate.left(full_at, 60_000_000_005), 100);
+        assert_eq!(Rate::per_minute(0), None);
+        assert_eq!(Rate::per_hour(u32::MAX).unwrap().count(), COUNT_MAX);
+    }
+}
