@@ -194,6 +194,7 @@ async fn each_name_has_its_certificate_and_others_the_default() {
 fn start_refused(place: &Place) -> String {
     let data = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(common::SLUICE);
+    command.env("SLUICE_VAULT__KEYS", common::MASTER_KEYS);
     command.args(["--data-dir", data.path().to_str().expect("UTF-8")]);
     for setting in [
         "listen.port=0",
