@@ -300,10 +300,12 @@ async fn an_operator_sets_the_limits_of_one_user() {
     let caller = Caller::of(&gateway).await;
     let answer = caller.get(TASKS, &ada).await;
     assert_eq!(answer.field("ratelimit-policy"), Some("\"user-hour\";q=500;w=3600"), "{:?}", answer.body);
-    gateway.admin(&["user", "limit", "ada", "--default"]);
+    // What was used under the limit of three an hour holds on. Bob has used little.
+    gateway.admin(&["user", "limit", "bob", "--per-minute", "0", "--per-hour", "700"]);
+    gateway.admin(&["user", "limit", "bob", "--default"]);
     drop(caller);
     let gateway = gateway.stop_and_restart();
-    let answer = Caller::of(&gateway).await.get(TASKS, &ada).await;
+    let answer = Caller::of(&gateway).await.get(TASKS, &bob).await;
     let policy = "\"user-minute\";q=100;w=60, \"user-hour\";q=1000;w=3600";
     assert_eq!(answer.field("ratelimit-policy"), Some(policy));
 }
