@@ -12,6 +12,7 @@ pub mod handshakes;
 pub mod intents;
 pub mod limiter;
 pub mod load;
+pub mod mix;
 pub mod reactors;
 pub mod report;
 pub mod sim;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, handshakes, intents, limiter, load, reactors, report, sim};
+use sluice_bench::{compare, connections, handshakes, intents, limiter, load, mix, reactors, report, sim};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,6 +23,8 @@ enum Command {
     Sim(Box<sim::SimArgs>),
     /// Load a server over HTTP/3, HTTP/2 or HTTP/1.1, by the clock or as fast as it answers.
     Load(Box<load::LoadOptions>),
+    /// Measure the standard mix on a gateway and a simulator of our own, without and with upstream calls.
+    Mix(mix::MixArgs),
     /// Show a result of `load` again, as a table, page or percentile file.
     LoadShow(report::ShowArgs),
     /// Compare two results of `load`; exit code 1 when a gate broke, 2 when they cannot be compared.
@@ -52,6 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Sim(args) => sim::run(*args),
         Command::Load(args) => load::run(*args),
+        Command::Mix(args) => mix::run(&args),
         Command::LoadShow(args) => report::show(&args),
         Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
         Command::Handshakes(args) => handshakes::run(&args),

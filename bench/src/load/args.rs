@@ -40,6 +40,18 @@ const SPIKE: f64 = 5.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(Duration);
 
+impl From<Duration> for Span {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        span.0
+    }
+}
+
 impl FromStr for Span {
     type Err = anyhow::Error;
 
@@ -164,6 +176,9 @@ options! {
     /// Real commands (JSON lines with text and scenario) in place of the mix's own
     #[arg(long, value_name = "FILE")]
     commands: PathBuf,
+    /// Of the mix, this scenario alone
+    #[arg(long, value_name = "NAME")]
+    only: String,
     /// Send one kind of request only: this path
     #[arg(long)]
     path: String,
@@ -236,6 +251,9 @@ options! {
     /// Requests on a connection before it is replaced (closed loop)
     #[arg(long)]
     requests_per_connection: u64,
+    /// Take users one after the other instead of by lot
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    in_turn: bool,
     /// Client threads
     #[arg(long, alias = "threads")]
     cores: usize,
@@ -276,6 +294,9 @@ pub struct LoadOptions {
     /// Scenarios (TOML); its table [run] may hold any of these options
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
+    /// A command of the mix that is not sent; repeat for several
+    #[arg(long = "without", value_name = "TEXT")]
+    pub without: Vec<String>,
     /// What must hold, such as p99<10ms, errors<0.1%, gmail:p95<50ms; repeat for several
     #[arg(long = "threshold", value_name = "CONDITION")]
     pub thresholds: Vec<String>,
@@ -354,7 +375,11 @@ impl LoadOptions {
             bail!("give --ca, or --insecure to trust whatever answers at {url}");
         }
         let protocol = run.http.unwrap_or(Protocol::H3);
-        let mix = self.mix(scenarios, own.is_some())?;
+        let mut mix = self.mix(scenarios, own.is_some())?;
+        mix = mix.without(&self.without)?;
+        if let Some(name) = &run.only {
+            mix = mix.only(name)?;
+        }
         let users = self.users(&mix)?;
         let by_rate = if run.ramp.is_some() { Profile::Ramp } else { Profile::Constant };
         let profile = run.profile.unwrap_or(by_rate);
@@ -376,6 +401,7 @@ impl LoadOptions {
         let threads = bounded("--cores", run.cores, 1, THREADS_MAX)?;
         ensure!(threads <= clients, "--cores {threads}: each thread needs one of the --clients {clients}");
         let zipf = Zipf::new(users.count(), run.zipf.unwrap_or(0.0))?;
+        ensure!(run.in_turn != Some(true) || run.zipf.is_none(), "--in-turn goes without --zipf");
         let plan = Plan {
             target,
             protocol,
@@ -383,6 +409,7 @@ impl LoadOptions {
             mix: Arc::new(mix),
             users: Arc::new(users),
             zipf,
+            in_turn: run.in_turn == Some(true),
             load,
             warmup: run.warm_up.map_or(WARMUP, |span| span.0),
             duration,
@@ -646,6 +673,7 @@ mod tests {
             "--duration 5x",
             "--timeout 2m",
             "--zipf -1",
+            "--zipf 1 --in-turn",
             "--users 2 --key sk_a",
             "--commands x.jsonl",
             "--resumption-share 0.5",

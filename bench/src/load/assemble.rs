@@ -175,6 +175,8 @@ fn scenarios(settings: &Settings, outcome: &Outcome) -> Vec<Scenario> {
                 .map(|(kind, count)| ((*kind).to_owned(), *count))
                 .collect::<BTreeMap<_, _>>(),
             latency: Latencies::of(&seen.corrected, &seen.uncorrected),
+            own: (!seen.own.is_empty()).then(|| Latency::of(&seen.own)),
+            beside_upstream: (!seen.own.is_empty()).then(|| Latency::of(&seen.beside_upstream)),
         })
         .collect()
 }

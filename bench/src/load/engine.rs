@@ -25,6 +25,7 @@ use super::rng::Rng;
 use super::runtime::Runtime;
 use super::scenario::{RequestPlan, Source, Values};
 use super::schedule::{Arrivals, Segment};
+use super::timing::Spent;
 use super::transport::{Failure, Handshake, HeadParts, Reply, Transport};
 use crate::cpu;
 
@@ -278,12 +279,15 @@ impl<T: Transport> Worker<T> {
         let mut outcome = self.outcome.borrow_mut();
         let mut slice = self.slice.borrow_mut();
         match result {
-            Ok(started) => {
+            Ok(Answered { started, spent }) => {
                 let corrected = ended.saturating_duration_since(intended);
                 slice.complete(corrected);
                 outcome.completed_in_time += u64::from(self.window.get().holds(ended));
                 if is_measured {
                     outcome.complete(choice.scenario, corrected, ended - started);
+                    if let Some(spent) = spent {
+                        outcome.note_spent(choice.scenario, corrected, spent);
+                    }
                 }
                 true
             }
@@ -301,7 +305,13 @@ impl<T: Transport> Worker<T> {
         let plan = &self.plan;
         let mut rng = self.rng.borrow_mut();
         let scenario = plan.mix.draw(&mut rng);
-        let user = plan.zipf.draw(&mut rng);
+        let number = self.number.get();
+        self.number.set(number + 1);
+        let number = number * plan.threads as u64 + self.index as u64;
+        let user = match plan.in_turn {
+            true => usize::try_from(number % plan.users.count() as u64).unwrap_or(0),
+            false => plan.zipf.draw(&mut rng),
+        };
         let texts = plan.mix.scenarios[scenario].texts.len();
         let text = if texts > 1 { rng.below(texts) } else { 0 };
         let mut fresh = rng.chance(plan.shares.new_connection).then(|| {
@@ -322,20 +332,16 @@ impl<T: Transport> Worker<T> {
                 fresh = Some(Handshake::Full);
             }
         }
-        let number = self.number.get();
-        self.number.set(number + 1);
-        let number = number * plan.threads as u64 + self.index as u64;
         Choice { scenario, user, text, number, fresh }
     }
 
-    /// Finds a connection and sends the scenario's requests over it; returns when the
-    /// first of them had a place.
+    /// Finds a connection and sends the scenario's requests over it.
     async fn work<R: Runtime>(
         self: &Rc<Self>,
         choice: &Choice,
         place: Option<usize>,
         is_measured: bool,
-    ) -> Result<Instant, Failure> {
+    ) -> Result<Answered, Failure> {
         let give_up = self.window.get().give_up;
         let unfinished = || Failure::new("unfinished", "the run ended before the request could be sent");
         let room = match place {
@@ -370,7 +376,7 @@ impl<T: Transport> Worker<T> {
         {
             self.pool.forget(place, &connection);
         }
-        result.map(|()| started)
+        result.map(|spent| Answered { started, spent })
     }
 
     async fn exchange_all<R: Runtime>(
@@ -379,12 +385,19 @@ impl<T: Transport> Worker<T> {
         choice: &Choice,
         made: Option<&Made<T::Connection>>,
         is_measured: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Spent>, Failure> {
+        let mut spent = None;
         let scenario = &self.plan.mix.scenarios[choice.scenario];
         let mut captured = vec![String::new(); scenario.captures_count];
         let mut made = made;
         for request in &scenario.requests {
-            self.exchange::<R>(connection, request, choice, &mut captured, is_measured).await?;
+            let reply = self.exchange::<R>(connection, request, choice, &mut captured, is_measured).await?;
+            if let Some(field) = reply.header("server-timing") {
+                let mut sum: Spent = spent.unwrap_or_default();
+                if sum.add(field) {
+                    spent = Some(sum);
+                }
+            }
             if let Some(made) = made.take()
                 && is_measured
             {
@@ -400,7 +413,7 @@ impl<T: Transport> Worker<T> {
                 }
             }
         }
-        Ok(())
+        Ok(spent)
     }
 
     async fn exchange<R: Runtime>(
@@ -410,7 +423,7 @@ impl<T: Transport> Worker<T> {
         choice: &Choice,
         captured: &mut [String],
         is_measured: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Reply, Failure> {
         let mut repeats = 0;
         loop {
             let (head, body) = self.prepare_request(request, choice, captured)?;
@@ -431,9 +444,9 @@ impl<T: Transport> Worker<T> {
                 return Err(Failure::new(STATUS, detail));
             }
             if request.captures.is_empty() && request.repeat.is_none() {
-                return Ok(());
+                return Ok(reply);
             }
-            let Some(repeat) = read_answer(request, &reply, captured)? else { return Ok(()) };
+            let Some(repeat) = read_answer(request, &reply, captured)? else { return Ok(reply) };
             repeats += 1;
             if repeats > repeat.max {
                 let detail = format!("{} did not change in {} repetitions", repeat.pointer, repeat.max);
@@ -507,6 +520,14 @@ impl<T: Transport> Worker<T> {
             }
         }
     }
+}
+
+/// A start that went well.
+struct Answered {
+    /// When its first request had a place.
+    started: Instant,
+    /// What the server said of its time, where it did.
+    spent: Option<Spent>,
 }
 
 /// A connection just made.

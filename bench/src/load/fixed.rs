@@ -115,6 +115,7 @@ pub fn run_load(args: &LoadArgs) -> anyhow::Result<Summary> {
         authorities: args.ca.iter().cloned().collect(),
         mix: Arc::new(mix),
         zipf: Zipf::new(users.count(), 0.0)?,
+        in_turn: false,
         users: Arc::new(users),
         load,
         warmup: Duration::try_from_secs_f64(args.warmup_s)?,

@@ -22,7 +22,7 @@ mod engine;
 mod fixed;
 mod h3;
 pub mod machine;
-mod observe;
+pub(crate) mod observe;
 mod plan;
 mod pool;
 mod profile;
@@ -35,12 +35,13 @@ mod schedule;
 mod server;
 mod tcp;
 mod threshold;
+mod timing;
 mod transport;
 mod users;
 
 use anyhow::{Context, bail};
 
-pub use self::args::{LoadOptions, RunOptions};
+pub use self::args::{LoadOptions, RunOptions, Span};
 pub use self::fixed::{LoadArgs, Summary, run_load};
 pub use self::plan::{Protocol, Target};
 use self::result::LoadResult;

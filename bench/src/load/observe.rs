@@ -20,8 +20,13 @@ pub(super) struct Page {
     longest_s: f64,
 }
 
-/// Fetches `http://HOST:PORT/PATH` as any HTTP/1.1 server gives it.
+/// What the page at `http://HOST:PORT/PATH` says of stalls.
 pub(super) fn fetch(url: &str) -> anyhow::Result<Page> {
+    read_page(&fetch_text(url)?)
+}
+
+/// Fetches `http://HOST:PORT/PATH` as any HTTP/1.1 server gives it.
+pub(crate) fn fetch_text(url: &str) -> anyhow::Result<String> {
     let rest = url.strip_prefix("http://").context("--metrics must start with http://")?;
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -45,7 +50,7 @@ pub(super) fn fetch(url: &str) -> anyhow::Result<Page> {
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer from --metrics")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
     ensure!(status == "200", "--metrics answered with status {status}");
-    read_page(body)
+    Ok(body.to_owned())
 }
 
 fn read_page(text: &str) -> anyhow::Result<Page> {

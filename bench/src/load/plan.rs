@@ -100,6 +100,8 @@ pub(super) struct Plan {
     pub(super) mix: Arc<Mix>,
     pub(super) users: Arc<Users>,
     pub(super) zipf: Zipf,
+    /// Users come one after the other, not by `zipf`.
+    pub(super) in_turn: bool,
     pub(super) load: Load,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
@@ -148,6 +150,7 @@ pub(super) mod tests {
             mix: Arc::new(Mix::single("GET", "/", None, 200, false).unwrap()),
             zipf: Zipf::new(users.count(), 0.0).unwrap(),
             users: Arc::new(users),
+            in_turn: false,
             load: Load::Closed,
             warmup: Duration::ZERO,
             duration: Duration::from_secs(1),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::timing::Spent;
 use super::transport::{Failure, Handshake};
 
 /// Latencies up to a minute, in nanoseconds.
@@ -32,6 +33,10 @@ fn nanos(duration: Duration) -> u64 {
 pub(super) struct ScenarioOutcome {
     pub(super) corrected: Histogram<u64>,
     pub(super) uncorrected: Histogram<u64>,
+    /// What the server says it took itself, of the answers that say so.
+    pub(super) own: Histogram<u64>,
+    /// Of the same answers: the corrected latency less what the server waited for others.
+    pub(super) beside_upstream: Histogram<u64>,
     pub(super) errors: u64,
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) failures: BTreeMap<&'static str, u64>,
@@ -42,6 +47,8 @@ impl Default for ScenarioOutcome {
         Self {
             corrected: histogram(),
             uncorrected: histogram(),
+            own: histogram(),
+            beside_upstream: histogram(),
             errors: 0,
             statuses: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -134,6 +141,8 @@ impl Outcome {
         for (ours, theirs) in self.scenarios.iter_mut().zip(other.scenarios) {
             add(&mut ours.corrected, &theirs.corrected);
             add(&mut ours.uncorrected, &theirs.uncorrected);
+            add(&mut ours.own, &theirs.own);
+            add(&mut ours.beside_upstream, &theirs.beside_upstream);
             ours.errors += theirs.errors;
             theirs.statuses.into_iter().for_each(|(status, count)| bump(&mut ours.statuses, status, count));
             theirs.failures.into_iter().for_each(|(kind, count)| bump(&mut ours.failures, kind, count));
@@ -154,6 +163,13 @@ impl Outcome {
         let scenario = &mut self.scenarios[scenario];
         scenario.corrected.saturating_record(nanos(corrected));
         scenario.uncorrected.saturating_record(nanos(uncorrected));
+    }
+
+    /// What the server said of the time of a request that was answered as expected.
+    pub(super) fn note_spent(&mut self, scenario: usize, corrected: Duration, spent: Spent) {
+        let scenario = &mut self.scenarios[scenario];
+        scenario.own.saturating_record(nanos(spent.own));
+        scenario.beside_upstream.saturating_record(nanos(corrected.saturating_sub(spent.upstream)));
     }
 
     /// A request of the measured time was not.

@@ -213,6 +213,23 @@ impl Latency {
         }
     }
 
+    /// The value at a percentile, in microseconds, from the buckets: as exact as those are.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count"
+    )]
+    pub fn at(&self, percentile: f64) -> f64 {
+        let rank = ((self.count as f64 * percentile / 100.0).ceil() as u64).max(1);
+        let mut seen = 0;
+        let found = self.buckets_ns.iter().find(|(_, count)| {
+            seen += count;
+            seen >= rank
+        });
+        found.map_or(self.max_us, |(value, _)| micros(*value))
+    }
+
     /// The percentiles with their names, and the largest value.
     pub fn named(&self) -> [(&'static str, f64); 7] {
         [
@@ -266,6 +283,12 @@ pub struct Scenario {
     pub failures: BTreeMap<String, u64>,
     /// Its latency.
     pub latency: Latencies,
+    /// What the server says it took itself (`own` of `Server-Timing`), where it says so.
+    #[serde(default)]
+    pub own: Option<Latency>,
+    /// Of the same answers: the corrected latency less what the server waited for others.
+    #[serde(default)]
+    pub beside_upstream: Option<Latency>,
 }
 
 /// One second of the measured time.

@@ -304,6 +304,32 @@ impl Mix {
         Self::build(name, &file.scenario)
     }
 
+    /// Without commands that are made of these words.
+    ///
+    /// # Errors
+    /// When a scenario has no other.
+    pub(super) fn without(mut self, left_out: &[String]) -> anyhow::Result<Self> {
+        let left_out = escape(left_out);
+        for scenario in &mut self.scenarios {
+            scenario.texts.retain(|text| !left_out.contains(text));
+            ensure!(!scenario.texts.is_empty(), "--without leaves {:?} without a command", scenario.name);
+        }
+        Ok(self)
+    }
+
+    /// This scenario of it alone.
+    pub(super) fn only(mut self, name: &str) -> anyhow::Result<Self> {
+        let names: Vec<_> = self.scenarios.iter().map(|scenario| scenario.name.clone()).collect();
+        self.scenarios.retain(|scenario| scenario.name == name);
+        let Some(scenario) = self.scenarios.first_mut() else {
+            bail!("--only {name}: the mix {:?} has {}", self.name, names.join(", "));
+        };
+        scenario.weight = 1.0;
+        self.total_weight = 1.0;
+        self.name = format!("{}/{name}", self.name);
+        Ok(self)
+    }
+
     /// One request and nothing else.
     pub(super) fn single(
         method: &str,
@@ -549,6 +575,18 @@ mod tests {
         assert!(first.is_head_per_user && !second.is_head_per_user);
         assert_eq!(second.repeat.as_ref().unwrap().max, 3);
         assert!(!mix.needs_keys());
+    }
+
+    #[test]
+    fn a_mix_can_be_sent_in_part() {
+        let mix = Mix::standard(None).unwrap().only("drive").unwrap();
+        assert_eq!((mix.name.as_str(), mix.scenarios.len()), ("standard/drive", 1));
+        assert_eq!(mix.draw(&mut Rng::new(1, 0)), 0);
+        let left_out = ["find the file about the roadmap".to_owned()];
+        let rest = Mix::standard(None).unwrap().without(&left_out).unwrap();
+        assert!(rest.scenarios.iter().all(|scenario| !scenario.texts.contains(&left_out[0])));
+        let refused = Mix::standard(None).unwrap().only("music").unwrap_err().to_string();
+        assert!(refused.contains("intent, gmail, calendar, drive"), "{refused}");
     }
 
     #[test]

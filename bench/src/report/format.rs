@@ -1,7 +1,7 @@
 //! Numbers and names as they are shown.
 
 /// A latency in microseconds, with the unit that reads best and three digits.
-pub(super) fn latency(us: f64) -> String {
+pub(crate) fn latency(us: f64) -> String {
     match us {
         us if us < 1e3 => format!("{} µs", digits(us)),
         us if us < 1e6 => format!("{} ms", digits(us / 1e3)),
@@ -10,7 +10,7 @@ pub(super) fn latency(us: f64) -> String {
 }
 
 /// Three significant digits, no exponent.
-pub(super) fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         a if a >= 100.0 => format!("{value:.0}"),
@@ -22,7 +22,7 @@ pub(super) fn digits(value: f64) -> String {
 }
 
 /// A whole number with its thousands set apart.
-pub(super) fn count(value: u64) -> String {
+pub(crate) fn count(value: u64) -> String {
     let plain = value.to_string();
     let mut text = String::with_capacity(plain.len() + plain.len() / 3);
     for (index, digit) in plain.chars().enumerate() {
@@ -35,14 +35,14 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// Requests a second, as a whole number.
-pub(super) fn rate(value: f64) -> String {
+pub(crate) fn rate(value: f64) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded on the line before")]
     let whole = value.clamp(0.0, 1e15).round() as u64;
     count(whole)
 }
 
 /// Bytes with a binary unit.
-pub(super) fn bytes(value: f64) -> String {
+pub(crate) fn bytes(value: f64) -> String {
     match value.abs() {
         a if a < 1024.0 => format!("{value:.0} B"),
         a if a < 1024.0 * 1024.0 => format!("{} KiB", digits(value / 1024.0)),
@@ -52,7 +52,7 @@ pub(super) fn bytes(value: f64) -> String {
 }
 
 /// A short number for an axis: 1500 is 1.5k.
-pub(super) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
         a if a >= 1e9 => (value / 1e9, "G"),
         a if a >= 1e6 => (value / 1e6, "M"),
@@ -66,12 +66,12 @@ pub(super) fn short(value: f64) -> String {
 }
 
 /// A figure that may not have been measured.
-pub(super) fn or_dash(value: Option<String>) -> String {
+pub(crate) fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "–".into())
 }
 
 /// CPU numbers, or that there are none.
-pub(super) fn cpus(cpus: &[usize]) -> String {
+pub(crate) fn cpus(cpus: &[usize]) -> String {
     if cpus.is_empty() {
         return "not pinned".into();
     }
@@ -79,7 +79,7 @@ pub(super) fn cpus(cpus: &[usize]) -> String {
 }
 
 /// The first few of many sentences, and how many are left out.
-pub(super) fn shown_signs(signs: &[String]) -> Vec<String> {
+pub(crate) fn shown_signs(signs: &[String]) -> Vec<String> {
     const SHOWN_MAX: usize = 5;
     let mut shown: Vec<_> = signs.iter().take(SHOWN_MAX).cloned().collect();
     if signs.len() > SHOWN_MAX {
@@ -90,7 +90,7 @@ pub(super) fn shown_signs(signs: &[String]) -> Vec<String> {
 
 /// Makes text safe between HTML tags and inside quoted attributes; characters that
 /// no HTML or SVG text may hold become the replacement character.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -107,7 +107,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// Keeps control characters of foreign names away from the terminal.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

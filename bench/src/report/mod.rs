@@ -9,7 +9,7 @@
 
 mod chart;
 pub mod diff;
-mod format;
+pub(crate) mod format;
 pub mod hgrm;
 mod html;
 mod table;

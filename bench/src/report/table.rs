@@ -93,6 +93,9 @@ fn latencies(out: &mut String, result: &LoadResult) {
     row(out, "all, uncorrected", &result.latency.uncorrected);
     for scenario in &result.scenarios {
         row(out, &scenario.name, &scenario.latency.corrected);
+        if let Some(own) = &scenario.own {
+            row(out, &format!("{}, the server's own", scenario.name), own);
+        }
         for (kind, count) in scenario.failures.iter() {
             line(out, "", &format!("{count} x {kind}"));
         }

@@ -94,6 +94,8 @@ pub(crate) fn example() -> LoadResult {
                 statuses: [(200, 6_000), (503, 1)].into(),
                 failures: BTreeMap::new(),
                 latency: latency.clone(),
+                own: Some(latency.corrected.clone()),
+                beside_upstream: None,
             },
             Scenario {
                 name: "<script>alert(\"x\")</script> & 'more'".into(),
