@@ -113,6 +113,24 @@ impl Database {
         Ok(Self { db, names, in_memory, block_cache, write_buffers })
     }
 
+    /// Opens the database at `path` as it is now, beside whoever writes to it.
+    pub(crate) fn open_read_only(path: &Path, shards: ShardCount) -> Result<Self, rocksdb::Error> {
+        let config = StoreConfig::new(path, shards);
+        let block_cache = Cache::new_hyper_clock_cache(READ_ONLY_CACHE_BYTES, 0);
+        let write_buffers = WriteBufferManager::new_write_buffer_manager(config.write_buffer_bytes, false);
+        let names = family_names(shards);
+        let family = family_options(&config, &block_cache);
+        let mut options = Options::default();
+        // What is at the end of the log may be half written.
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_info_logger(log_to_tracing());
+        let families = names.iter().map(|name| (name.as_str(), family.clone()));
+        let db = DB::open_cf_with_opts_for_read_only(&options, path, families, false)?;
+        let mut in_memory = ReadOptions::default();
+        in_memory.set_read_tier(ReadTier::BlockCache);
+        Ok(Self { db, names, in_memory, block_cache, write_buffers })
+    }
+
     pub(crate) fn family(&self, shard: ShardId) -> &ColumnFamily {
         self.names
             .get(usize::from(shard.index()))
@@ -276,6 +294,9 @@ fn family_options(config: &StoreConfig, block_cache: &Cache) -> Options {
     options.set_arena_block_size(ARENA_BLOCK_BYTES);
     options
 }
+
+/// Enough for the few reads that are made beside a gateway.
+const READ_ONLY_CACHE_BYTES: usize = 8 << 20;
 
 /// First and further allocations of a write buffer.
 const ARENA_BLOCK_BYTES: usize = 16 << 10;

@@ -152,6 +152,17 @@ impl Directory {
     }
 }
 
+/// Where the database of the directory at `path` is, and how many shards it has, without a lock: for reading alone.
+pub(crate) fn look(path: &Path) -> Result<(ShardCount, PathBuf), OpenError> {
+    let marker = read_marker(&path.join(MARKER))?;
+    let marker = marker.ok_or_else(|| OpenError::NotSluice { path: path.to_owned() })?;
+    let database = path.join(DATABASE);
+    if !database.join("CURRENT").exists() {
+        return Err(OpenError::MissingDatabase { path: path.to_owned() });
+    }
+    Ok((marker.shard_count, database))
+}
+
 /// What the marker says.
 #[derive(Debug, PartialEq, Eq)]
 struct Marker {

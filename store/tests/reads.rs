@@ -6,7 +6,7 @@ use common::{on_core, open, put, shard, user, user_id, user_key};
 use sluice_protocols::ids::{SessionId, TaskId};
 use sluice_store::record::{UserRecord, encode};
 use sluice_store::stats::ReadTotals;
-use sluice_store::{Batch, Key, KeyRange, Kind, ReadError, Store, quarantine};
+use sluice_store::{Batch, Key, KeyRange, Kind, ReadError, ReadOnlyStore, Store, quarantine};
 use tempfile::tempdir;
 
 /// Bytes that do not compress.
@@ -42,6 +42,36 @@ fn memory_answers_inline_and_the_disk_through_the_pool() {
         "the first read of a block goes to the pool, the rest are inline"
     );
     assert_eq!(store.stats().reader.gets.get(), 1);
+}
+
+#[test]
+fn a_directory_in_use_is_read_beside_its_user_and_left_as_it_is() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let value = encode(&user(1)).unwrap();
+    store.write_blocking(vec![put(0, 1, value.as_bytes())]).unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(dir.path().join("db")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let beside = ReadOnlyStore::open(dir.path()).unwrap();
+    assert_eq!(beside.shard_count(), store.shard_count());
+    let read = |number| beside.load::<UserRecord>(shard(0), &user_key(number)).unwrap();
+    assert_eq!(read(1).map(|user| user.to_record()), Some(user(1)));
+    // What comes later is not seen, and what is in use goes on.
+    store.write_blocking(vec![put(0, 2, value.as_bytes())]).unwrap();
+    assert!(read(2).is_none());
+    assert_eq!(names(), before, "nothing was written");
+    drop(beside);
+    store.flush_blocking().unwrap();
+    let again = ReadOnlyStore::open(dir.path()).unwrap();
+    assert!(again.load::<UserRecord>(shard(0), &user_key(2)).unwrap().is_some());
+    let page = again.scan(shard(0), KeyRange::of_user(Kind::User, &user_id(2)), 9, false).unwrap();
+    assert_eq!(page.rows.len(), 1);
+    assert!(ReadOnlyStore::open(tempdir().unwrap().path()).is_err(), "no directory of ours");
 }
 
 fn tasks(store: &Store) -> Vec<Key> {
