@@ -12,6 +12,7 @@ mod remote;
 mod sandbox;
 mod serve;
 mod show;
+mod task;
 mod tls;
 mod vault;
 
@@ -61,6 +62,9 @@ enum Command {
     /// Commands of a user that failed for good although they might have worked
     #[command(subcommand, name = "deadletter")]
     DeadLetter(deadletter::DeadLetterCommand),
+    /// A task, and how it came to what it came to
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Users
     #[command(subcommand)]
     User(UserCommand),
@@ -152,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(_) => serve::run(&config).context("cannot serve"),
         Command::Send(args) => command::run(&config, &args),
         Command::DeadLetter(command) => deadletter::run(&config, command),
+        Command::Task(command) => task::run(&config, command),
         Command::User(UserCommand::Add(user)) => admin::add_user(&config, &user),
         Command::User(UserCommand::Seed(seed)) => admin::seed_users(&config, &seed),
         Command::User(UserCommand::List) => admin::list_users(&config),

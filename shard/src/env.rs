@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::intent::{CacheLimits, IntentConfig, PatternCache};
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
+use crate::run::replay::Recorded;
 use crate::upstream::TokenCache;
 use crate::watch::Watches;
 
@@ -52,6 +53,8 @@ pub struct Env {
     /// Patterns of commands, learned from the model.
     pub patterns: Rc<PatternCache>,
     pub(crate) zones: Rc<Zones>,
+    /// The record that a replay follows instead of calling upstreams.
+    pub(crate) recorded: Option<Rc<Recorded>>,
     /// Who looks on while tasks run.
     pub(crate) watches: Rc<Watches>,
 }
@@ -91,8 +94,14 @@ impl Env {
             broker,
             patterns,
             zones: Rc::default(),
+            recorded: None,
             watches: Rc::default(),
         }
+    }
+
+    /// Whether runs end here, whatever is still to be done: the process stops, or the record of a replay says no more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.egress.is_closing() || self.recorded.as_ref().is_some_and(|recorded| recorded.is_over())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Lists are numbered, so that "the second one" means something. Times are on the user's clock.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -48,7 +49,7 @@ fn compose_of(
     let teller = Teller { graph, calls: &calls, known, zone };
     let told = (0..calls.len())
         .filter(|index| is_told(&task.steps[*index]) && !teller.is_only_a_means(*index, task));
-    let mut told: Vec<String> = told.map(|index| teller.tell(&calls[index], &task.steps[index])).collect();
+    let mut told: Vec<String> = told.map(|index| teller.tell(index, &task.steps[index])).collect();
     let undone = graph.in_order().into_iter().rev().filter(|index| *index < calls.len());
     told.extend(undone.filter_map(|index| teller.undone(&calls[index], &task.steps[index])));
     let mut answer = told.join("\n\n");
@@ -84,6 +85,9 @@ impl Teller<'_> {
 
     /// How a step was taken back.
     fn undone(&self, call: &Operation, record: &StepRecord) -> Option<String> {
+        if matches!(codes::undo_state(record.undo), UndoState::Untouched | UndoState::Running) {
+            return None;
+        }
         let what = match call {
             Operation::CalendarCreate { title, .. } => format!("the event “{title}”"),
             Operation::GmailDraft { subject, .. } => format!("the draft “{subject}”"),
@@ -104,9 +108,10 @@ impl Teller<'_> {
         }
     }
 
-    fn tell(&self, call: &Operation, record: &StepRecord) -> String {
+    fn tell(&self, index: usize, record: &StepRecord) -> String {
+        let call = &self.calls[index];
         match codes::step_state(record.state) {
-            StepState::Done => self.done(call, record),
+            StepState::Done => self.done(index, record),
             StepState::Failed => {
                 let why = record.error_json.as_deref().map(problem_of);
                 let why = why.as_ref().map_or("for an unknown reason", |problem| problem.detail());
@@ -125,8 +130,12 @@ impl Teller<'_> {
         }
     }
 
-    fn done(&self, call: &Operation, record: &StepRecord) -> String {
-        let items = items_of(record);
+    fn done(&self, index: usize, record: &StepRecord) -> String {
+        let call = &self.calls[index];
+        let items = match self.known.items(self.graph.nodes()[index].id()) {
+            Some(items) => Cow::Borrowed(items),
+            None => Cow::Owned(items_of(record)),
+        };
         let first = items.first();
         match call {
             Operation::GmailSearch { .. }

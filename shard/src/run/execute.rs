@@ -19,6 +19,7 @@ use super::answer::compose_so_far;
 use super::codes::{self, UndoState};
 use super::join::{CALLS_AT_ONCE_MAX, JoinSet};
 use super::journal::{items_json, items_of, problem_json};
+use super::replay::{self, Next};
 use super::step::{Shared, StepEnd, StepRun, deadline_of};
 use crate::cancel::Cancel;
 
@@ -90,6 +91,18 @@ impl<'a> Execution<'a> {
                 }
                 for step in ready {
                     set.push(self.step(step));
+                }
+            }
+            if let Some(recorded) = &self.shared.env.recorded
+                && set.running() > 0
+            {
+                match recorded.choose(self.graph, |index| self.state(index), is_cancelled) {
+                    Next::End => {}
+                    Next::Cancel => {
+                        self.cancel.set();
+                        continue;
+                    }
+                    Next::Over => return Err(replay::over()),
                 }
             }
             let ends = if is_cancelled {
@@ -246,8 +259,16 @@ impl<'a> Execution<'a> {
         let deadline = deadline_of((shared.deadline, node.timeout_ms()));
         let google = shared.google(deadline);
         let (index, resumed) = (ready.index, ready.resumed);
+        if let Some(recorded) = &shared.env.recorded {
+            recorded.begun(index, node, &call, shared.known);
+        }
         let run = StepRun { shared, index, id: node.id(), resumed, deadline, google };
-        async move { run.run(call, node, cancel).await }
+        async move {
+            match &shared.env.recorded {
+                Some(recorded) => recorded.end_of(index).await,
+                None => run.run(call, node, cancel).await,
+            }
+        }
     }
 
     /// Takes back what was done, the last first, as far as that is possible; each way is journaled before it is gone.
@@ -270,8 +291,11 @@ impl<'a> Execution<'a> {
             let resumed = so_far == UndoState::Running;
             let run = StepRun { shared: self.shared, index, id: node.id(), resumed, deadline, google };
             let items = self.shared.journal.read(|task| items_of(&task.steps[index]));
-            let outcome = run.take_back(undo, &items).await;
-            if outcome.is_err() && self.shared.env.egress.is_closing() {
+            let outcome = match &self.shared.env.recorded {
+                Some(recorded) => recorded.way_back(index, node).unwrap_or_else(|| Err(replay::over())),
+                None => run.take_back(undo, &items).await,
+            };
+            if outcome.is_err() && self.shared.env.is_ending() {
                 return Err(super::shutting_down());
             }
             let stats = &self.shared.env.stats;
@@ -294,12 +318,15 @@ impl<'a> Execution<'a> {
             return Err(problem);
         }
         match &end.outcome {
-            Err(_) if self.shared.env.egress.is_closing() => Err(super::shutting_down()),
+            Err(_) if self.shared.env.is_ending() => Err(super::shutting_down()),
             _ => Ok(()),
         }
     }
 
     fn finish(&self, end: StepEnd) {
+        if let Some(recorded) = &self.shared.env.recorded {
+            recorded.ended(&self.graph.nodes()[end.index], &end.outcome);
+        }
         let stats = &self.shared.env.stats;
         let state = match &end.outcome {
             Ok(_) => {

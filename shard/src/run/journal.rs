@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sluice_protocols::ids::ShardId;
 use sluice_protocols::plan::Item;
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::batch::VALUE_BYTES_MAX;
 use sluice_store::record::{RecordError, StepRecord, TaskRecord, encode};
 use sluice_store::{Batch, CommitError, Key, Value};
 
@@ -81,7 +82,9 @@ impl<'a> Journal<'a> {
     pub(super) fn into_task(self) -> TaskRecord {
         self.take_times();
         let mut task = self.task.into_inner();
-        fit(&mut task);
+        if bytes_about(&task) > VALUE_BYTES_MAX / 2 {
+            fit(&mut task);
+        }
         task
     }
 
@@ -139,6 +142,18 @@ impl<'a> Journal<'a> {
         }
         Err(Problem::new(ProblemKind::Storage, "the progress of the task cannot be stored"))
     }
+}
+
+/// What the texts of a record take: nearly all of it.
+fn bytes_about(task: &TaskRecord) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let step = |step: &StepRecord| {
+        let texts = [&step.intent, &step.call_json, &step.outcome_json, &step.text, &step.error_json];
+        let more = [&step.calls_json, &step.undo_error_json];
+        texts.into_iter().chain(more).map(of).sum::<usize>()
+    };
+    let texts = [&task.plan_json, &task.answer, &task.error_json, &task.last_error_json];
+    task.command.len() + texts.into_iter().map(of).sum::<usize>() + task.steps.iter().map(step).sum::<usize>()
 }
 
 /// The record as it is stored, with texts cut where it would not fit otherwise. `None` when even that does not

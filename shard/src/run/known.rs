@@ -38,6 +38,11 @@ impl<'a> Known<'a> {
         let _known = self.results[step.index()].set(Brought { call, items, text });
     }
 
+    /// What a step that is done found or made.
+    pub(super) fn items(&self, step: StepId) -> Option<&[Item]> {
+        self.results[step.index()].get().map(|brought| brought.items.as_slice())
+    }
+
     fn brought(&self, place: usize) -> Option<&Brought> {
         self.results[self.graph.nodes().get(place)?.id().index()].get()
     }

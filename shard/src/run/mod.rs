@@ -21,10 +21,12 @@ mod journal;
 mod known;
 mod mail;
 pub(crate) mod marks;
+pub(crate) mod replay;
 mod script;
 mod step;
 #[cfg(test)]
 mod tests;
+mod told;
 mod turn;
 mod understand;
 mod undo;
@@ -41,7 +43,9 @@ use sluice_protocols::workflow::{Graph, Input};
 use sluice_store::record::TaskRecord;
 
 pub(crate) use journal::problem_of;
+pub use replay::{Remembered, Replay, ReplayError, replay};
 pub(crate) use script::{called_json, is_workflow, plan_of};
+pub(crate) use told::{Told, told};
 pub use turn::{error_of, timing, turn_of, view_of};
 pub(crate) use understand::plan_only;
 pub(crate) use zones::Zones;
@@ -181,7 +185,7 @@ impl Run<'_> {
         };
         let plan = match planned {
             Ok(plan) => plan,
-            Err(_) if self.env.egress.is_closing() => return Err(shutting_down()),
+            Err(_) if self.env.is_ending() => return Err(shutting_down()),
             Err(problem) => {
                 self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
                 return Ok(Course::Ended);
@@ -236,6 +240,9 @@ impl Run<'_> {
             return plan.ok_or_else(|| {
                 Problem::new(ProblemKind::Internal, "the plan made before a restart cannot be read any more")
             });
+        }
+        if let Some(recorded) = &self.env.recorded {
+            return Err(recorded.no_plan());
         }
         let (command, user) = self.journal.read(|task| (task.command.clone(), task.user));
         let asked = Asked {

@@ -127,7 +127,7 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
 }
 
 /// When a task that was put back is tried again.
-fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
+pub(super) fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
     let waits = codes::task_state(task.state) == TaskState::Queued && task.not_before_ms > 0;
     waits.then(|| timestamp_of(task.not_before_ms))
 }

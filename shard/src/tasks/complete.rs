@@ -3,18 +3,18 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use sluice_protocols::api::{TaskState, TaskView};
+use sluice_protocols::api::TaskState;
 use sluice_protocols::ids::{ShardId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{HistoryRecord, RecordError, TaskRecord, encode};
-use sluice_store::{Batch, CommitError, Key, ReadError, Session};
+use sluice_store::{Batch, CommitError, Key, ReadError, Session, Value};
 
 use super::Tasks;
 use super::finished::Finished;
 use super::queue::LaneId;
 use super::retry::{Verdict, reopen};
 use crate::run::marks::note;
-use crate::run::{self, RunEnd, codes};
+use crate::run::{self, RunEnd, Told, codes};
 use crate::sessions::Recent;
 
 /// Waits between attempts begin here and double.
@@ -80,7 +80,7 @@ pub(super) enum Course {
 /// The end of a task as it goes to disk.
 struct End {
     task: TaskRecord,
-    view: TaskView,
+    told: Told,
     session: Option<Session>,
     /// It is set aside as a dead letter.
     is_dead: bool,
@@ -135,8 +135,8 @@ impl Tasks {
             return self.write_again(shard, lane, task, not_before_ms).await;
         }
         let is_dead = verdict == Verdict::DeadLetter;
-        let view = run::view_of(&task);
-        self.complete(shard, lane, End { task, view, session, is_dead }).await.map(Course::Ended)
+        let told = run::told(&task);
+        self.complete(shard, lane, End { task, told, session, is_dead }).await.map(Course::Ended)
     }
 
     /// A task that should wait for its confirmation where there is no place for it.
@@ -178,8 +178,8 @@ impl Tasks {
         lane: LaneId,
         task: TaskRecord,
     ) -> Result<Rc<Finished>, Problem> {
-        let view = run::view_of(&task);
-        let end = End { task, view, session: None, is_dead: false };
+        let told = run::told(&task);
+        let end = End { task, told, session: None, is_dead: false };
         self.complete(shard, lane, end).await.map_err(|setback| match setback {
             Setback::Passing(problem) | Setback::Lasting(problem) => problem,
         })
@@ -215,7 +215,7 @@ impl Tasks {
             self.metrics.dead_letters_made.add(1);
             tracing::warn!(task = %end.task.id, retries = end.task.retries, "a task became a dead letter");
         }
-        Ok(Finished::of(lane.user, &end.view))
+        Ok(Finished::told(&end.task, end.told.body))
     }
 
     /// Commits what `make` makes, again while the commit queue is full, a bounded number of times.
@@ -244,9 +244,9 @@ impl Tasks {
         let mut batch = Batch::new(shard);
         let task = encode_shrinking(end);
         batch.delete(&Key::task_pending(&lane.user, &end.task.id));
-        batch.put(&Key::task_finished(&lane.user, &end.task.id), &task);
+        batch.put(&Key::task_finished(&lane.user, &end.task.id), task.as_bytes());
         if end.is_dead {
-            batch.put(&Key::dead_letter(&lane.user, &end.task.id), &task);
+            batch.put(&Key::dead_letter(&lane.user, &end.task.id), task.as_bytes());
         }
         let session = end.session.as_ref().and_then(|session| {
             let record = session.record();
@@ -260,7 +260,7 @@ impl Tasks {
             command: end.task.command.clone(),
             state: end.task.state,
             answer: end.task.answer.clone(),
-            services: services_of(&end.view),
+            services: end.told.services,
         };
         match encode(&history) {
             Ok(history) => {
@@ -282,7 +282,7 @@ impl Tasks {
 
 /// The value of a finished task. One that is too large loses first what its steps read, then the steps: the end
 /// itself must be kept.
-fn encode_shrinking(end: &mut End) -> Vec<u8> {
+fn encode_shrinking(end: &mut End) -> Value {
     let shrink: [fn(&mut TaskRecord); 2] = [
         |task| task.steps.iter_mut().for_each(|step| (step.text, step.outcome_json) = (None, None)),
         |task| (task.steps, task.plan_json) = (Vec::new(), None),
@@ -290,25 +290,14 @@ fn encode_shrinking(end: &mut End) -> Vec<u8> {
     let mut shrink = shrink.into_iter();
     loop {
         match encode(&end.task) {
-            Ok(value) => return value.as_bytes().to_vec(),
+            Ok(value) => return value,
             Err(error @ RecordError::TooLarge { .. }) => {
                 tracing::warn!(%error, task = %end.task.id, "a finished task is kept without what its steps read");
                 let smaller = shrink.next().expect("a task without steps is far below the limit");
                 smaller(&mut end.task);
-                end.view = run::view_of(&end.task);
+                end.told = run::told(&end.task);
             }
             Err(error) => unreachable!("encoding fails on size alone: {error}"),
         }
     }
-}
-
-/// One bit for each service the task's steps belong to.
-fn services_of(view: &TaskView) -> u8 {
-    let bit = |operation: &str| match operation.split('.').next() {
-        Some("gmail") => 1,
-        Some("calendar") => 2,
-        Some("drive") => 4,
-        _ => 0,
-    };
-    view.steps.iter().fold(0, |bits, step| bits | bit(&step.operation))
 }

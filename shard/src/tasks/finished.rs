@@ -10,6 +10,9 @@ use hashbrown::HashMap;
 use sluice_protocols::api::{TaskState, TaskView, Timing};
 use sluice_protocols::ids::{TaskId, UserId};
 use sluice_protocols::problem::Problem;
+use sluice_store::record::TaskRecord;
+
+use crate::run::{self, codes};
 
 /// The end of a task.
 #[derive(Debug)]
@@ -24,6 +27,17 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// The end of a task whose view is written already.
+    pub(crate) fn told(task: &TaskRecord, body: Bytes) -> Rc<Self> {
+        Rc::new(Self {
+            user: task.user,
+            state: codes::task_state(task.state),
+            body,
+            timing: run::timing(task),
+            error: run::error_of(task),
+        })
+    }
+
     /// Writes the view of a final task.
     pub(crate) fn of(user: UserId, view: &TaskView) -> Rc<Self> {
         Rc::new(Self {

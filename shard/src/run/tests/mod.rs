@@ -3,6 +3,7 @@
 mod fake;
 mod once;
 mod plans;
+mod replays;
 mod tokens;
 mod upstream;
 mod workflows;
@@ -173,7 +174,10 @@ impl Rig {
         let (shard, recent) = (self.shard, Recent::from(recent));
         let end = self.on_core(async move |env| run(&env, shard, task, &recent, &Cancel::default()).await);
         match end {
-            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => task,
+            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => {
+                assert_told_alike(&task);
+                task
+            }
             RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
         }
     }
@@ -203,6 +207,12 @@ impl Rig {
             .await
         })
     }
+}
+
+/// What is written straight from a record is what its view says.
+fn assert_told_alike(task: &TaskRecord) {
+    let view = serde_json::to_string(&view_of(task)).expect("a view");
+    assert_eq!(String::from_utf8_lossy(&told(task).body), view);
 }
 
 /// Waits that tests need not feel.
