@@ -35,6 +35,32 @@ async fn the_description_is_served_to_anyone_and_names_every_route() {
     }
 }
 
+#[tokio::test]
+async fn the_description_is_a_page_as_well_that_loads_and_runs_nothing() {
+    let scene = Scene::start(1, &[]);
+    let caller = scene.caller().await;
+    let answer = caller.send("GET", "/docs", &[], "").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.field("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
+    let policy = answer.field("content-security-policy").expect("a policy");
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("script"),
+        "{policy}"
+    );
+    let page = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+    let document = caller.send("GET", "/openapi.json", &[], "").await.value();
+    for path in document["paths"].as_object().expect("paths").keys() {
+        assert!(page.contains(&format!("<code>{path}</code>")), "{path}");
+    }
+    let tag = answer.field("etag").expect("a tag");
+    let known = caller.send("GET", "/docs", &[("if-none-match", tag)], "").await;
+    assert_eq!((known.status.as_u16(), known.field("etag"), known.body.len()), (304, Some(tag), 0));
+    let changed = caller.send("GET", "/docs", &[("if-none-match", "\"other\"")], "").await;
+    assert_eq!(changed.status.as_u16(), 200);
+}
+
 #[test]
 fn answers_are_what_the_description_says() {
     let Some(program) = python::schemathesis() else { return };

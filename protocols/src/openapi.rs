@@ -3,6 +3,8 @@
 //! Invariant: the plain surface is described from [`rest::ENDPOINTS`] itself, so a route that is not described does not
 //! exist; tests walk the description against a gateway.
 
+pub mod page;
+
 use serde_json::{Map, Value, json};
 
 use crate::api::{
@@ -349,6 +351,16 @@ fn own_paths() -> Map<String, Value> {
             "Whether the gateway should be sent requests",
             &[(200, "It should", Some("Health")), (503, "Not now", Some("Health"))],
         )},
+        "/docs": {"get": {
+            "operationId": "docs",
+            "tags": ["server"],
+            "summary": "This document as a page for people",
+            "security": [],
+            "responses": {
+                "200": {"description": "It", "content": {"text/html": {"schema": {"type": "string"}}}},
+                "304": {"description": "It is what `If-None-Match` names"},
+            },
+        }},
         "/openapi.json": {"get": {
             "operationId": "openapi",
             "tags": ["server"],

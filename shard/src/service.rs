@@ -44,8 +44,8 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Action, BodyKind, Route, Target, batch, cache, command, dead, events, google, health, intents,
-    keyed, session, task, workflow,
+    self, Action, BodyKind, Route, Target, batch, cache, command, dead, docs, events, google, health,
+    intents, keyed, session, task, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -263,6 +263,7 @@ impl Core {
             Action::Readyz => exchange.reply(health::readyz(&self.all_metrics, head)),
             Action::Metrics => exchange.reply(health::page(&self.all_metrics)),
             Action::OpenApi => exchange.reply(health::openapi()),
+            Action::Docs => exchange.reply(docs::docs(head)),
             Action::Options => exchange.reply(options(head)),
             _ => match action.target() {
                 Some(target) => self.serve_user((action.access(), target), request, exchange, has_hopped),

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, CompactOptions, DB, DBCompressionType,
     DBRecoveryMode, ErrorKind, InfoLogger, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
@@ -76,6 +77,8 @@ pub(crate) struct Database {
     in_memory: ReadOptions,
     block_cache: Cache,
     write_buffers: WriteBufferManager,
+    /// What the database was opened with; it counts by these.
+    options: Options,
 }
 
 /// What a read that may not do IO found.
@@ -110,7 +113,7 @@ impl Database {
         let db = DB::open_cf_with_opts(&options, path, families)?;
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
-        Ok(Self { db, names, in_memory, block_cache, write_buffers })
+        Ok(Self { db, names, in_memory, block_cache, write_buffers, options })
     }
 
     /// Opens the database at `path` as it is now, beside whoever writes to it.
@@ -128,7 +131,7 @@ impl Database {
         let db = DB::open_cf_with_opts_for_read_only(&options, path, families, false)?;
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
-        Ok(Self { db, names, in_memory, block_cache, write_buffers })
+        Ok(Self { db, names, in_memory, block_cache, write_buffers, options })
     }
 
     pub(crate) fn family(&self, shard: ShardId) -> &ColumnFamily {
@@ -225,6 +228,12 @@ impl Database {
         self.db.compact_range_cf_opt(self.family(shard), Some(range.start()), range.end(), &options);
     }
 
+    /// Look-ups in the block cache since the database was opened: hits and misses.
+    pub(crate) fn block_cache_reads(&self) -> (u64, u64) {
+        let count = |ticker| self.options.get_ticker_count(ticker);
+        (count(Ticker::BlockCacheHit), count(Ticker::BlockCacheMiss))
+    }
+
     pub(crate) fn memory_use(&self) -> MemoryUse {
         MemoryUse {
             block_cache_bytes: self.block_cache.get_usage(),
@@ -263,6 +272,9 @@ fn database_options(config: &StoreConfig) -> Options {
     options.set_max_background_jobs(i32::from(config.background_jobs));
     // Spread the write-back of large tables, so that a commit's sync does not wait behind all of it.
     options.set_bytes_per_sync(1 << 20);
+    // Counts alone: histograms and timers would read the clock on every read and write.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     // A dump walks all families; what is worth watching is read from outside.
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);

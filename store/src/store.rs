@@ -83,6 +83,11 @@ impl Store {
         self.inner.database.memory_use()
     }
 
+    /// Look-ups in the block cache since the store was opened: hits and misses.
+    pub fn block_cache_reads(&self) -> (u64, u64) {
+        self.inner.database.block_cache_reads()
+    }
+
     /// The log all changes go through.
     pub fn log(&self) -> &dyn CommitLog {
         &self.inner.log

@@ -12,8 +12,13 @@ use super::MixArgs;
 use super::numbers::Numbers;
 use crate::load::observe;
 
-/// Quotas that are never met: they are not what is measured.
-const NO_QUOTAS: [&str; 10] = [
+/// Limits on requests and quotas of upstreams that are never met: they are not what is measured.
+const NO_QUOTAS: [&str; 15] = [
+    "rate.user_per_minute=0",
+    "rate.user_per_hour=0",
+    "rate.user_concurrent_max=0",
+    "rate.address_per_minute=0",
+    "rate.address_per_hour=0",
     "quota.gmail_project_units_per_minute=0",
     "quota.gmail_user_units_per_minute=0",
     "quota.gmail_units_per_day=0",

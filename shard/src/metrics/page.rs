@@ -495,7 +495,10 @@ impl Page {
     fn reads(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
         let (stats, reads, memory) =
             (self.store.stats(), self.store.stats().reads(), self.store.memory_use());
+        let (block_hits, block_misses) = self.store.block_cache_reads();
         let totals = [
+            ("store_block_cache_hits", "Blocks of tables found in the block cache", block_hits),
+            ("store_block_cache_misses", "Blocks of tables read from the disk", block_misses),
             ("store_reads_inline", "Reads answered from memory on the core", reads.inline),
             ("store_reads_pooled", "Reads handed to the reader pool", reads.pooled),
             ("store_scans", "Scans by the reader pool", stats.reader.scans.get()),

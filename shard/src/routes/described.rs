@@ -75,6 +75,10 @@ mod tests {
             }
         }
         public.sort_unstable();
-        assert_eq!(public, ["/livez", "/openapi.json", "/readyz"], "{public:?} ask for no credential");
+        assert_eq!(
+            public,
+            ["/docs", "/livez", "/openapi.json", "/readyz"],
+            "{public:?} ask for no credential"
+        );
     }
 }

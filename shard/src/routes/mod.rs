@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod command;
 pub(crate) mod dead;
 pub(crate) mod described;
+pub(crate) mod docs;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
@@ -54,6 +55,7 @@ pub(crate) enum Route<'a> {
     Readyz,
     Metrics,
     OpenApi,
+    Docs,
     /// `OPTIONS *`: the server itself.
     Server,
 }
@@ -73,6 +75,7 @@ impl<'a> Route<'a> {
             "/readyz" => Some(Self::Readyz),
             "/metrics" => Some(Self::Metrics),
             "/openapi.json" => Some(Self::OpenApi),
+            "/docs" => Some(Self::Docs),
             "*" => Some(Self::Server),
             _ => {
                 let (kind, below) = path.strip_prefix("/api/v1/")?.split_once('/')?;
@@ -116,7 +119,8 @@ impl<'a> Route<'a> {
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
-            | Self::OpenApi => "GET, HEAD, OPTIONS",
+            | Self::OpenApi
+            | Self::Docs => "GET, HEAD, OPTIONS",
             Self::Server => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
         }
     }
@@ -158,6 +162,7 @@ impl<'a> Route<'a> {
             Self::Readyz if is_read => Some(Action::Readyz),
             Self::Metrics if is_read => Some(Action::Metrics),
             Self::OpenApi if is_read => Some(Action::OpenApi),
+            Self::Docs if is_read => Some(Action::Docs),
             _ => None,
         }
     }
@@ -193,6 +198,7 @@ pub(crate) enum Action<'a> {
     Readyz,
     Metrics,
     OpenApi,
+    Docs,
     Options,
 }
 
@@ -200,7 +206,9 @@ impl Action<'_> {
     /// Who may do it. Beside each route, so that none comes to be without a rule; the description of the API shows it.
     pub(crate) const fn access(self) -> Access {
         match self {
-            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Options => Access::Public,
+            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs | Self::Options => {
+                Access::Public
+            }
             Self::Command
             | Self::Commands
             | Self::TaskCancel(_)
@@ -252,7 +260,7 @@ impl Action<'_> {
             Self::Google(endpoint) => RouteLabel::of_service(endpoint.service),
             Self::Livez | Self::Readyz => RouteLabel::Health,
             Self::Metrics => RouteLabel::Metrics,
-            Self::OpenApi | Self::Options => RouteLabel::Other,
+            Self::OpenApi | Self::Docs | Self::Options => RouteLabel::Other,
         }
     }
 
@@ -277,7 +285,7 @@ impl Action<'_> {
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
             Self::Google(endpoint) => Target::Google(endpoint),
-            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Options => {
+            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs | Self::Options => {
                 return None;
             }
         })
@@ -478,6 +486,7 @@ mod tests {
             Route::Readyz,
             Route::Metrics,
             Route::OpenApi,
+            Route::Docs,
         ] {
             for (method, name) in methods {
                 let is_allowed = route.allow().split(", ").any(|allowed| allowed == name);

@@ -24,7 +24,8 @@ use sluice_protocols::plan::{Decision, Operation};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Node, Turn};
 use sluice_store::record::{StepRecord, TaskRecord, TurnRecord};
-use sluice_store::{CoreStore, Store, StoreConfig};
+use sluice_store::vault::Keyring;
+use sluice_store::{CoreStore, Store, StoreConfig, Vault};
 
 use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
@@ -89,6 +90,9 @@ pub fn replay(record: TaskRecord, remembered: Remembered, scratch: &Path) -> Res
     }
     let host = |error: &dyn std::fmt::Display| ReplayError::Host(error.to_string());
     let store = Store::open(StoreConfig::new(scratch.join("replay"), ShardCount::new(1).expect("1 is one")))?;
+    // The engine's own, with keys of its own: nothing of anybody's is in it.
+    let keyring = Keyring::generate().map_err(|error| host(&error))?;
+    let vault = Vault::open(&store, keyring).map_err(|error| host(&error))?;
     let upstream = || UpstreamConfig::new(NOWHERE);
     let upstreams = PerUpstream {
         openai: upstream(),
@@ -105,7 +109,7 @@ pub fn replay(record: TaskRecord, remembered: Remembered, scratch: &Path) -> Res
             config.confirm = operations(&record);
         }
         let clock = Clock::manual(record.created_ms);
-        let mut env = Env::new(CoreStore::new(&store), egress, config, clock);
+        let mut env = Env::new(CoreStore::new(&store), vault, egress, config, clock);
         let recorded = Rc::new(Recorded::new(record.clone()));
         env.recorded = Some(Rc::clone(&recorded));
         let shard = ShardId::of(&record.user, store.shard_count());
