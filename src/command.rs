@@ -34,9 +34,9 @@ pub(crate) struct CommandArgs {
     /// Wait for the answer, queue the command and poll, print events as they happen, or only show what would be done
     #[arg(long, default_value = "sync")]
     mode: ModeArg,
-    /// How urgent it is
-    #[arg(long, default_value = "normal")]
-    priority: PriorityArg,
+    /// How urgent it is; by default as its user prefers
+    #[arg(long)]
+    priority: Option<PriorityArg>,
     /// How long it may take, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(i64::from(DEADLINE_MS_MIN)..=i64::from(DEADLINE_MS_MAX)))]
     deadline: Option<u32>,
@@ -108,7 +108,7 @@ impl Expect {
 pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
     let mut request = CommandRequest::new(args.text.as_str());
     request.mode = args.mode.mode();
-    request.priority = args.priority.priority();
+    request.priority = args.priority.map(PriorityArg::priority);
     request.deadline_ms = args.deadline;
     request.session = args.session;
     let body = Bytes::from(serde_json::to_vec(&request)?);

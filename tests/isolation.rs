@@ -91,6 +91,11 @@ impl Party {
             let command = format!("send a mail to kim@example.com saying code {mark} is {mode}");
             self.put("POST", "/command", json!({"command": command, "mode": mode})).await;
         }
+        self.put("POST", "/sessions", Value::Null).await;
+        let preferences = json!({"custom": {"note": mark}});
+        let head = [("content-type", "application/merge-patch+json")];
+        let preferred = self.asker.with("PATCH", "/preferences", &head, &preferences).await;
+        assert_eq!(preferred.status.as_u16(), 200, "{:?}", preferred.body);
         let search = json!({"commands": [{"command": format!("find mails about {mark}")}]});
         let batch = self.put("POST", "/commands", search).await;
         self.asker.ended(&batch["items"][0]["task"]["id"]).await;
@@ -106,6 +111,10 @@ impl Party {
             "/tasks?limit=1",
             "/tasks?limit=100",
             "/dead-letters?limit=100",
+            "/sessions?limit=1",
+            "/history?limit=1",
+            "/history?limit=100",
+            "/preferences",
             "/workflows",
             "/gmail/messages?max_results=2",
             "/gmail/threads?max_results=2",
@@ -138,7 +147,13 @@ impl Party {
         let state = sim.state().await["users"][self.account].clone();
         let dead = self.asker.pages("/dead-letters?limit=100", "dead_letters").await.0;
         let workflows = self.asker.get("/workflows").await;
-        let held = json!({"state": state, "tasks": tasks, "dead": dead, "workflows": workflows});
+        let sessions = self.asker.pages("/sessions?limit=100", "sessions").await.0;
+        let history = self.asker.pages("/history?limit=100", "entries").await.0;
+        let preferences = self.asker.get("/preferences").await;
+        let held = json!({
+            "state": state, "tasks": tasks, "dead": dead, "workflows": workflows, "sessions": sessions,
+            "history": history, "preferences": preferences,
+        });
         assert!(held.to_string().matches(self.mark).count() > 8, "{held:#}");
         held
     }
@@ -169,12 +184,13 @@ impl Party {
         }
         let name = name(lot);
         let body = match (&**method, &**template) {
-            ("GET" | "DELETE", _) => Value::Null,
+            ("GET" | "DELETE", _) | ("POST", "/sessions") => Value::Null,
             ("POST", "/command") => {
                 json!({"command": "show my mails", "session": name, "deadline_ms": 2_000})
             }
             ("POST", "/commands") => json!({"commands": [{"command": "show my mails", "session": name}]}),
             ("PATCH", path) if path.starts_with("/dead-letters") => json!({"priority": "high"}),
+            ("PATCH", "/preferences") => json!({"custom": {"note": name}}),
             _ => json!({"id": name, "threadId": name, "tags": [name], "addLabelIds": [name]}),
         };
         let services = ["/gmail", "/calendar", "/drive"];

@@ -430,7 +430,7 @@ fn request(command: &str) -> Value {
     json!({"model": "gpt-5-mini", "store": false, "instructions": "Make a plan.",
         "input": [{"role": "developer", "content": format!("Context: {context}")}, {"role": "user", "content": command}],
         "text": {"format": {"type": "json_schema", "name": "plan", "schema": plan_schema(), "strict": true}},
-        "prompt_cache_key": "sluice-plan-v1", "safety_identifier": "ab12"})
+        "prompt_cache_key": "sluice-plan-v2", "safety_identifier": "ab12"})
 }
 
 #[tokio::test]

@@ -14,8 +14,12 @@ use crate::intent::IntentSource;
 use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
 
+mod history;
+mod preferences;
 mod queue;
 
+pub use history::{HistoryEntryView, HistoryQuery, HistoryView, TEXT_CHARS_MAX, TEXT_WORDS_MAX};
+pub use preferences::{CUSTOM_BYTES_MAX, CUSTOM_DEPTH_MAX, LANGUAGE_CHARS_MAX, Preferences, PreferencesView};
 pub use queue::{
     BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BatchItem, BatchRequest, BatchView, DeadLetterEdit,
     DeadLetterListView, DeadLetterView, IDEMPOTENCY_KEY_CHARS_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX,
@@ -68,9 +72,9 @@ pub struct CommandRequest {
     /// How long the command may take, in milliseconds: [`DEADLINE_MS_MIN`] to [`DEADLINE_MS_MAX`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u32>,
-    /// How urgent it is; `normal` when not given.
-    #[serde(skip_serializing_if = "Priority::is_normal")]
-    pub priority: Priority,
+    /// How urgent it is; when not given, as its user prefers, else `normal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 impl CommandRequest {
@@ -83,7 +87,7 @@ impl CommandRequest {
             session: None,
             time_zone: None,
             deadline_ms: None,
-            priority: Priority::Normal,
+            priority: None,
         }
     }
 
@@ -190,14 +194,13 @@ impl Fields {
         }
     }
 
-    fn priority(&mut self) -> Priority {
-        match self.take("priority") {
-            None => Priority::default(),
-            Some(value) => value.as_str().and_then(Priority::from_name).unwrap_or_else(|| {
-                self.wrong("priority", "must be `high`, `normal` or `batch`");
-                Priority::default()
-            }),
+    fn priority(&mut self) -> Option<Priority> {
+        let value = self.take("priority")?;
+        let priority = value.as_str().and_then(Priority::from_name);
+        if priority.is_none() {
+            self.wrong("priority", "must be `high`, `normal` or `batch`");
         }
+        priority
     }
 
     fn session(&mut self) -> Option<SessionId> {
@@ -616,6 +619,28 @@ pub struct SessionView {
     pub expires: Timestamp,
     /// The last ten commands, oldest first.
     pub turns: Vec<TurnView>,
+}
+
+/// A session in a list: all but its turns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSummary {
+    /// Its name.
+    pub id: SessionId,
+    /// When it began (RFC 3339, UTC).
+    pub created: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// How many of its commands have ended.
+    pub commands: u32,
+}
+
+/// The reply to `GET /api/v1/sessions`: those that are not over, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionListView {
+    /// At most as many as were asked for.
+    pub sessions: Vec<SessionSummary>,
+    /// How to go on; none at the end.
+    pub next: Option<String>,
 }
 
 /// The reply to `/livez` and `/readyz`.

@@ -12,6 +12,7 @@
 mod build;
 mod fields;
 mod head;
+pub(crate) mod query;
 mod response;
 #[cfg(test)]
 mod tests;

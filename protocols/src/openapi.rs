@@ -4,6 +4,7 @@
 //! exist; tests walk the description against a gateway.
 
 pub mod page;
+mod records;
 
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,7 @@ use crate::problem::ProblemKind;
 #[must_use]
 pub fn document(version: &str) -> Value {
     let mut paths = own_paths();
+    paths.extend(records::paths());
     for endpoint in rest::ENDPOINTS {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[method(endpoint.method)] = operation(endpoint);
@@ -43,6 +45,7 @@ pub fn document(version: &str) -> Value {
             {"name": "commands", "description": "Plain-language commands and the tasks they become"},
             {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
             {"name": "sessions", "description": "Conversations"},
+            {"name": "account", "description": "What you set for yourself"},
             {"name": "gmail", "description": "Mail as it is"},
             {"name": "calendar", "description": "Events as they are"},
             {"name": "drive", "description": "Files as they are"},
@@ -51,7 +54,7 @@ pub fn document(version: &str) -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key: `sk_...`"}},
-            "schemas": schemas(),
+            "schemas": all_schemas(),
             "responses": {
                 "RateLimited": {
                     "description": "A limit on requests is used up, which `limit` names",
@@ -514,6 +517,14 @@ fn mail(act: MailAct) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
+fn all_schemas() -> Value {
+    let mut all = schemas();
+    if let Value::Object(all) = &mut all {
+        all.extend(records::schemas());
+    }
+    all
+}
+
 fn schemas() -> Value {
     let time = json!({"type": "string", "format": "date-time"});
     let maybe_time = json!({"type": ["string", "null"], "format": "date-time"});
@@ -548,7 +559,7 @@ fn schemas() -> Value {
             "properties": {
                 "command": {"type": "string", "minLength": 1, "maxLength": COMMAND_CHARS_MAX, "pattern": "\\S"},
                 "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
-                "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
+                "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
                 "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
@@ -643,7 +654,7 @@ fn schemas() -> Value {
                 "input": {"type": ["object", "null"]},
                 "version": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
                 "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
-                "priority": {"type": "string", "enum": ["high", "normal", "batch"], "default": "normal"},
+                "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
                 "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},

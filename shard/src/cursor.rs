@@ -1,8 +1,11 @@
 //! Cursors of lists: where a page ended, in a form that callers cannot make or change.
 //!
 //! ```text
-//! cursor := base64url( position[16] | HMAC-SHA256(key, user[16] | list | position[16]) )
+//! cursor := base64url( position[N] | HMAC-SHA256(key, user[16] | list | position[N]) )
 //! ```
+//! A list has positions of one length N (16 bytes, but 24 in the history), and no list with positions of another length
+//! has a name that begins like its own, so that no two cursors sign the same bytes.
+//!
 //! Invariants: a cursor is taken from the user and for the list it was given for, and from no other. The key follows
 //! from the node's secret, so a list that was begun before a restart goes on after it.
 
@@ -25,25 +28,29 @@ impl Cursors {
     }
 
     /// The cursor behind `last`, in a user's list of this name.
-    pub(crate) fn make(&self, user: &UserId, list: &str, last: &TaskId) -> String {
+    pub(crate) fn make(&self, user: &UserId, list: &str, last: &[u8]) -> String {
         let tag = hmac::sign(&self.key, &signed(user, list, last));
-        URL_SAFE_NO_PAD.encode([last.as_bytes().as_slice(), tag.as_ref()].concat())
+        URL_SAFE_NO_PAD.encode([last, tag.as_ref()].concat())
     }
 
     /// Where a cursor stands; `None` when it is none of this list.
-    pub(crate) fn read(&self, user: &UserId, list: &str, cursor: &str) -> Option<TaskId> {
+    pub(crate) fn read<const N: usize>(&self, user: &UserId, list: &str, cursor: &str) -> Option<[u8; N]> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        let (position, tag) = bytes.split_at_checked(16)?;
-        let position = TaskId::from_bytes(position.try_into().ok()?);
+        let (position, tag) = bytes.split_first_chunk::<N>()?;
         // In constant time: how much of a forged tag is right does not show.
-        hmac::verify(&self.key, &signed(user, list, &position), tag).ok()?;
-        Some(position)
+        hmac::verify(&self.key, &signed(user, list, position), tag).ok()?;
+        Some(*position)
+    }
+
+    /// As [`Self::read`], in a list whose positions are tasks.
+    pub(crate) fn read_task(&self, user: &UserId, list: &str, cursor: &str) -> Option<TaskId> {
+        self.read(user, list, cursor).map(TaskId::from_bytes)
     }
 }
 
-/// What is signed. The parts before and after the list have fixed lengths, so no two cursors share it.
-fn signed(user: &UserId, list: &str, position: &TaskId) -> Vec<u8> {
-    [user.as_bytes(), list.as_bytes(), position.as_bytes()].concat()
+/// What is signed.
+fn signed(user: &UserId, list: &str, position: &[u8]) -> Vec<u8> {
+    [user.as_bytes(), list.as_bytes(), position].concat()
 }
 
 #[cfg(test)]
@@ -55,14 +62,15 @@ mod tests {
         let cursors = Cursors::new([7; 32]);
         let (anna, bert) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
         let last = TaskId::new(5, [9; 10]);
-        let cursor = cursors.make(&anna, "tasks", &last);
-        assert_eq!(cursors.read(&anna, "tasks", &cursor), Some(last));
-        assert_eq!(Cursors::new([7; 32]).read(&anna, "tasks", &cursor), Some(last));
-        assert_eq!(cursors.read(&bert, "tasks", &cursor), None);
-        assert_eq!(cursors.read(&anna, "dead-letters", &cursor), None);
-        assert_eq!(Cursors::new([8; 32]).read(&anna, "tasks", &cursor), None);
+        let cursor = cursors.make(&anna, "tasks", last.as_bytes());
+        assert_eq!(cursors.read_task(&anna, "tasks", &cursor), Some(last));
+        assert_eq!(Cursors::new([7; 32]).read_task(&anna, "tasks", &cursor), Some(last));
+        assert_eq!(cursors.read_task(&bert, "tasks", &cursor), None);
+        assert_eq!(cursors.read_task(&anna, "dead-letters", &cursor), None);
+        assert_eq!(Cursors::new([8; 32]).read_task(&anna, "tasks", &cursor), None);
+        assert_eq!(cursors.read::<24>(&anna, "tasks", &cursor), None);
         for wrong in ["", "x", &cursor[1..], &cursor[..22], &format!("BBBB{}", &cursor[4..])] {
-            assert_eq!(cursors.read(&anna, "tasks", wrong), None, "{wrong}");
+            assert_eq!(cursors.read_task(&anna, "tasks", wrong), None, "{wrong}");
         }
     }
 }

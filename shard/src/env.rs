@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::cache::{CacheConfig, CacheStats, ReadCache};
 use crate::clock::Clock;
 use crate::intent::{CacheLimits, IntentConfig, PatternCache};
+use crate::preferences::PreferenceCache;
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
 use crate::run::replay::Recorded;
@@ -52,6 +53,8 @@ pub struct Env {
     pub broker: Rc<Broker>,
     /// Patterns of commands, learned from the model.
     pub patterns: Rc<PatternCache>,
+    /// What this core's users prefer.
+    pub(crate) preferences: Rc<PreferenceCache>,
     pub(crate) zones: Rc<Zones>,
     /// The record that a replay follows instead of calling upstreams.
     pub(crate) recorded: Option<Rc<Recorded>>,
@@ -82,6 +85,12 @@ impl Env {
         let limits =
             CacheLimits { bytes_max: config.intent.pattern_cache_bytes_max, ttl: config.intent.pattern_ttl };
         let patterns = Rc::new(PatternCache::new(limits));
+        let preferences = Rc::new(PreferenceCache::new(
+            store.clone(),
+            config.preferences_cached_max,
+            config.preferences_life,
+            Arc::clone(&stats.run),
+        ));
         Self {
             store,
             vault,
@@ -93,6 +102,7 @@ impl Env {
             reads,
             broker,
             patterns,
+            preferences,
             zones: Rc::default(),
             recorded: None,
             watches: Rc::default(),
@@ -129,6 +139,11 @@ pub struct RunConfig {
     /// Operations that are never carried out before their user has seen the plan and agreed, such as `gmail.send`.
     /// Default none.
     pub confirm: Vec<String>,
+    /// Users whose preferences are remembered on a core, without what only their programs read. Default 65,536 (some
+    /// 10 MiB).
+    pub preferences_cached_max: usize,
+    /// How long preferences are used before they are read from the store again. Default 1 h.
+    pub preferences_life: Duration,
     /// Access tokens kept on a core. Default 50,000.
     pub tokens_max: usize,
     /// Data keys of users kept unwrapped on a core. Default 4,096 (some 1 MiB).
@@ -193,6 +208,8 @@ impl RunConfig {
             command_deadline_default: Duration::from_secs(60),
             unknown_outcome_grace: Duration::from_secs(30),
             confirm: Vec::new(),
+            preferences_cached_max: 65_536,
+            preferences_life: Duration::from_secs(60 * 60),
             tokens_max: 50_000,
             data_keys_max: 4_096,
             token_refresh_ahead: Duration::from_secs(300),
@@ -280,6 +297,12 @@ counters! {
     steps_retried,
     steps_taken_back,
     steps_not_taken_back,
+    /// Preferences used from memory.
+    preferences_hits,
+    /// Preferences read from the store.
+    preferences_misses,
+    /// Preferences changed by their users.
+    preferences_changed,
     /// Journal entries committed.
     journal_commits,
     /// Times something sent off had an unknown outcome at first.

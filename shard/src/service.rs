@@ -45,7 +45,7 @@ use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
     self, Action, BodyKind, Route, Target, batch, cache, command, dead, docs, events, google, health,
-    intents, keyed, session, task, workflow,
+    history, intents, keyed, preferences, session, task, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -374,7 +374,12 @@ impl Core {
             | Target::DeadGet(_)
             | Target::DeadEdit(_)
             | Target::DeadPurge(_)
-            | Target::DeadRedrive(_) => {
+            | Target::DeadRedrive(_)
+            | Target::SessionList
+            | Target::SessionBegin
+            | Target::PreferencesGet
+            | Target::PreferencesPatch
+            | Target::History => {
                 sluice_core::spawn(async move {
                     let result = core.manage(target, &who, &request).await;
                     settle(exchange, result);
@@ -432,7 +437,7 @@ impl Core {
         }
     }
 
-    /// Lists and changes of tasks and dead letters.
+    /// Lists and changes of what is kept of commands, and of preferences.
     async fn manage(&self, target: Target, who: &Principal, request: &Request) -> Result<Response, Problem> {
         let query = request.head.query();
         match target {
@@ -444,6 +449,11 @@ impl Core {
             Target::DeadEdit(id) => dead::edit(&self.tasks, who, id, &request.body).await,
             Target::DeadPurge(id) => dead::purge(&self.tasks, who, id).await,
             Target::DeadRedrive(id) => dead::redrive(&self.tasks, who, id).await,
+            Target::SessionList => session::list(&self.sessions, &self.cursors, who, &request.head).await,
+            Target::SessionBegin => session::begin(&self.sessions, who).await,
+            Target::PreferencesGet => preferences::get(self, who, &request.head).await,
+            Target::PreferencesPatch => preferences::patch(self, who, request).await,
+            Target::History => history::list(self, who, &request.head).await,
             Target::Command
             | Target::Commands
             | Target::CacheInvalidate

@@ -20,6 +20,7 @@
 //! 0x0b  workflow          user[16] name[1..=64]                                        WorkflowRecord, the newest
 //! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
 //! 0x0d  turn              user[16] session[16] number[4]                               TurnRecord
+//! 0x11  preferences       user[16]                                                     PreferencesRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
@@ -71,6 +72,7 @@ pub enum Kind {
     Workflow = 0x0b,
     WorkflowVersion = 0x0c,
     Turn = 0x0d,
+    Preferences = 0x11,
     DataKey = 0x14,
     Limit = 0x16,
     Quarantine = 0xf0,
@@ -94,6 +96,7 @@ impl Kind {
             0x0b => Self::Workflow,
             0x0c => Self::WorkflowVersion,
             0x0d => Self::Turn,
+            0x11 => Self::Preferences,
             0x14 => Self::DataKey,
             0x16 => Self::Limit,
             0xf0 => Self::Quarantine,
@@ -147,6 +150,11 @@ impl Key {
     /// A user's record.
     pub fn user(user: &UserId) -> Self {
         Self::of(Kind::User, &[user.as_bytes()])
+    }
+
+    /// What a user prefers.
+    pub fn preferences(user: &UserId) -> Self {
+        Self::of(Kind::Preferences, &[user.as_bytes()])
     }
 
     /// One API key of a user.
@@ -273,7 +281,7 @@ impl Key {
         }
         let fits = match kind {
             Kind::Applied => bytes.len() == 1,
-            Kind::User | Kind::DataKey => bytes.len() == 17,
+            Kind::User | Kind::Preferences | Kind::DataKey => bytes.len() == 17,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
@@ -319,6 +327,11 @@ impl Key {
             Kind::History => Some(TaskId::from_bytes(self.array(29))),
             _ => None,
         }
+    }
+
+    /// When what a history key leads to was accepted, in milliseconds since 1970; `None` for other kinds.
+    pub fn history_ms(&self) -> Option<u64> {
+        (self.kind() == Kind::History).then(|| u64::from_be_bytes(self.array(21)))
     }
 
     /// The session of a session key; `None` for other kinds.
@@ -538,7 +551,8 @@ mod tests {
     fn ids_come_back_out_of_their_keys() {
         let session = SessionId::from_bytes([9; 16]);
         assert_eq!(Key::session(&user(3), &session).session_id(), Some(session));
-        assert_eq!(Key::history(&user(3), 77, &task(5)).task_id(), Some(task(5)));
+        let history = Key::history(&user(3), 77, &task(5));
+        assert_eq!((history.task_id(), history.history_ms()), (Some(task(5)), Some(77)));
         assert_eq!(Key::task_pending(&user(3), &task(6)).task_id(), Some(task(6)));
         assert_eq!(Key::task_pending(&user(3), &task(6)).user_id(), Some(user(3)));
         assert_eq!(Key::applied().user_id(), None);
@@ -574,7 +588,7 @@ mod tests {
             let (user, task, session) = (UserId::from_bytes(u), TaskId::from_bytes(t), SessionId::from_bytes(t));
             let keys = [
                 Key::applied(), Key::user(&user), Key::connection(&user, provider), Key::session(&user, &session),
-                Key::data_key(&user),
+                Key::preferences(&user), Key::data_key(&user),
                 Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),

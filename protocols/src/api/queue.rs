@@ -57,11 +57,6 @@ impl Priority {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|priority| priority.name() == name)
     }
-
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(super) fn is_normal(&self) -> bool {
-        *self == Self::Normal
-    }
 }
 
 /// Whether a text may be an `Idempotency-Key`: 1 to [`IDEMPOTENCY_KEY_CHARS_MAX`] visible ASCII characters.
@@ -351,7 +346,7 @@ mod tests {
         let body = json!({"commands": [{"command": "a", "priority": "batch"}, {"command": ""}, {"command": "b", "mode": "sync"}, 7]});
         let read = batch(body).expect("a batch").commands;
         let first = read[0].as_ref().expect("valid");
-        assert_eq!((first.mode, first.priority), (Mode::Async, Priority::Batch));
+        assert_eq!((first.mode, first.priority), (Mode::Async, Some(Priority::Batch)));
         let wrong: Vec<_> = read[1..]
             .iter()
             .map(|item| item.as_ref().expect_err("wrong").errors()[0].pointer.clone())

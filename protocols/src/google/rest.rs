@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::{ApiCall, PathAndQuery, Segment};
 use crate::http::Method;
+use crate::http::query::decoded;
 use crate::plan::Service;
 use crate::problem::{Problem, ProblemKind};
 
@@ -318,24 +319,6 @@ impl Captures {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
-}
-
-/// Undoes percent-encoding; `None` for what is none, or is no UTF-8, or has control characters.
-fn decoded(text: &str, plus_is_blank: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-                let value = digit(rest.next())? * 16 + digit(rest.next())?;
-                u8::try_from(value).ok()?
-            }
-            b'+' if plus_is_blank => b' ',
-            byte => *byte,
-        });
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
 }
 
 fn matches(template: &'static str, path: &str) -> Option<Captures> {

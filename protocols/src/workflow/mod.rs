@@ -27,6 +27,7 @@ pub use condition::Condition;
 pub use fill::{FillError, Found};
 pub use graph::{Graph, Node, Tries, Turn};
 pub use input::{Input, InputSpec};
+pub use operations::operation_names;
 
 use crate::problem::{Problem, ProblemKind};
 

@@ -109,3 +109,8 @@ operations! {
 pub(super) fn find(name: &str) -> Option<&'static Spec> {
     OPERATIONS.iter().find(|spec| spec.name == name)
 }
+
+/// The names of every operation a step may be, in a plan or in a workflow.
+pub fn operation_names() -> impl Iterator<Item = &'static str> {
+    OPERATIONS.iter().map(|spec| spec.name)
+}

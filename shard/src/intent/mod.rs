@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::ZonedDateTime;
 use sluice_protocols::intent::pattern::{Normalised, PlanTemplate, normalise};
 use sluice_protocols::intent::{Confidence, IntentSource, Remembered, Setting, parse};
-use sluice_protocols::plan::Plan;
+use sluice_protocols::plan::{Decision, Plan};
 
 pub use cache::{CacheLimits, PatternCache, Stored};
 
@@ -59,12 +59,14 @@ pub(crate) struct Question {
     remembers: bool,
 }
 
-/// The plan of a command that needs no model; else what to remember until the model has answered.
+/// The plan of a command that needs no model; else what to remember until the model has answered. A refusal that was
+/// learned is not used for a user who `has_language`: it is in the one its first user was answered in.
 pub(crate) fn understand(
     env: &Env,
     command: &str,
     now: &ZonedDateTime,
     known: &Known<'_>,
+    has_language: bool,
 ) -> Result<Understood, Question> {
     let config = &env.config.intent;
     if config.local
@@ -88,7 +90,10 @@ pub(crate) fn understand(
     };
     let known = question.normalised.as_ref().and_then(|command| {
         let template = env.patterns.get(command.key(), env.clock.unix_ms())?;
-        if remembers && !template.is_free_of_context() { None } else { template.fill(command) }
+        if remembers && !template.is_free_of_context() {
+            return None;
+        }
+        template.fill(command).filter(|plan| !has_language || matches!(plan.decision, Decision::Act(_)))
     });
     match known {
         Some(plan) => {
@@ -104,10 +109,11 @@ pub(crate) fn understand(
     }
 }
 
-/// Learns a pattern from the model's plan, when it can be proved to hold for other commands.
-pub(crate) fn learn(env: &Env, question: Question, plan: Plan) -> Understood {
+/// Learns a pattern from the model's plan, when it can be proved to hold for other commands and `is_common`: there is
+/// nothing in it that is for this user alone.
+pub(crate) fn learn(env: &Env, question: Question, plan: Plan, is_common: bool) -> Understood {
     env.stats.intents_model.add(1);
-    if let Some(command) = question.normalised {
+    if let Some(command) = question.normalised.filter(|_| is_common) {
         let template = PlanTemplate::new(&command, &plan);
         match template.filter(|template| template.is_free_of_context() || !question.remembers) {
             Some(template) => {

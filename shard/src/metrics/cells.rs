@@ -48,6 +48,12 @@ pub enum RouteLabel {
     SessionGet,
     /// `DELETE /api/v1/sessions/{id}`
     SessionDelete,
+    /// `GET` and `POST /api/v1/sessions`
+    Sessions,
+    /// `/api/v1/preferences`
+    Preferences,
+    /// `GET /api/v1/history`
+    History,
     /// `/api/v1/gmail/...`
     Gmail,
     /// `/api/v1/calendar/...`
@@ -70,7 +76,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -80,6 +86,9 @@ impl RouteLabel {
         Self::TaskEvents,
         Self::SessionGet,
         Self::SessionDelete,
+        Self::Sessions,
+        Self::Preferences,
+        Self::History,
         Self::Gmail,
         Self::Calendar,
         Self::Drive,
@@ -112,6 +121,9 @@ impl RouteLabel {
             Self::TaskEvents => "task_events",
             Self::SessionGet => "session_get",
             Self::SessionDelete => "session_delete",
+            Self::Sessions => "sessions",
+            Self::Preferences => "preferences",
+            Self::History => "history",
             Self::Gmail => "gmail",
             Self::Calendar => "calendar",
             Self::Drive => "drive",
@@ -276,6 +288,8 @@ cells! {
     Total session_cache_refused "Sessions too large for the cache",
     Total sessions_created "Sessions begun",
     Total sessions_ended "Sessions ended by their user",
+    Total sessions_refused "Sessions not begun since their user had too many",
+    Total history_read "Entries of the history looked at for lists",
     Total hops_sent "Requests passed on to the core that owns their user",
     Total hops_refused "Requests refused since the owner's mailbox was full",
     Total hops_unanswered "Requests the owner did not answer in time",

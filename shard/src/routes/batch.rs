@@ -12,7 +12,7 @@ use sluice_protocols::ids::SessionId;
 use sluice_protocols::problem::Problem;
 use sluice_store::record::TaskRecord;
 
-use super::command::{Refusal, check_zone, refused, task_record};
+use super::command::{Refusal, check_zone, preferred, refused, task_record};
 use super::exchange::Exchange;
 use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
@@ -107,9 +107,10 @@ fn count(core: &Core, exchange: &mut Exchange, who: &Principal, commands: usize)
 
 /// The task of one command.
 async fn made(core: &Rc<Core>, who: &Principal, command: CommandRequest) -> Result<TaskRecord, Problem> {
-    check_zone(&command)?;
+    check_zone(command.time_zone.as_deref())?;
     let session: Option<SessionId> =
         core.sessions.resolve(who, command.session).await.map_err(|error| read_problem(&error))?;
     let session = session.ok_or_else(|| not_found("session"))?;
-    Ok(task_record(core, who, command, session))
+    let preferred = preferred(core, who).await?;
+    Ok(task_record(core, who, command, session, &preferred))
 }

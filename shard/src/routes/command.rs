@@ -16,6 +16,7 @@ use super::keyed::{self, Held, Keyed};
 use super::{events, not_found, read_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
+use crate::preferences::Used;
 use crate::run::{codes, marks};
 use crate::service::Core;
 use crate::signal::Signal;
@@ -103,10 +104,11 @@ async fn carry(
         Keyed::Known(record) => return known(core, who, &record).await,
     };
     let request = CommandRequest::parse(body)?;
-    check_zone(&request)?;
+    check_zone(request.time_zone.as_deref())?;
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
-    let (mode, record) = (request.mode, task_record(core, who, request, session));
+    let preferred = preferred(core, who).await?;
+    let (mode, record) = (request.mode, task_record(core, who, request, session, &preferred));
     start(core, context, who, held, mode, record).await
 }
 
@@ -186,8 +188,8 @@ async fn known_whole(
 }
 
 /// A zone that is not known here would silently be another one.
-pub(crate) fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
-    let Some(name) = &request.time_zone else { return Ok(()) };
+pub(crate) fn check_zone(time_zone: Option<&str>) -> Result<(), Problem> {
+    let Some(name) = time_zone else { return Ok(()) };
     // The database is in memory.
     if jiff::tz::TimeZone::get(name).is_ok() {
         return Ok(());
@@ -196,11 +198,17 @@ pub(crate) fn check_zone(request: &CommandRequest) -> Result<(), Problem> {
     Err(problem.with_error("/time_zone", "no IANA time zone of this name is known here"))
 }
 
+/// What holds for a user's commands where they do not say.
+pub(crate) async fn preferred(core: &Core, who: &Principal) -> Result<Rc<Used>, Problem> {
+    core.env.preferences.used(who.shard, who.user).await.map_err(|error| read_problem(&error))
+}
+
 pub(crate) fn task_record(
     core: &Core,
     who: &Principal,
     request: CommandRequest,
     session: SessionId,
+    preferred: &Used,
 ) -> TaskRecord {
     let created_ms = core.clock.unix_ms();
     let longest_ms = u64::try_from(core.config.command_timeout.as_millis()).unwrap_or(u64::MAX);
@@ -212,8 +220,8 @@ pub(crate) fn task_record(
         command: request.command,
         mode: codes::of_mode(request.mode),
         state: codes::of_task_state(TaskState::Queued),
-        priority: codes::of_priority(request.priority),
-        time_zone: request.time_zone.unwrap_or_else(|| who.time_zone.to_string()),
+        priority: codes::of_priority(request.priority.or(preferred.priority).unwrap_or_default()),
+        time_zone: request.time_zone.unwrap_or_else(|| zone_of(who, preferred).to_owned()),
         created_ms,
         deadline_ms: created_ms.saturating_add(allowed_ms),
         deadline_asked: request.deadline_ms.is_some(),
@@ -234,6 +242,11 @@ pub(crate) fn task_record(
     };
     marks::note(&mut record);
     record
+}
+
+/// The zone that a user's times are meant in where a command names none.
+pub(crate) fn zone_of<'a>(who: &'a Principal, preferred: &'a Used) -> &'a str {
+    preferred.time_zone.as_deref().unwrap_or(&who.time_zone)
 }
 
 fn accepted(context: &Context, task: TaskId, session: SessionId, created_ms: u64) -> Response {

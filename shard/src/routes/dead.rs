@@ -46,13 +46,15 @@ pub(crate) async fn list(
         return Err(problem.with_error("/state", "there is no such parameter"));
     }
     let before = match &query.cursor {
-        Some(cursor) => Some(cursors.read(&who.user, LIST, cursor).ok_or_else(ListQuery::foreign_cursor)?),
+        Some(cursor) => {
+            Some(cursors.read_task(&who.user, LIST, cursor).ok_or_else(ListQuery::foreign_cursor)?)
+        }
         None => None,
     };
     let found = tasks.list_dead(who.user, who.shard, query.limit, before).await;
     let mut found = found.map_err(|error| read_problem(&error))?;
     found.tasks.iter_mut().for_each(|task| task.state = TaskState::Failed);
-    let next = found.last.map(|last| cursors.make(&who.user, LIST, &last));
+    let next = found.last.map(|last| cursors.make(&who.user, LIST, last.as_bytes()));
     Ok(Response::new(200).json(&DeadLetterListView { dead_letters: found.tasks, next }))
 }
 

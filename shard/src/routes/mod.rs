@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod command;
+mod conditions;
 pub(crate) mod dead;
 pub(crate) mod described;
 pub(crate) mod docs;
@@ -10,9 +11,11 @@ pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod google;
 pub(crate) mod health;
+pub(crate) mod history;
 pub(crate) mod intents;
 pub(crate) mod keyed;
 pub(crate) mod once;
+pub(crate) mod preferences;
 pub(crate) mod session;
 pub(crate) mod task;
 pub(crate) mod workflow;
@@ -48,7 +51,10 @@ pub(crate) enum Route<'a> {
     Workflows(workflow::Place<'a>),
     IntentParse,
     TaskEvents(&'a str),
+    Sessions,
     Session(&'a str),
+    Preferences,
+    History,
     /// Mail, calendar and files as they are: a path of [`rest::ENDPOINTS`].
     Google(&'a str),
     Livez,
@@ -70,6 +76,9 @@ impl<'a> Route<'a> {
             "/api/v1/dead-letters" => Some(Self::DeadLetters),
             "/api/v1/cache/invalidate" => Some(Self::CacheInvalidate),
             "/api/v1/intents/parse" => Some(Self::IntentParse),
+            "/api/v1/sessions" => Some(Self::Sessions),
+            "/api/v1/preferences" => Some(Self::Preferences),
+            "/api/v1/history" => Some(Self::History),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
@@ -112,7 +121,10 @@ impl<'a> Route<'a> {
             Self::Workflows(place) => place.allow(),
             Self::DeadLetter(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Sessions => "GET, HEAD, POST, OPTIONS",
+            Self::Preferences => "GET, HEAD, PATCH, OPTIONS",
             Self::Tasks
+            | Self::History
             | Self::DeadLetters
             | Self::Task(_)
             | Self::TaskEvents(_)
@@ -152,6 +164,11 @@ impl<'a> Route<'a> {
             }
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
+            Self::Sessions if is_read => Some(Action::SessionList),
+            Self::Sessions if method == Method::Post => Some(Action::SessionBegin),
+            Self::Preferences if is_read => Some(Action::PreferencesGet),
+            Self::Preferences if method == Method::Patch => Some(Action::PreferencesPatch),
+            Self::History if is_read => Some(Action::History),
             Self::Session(id) if is_read => Some(Action::SessionGet(id)),
             Self::Session(id) if method == Method::Delete => Some(Action::SessionDelete(id)),
             Self::Google(path) => {
@@ -193,6 +210,11 @@ pub(crate) enum Action<'a> {
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
+    SessionList,
+    SessionBegin,
+    PreferencesGet,
+    PreferencesPatch,
+    History,
     Google(&'static Endpoint),
     Livez,
     Readyz,
@@ -217,6 +239,7 @@ impl Action<'_> {
             | Self::DeadPurge(_)
             | Self::DeadRedrive(_)
             | Self::SessionDelete(_)
+            | Self::SessionBegin
             // They change nothing, but may cost a call to the model, or reads anew.
             | Self::IntentParse
             | Self::CacheInvalidate
@@ -227,7 +250,11 @@ impl Action<'_> {
             | Self::DeadList
             | Self::DeadGet(_)
             | Self::SessionGet(_)
+            | Self::SessionList
+            | Self::History
             | Self::Workflows { changes: false, .. } => Access::Own(Scope::CommandsRead),
+            Self::PreferencesGet => Access::Own(Scope::AccountRead),
+            Self::PreferencesPatch => Access::Own(Scope::Account),
             Self::Google(endpoint) => {
                 let scope = match endpoint.service {
                     Service::Gmail => Scope::Mail,
@@ -257,6 +284,9 @@ impl Action<'_> {
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
+            Self::SessionList | Self::SessionBegin => RouteLabel::Sessions,
+            Self::PreferencesGet | Self::PreferencesPatch => RouteLabel::Preferences,
+            Self::History => RouteLabel::History,
             Self::Google(endpoint) => RouteLabel::of_service(endpoint.service),
             Self::Livez | Self::Readyz => RouteLabel::Health,
             Self::Metrics => RouteLabel::Metrics,
@@ -284,6 +314,11 @@ impl Action<'_> {
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
+            Self::SessionList => Target::SessionList,
+            Self::SessionBegin => Target::SessionBegin,
+            Self::PreferencesGet => Target::PreferencesGet,
+            Self::PreferencesPatch => Target::PreferencesPatch,
+            Self::History => Target::History,
             Self::Google(endpoint) => Target::Google(endpoint),
             Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs | Self::Options => {
                 return None;
@@ -321,6 +356,11 @@ pub(crate) enum Target {
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
+    SessionList,
+    SessionBegin,
+    PreferencesGet,
+    PreferencesPatch,
+    History,
     Google(&'static Endpoint),
 }
 
@@ -352,6 +392,9 @@ impl Target {
             | Self::TaskGet(_)
             | Self::TaskEvents(_)
             | Self::SessionGet(_)
+            | Self::SessionList
+            | Self::PreferencesGet
+            | Self::History
             | Self::DeadList
             | Self::DeadGet(_) => Class::Reads,
             Self::Google(_) => Class::Google,
@@ -359,6 +402,8 @@ impl Target {
             | Self::DeadEdit(_)
             | Self::DeadPurge(_)
             | Self::SessionDelete(_)
+            | Self::SessionBegin
+            | Self::PreferencesPatch
             | Self::CacheInvalidate
             | Self::Workflows { runs: false, .. } => Class::Administration,
         }
@@ -369,7 +414,7 @@ impl Target {
         match self {
             Self::Command | Self::CacheInvalidate | Self::IntentParse => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
-            Self::DeadEdit(_) => Some(BodyKind::Edit),
+            Self::DeadEdit(_) | Self::PreferencesPatch => Some(BodyKind::Edit),
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
             _ => None,
         }
@@ -425,6 +470,7 @@ mod tests {
         assert_eq!(Route::of("/api/v1/tasks/tsk_1"), Some(Route::Task("tsk_1")));
         assert_eq!(Route::of("/api/v1/tasks/tsk_1/events"), Some(Route::TaskEvents("tsk_1")));
         assert_eq!(Route::of("/api/v1/sessions/x"), Some(Route::Session("x")));
+        assert_eq!(Route::of("/api/v1/sessions"), Some(Route::Sessions));
         let message = "/api/v1/gmail/messages/x";
         assert_eq!(Route::of(message), Some(Route::Google(message)));
         for path in [
@@ -436,6 +482,9 @@ mod tests {
             "/api/v1/tasks//cancel",
             "/api/v1/tasks/a/cancel/b",
             "/api/v1/sessions/a/cancel",
+            "/api/v1/sessions/",
+            "/api/v1/preferences/a",
+            "/api/v1/history/a",
             "/api/v1/tasks//events",
             "/api/v1/tasks/a/events/b",
             "/api/v1/sessions/a/events",
@@ -479,6 +528,9 @@ mod tests {
             Route::IntentParse,
             Route::TaskEvents("x"),
             Route::Session("x"),
+            Route::Sessions,
+            Route::Preferences,
+            Route::History,
             Route::Google("/api/v1/gmail/labels/x"),
             Route::Google("/api/v1/drive/files/x"),
             Route::Google("/api/v1/drive/files/x/content"),

@@ -74,12 +74,14 @@ pub(crate) async fn list(
     // A cursor goes on with the list it was given for: the state is part of that.
     let list = format!("{LIST}/{}", query.state.map_or("", TaskState::name));
     let before = match &query.cursor {
-        Some(cursor) => Some(cursors.read(&who.user, &list, cursor).ok_or_else(ListQuery::foreign_cursor)?),
+        Some(cursor) => {
+            Some(cursors.read_task(&who.user, &list, cursor).ok_or_else(ListQuery::foreign_cursor)?)
+        }
         None => None,
     };
     let found = tasks.list(who.user, who.shard, query.state, query.limit, before).await;
     let found = found.map_err(|error| read_problem(&error))?;
-    let next = found.last.map(|last| cursors.make(&who.user, &list, &last));
+    let next = found.last.map(|last| cursors.make(&who.user, &list, last.as_bytes()));
     Ok(Response::new(200).json(&TaskListView { tasks: found.tasks, next }))
 }
 

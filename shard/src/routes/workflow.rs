@@ -20,7 +20,7 @@ use sluice_store::record::{Loaded, WorkflowRecord, encode};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::command::{self, Refusal, Reply, check_zone, known, start, task_record};
+use super::command::{self, Refusal, Reply, check_zone, known, preferred, start, task_record};
 use super::exchange::Exchange;
 use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
@@ -332,7 +332,8 @@ async fn list(core: &Core, who: &Principal, query: Option<&str>) -> Result<Respo
     let from = match &query.cursor {
         None => 0,
         Some(cursor) => {
-            let last = core.cursors.read(&who.user, LIST, cursor).ok_or_else(ListQuery::foreign_cursor)?;
+            let last =
+                core.cursors.read_task(&who.user, LIST, cursor).ok_or_else(ListQuery::foreign_cursor)?;
             let last = all.iter().position(|record| position(&record.name) == last);
             last.ok_or_else(ListQuery::foreign_cursor)? + 1
         }
@@ -340,7 +341,7 @@ async fn list(core: &Core, who: &Principal, query: Option<&str>) -> Result<Respo
     let page = &all[from..all.len().min(from.saturating_add(query.limit))];
     let is_cut = from + page.len() < all.len();
     let last = page.last().filter(|_| is_cut);
-    let next = last.map(|last| core.cursors.make(&who.user, LIST, &position(&last.name)));
+    let next = last.map(|last| core.cursors.make(&who.user, LIST, position(&last.name).as_bytes()));
     let views: Vec<Value> = page.iter().map(view).collect();
     Ok(Response::new(200).json(&json!({"workflows": views, "next": next})))
 }
@@ -385,7 +386,7 @@ async fn run(
         }
     };
     let request = options(name, fields)?;
-    check_zone(&request)?;
+    check_zone(request.time_zone.as_deref())?;
     let stored = stored(core, who, name, version).await?;
     let broken = || Problem::new(ProblemKind::Internal, "the workflow cannot be read any more");
     let definition: Value = serde_json::from_str(&stored.definition_json).map_err(|_| broken())?;
@@ -395,7 +396,8 @@ async fn run(
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let mode = request.mode;
-    let mut record = task_record(core, who, request, session);
+    let preferred = preferred(core, who).await?;
+    let mut record = task_record(core, who, request, session, &preferred);
     record.plan_json = Some(called_json(view, definition).ok_or_else(broken)?);
     start(core, &exchange.context, who, held, mode, record).await
 }

@@ -32,6 +32,7 @@ mod understand;
 mod undo;
 mod zones;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
@@ -40,7 +41,8 @@ use sluice_protocols::ids::ShardId;
 use sluice_protocols::plan::{Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{Graph, Input};
-use sluice_store::record::TaskRecord;
+use sluice_store::ReadError;
+use sluice_store::record::{StepRecord, TaskRecord};
 
 pub(crate) use journal::problem_of;
 pub use replay::{Remembered, Replay, ReplayError, replay};
@@ -52,6 +54,7 @@ pub(crate) use zones::Zones;
 
 use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::preferences::Used;
 use crate::sessions::Recent;
 use crate::upstream::meter::Meter;
 use execute::{Execution, Progress, fresh_steps};
@@ -193,7 +196,7 @@ impl Run<'_> {
         };
         match &plan.decision {
             Decision::Decline { reason } => self.decline(reason),
-            Decision::Act(_) if self.must_be_confirmed(&Graph::of_plan(&plan)) => {
+            Decision::Act(_) if self.must_be_confirmed(&Graph::of_plan(&plan)).await? => {
                 return self.unconfirmed().await;
             }
             Decision::Act(_) => self.carry_out(&Graph::of_plan(&plan), &Input::default()).await?,
@@ -212,7 +215,7 @@ impl Run<'_> {
             self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
             return Ok(Course::Ended);
         }
-        if self.must_be_confirmed(&graph) {
+        if self.must_be_confirmed(&graph).await? {
             self.journal.write(|task| task.steps = fresh_steps(&graph));
             return self.unconfirmed().await;
         }
@@ -226,11 +229,45 @@ impl Run<'_> {
         Ok(Course::Unconfirmed)
     }
 
-    fn must_be_confirmed(&self, graph: &Graph) -> bool {
+    /// Whether the operator, the user or the command asks for a confirmation that was not given yet. What the user asks
+    /// is decided before the first step: a task under way is not stopped by a change of mind.
+    ///
+    /// # Errors
+    /// When the store cannot tell for now what the user asks.
+    async fn must_be_confirmed(&self, graph: &Graph) -> Result<bool, Problem> {
         let (confirmed, mode) = self.journal.read(|task| (task.confirmed, codes::mode(task.mode)));
-        let always = &self.env.config.confirm;
-        let needs = || graph.nodes().iter().any(|node| always.iter().any(|name| name == node.call().name()));
-        !confirmed && (mode == Mode::Preview || needs())
+        let has = |always: &[&str]| graph.nodes().iter().any(|node| always.contains(&node.call().name()));
+        if confirmed {
+            return Ok(false);
+        }
+        let operators: Vec<&str> = self.env.config.confirm.iter().map(String::as_str).collect();
+        if mode == Mode::Preview || has(&operators) {
+            return Ok(true);
+        }
+        let is_begun = |step: &StepRecord| codes::step_state(step.state) != StepState::Pending;
+        if self.journal.read(|task| task.steps.iter().any(is_begun)) {
+            return Ok(false);
+        }
+        match self.preferred().await {
+            Ok(preferred) => {
+                let users: Vec<&str> = preferred.confirm.iter().map(|name| &**name).collect();
+                Ok(has(&users))
+            }
+            // What is asked cannot be told, and waiting does not change that: nothing is changed unasked.
+            Err(error @ (ReadError::Quarantined { .. } | ReadError::Newer { .. })) => {
+                tracing::error!(%error, "preferences cannot be read: every change has to be confirmed");
+                Ok(graph.nodes().iter().any(|node| node.call().is_side_effect()))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "preferences cannot be read yet");
+                Err(Problem::new(ProblemKind::Storage, "the storage could not be read"))
+            }
+        }
+    }
+
+    async fn preferred(&self) -> Result<Rc<Used>, ReadError> {
+        let user = self.journal.read(|task| task.user);
+        self.env.preferences.used(self.shard, user).await
     }
 
     /// The plan in the journal, or a new one, which then goes there with the first commit.
@@ -245,12 +282,15 @@ impl Run<'_> {
             return Err(recorded.no_plan());
         }
         let (command, user) = self.journal.read(|task| (task.command.clone(), task.user));
+        // Of a language that cannot be told the command's own is the best guess.
+        let preferred = self.preferred().await.unwrap_or_default();
         let asked = Asked {
             command: &command,
             user: &user,
             recent: self.recent,
             zone: self.zone,
             zone_name: self.zone_name,
+            language: preferred.language.as_deref(),
             priority: self.journal.read(|task| codes::priority(task.priority)),
             deadline: self.deadline,
         };

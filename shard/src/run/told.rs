@@ -24,15 +24,28 @@ pub(crate) struct Told {
     pub(crate) body: Bytes,
     /// One bit for each service its steps belong to.
     pub(crate) services: u8,
+    /// The operations of its steps, each once, in the order of the plan.
+    pub(crate) operations: Vec<String>,
 }
 
 /// See the module. Workflows, and records that were written otherwise, go by way of [`view_of`].
 pub(crate) fn told(task: &TaskRecord) -> Told {
     directly(task).unwrap_or_else(|| {
         let view = view_of(task);
-        let services = services(view.steps.iter().map(|step| step.operation.as_str()));
-        Told { body: view_json(&view), services }
+        let (services, operations) = noted(view.steps.iter().map(|step| step.operation.as_str()));
+        Told { body: view_json(&view), services, operations }
     })
+}
+
+/// What a history notes of operations.
+fn noted<'a>(all: impl Iterator<Item = &'a str> + Clone) -> (u8, Vec<String>) {
+    let mut operations: Vec<String> = Vec::new();
+    for operation in all.clone() {
+        if !operations.iter().any(|known| known == operation) {
+            operations.push(operation.to_owned());
+        }
+    }
+    (services(all), operations)
 }
 
 /// One bit for each service that operations belong to.
@@ -165,8 +178,8 @@ fn directly(task: &TaskRecord) -> Option<Told> {
         finished: task.finished_ms.map(timestamp_of),
     };
     let body = serde_json::to_vec(&out).ok()?;
-    let services = services(operations.iter().map(|step| &*step.call.operation));
-    Some(Told { body: body.into(), services })
+    let (services, operations) = noted(operations.iter().map(|step| &*step.call.operation));
+    Some(Told { body: body.into(), services, operations })
 }
 
 fn step_out<'a>(operation: &'a str, record: &'a StepRecord, none: &'a RawValue) -> Option<StepOut<'a>> {

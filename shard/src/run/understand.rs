@@ -7,7 +7,7 @@ use sluice_protocols::api::{IntentPlanView, IntentView, Priority, ReferenceView}
 use sluice_protocols::ids::UserId;
 use sluice_protocols::intent::Remembered;
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
-use sluice_protocols::plan::{DateTimeLocal, Plan};
+use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::Graph;
 use sluice_store::record::ItemRecord;
@@ -27,6 +27,8 @@ pub(super) struct Asked<'a> {
     pub(super) recent: &'a Recent,
     pub(super) zone: &'a TimeZone,
     pub(super) zone_name: &'a str,
+    /// The language that the model is to write to the user in, where they named one.
+    pub(super) language: Option<&'a str>,
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
 }
@@ -39,7 +41,8 @@ impl Asked<'_> {
     pub(super) async fn understand(&self, env: &Env, meter: &Meter) -> Result<Understood, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone());
         let remembered = intent::Known { last: &self.remembered(), has_items: self.recent.has_items() };
-        let unknown = match intent::understand(env, self.command, &now, &remembered) {
+        let unknown = match intent::understand(env, self.command, &now, &remembered, self.language.is_some())
+        {
             Ok(understood) => return Ok(understood),
             Err(unknown) => unknown,
         };
@@ -47,7 +50,9 @@ impl Asked<'_> {
         let Self { command, user, priority, deadline, .. } = *self;
         let question = openai::Question { command, context: &context, user, priority, deadline };
         let plan = openai::plan(env, meter, &question).await?;
-        Ok(intent::learn(env, unknown, plan))
+        // What was written in a language that one user wants is no answer to others.
+        let is_common = self.language.is_none() || matches!(plan.decision, Decision::Act(_));
+        Ok(intent::learn(env, unknown, plan, is_common))
     }
 
     /// What the last command found, for references to it: rules look no further back.
@@ -67,7 +72,7 @@ impl Asked<'_> {
             command: turn.command.clone(),
             items: turn.items.iter().filter_map(context_item).collect(),
         });
-        Ok(Context::new(now, self.zone_name, turns.collect()))
+        Ok(Context::new(now, self.zone_name, turns.collect()).in_language(self.language))
     }
 }
 
@@ -85,13 +90,15 @@ pub(crate) async fn plan_only(
     command: &str,
     user: &UserId,
     recent: &Recent,
-    time_zone: &str,
+    (time_zone, language): (&str, Option<&str>),
     deadline: Instant,
 ) -> Result<IntentPlanView, Problem> {
     let (zone, zone_name) = env.zones.get(time_zone);
     // Whoever asks waits for the answer.
     let priority = Priority::Normal;
-    let asked = Asked { command, user, recent, zone: &zone, zone_name: &zone_name, priority, deadline };
+    let zone_name_of = zone_name.as_str();
+    let asked =
+        Asked { command, user, recent, zone: &zone, zone_name: zone_name_of, language, priority, deadline };
     let understood = asked.understand(env, &Meter::default()).await?;
     let intent = IntentView { source: understood.source, confidence: understood.confidence.ratio() };
     let (references, questions) = references(&understood.plan, recent);

@@ -1,16 +1,18 @@
 //! The sessions of one core's users: which one a command belongs to, and what it remembers.
 //!
-//! A session begins with its first command and lives for [`SESSION_LIFE`]. Its id tells when it began, so a session
-//! whose first command is still on its way needs no record. A command that names no session goes on with its
-//! user's newest one that has not expired, or begins one.
+//! A session begins with its first command, or before when its user asks for one ([`begin`]), and lives for
+//! [`SESSION_LIFE`]. Its id tells when it began, so a session whose first command is still on its way needs no record. A
+//! command that names no session goes on with its user's newest one that has not expired, or begins one.
 //!
 //! Invariants:
-//! - the record of a session is written by the end of its tasks alone, one after the other (a lane of the queue);
+//! - the record of a session is written before anybody knows its id, or else by the end of its tasks alone, one after
+//!   the other (a lane of the queue);
 //! - the cache holds what is durable: it is written after a commit, never before;
 //! - a session that was ended is not written again: while it has tasks its record says it was over at the
 //!   beginning of time (a tombstone, so that a restart knows too), afterwards it has none;
 //! - a session is only ever shown to its own user.
 
+mod begin;
 mod json;
 mod recent;
 
@@ -24,12 +26,14 @@ use sluice_protocols::ids::{SessionId, ShardId, UserId};
 use sluice_store::record::{Loaded, RecordError, SESSION_TURNS_MAX, SessionRecord, TurnRecord, first_turn};
 use sluice_store::{Batch, CommitError, CoreStore, Key, KeyRange, Kind, ReadError, Session, SessionCache};
 
+pub(crate) use begin::BeginError;
 pub use recent::Recent;
 
 use crate::auth::Principal;
 use crate::clock::Clock;
 use crate::config::{SESSION_LIFE, ShardConfig};
 use crate::generations::Generations;
+use crate::holds::Holds;
 use crate::metrics::CoreMetrics;
 use crate::mint::{Mint, session_began_ms};
 use crate::tasks::queue::{LaneId, Queue};
@@ -62,6 +66,8 @@ pub(crate) struct Sessions {
     metrics: Arc<CoreMetrics>,
     /// Counts what changes sessions, so that a read that was overtaken by a change does not undo it in the cache.
     changes: Cell<u64>,
+    /// Who begins sessions, so that a count of them still holds when one more is written.
+    beginning: Holds,
 }
 
 impl Sessions {
@@ -83,6 +89,7 @@ impl Sessions {
             clock,
             metrics,
             changes: Cell::new(0),
+            beginning: Holds::default(),
         }
     }
 

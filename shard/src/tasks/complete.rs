@@ -261,6 +261,7 @@ impl Tasks {
             state: end.task.state,
             answer: end.task.answer.clone(),
             services: end.told.services,
+            operations: end.told.operations.clone(),
         };
         match encode(&history) {
             Ok(history) => {

@@ -324,8 +324,13 @@ impl Queue {
 
     /// The newest session of a user that has a task and was not ended.
     pub(crate) fn newest_session(&self, user: &UserId) -> Option<SessionId> {
-        let sessions = self.users.get(user)?.sessions.iter().copied();
-        sessions.filter(|session| !self.is_ended(LaneId { user: *user, session: *session })).max()
+        self.sessions(user).max()
+    }
+
+    /// The sessions of a user that have a task and were not ended.
+    pub(crate) fn sessions<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = SessionId> + 'a {
+        let sessions = self.users.get(user).into_iter().flat_map(|lanes| lanes.sessions.iter().copied());
+        sessions.filter(|session| !self.is_ended(LaneId { user: *user, session: *session }))
     }
 
     /// Tasks waiting, reserved places included.

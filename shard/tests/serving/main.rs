@@ -7,5 +7,6 @@ mod events;
 mod limits;
 mod metrics;
 mod queue;
+mod records;
 mod requests;
 mod sessions;

@@ -27,10 +27,10 @@ pub use types::first_turn;
 pub use types::{
     ArchivedConnectionRecord, ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord,
     ArchivedKeyRecord, ArchivedLimitRecord, ArchivedLimitStateRecord, ArchivedNameRecord,
-    ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedUserRecord,
-    ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord, HistoryRecord, ItemRecord,
-    KeyRecord, LimitRecord, LimitStateRecord, NameRecord, Provider, SESSION_TURNS_MAX, SessionRecord,
-    StepRecord, TurnRecord, UserRecord, WorkflowRecord,
+    ArchivedPreferencesRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord,
+    ArchivedUserRecord, ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord,
+    HistoryRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, NameRecord, PreferencesRecord,
+    Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord, WorkflowRecord,
 };
 
 use rkyv::Archive;

@@ -161,6 +161,19 @@ fn history() -> HistoryRecord {
         state: 2,
         answer: None,
         services: 0b101,
+        operations: vec!["gmail.send".to_owned(), "drive.read".to_owned()],
+    }
+}
+
+fn preferences() -> PreferencesRecord {
+    PreferencesRecord {
+        user: UserId::from_bytes([1; 16]),
+        updated_ms: 9,
+        time_zone: Some("Europe/Berlin".to_owned()),
+        language: None,
+        priority: 3,
+        confirm: vec!["gmail.send".to_owned()],
+        custom_json: "{\"a\":1}".to_owned(),
     }
 }
 
@@ -351,6 +364,7 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&session());
     round_trips(&task());
     round_trips(&history());
+    round_trips(&preferences());
     round_trips(&idempotency());
     round_trips(&workflow());
 }
@@ -374,11 +388,12 @@ fn layouts_on_disk_are_pinned() {
         pin(&idempotency()),
         pin(&workflow()),
         pin(&turn(1)),
+        pin(&preferences()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 11] = [
+const PINNED: [(&str, u8, u64); 12] = [
     ("user", 1, 0x816e_5e31_70c1_86dd),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 1, 0x23ba_abba_08de_8c38),
@@ -386,10 +401,11 @@ const PINNED: [(&str, u8, u64); 11] = [
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
     ("task", 4, 0x43e2_24c6_722c_a31a),
-    ("history", 1, 0xa27a_6fac_9462_4737),
+    ("history", 2, 0),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
     ("turn", 1, 0xe666_e6bd_0c73_2a84),
+    ("preferences", 1, 0),
 ];
 
 #[test]
@@ -429,6 +445,16 @@ fn a_session_of_schema_1_brings_its_turns_along() {
     assert_eq!(loaded.to_record(), session());
     let live = crate::Session::new(loaded, []).unwrap();
     assert_eq!(live.turns().map(|turn| turn.number.to_native()).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_history_entry_of_schema_1_is_read_without_operations() {
+    let HistoryRecord { task, at_ms, command, state, answer, services, .. } = history();
+    let old = types::HistoryRecordV1 { task, at_ms, command, state, answer, services };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
+    bytes.push(1);
+    let loaded = Loaded::<HistoryRecord>::new(Value::copy_of(&bytes)).unwrap();
+    assert_eq!(loaded.to_record(), HistoryRecord { operations: Vec::new(), ..history() });
 }
 
 #[test]

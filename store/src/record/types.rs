@@ -455,10 +455,62 @@ pub struct HistoryRecord {
     pub answer: Option<String>,
     /// One bit for each service used.
     pub services: u8,
+    /// The operations of its steps, each once, in the order of the plan; none of commands that ended before schema 2.
+    pub operations: Vec<String>,
 }
 
 impl Record for HistoryRecord {
     const NAME: &'static str = "history";
     const KINDS: &'static [Kind] = &[Kind::History];
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<HistoryRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: before operations were kept.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct HistoryRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) task: TaskId,
+    pub(super) at_ms: u64,
+    pub(super) command: String,
+    pub(super) state: u8,
+    pub(super) answer: Option<String>,
+    pub(super) services: u8,
+}
+
+impl From<HistoryRecordV1> for HistoryRecord {
+    fn from(old: HistoryRecordV1) -> Self {
+        let HistoryRecordV1 { task, at_ms, command, state, answer, services } = old;
+        Self { task, at_ms, command, state, answer, services, operations: Vec::new() }
+    }
+}
+
+/// What a user prefers.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PreferencesRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub updated_ms: u64,
+    /// IANA name.
+    pub time_zone: Option<String>,
+    /// Tag of a language.
+    pub language: Option<String>,
+    /// 0 for none.
+    pub priority: u8,
+    /// Operations that need a confirmation.
+    pub confirm: Vec<String>,
+    /// What programs of the user's keep: an object.
+    pub custom_json: String,
+}
+
+impl Record for PreferencesRecord {
+    const NAME: &'static str = "preferences";
+    const KINDS: &'static [Kind] = &[Kind::Preferences];
     const SCHEMA: u8 = 1;
 }

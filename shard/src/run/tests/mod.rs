@@ -6,6 +6,7 @@ mod plans;
 mod replays;
 mod tokens;
 mod upstream;
+mod wishes;
 mod workflows;
 
 use std::rc::Rc;
