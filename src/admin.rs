@@ -29,6 +29,7 @@ use sluice_store::OpenError;
 use sluice_store::record::{LimitRecord, UserRecord};
 use tokio::net::TcpSocket;
 
+use crate::audit::{self, PageWanted, ProofWanted};
 use crate::config::Config;
 use crate::serve::open_store;
 use crate::vault::{self, KeySource, Served};
@@ -425,6 +426,8 @@ pub(crate) fn serve(
         .route("/keys", post(handle_add_key))
         .route("/limits", post(handle_limit))
         .route("/seed", post(handle_seed))
+        .route("/audit/page", post(handle_audit_page))
+        .route("/audit/proof", post(handle_audit_proof))
         .with_state(admin.clone())
         .merge(vault::routes(Served::new(&admin, config)));
     runtime.spawn(async move { axum::serve(tcp, health).await });
@@ -492,6 +495,14 @@ async fn handle_limit(State(admin): State<Admin>, Json(limit): Json<NewLimit>) -
 
 async fn handle_seed(State(admin): State<Admin>, Json(part): Json<SeedPart>) -> Response {
     answer(move || Ok(do_seed(&admin, part)?)).await
+}
+
+async fn handle_audit_page(State(admin): State<Admin>, Json(wanted): Json<PageWanted>) -> Response {
+    answer(move || audit::do_page(&admin, &wanted)).await
+}
+
+async fn handle_audit_proof(State(admin): State<Admin>, Json(wanted): Json<ProofWanted>) -> Response {
+    answer(move || audit::do_prove(&admin, &wanted)).await
 }
 
 /// Storage blocks, so it is asked on a thread where that is allowed.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod audit;
 mod command;
 mod config;
 mod deadletter;
@@ -71,6 +72,9 @@ enum Command {
     /// API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The audit log: who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// What the gateway gives up when it runs
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
@@ -163,6 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::User(UserCommand::Limit(limit)) => admin::limit_user(&config, &limit),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
+        Command::Audit(command) => audit::run(&config, &command),
         Command::Sandbox(command) => sandbox::run(&config, &command),
         Command::Vault(command) => vault::run(&config, &command),
         Command::Config(ConfigCommand::Check) => {

@@ -6,6 +6,7 @@
 //! Invariants:
 //! - a name leads to at most one user. All changes of a process go through one lock, and one process holds the
 //!   data directory; a name whose user was never written (a crash between two shards of a replicated log) is free;
+//! - what is done is told in the audit log, in the same write ([`crate::audit`]);
 //! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone; refresh tokens are stored sealed.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,7 @@ use sluice_store::record::{
 use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store, Vault};
 
+use crate::audit::{self, Act, Actor, Object, Origin, Outcome, Told};
 use crate::auth::{key_id, secret_hash};
 use crate::clock::Clock;
 use crate::limit::COUNT_MAX;
@@ -132,9 +134,9 @@ impl Admin {
             disabled: false,
         };
         let entry = NameRecord { user: user.id, created_ms: user.created_ms };
-        let batches =
-            vec![put(home, &name_key, &entry)?, put(self.shard_of(&user.id), &Key::user(&user.id), &user)?];
-        self.store.write_blocking(batches)?;
+        let mut batch = put(self.shard_of(&user.id), &Key::user(&user.id), &user)?;
+        tell(&mut batch, Act::UserCreate, Object::User(&user.id), user.created_ms);
+        self.store.write_blocking(vec![put(home, &name_key, &entry)?, batch])?;
         Ok(user)
     }
 
@@ -186,7 +188,10 @@ impl Admin {
     pub fn set_disabled(&self, user: &UserId, disabled: bool) -> Result<(), AdminError> {
         let _guard = self.lock();
         let record = UserRecord { disabled, ..self.require(user)? };
-        self.store.write_blocking(vec![put(self.shard_of(user), &Key::user(user), &record)?])?;
+        let mut batch = put(self.shard_of(user), &Key::user(user), &record)?;
+        let act = if disabled { Act::UserDisable } else { Act::UserEnable };
+        tell(&mut batch, act, Object::User(user), now_ms());
+        self.store.write_blocking(vec![batch])?;
         Ok(())
     }
 
@@ -234,7 +239,8 @@ impl Admin {
         let hash = secret_hash(&key);
         let record =
             KeyRecord { id: key_id(&hash), user: *user, hash, label: label.to_owned(), created_ms: now_ms() };
-        let batch = put(self.shard_of(user), &Key::api_key(user, &record.id), &record)?;
+        let mut batch = put(self.shard_of(user), &Key::api_key(user, &record.id), &record)?;
+        tell(&mut batch, Act::KeyCreate, Object::Key(user, &record.id), record.created_ms);
         self.store.write_blocking(vec![batch])?;
         Ok(key)
     }
@@ -291,6 +297,8 @@ impl Admin {
             created_ms: user.created_ms,
         };
         batch.put(&Key::api_key(&user.id, &record.id), encode(&record)?.as_bytes());
+        tell(&mut batch, Act::UserCreate, Object::User(&user.id), user.created_ms);
+        tell(&mut batch, Act::KeyCreate, Object::Key(&user.id, &record.id), user.created_ms);
         if let Some(prefix) = prefix {
             let data_key = self.vault.key_for_new_user(&user.id, &mut batch)?;
             let place = Place::refresh_token(&user.id, Provider::Google);
@@ -304,6 +312,8 @@ impl Admin {
                 updated_ms: user.created_ms,
             };
             batch.put_record(place.key(), &connection)?;
+            let object = Object::Connection(&user.id, Provider::Google);
+            tell(&mut batch, Act::ConnectionCreate, object, user.created_ms);
         }
         Ok(batch)
     }
@@ -337,9 +347,17 @@ impl Admin {
             state: ConnectionState::Active,
             updated_ms: now_ms(),
         };
+        let mut batch = put(self.shard_of(user), place.key(), &record)?;
+        let object = Object::Connection(user, Provider::Google);
+        tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
         let _hold = self.vault.hold_blocking(place.key())?;
-        self.store.write_blocking(vec![put(self.shard_of(user), place.key(), &record)?])?;
+        self.store.write_blocking(vec![batch])?;
         Ok(())
+    }
+
+    /// The store, for reading what stands in it.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
@@ -367,6 +385,12 @@ fn put<R: Record>(shard: ShardId, key: &Key, record: &R) -> Result<Batch, Record
     let mut batch = Batch::new(shard);
     batch.put(key, encode(record)?.as_bytes());
     Ok(batch)
+}
+
+/// Tells the audit log what the operator did.
+fn tell(batch: &mut Batch, act: Act, object: Object<'_>, at_ms: u64) {
+    let origin = Origin::default();
+    audit::tell(batch, &Told { at_ms, actor: Actor::Operator, act, object, outcome: Outcome::Done, origin });
 }
 
 fn random<const N: usize>() -> Result<[u8; N], AdminError> {
@@ -506,5 +530,66 @@ mod tests {
             admin.connect_google(&nobody, "token", "anna@example.com", ""),
             Err(AdminError::NoSuchUser { .. })
         ));
+    }
+
+    #[test]
+    fn every_act_is_told_in_the_chain_of_its_shard_without_its_secrets() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let key = admin.create_key(&anna, "label").unwrap().expose();
+        admin.connect_google(&anna, "refresh-secret", "anna@example.com", "").unwrap();
+        admin.set_disabled(&anna, true).unwrap();
+        admin.set_disabled(&anna, false).unwrap();
+        let shard = admin.shard_of(&anna);
+        let page = sluice_store::audit::page(&admin.store, shard, 0).unwrap();
+        let acts: Vec<_> = page.entries.iter().map(|entry| &*entry.event.act).collect();
+        let expected = ["user.create", "key.create", "connection.create", "user.disable", "user.enable"];
+        assert_eq!(acts, expected);
+        for entry in &page.entries {
+            let event = &entry.event;
+            assert_eq!((&*event.actor, &*event.outcome), ("operator", "done"));
+            assert!(event.object.starts_with(&anna.to_string()), "{event:?}");
+            let text = format!("{event:?}");
+            assert!(
+                !text.contains("refresh-secret") && !text.contains(&key) && !text.contains("example.com")
+            );
+        }
+        let proof = sluice_store::audit::verify(&admin.store, shard, &[]).unwrap();
+        assert_eq!((proof.head.sequence, proof.fault), (5, None));
+        // What was refused is not told as done.
+        admin.create_user("anna", "anna@example.com", "UTC").unwrap_err();
+        assert_eq!(sluice_store::audit::verify(&admin.store, shard, &[]).unwrap().head.sequence, 5);
+    }
+
+    #[test]
+    fn writers_on_several_threads_add_to_one_chain() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let shard = admin.shard_of(&anna);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                // Each has a lock of its own, as a core that writes by another way has none at all.
+                let admin = Admin::new(admin.store.clone(), admin.vault().clone());
+                scope.spawn(move || (0..25).for_each(|_| drop(admin.create_key(&anna, "").unwrap())));
+            }
+        });
+        let proof = sluice_store::audit::verify(&admin.store, shard, &[]).unwrap();
+        assert_eq!((proof.head.sequence, proof.fault), (101, None));
+    }
+
+    #[test]
+    fn an_anchor_holds_a_chain_to_what_it_was() {
+        use sluice_store::{AuditFault, AuditHead};
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let shard = admin.shard_of(&anna);
+        let anchor = sluice_store::audit::verify(&admin.store, shard, &[]).unwrap().head;
+        admin.create_key(&anna, "").unwrap();
+        let fault = |anchor| sluice_store::audit::verify(&admin.store, shard, &[anchor]).unwrap().fault;
+        assert_eq!(fault(anchor), None);
+        let other = AuditHead { hash: [1; 32], ..anchor };
+        assert_eq!(fault(other), Some(AuditFault::Anchor { sequence: 1 }));
+        let later = AuditHead { sequence: 3, ..anchor };
+        assert_eq!(fault(later), Some(AuditFault::Truncated { found: 2, expected: 3 }));
     }
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod audit;
 mod auth;
 pub mod cache;
 mod cancel;

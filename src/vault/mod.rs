@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use sluice_shard::Admin;
+use sluice_shard::audit::{self, Act};
 use sluice_store::Store;
 use sluice_store::vault::{Cursor, Keyring, MasterVersion, PART_ROWS_MAX, Survey, Vault, Work};
 
@@ -129,6 +130,9 @@ impl Served {
     fn part(&self, wanted: &PartWanted) -> anyhow::Result<PartDone> {
         let cursor = wanted.cursor.as_deref().map(str::parse::<Cursor>).transpose()?;
         let work = if wanted.rotate { Work::Rotate } else { Work::Count };
+        if wanted.rotate && cursor.is_none() {
+            self.tell(Act::VaultRotate, self.vault.current_version())?;
+        }
         let part = self.vault.walk_blocking(cursor, wanted.rows, work)?;
         let Survey { under, destroyed, plain, wrapped, sealed, busy, unreadable } = part.survey;
         Ok(PartDone {
@@ -148,7 +152,13 @@ impl Served {
     fn forget(&self, forget: &Forget) -> anyhow::Result<Done> {
         let version = MasterVersion::new(forget.version).context("versions begin at 1")?;
         self.vault.forget_blocking(version)?;
+        self.tell(Act::VaultForget, version)?;
         Ok(Done {})
+    }
+
+    fn tell(&self, act: Act, version: MasterVersion) -> anyhow::Result<()> {
+        let name = format!("master key {}", version.get());
+        Ok(audit::tell_blocking(self.vault.store(), act, &name)?)
     }
 }
 

@@ -4,18 +4,21 @@
 //! batch  := version u8 (1) | shard u16 | count u32 | count * change
 //! change := 0x01 put    | key_len u16 | value_len u32 | key | value
 //!         | 0x02 delete | key_len u16 | key
+//!         | 0x03 audit  | body_len u16 | body
 //! ```
 //! All numbers big-endian. The count makes a batch cut short at the edge of a change recognisable.
 //!
 //! Invariants:
 //! - a batch is complete (it needs nothing but the shard's state before it), ordered (a later change to a key
 //!   wins), and has the same effect wherever it is applied;
-//! - changes touch keys of [`crate::key`] only, never `applied`;
+//! - changes touch keys of [`crate::key`] only, never those of the log itself: `applied` and the audit log's, to which a
+//!   batch adds a body that gets its place there when it is applied ([`crate::audit`]);
 //! - joining two batches of a shard is the first one's changes, then the second one's.
 
 use sluice_protocols::ids::ShardId;
 
-use crate::key::{KEY_BYTES_MAX, Key, Kind};
+use crate::audit::{AuditEvent, BODY_BYTES_MAX, is_the_logs};
+use crate::key::{KEY_BYTES_MAX, Key};
 use crate::record::{Record, RecordError, encode};
 
 /// Version byte of the encoding above.
@@ -26,6 +29,7 @@ const HEADER_BYTES: usize = 1 + 2 + 4;
 
 const PUT: u8 = 0x01;
 const DELETE: u8 = 0x02;
+const AUDIT: u8 = 0x03;
 
 /// Largest value in bytes. A session with ten turns of twenty items each stays below 256 KiB; the largest
 /// record, a task with eight read steps of 64 KiB of text each, below 1 MiB. Room for two such.
@@ -35,6 +39,7 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 pub const BATCH_BYTES_MAX: usize = 4 * VALUE_BYTES_MAX;
 
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(BODY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
 
 /// Changes to one shard that take effect together or not at all.
@@ -48,8 +53,17 @@ pub struct Batch {
 /// One change, borrowed from an encoded batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    Put { key: &'a [u8], value: &'a [u8] },
-    Delete { key: &'a [u8] },
+    Put {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        key: &'a [u8],
+    },
+    /// The body of an audit entry.
+    Audit {
+        body: &'a [u8],
+    },
 }
 
 /// Why bytes are not a batch that may be applied.
@@ -111,10 +125,25 @@ impl Batch {
         self
     }
 
-    fn begin(&mut self, op: u8, key: &Key) {
-        assert!(key.kind() != Kind::Applied, "`applied` belongs to the commit log");
-        let key_len = u16::try_from(key.as_bytes().len()).expect("KEY_BYTES_MAX fits in 16 bits");
+    /// Adds an entry to the shard's audit log, in the same write as the other changes.
+    pub fn audit(&mut self, event: &AuditEvent) -> &mut Self {
+        let body = event.to_body();
+        let length = u16::try_from(body.len()).expect("BODY_BYTES_MAX fits in 16 bits");
+        self.count();
+        self.bytes.push(AUDIT);
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        self.bytes.extend_from_slice(&body);
+        self
+    }
+
+    fn count(&mut self) {
         self.count = self.count.checked_add(1).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
+    }
+
+    fn begin(&mut self, op: u8, key: &Key) {
+        assert!(!is_the_logs(key.kind()), "{:?} belongs to the commit log", key.kind());
+        let key_len = u16::try_from(key.as_bytes().len()).expect("KEY_BYTES_MAX fits in 16 bits");
+        self.count();
         self.bytes.push(op);
         self.bytes.extend_from_slice(&key_len.to_be_bytes());
     }
@@ -224,7 +253,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let key = self.take(count)?;
         match Key::from_bytes(key) {
-            Ok(valid) if valid.kind() != Kind::Applied => Ok(key),
+            Ok(valid) if !is_the_logs(valid.kind()) => Ok(key),
             Ok(_) => Err(BatchError::Malformed { at, what: "names the log's own key" }),
             Err(_) => Err(BatchError::Malformed { at, what: "not a key" }),
         }
@@ -243,6 +272,15 @@ impl<'a> Reader<'a> {
             DELETE => {
                 let key_len = usize::from(self.u16()?);
                 Ok(Change::Delete { key: self.key(key_len)? })
+            }
+            AUDIT => {
+                let length = usize::from(self.u16()?);
+                let at = self.at;
+                let body = self.take(length)?;
+                match AuditEvent::from_body(body) {
+                    Some(_) => Ok(Change::Audit { body }),
+                    None => Err(BatchError::Malformed { at, what: "not an audit entry" }),
+                }
             }
             _ => {
                 self.at -= 1;
@@ -274,6 +312,7 @@ mod tests {
             changes.push(match change {
                 Change::Put { key, value } => (key.to_vec(), Some(value.to_vec())),
                 Change::Delete { key } => (key.to_vec(), None),
+                Change::Audit { body } => (Vec::new(), Some(body.to_vec())),
             });
         })?;
         Ok(changes)
@@ -313,14 +352,36 @@ mod tests {
 
     #[test]
     fn a_batch_that_names_the_logs_own_key_is_refused() {
-        let bytes = [1, 0, 3, 0, 0, 0, 1, DELETE, 0, 1, Kind::Applied.byte()];
-        assert!(matches!(read(&bytes, shard(3)), Err(BatchError::Malformed { .. })));
+        for key in [Key::applied(), Key::audit_head(), Key::audit_entry(1)] {
+            let length = u8::try_from(key.as_bytes().len()).unwrap();
+            let bytes = [&[1, 0, 3, 0, 0, 0, 1, DELETE, 0, length], key.as_bytes()].concat();
+            assert!(matches!(read(&bytes, shard(3)), Err(BatchError::Malformed { .. })), "{key:?}");
+        }
     }
 
     #[test]
     #[should_panic(expected = "belongs to the commit log")]
     fn putting_the_logs_own_key_is_a_broken_invariant() {
         Batch::new(shard(0)).put(&Key::applied(), b"");
+    }
+
+    #[test]
+    #[should_panic(expected = "belongs to the commit log")]
+    fn removing_an_audit_entry_is_a_broken_invariant() {
+        Batch::new(shard(0)).delete(&Key::audit_entry(1));
+    }
+
+    #[test]
+    fn an_audit_entry_that_cannot_be_read_is_refused() {
+        let mut batch = Batch::new(shard(3));
+        batch.audit(&AuditEvent::default());
+        let mut bytes = batch.into_bytes();
+        assert_eq!(read(&bytes, shard(3)).unwrap(), [(vec![], Some(AuditEvent::default().to_body()))]);
+        *bytes.last_mut().unwrap() = 1;
+        assert!(matches!(
+            read(&bytes, shard(3)),
+            Err(BatchError::Malformed { what: "not an audit entry", .. })
+        ));
     }
 
     #[test]

@@ -23,6 +23,8 @@
 //! 0x11  preferences       user[16]                                                     PreferencesRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
+//! 0x17  audit entry       sequence[8]                                                  see [`crate::audit`]
+//! 0x18  audit head        -                                                            see [`crate::audit`]
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -30,7 +32,7 @@
 //! - pending tasks have a kind of their own, so what a restart must take up again is one prefix a shard;
 //!   finishing a task deletes one key and puts the other in the same batch;
 //! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's;
-//! - `applied` is written by the commit log alone; a batch that names it is refused.
+//! - `applied`, audit entries and audit heads are written by the commit log alone; a batch that names one is refused.
 
 use std::fmt;
 
@@ -75,6 +77,8 @@ pub enum Kind {
     Preferences = 0x11,
     DataKey = 0x14,
     Limit = 0x16,
+    AuditEntry = 0x17,
+    AuditHead = 0x18,
     Quarantine = 0xf0,
 }
 
@@ -99,6 +103,8 @@ impl Kind {
             0x11 => Self::Preferences,
             0x14 => Self::DataKey,
             0x16 => Self::Limit,
+            0x17 => Self::AuditEntry,
+            0x18 => Self::AuditHead,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -145,6 +151,16 @@ impl Key {
     /// Where the commit log keeps the sequence of the last batch applied to the shard.
     pub(crate) fn applied() -> Self {
         Self::of(Kind::Applied, &[])
+    }
+
+    /// An entry of the shard's audit log, from 1.
+    pub fn audit_entry(sequence: u64) -> Self {
+        Self::of(Kind::AuditEntry, &[&sequence.to_be_bytes()])
+    }
+
+    /// The end of the shard's audit log.
+    pub fn audit_head() -> Self {
+        Self::of(Kind::AuditHead, &[])
     }
 
     /// A user's record.
@@ -280,7 +296,8 @@ impl Key {
             return Err(unknown());
         }
         let fits = match kind {
-            Kind::Applied => bytes.len() == 1,
+            Kind::Applied | Kind::AuditHead => bytes.len() == 1,
+            Kind::AuditEntry => bytes.len() == 9,
             Kind::User | Kind::Preferences | Kind::DataKey => bytes.len() == 17,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
@@ -313,7 +330,7 @@ impl Key {
     /// The user the key belongs to; `None` for the kinds that belong to none.
     pub fn user_id(&self) -> Option<UserId> {
         match self.kind() {
-            Kind::Applied | Kind::Name | Kind::Quarantine => None,
+            Kind::Applied | Kind::Name | Kind::AuditEntry | Kind::AuditHead | Kind::Quarantine => None,
             _ => Some(UserId::from_bytes(self.array(1))),
         }
     }
@@ -332,6 +349,11 @@ impl Key {
     /// When what a history key leads to was accepted, in milliseconds since 1970; `None` for other kinds.
     pub fn history_ms(&self) -> Option<u64> {
         (self.kind() == Kind::History).then(|| u64::from_be_bytes(self.array(21)))
+    }
+
+    /// The number of an audit entry's key; `None` for other kinds.
+    pub fn audit_sequence(&self) -> Option<u64> {
+        (self.kind() == Kind::AuditEntry).then(|| u64::from_be_bytes(self.array(1)))
     }
 
     /// The session of a session key; `None` for other kinds.
@@ -394,6 +416,12 @@ impl KeyRange {
     /// All keys of a kind that belong to `user`.
     pub fn of_user(kind: Kind, user: &UserId) -> Self {
         Self::prefix(Key::of(kind, &[user.as_bytes()]).as_bytes())
+    }
+
+    /// The shard's audit entries behind the one with this number.
+    pub fn audit_after(sequence: u64) -> Self {
+        let start = Key::audit_entry(sequence.saturating_add(1)).as_bytes().to_vec();
+        Self { start, ..Self::kind(Kind::AuditEntry) }
     }
 
     /// The turns of a session, oldest first.

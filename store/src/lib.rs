@@ -18,6 +18,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod audit;
 pub mod batch;
 mod config;
 mod core_store;
@@ -39,6 +40,7 @@ mod test_util;
 pub mod vault;
 mod writer;
 
+pub use audit::{AuditEntry, AuditEvent, AuditFault, AuditHead, AuditWalk};
 pub use batch::Batch;
 pub use config::{Durability, SCAN_BYTES_MAX, SCAN_ROWS_MAX, StoreConfig};
 pub use core_store::{Commit, CoreStore, Driver};

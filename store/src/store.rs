@@ -7,12 +7,13 @@ use std::time::Instant;
 use sluice_protocols::ids::{ShardCount, ShardId};
 use smallvec::SmallVec;
 
+use crate::audit::{AuditHead, read_entry};
 use crate::batch::Batch;
 use crate::config::StoreConfig;
 use crate::database::{Database, MemoryUse, Page, ReadError, ScanRequest};
 use crate::directory::{Directory, OpenError};
 use crate::inbox::Inbox;
-use crate::key::{Key, KeyRange};
+use crate::key::{Key, KeyRange, Kind};
 use crate::log::{CommitError, CommitLog, Entry, Sequence, Submission};
 use crate::quarantine;
 use crate::reader::ReaderPool;
@@ -53,7 +54,8 @@ impl Store {
         let database = Arc::new(database);
         let stats = Arc::new(StoreStats::new());
         let applied = read_applied(&database, &config)?;
-        let disk = RocksDisk::new(Arc::clone(&database), config.durability);
+        let audits = read_audit_heads(&database, &config)?;
+        let disk = RocksDisk::new(Arc::clone(&database), config.durability, audits);
         let threads = |source| OpenError::Threads { source };
         let log = RocksCommitLog::start(WriterConfig::of(&config), disk, applied, Arc::clone(&stats))
             .map_err(threads)?;
@@ -125,6 +127,16 @@ impl Store {
     /// [`ReadError::Disk`] or [`ReadError::Foreign`].
     pub fn applied_blocking(&self, shard: ShardId) -> Result<Sequence, ReadError> {
         self.inner.database.applied(shard)
+    }
+
+    /// The end of a shard's audit log. Blocks on the disk: not for a reactor.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`].
+    pub fn audit_head_blocking(&self, shard: ShardId) -> Result<AuditHead, ReadError> {
+        let value = self.get_blocking(shard, &Key::audit_head())?;
+        // One that is damaged is no head: whoever verifies then finds that the chain does not end there.
+        Ok(value.and_then(|value| AuditHead::from_value(value.as_bytes())).unwrap_or_default())
     }
 
     /// Reads a key. Blocks on the disk: not for a reactor.
@@ -245,6 +257,33 @@ fn check(config: &StoreConfig) -> Result<(), OpenError> {
         return refuse("background_jobs", "1 or more");
     }
     Ok(())
+}
+
+/// Where each shard's audit log goes on.
+fn read_audit_heads(database: &Database, config: &StoreConfig) -> Result<Vec<AuditHead>, OpenError> {
+    let heads = config.shard_count.shards().map(|shard| audit_head(database, shard));
+    heads
+        .collect::<Result<_, _>>()
+        .map_err(|error| OpenError::Database { path: config.path.clone(), reason: error.to_string() })
+}
+
+/// The end that the head record names or that the last entry is. Where they differ somebody has been at them: the later one
+/// counts, so that nothing is written over, and a gap stays one.
+fn audit_head(database: &Database, shard: ShardId) -> Result<AuditHead, ReadError> {
+    let named = database.get(shard, &Key::audit_head())?;
+    let named = named.and_then(|value| AuditHead::from_value(value.as_bytes())).unwrap_or_default();
+    let request = ScanRequest { range: KeyRange::kind(Kind::AuditEntry), limit: 1, reverse: true };
+    let page = database.scan(shard, &request)?;
+    let last = page.rows.first().map(|(key, value)| {
+        let hash = read_entry(value.as_bytes()).map_or([0; 32], |entry| entry.hash);
+        AuditHead { sequence: key.audit_sequence().unwrap_or_default(), hash }
+    });
+    let last = last.unwrap_or_default();
+    if named == last {
+        return Ok(named);
+    }
+    tracing::error!(%shard, named = named.sequence, last = last.sequence, "the audit log was tampered with: verify it");
+    Ok(if last.sequence > named.sequence { last } else { named })
 }
 
 fn read_applied(database: &Database, config: &StoreConfig) -> Result<Vec<Sequence>, OpenError> {

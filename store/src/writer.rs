@@ -21,6 +21,7 @@ use crossbeam_queue::ArrayQueue;
 use rocksdb::{WriteBatch, WriteOptions};
 use smallvec::SmallVec;
 
+use crate::audit::AuditHead;
 use crate::batch::{Change, read_batch};
 use crate::config::{Durability, StoreConfig};
 use crate::database::{Database, write_options};
@@ -280,25 +281,38 @@ pub(crate) struct RocksDisk {
     database: Arc<Database>,
     options: WriteOptions,
     durability: Durability,
+    /// The end of each shard's audit log, by index. What a write that fails has added is of no meaning: it was the last.
+    audits: Vec<AuditHead>,
 }
 
 impl RocksDisk {
-    pub(crate) fn new(database: Arc<Database>, durability: Durability) -> Self {
-        Self { database, options: write_options(durability), durability }
+    /// `audits` is the end of each shard's audit log, by index.
+    pub(crate) fn new(database: Arc<Database>, durability: Durability, audits: Vec<AuditHead>) -> Self {
+        Self { database, options: write_options(durability), durability, audits }
     }
 
-    fn build(&self, group: &[Submission]) -> Result<WriteBatch, String> {
+    fn build(&mut self, group: &[Submission]) -> Result<WriteBatch, String> {
         let bytes: usize = group.iter().map(|submission| submission.bytes()).sum();
         // Behind each change stand its tag, family and lengths; a quarter more spares most regrowth.
         let mut changes = WriteBatch::with_capacity_bytes(bytes + bytes / 4);
-        let applied_key = Key::applied();
+        let (applied_key, head_key) = (Key::applied(), Key::audit_head());
         for entry in group.iter().flat_map(|submission| &submission.entries) {
             let family = self.database.family(entry.shard);
+            let audit = &mut self.audits[usize::from(entry.shard.index())];
+            let before = *audit;
             read_batch(&entry.bytes, entry.shard, |change| match change {
                 Change::Put { key, value } => changes.put_cf(family, key, value),
                 Change::Delete { key } => changes.delete_cf(family, key),
+                Change::Audit { body } => {
+                    let (head, key, value) = audit.append(entry.shard, body);
+                    changes.put_cf(family, key.as_bytes(), value);
+                    *audit = head;
+                }
             })
             .map_err(|error| format!("batch {} of shard {}: {error}", entry.sequence, entry.shard))?;
+            if *audit != before {
+                changes.put_cf(family, head_key.as_bytes(), audit.to_value());
+            }
             changes.put_cf(family, applied_key.as_bytes(), applied_value(entry));
         }
         Ok(changes)

@@ -1,0 +1,195 @@
+//! What is told in the audit log, and by whom: the words, and the one function that adds an entry to a batch.
+//!
+//! An entry stands in the batch of the act it tells of, so that one is never there without the other; the store gives it its
+//! place in the shard's chain ([`sluice_store::audit`]). An act on a user stands in that user's shard, one on no user in
+//! the first.
+//!
+//! Invariants:
+//! - never a secret: objects are ids and names of kinds, not keys, tokens, addresses of people or content;
+//! - words do not change their meaning: who searches an old log finds what is meant today.
+
+use std::fmt;
+
+use sluice_protocols::ids::{KeyId, UserId};
+use sluice_store::record::Provider;
+use sluice_store::{AuditEvent, Batch, CommitError, Store};
+
+use crate::clock::Clock;
+
+/// Who did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor<'a> {
+    /// Whoever may use the administration socket, or the data directory while no gateway runs.
+    Operator,
+    /// A user, by an API key or a token.
+    User(&'a UserId),
+    /// The gateway itself.
+    Gateway,
+}
+
+impl fmt::Display for Actor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::User(user) => user.fmt(f),
+            Self::Gateway => f.write_str("gateway"),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A user was made.
+    UserCreate,
+    /// A user may be served no more.
+    UserDisable,
+    /// A user may be served again.
+    UserEnable,
+    /// A user's data were given out whole.
+    UserExport,
+    /// A user's data were erased.
+    UserErase,
+    /// An API key was made.
+    KeyCreate,
+    /// An API key was changed: its scopes, role or end.
+    KeyChange,
+    /// An API key was taken back.
+    KeyRevoke,
+    /// An account at a provider was connected, or connected anew.
+    ConnectionCreate,
+    /// An account's connection was taken away.
+    ConnectionRevoke,
+    /// Somebody proved who they are.
+    Login,
+    /// A rotation to the vault's newest master key was begun.
+    VaultRotate,
+    /// A master key of the vault was given up.
+    VaultForget,
+    /// What the operator set for a user or the gateway was changed.
+    SettingChange,
+}
+
+impl Act {
+    /// The word in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UserCreate => "user.create",
+            Self::UserDisable => "user.disable",
+            Self::UserEnable => "user.enable",
+            Self::UserExport => "user.export",
+            Self::UserErase => "user.erase",
+            Self::KeyCreate => "key.create",
+            Self::KeyChange => "key.change",
+            Self::KeyRevoke => "key.revoke",
+            Self::ConnectionCreate => "connection.create",
+            Self::ConnectionRevoke => "connection.revoke",
+            Self::Login => "login",
+            Self::VaultRotate => "vault.rotate",
+            Self::VaultForget => "vault.forget",
+            Self::SettingChange => "setting.change",
+        }
+    }
+}
+
+/// To what something was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object<'a> {
+    /// A user.
+    User(&'a UserId),
+    /// An API key of a user.
+    Key(&'a UserId, &'a KeyId),
+    /// A user's connection to a provider.
+    Connection(&'a UserId, Provider),
+    /// What has a name of its own, such as a setting.
+    Named(&'a str),
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => user.fmt(f),
+            Self::Key(user, key) => write!(f, "{user} {key}"),
+            Self::Connection(user, provider) => write!(f, "{user} {}", provider_name(*provider)),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+const fn provider_name(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Google => "google",
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was asked for and refused.
+    Refused,
+}
+
+impl Outcome {
+    /// The word in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Where it came from; empty where that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// The caller's address.
+    pub address: &'a str,
+    /// The request's id.
+    pub request: &'a str,
+}
+
+/// An act as it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Who.
+    pub actor: Actor<'a>,
+    /// Did what.
+    pub act: Act,
+    /// To what.
+    pub object: Object<'a>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From where.
+    pub origin: Origin<'a>,
+}
+
+/// Adds an entry to the audit log of the batch's shard, in the same write as the batch's other changes.
+pub fn tell(batch: &mut Batch, told: &Told<'_>) {
+    batch.audit(&AuditEvent {
+        at_ms: told.at_ms,
+        actor: told.actor.to_string(),
+        act: told.act.name().to_owned(),
+        object: told.object.to_string(),
+        outcome: told.outcome.name().to_owned(),
+        address: told.origin.address.to_owned(),
+        request: told.origin.request.to_owned(),
+    });
+}
+
+/// Tells by itself what the operator did to nobody in particular, where there is no one batch of the act. Blocks until it is
+/// durable: not for a reactor.
+///
+/// # Errors
+/// [`CommitError`].
+pub fn tell_blocking(store: &Store, act: Act, name: &str) -> Result<(), CommitError> {
+    let first = store.shard_count().shards().next().expect("there is at least one shard");
+    let mut batch = Batch::new(first);
+    let (at_ms, origin) = (Clock::system().unix_ms(), Origin::default());
+    let object = Object::Named(name);
+    tell(&mut batch, &Told { at_ms, actor: Actor::Operator, act, object, outcome: Outcome::Done, origin });
+    store.write_blocking(vec![batch]).map(drop)
+}
