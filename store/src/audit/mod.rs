@@ -390,7 +390,7 @@ mod tests {
             Tampering::Cut { entry } => rows.truncate(entry.index(length)),
         }
         let differs = (0..).zip(rows.iter()).find(|(at, row)| before.get(*at) != Some(row)).map(|(at, _)| at);
-        let first = differs.or((rows.len() < length).then_some(rows.len()));
+        let first = differs.or_else(|| (rows.len() < length).then_some(rows.len()));
         first.map(|at| at as u64 + 1)
     }
 
