@@ -11,7 +11,7 @@ pub mod python;
 pub mod raw;
 pub mod scene;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -54,7 +54,7 @@ pub fn is_confined() -> bool {
 struct Process {
     child: Child,
     // Kept open, so that the child can go on printing.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Process {
@@ -68,7 +68,7 @@ impl Process {
                 bail!("{command:?} ended before it was ready: {status}");
             }
             if let Some(rest) = line.trim().strip_prefix(ready) {
-                return Ok((Self { child, _stdout: stdout }, rest.trim().to_owned()));
+                return Ok((Self { child, stdout }, rest.trim().to_owned()));
             }
         }
     }
@@ -148,7 +148,6 @@ impl Settings {
             .env("SLUICE_GOOGLE__DRIVE_URL", sim)
             .env("SLUICE_GOOGLE__CLIENT_ID", "test")
             .env("SLUICE_GOOGLE__CLIENT_SECRET", "test")
-            .env("SLUICE_VAULT__KEYS", MASTER_KEYS)
             .args(["--set", "listen.port=0", "--set", "listen.addresses=127.0.0.1"])
             .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"])
             // Where the host has all of it, every test of a gateway is one of what the sandbox must let through.
@@ -160,6 +159,9 @@ impl Settings {
         }
         for option in &self.options {
             command.args(["--set", option]);
+        }
+        if !self.options.iter().any(|option| option.starts_with("vault.")) {
+            command.env("SLUICE_VAULT__KEYS", MASTER_KEYS);
         }
         command
     }
@@ -241,6 +243,16 @@ impl Gateway {
         self.process.signal("TERM");
         let status = self.process.child.wait().expect("it was started");
         assert!(status.success(), "the gateway stopped with {status}");
+    }
+
+    /// Asks it to stop, waits, and gives what it printed after it was ready.
+    pub fn stop_and_read(mut self) -> String {
+        self.process.signal("TERM");
+        let mut text = String::new();
+        self.process.stdout.read_to_string(&mut text).expect("UTF-8");
+        let status = self.process.child.wait().expect("it was started");
+        assert!(status.success(), "the gateway stopped with {status}");
+        text
     }
 
     /// Process ID.

@@ -20,3 +20,19 @@ pub fn forbid_dumps() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_process_is_dumped_from_then_on() {
+        forbid_dumps().expect("the kernel takes it");
+        // SAFETY: PR_GET_DUMPABLE takes no argument.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 0);
+        let mut limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: `limit` is a live rlimit, which the kernel fills.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) }, 0);
+        assert_eq!((limit.rlim_cur, limit.rlim_max), (0, 0));
+    }
+}
