@@ -137,10 +137,10 @@ async fn a_task_that_was_killed_shows_what_would_be_asked_next() {
     let task =
         ada.queue(&json!({"command": "send a mail to kim@example.com saying the offer is ready"})).await;
     for look in 0.. {
-        if scene.sim.asked("gmail.drafts.send").await > 0 {
+        if scene.sim.state().await["faults_fired"].as_u64() > Some(0) {
             break;
         }
-        assert!(look < LOOKS_MAX, "it is never sent");
+        assert!(look < LOOKS_MAX, "it never comes to be sent");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let Scene { gateway, sim, directory } = scene;
