@@ -20,8 +20,10 @@ fn memory_answers_inline_and_the_disk_through_the_pool() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
     store.write_blocking(vec![put(0, 1, b"value")]).unwrap();
-    // More than a block between the key and `applied`, which opening reads.
-    store.write_blocking(vec![put(0, 0, &noise(16 << 10))]).unwrap();
+    // More than a block to either side of the key, where opening reads `applied` and the end of the audit log.
+    for number in [0, 9] {
+        store.write_blocking(vec![put(0, number, &noise(16 << 10))]).unwrap();
+    }
     on_core(&store, |core| async move {
         assert_eq!(core.get(shard(0), &user_key(1)).await.unwrap().unwrap().as_bytes(), b"value");
     });

@@ -268,7 +268,7 @@ mod tests {
             "de_AT",
             "de-",
             "-de",
-            "deutsch-land",
+            "deutschland-de",
             "d3",
             "de AT",
             "en-ignorepreviousorders",
