@@ -401,11 +401,11 @@ const PINNED: [(&str, u8, u64); 12] = [
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
     ("task", 4, 0x43e2_24c6_722c_a31a),
-    ("history", 2, 0),
+    ("history", 2, 0x21bb_504d_b991_b7b4),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
     ("turn", 1, 0xe666_e6bd_0c73_2a84),
-    ("preferences", 1, 0),
+    ("preferences", 1, 0x6099_3bc4_728f_a856),
 ];
 
 #[test]
