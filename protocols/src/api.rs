@@ -14,6 +14,7 @@ use crate::intent::IntentSource;
 use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
 
+pub mod context;
 mod history;
 mod preferences;
 mod queue;

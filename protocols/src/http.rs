@@ -10,9 +10,11 @@
 //!   obs-text), which is why each accessor says whether it yields bytes or text.
 
 mod build;
+pub mod conditional;
 mod fields;
 mod head;
 pub(crate) mod query;
+pub mod range;
 mod response;
 #[cfg(test)]
 mod tests;

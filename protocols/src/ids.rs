@@ -176,6 +176,16 @@ id!(
     TaskId,
     "tsk"
 );
+id!(
+    /// One state of a context document's content, never used for another: `gen_` and 26 characters.
+    GenerationId,
+    "gen"
+);
+id!(
+    /// A kept state of all context documents of a user: `snp_` and 26 characters. Ordered by time of creation.
+    SnapshotId,
+    "snp"
+);
 
 impl TaskId {
     /// A task made at `unix_ms` (milliseconds since 1970, of which the low 48 bits count: enough to the year
