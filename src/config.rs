@@ -104,6 +104,7 @@ sections! {
     limits: Limits,
     rate: Rate,
     tasks: Tasks,
+    context: Context,
     store: Store,
     vault: Vault,
     egress: Egress,
@@ -274,6 +275,19 @@ section! {
         unconfirmed_life_s: u64 = 86_400,
         /// How long an Idempotency-Key is remembered, in seconds, 60 to 2592000.
         idempotency_life_s: u64 = 86_400,
+    }
+}
+
+section! {
+    /// Documents that users keep for some days, and snapshots of them.
+    Context {
+        /// Bytes of all documents of one user, and of what snapshots keep besides, 65536 to 104857600; a document may have all
+        /// of them.
+        bytes_per_user_max: u64 = 10 << 20,
+        /// How long a document or snapshot lives that does not say, in seconds, 60 to ttl_max_s; writing a document renews it.
+        ttl_s: u64 = 604_800,
+        /// The longest life that may be asked for, in seconds, 60 to 31536000.
+        ttl_max_s: u64 = 2_592_000,
     }
 }
 

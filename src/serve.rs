@@ -30,7 +30,7 @@ use sluice_shard::intent::IntentConfig;
 use sluice_shard::limit::{LimitConfig, Limits as RequestLimits, RatePair};
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
-use sluice_shard::{Admin, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
+use sluice_shard::{Admin, ContextConfig, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
 use sluice_tuning::{Severity, Topology};
@@ -531,6 +531,11 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
     shard.task_retry_max = tasks.retry_max_ms.duration();
     shard.unconfirmed_life = Duration::from_secs(tasks.unconfirmed_life_s);
     shard.idempotency_life = Duration::from_secs(tasks.idempotency_life_s);
+    shard.context = ContextConfig {
+        bytes_max: config.context.bytes_per_user_max,
+        ttl: Duration::from_secs(config.context.ttl_s),
+        ttl_max: Duration::from_secs(config.context.ttl_max_s),
+    };
     shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;
     shard.command_timeout = limits.command_timeout_ms.duration();
     shard.tasks_queued_max = usize::try_from(limits.tasks_queued_per_core_max)?;

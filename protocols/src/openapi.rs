@@ -3,6 +3,7 @@
 //! Invariant: the plain surface is described from [`rest::ENDPOINTS`] itself, so a route that is not described does not
 //! exist; tests walk the description against a gateway.
 
+mod context;
 pub mod page;
 mod records;
 
@@ -23,6 +24,7 @@ use crate::problem::ProblemKind;
 pub fn document(version: &str) -> Value {
     let mut paths = own_paths();
     paths.extend(records::paths());
+    paths.extend(context::paths());
     for endpoint in rest::ENDPOINTS {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[method(endpoint.method)] = operation(endpoint);
@@ -44,6 +46,7 @@ pub fn document(version: &str) -> Value {
         "tags": [
             {"name": "commands", "description": "Plain-language commands and the tasks they become"},
             {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
+            {"name": "context", "description": "Documents kept for some days, and snapshots of them"},
             {"name": "sessions", "description": "Conversations"},
             {"name": "account", "description": "What you set for yourself"},
             {"name": "gmail", "description": "Mail as it is"},
@@ -422,6 +425,26 @@ fn responses(answers: &[(u16, &str, Option<&str>)], problems: &[u16]) -> Value {
     Value::Object(all)
 }
 
+/// The answers of a list that is told page by page.
+fn page_of(schema: &str) -> Value {
+    let mut all = responses(&[(200, "A page", Some(schema))], &[401, 403, 422, 431, 503]);
+    let description = "The next page, as `rel=\"next\"` (RFC 8288); none at the end";
+    all["200"]["headers"] = json!({"link": {"description": description, "schema": {"type": "string"}}});
+    all
+}
+
+/// With `Location` where something was made.
+fn located(mut all: Value) -> Value {
+    all["201"]["headers"] = json!({"location": {"required": true, "schema": {"type": "string"}}});
+    all
+}
+
+/// With `ETag` where something is told.
+fn tagged(mut all: Value) -> Value {
+    all["200"]["headers"] = json!({"etag": {"required": true, "schema": {"type": "string"}}});
+    all
+}
+
 fn operation(endpoint: &Endpoint) -> Value {
     let in_path = endpoint.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let in_path = in_path.map(|name| {
@@ -521,6 +544,7 @@ fn all_schemas() -> Value {
     let mut all = schemas();
     if let Value::Object(all) = &mut all {
         all.extend(records::schemas());
+        all.extend(context::schemas());
     }
     all
 }

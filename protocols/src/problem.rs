@@ -92,6 +92,8 @@ kinds! {
     Conflict = "conflict", 409, false, "This cannot be done now";
     /// What is stored is not what `If-Match` names, or is what `If-None-Match` names.
     PreconditionFailed = "precondition-failed", 412, false, "It is not what the request expects";
+    /// No part of what is there is what `Range` asks for.
+    RangeNotSatisfiable = "range-not-satisfiable", 416, false, "There is no such part";
     /// A request with the same idempotency key is being carried out.
     IdempotencyInFlight = "idempotency-in-flight", 409, true, "The same request is being carried out";
     /// The idempotency key was used for another request.

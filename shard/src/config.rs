@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_store::session_cache::SessionCacheLimits;
 
+use crate::context::ContextConfig;
 use crate::env::RunConfig;
 use crate::limit::{LimitConfig, Limits};
 
@@ -18,6 +19,8 @@ pub struct ShardConfig {
     pub run: RunConfig,
     /// Limits on requests, shared by all cores. Default those of [`LimitConfig`].
     pub limits: Arc<Limits>,
+    /// Settings of context documents.
+    pub context: ContextConfig,
     /// Largest body of a command in bytes. Default 64 KiB.
     pub body_bytes_max: usize,
     /// Longest time for one command; what a caller asks beyond it is cut to it, and what does not say gets it.
@@ -78,6 +81,7 @@ impl ShardConfig {
         Self {
             run,
             limits: Arc::new(Limits::new(LimitConfig::default())),
+            context: ContextConfig::default(),
             body_bytes_max: 64 << 10,
             command_timeout: Duration::from_secs(60),
             tasks_queued_max: 10_000,

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
-use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::ids::{GenerationId, SessionId, SnapshotId, TaskId};
 
 /// Random bytes drawn at once: enough for some 50 ids a system call.
 const BLOCK_BYTES: usize = 512;
@@ -18,6 +18,7 @@ pub(crate) struct Mint {
     random: RefCell<Block>,
     task_last: Cell<u128>,
     session_last: Cell<u128>,
+    context_last: Cell<u128>,
     request_seed: u64,
     request_count: Cell<u64>,
 }
@@ -49,6 +50,7 @@ impl Mint {
             random: RefCell::new(random),
             task_last: Cell::new(0),
             session_last: Cell::new(0),
+            context_last: Cell::new(0),
             request_seed,
             request_count: Cell::new(0),
         }
@@ -62,6 +64,16 @@ impl Mint {
     /// A session that begins at `unix_ms`; [`session_began_ms`] reads that moment back.
     pub(crate) fn session(&self, unix_ms: u64) -> SessionId {
         SessionId::from_bytes(self.rising(unix_ms, &self.session_last))
+    }
+
+    /// A state of a context document's content that is written from `unix_ms` on.
+    pub(crate) fn generation(&self, unix_ms: u64) -> GenerationId {
+        GenerationId::from_bytes(self.rising(unix_ms, &self.context_last))
+    }
+
+    /// A snapshot of context documents that is taken at `unix_ms`.
+    pub(crate) fn snapshot(&self, unix_ms: u64) -> SnapshotId {
+        SnapshotId::from_bytes(self.rising(unix_ms, &self.context_last))
     }
 
     /// Makes every later task id greater than `task`, which an earlier process gave out.

@@ -35,6 +35,7 @@ use sluice_store::{CoreStore, Store, Vault};
 use crate::auth::{self, Denied, Keys, Principal};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
+use crate::context::Shelves;
 use crate::cursor::Cursors;
 use crate::env::Env;
 use crate::limit::{Class, Limiter, Refused};
@@ -44,8 +45,8 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Action, BodyKind, Route, Target, batch, cache, command, dead, docs, events, google, health,
-    history, intents, keyed, preferences, session, task, workflow,
+    self, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events, google,
+    health, history, intents, keyed, preferences, session, task, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -99,6 +100,7 @@ pub(crate) struct Core {
     pub(crate) env: Env,
     pub(crate) calls: Rc<google::Calls>,
     pub(crate) transfers: google::Transfers,
+    pub(crate) shelves: Rc<Shelves>,
     pub(crate) store: CoreStore,
     pub(crate) limiter: Rc<Limiter>,
     /// Users whose workflows are being changed.
@@ -198,6 +200,7 @@ impl Core {
             metrics: Arc::clone(&metrics),
             watches: Rc::clone(&env.watches),
         };
+        let shelves = Shelves::new(store.clone(), clock.clone(), Arc::clone(&metrics), config.context);
         let tasks = Tasks::new(config, queue, Rc::clone(&sessions), runner, means);
         let alt_svc = parts.alt_svc_ports.iter().map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}"));
         Self {
@@ -212,6 +215,7 @@ impl Core {
             env,
             calls: Rc::new(google::Calls::new(config.tasks_running_max, config.tasks_running_per_user_max)),
             transfers: google::Transfers::new(config.run.transfer.at_once_max),
+            shelves: Rc::new(shelves),
             store,
             limiter: Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits()))),
             workflows_held: RefCell::default(),
@@ -228,7 +232,8 @@ impl Core {
     async fn recover(&self) {
         let shards: Vec<_> = self.placement.owned_by(self.id).collect();
         self.tasks.recover(shards.clone(), &self.mint).await;
-        sluice_core::spawn(Rc::clone(&self.tasks).keep_swept(shards));
+        sluice_core::spawn(Rc::clone(&self.tasks).keep_swept(shards.clone()));
+        sluice_core::spawn(Rc::clone(&self.shelves).keep_swept(shards));
         self.metrics.state.set_ready();
         self.recovered.set(());
     }
@@ -388,6 +393,9 @@ impl Core {
             Target::Workflows { .. } => {
                 sluice_core::spawn(workflow::serve(core, exchange, who, request));
             }
+            Target::Context { .. } => {
+                sluice_core::spawn(context::serve(core, exchange, who, request));
+            }
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
@@ -458,6 +466,7 @@ impl Core {
             | Target::Commands
             | Target::CacheInvalidate
             | Target::Workflows { .. }
+            | Target::Context { .. }
             | Target::IntentParse
             | Target::TaskGet(_)
             | Target::TaskEvents(_)
@@ -572,6 +581,9 @@ impl Core {
         let target = match action {
             Action::Google(endpoint) if endpoint.body.is_some() => Target::Google(endpoint),
             Action::Google(_) => return Admit::Body { bytes_max: 0 },
+            Action::Context { brings: context::Brings::Content, changes } => {
+                Target::Context { brings: context::Brings::Content, changes }
+            }
             _ => match action.target().filter(|target| target.body().is_some()) {
                 Some(target) => target,
                 None => return Admit::Body { bytes_max: 0 },
@@ -593,6 +605,9 @@ impl Core {
         }
         match refused {
             None => match target {
+                Target::Context { brings: context::Brings::Content, .. } => Admit::Stream {
+                    bytes_max: usize::try_from(self.config.context.bytes_max).unwrap_or(usize::MAX),
+                },
                 Target::Google(endpoint) if endpoint.body == rest::Body::Bytes => {
                     Admit::Stream { bytes_max: self.call_bytes_max(endpoint) }
                 }
@@ -679,7 +694,7 @@ fn receive(core: &Weak<Core>, delivery: Delivery<PeerRequest, Answer>) {
     core.serve(request, Responder::from_fn(move |answer| reply.send(answer)), arrived, true);
 }
 
-fn settle(exchange: Exchange, result: Result<Response, Problem>) {
+pub(crate) fn settle(exchange: Exchange, result: Result<Response, Problem>) {
     match result {
         Ok(response) => exchange.reply(response),
         Err(problem) => exchange.refuse(problem),

@@ -29,8 +29,21 @@ impl Checks<'_> {
     }
 
     pub(super) fn bounds(&mut self) {
-        let Config { server, listen, tls, limits, rate, tasks, store, egress, cache, quota, intent, .. } =
-            self.config;
+        let Config {
+            server,
+            listen,
+            tls,
+            limits,
+            rate,
+            tasks,
+            context,
+            store,
+            egress,
+            cache,
+            quota,
+            intent,
+            ..
+        } = self.config;
         for (key, found, min, max) in [
             ("server.cores", server.cores, 0, CORES_MAX),
             ("server.shards", server.shards, 1, SHARDS_MAX),
@@ -75,6 +88,9 @@ impl Checks<'_> {
             ("tasks.retry_max_ms", tasks.retry_max_ms.0, tasks.retry_base_ms.0, 86_400_000),
             ("tasks.unconfirmed_life_s", tasks.unconfirmed_life_s, 60, 2_592_000),
             ("tasks.idempotency_life_s", tasks.idempotency_life_s, 60, 2_592_000),
+            ("context.bytes_per_user_max", context.bytes_per_user_max, 65_536, 104_857_600),
+            ("context.ttl_s", context.ttl_s, 60, context.ttl_max_s),
+            ("context.ttl_max_s", context.ttl_max_s, 60, 31_536_000),
             ("store.block_cache_mib", store.block_cache_mib, 8, 1_048_576),
             ("store.write_buffer_mib", store.write_buffer_mib, 8, 65_536),
             ("store.reader_threads", store.reader_threads, 1, 64),

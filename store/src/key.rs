@@ -20,6 +20,10 @@
 //! 0x0b  workflow          user[16] name[1..=64]                                        WorkflowRecord, the newest
 //! 0x0c  workflow version  user[16] name[1..=64] 0x00 version[4]                        WorkflowRecord
 //! 0x0d  turn              user[16] session[16] number[4]                               TurnRecord
+//! 0x0e  context document  user[16] key[1..=128]                                        ContextDocumentRecord
+//! 0x0e  context orphan    user[16] 0x00 generation[16]                                 ContextOrphanRecord
+//! 0x0f  context chunk     user[16] generation[16] index[4]                             ContextChunkRecord
+//! 0x10  context snapshot  user[16] snapshot[16]                                        ContextSnapshotRecord
 //! 0x11  preferences       user[16]                                                     PreferencesRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
@@ -31,12 +35,16 @@
 //! Invariants:
 //! - pending tasks have a kind of their own, so what a restart must take up again is one prefix a shard;
 //!   finishing a task deletes one key and puts the other in the same batch;
+//! - no context document's key begins with a zero, so a user's orphans stand before their documents;
 //! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's;
 //! - `applied`, audit entries and audit heads are written by the commit log alone; a batch that names one is refused.
 
 use std::fmt;
 
-use sluice_protocols::ids::{KeyId, SessionId, ShardCount, ShardId, TaskId, UserId};
+use sluice_protocols::api::context::{CONTEXT_KEY_CHARS_MAX, is_context_key};
+use sluice_protocols::ids::{
+    GenerationId, KeyId, SessionId, ShardCount, ShardId, SnapshotId, TaskId, UserId,
+};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -54,6 +62,7 @@ const KEY_BYTES_INLINE: usize = 56;
 
 const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 4 + 8 + 16);
 const _: () = assert!(KEY_BYTES_INLINE >= 1 + 16 + 32);
+const _: () = assert!(1 + 16 + CONTEXT_KEY_CHARS_MAX + 9 <= KEY_BYTES_MAX);
 const _: () = assert!(1 + 16 + WORKFLOW_NAME_BYTES_MAX + 1 + 4 + 9 <= KEY_BYTES_MAX);
 
 /// The first byte of a key.
@@ -74,6 +83,9 @@ pub enum Kind {
     Workflow = 0x0b,
     WorkflowVersion = 0x0c,
     Turn = 0x0d,
+    ContextDocument = 0x0e,
+    ContextChunk = 0x0f,
+    ContextSnapshot = 0x10,
     Preferences = 0x11,
     DataKey = 0x14,
     Limit = 0x16,
@@ -100,6 +112,9 @@ impl Kind {
             0x0b => Self::Workflow,
             0x0c => Self::WorkflowVersion,
             0x0d => Self::Turn,
+            0x0e => Self::ContextDocument,
+            0x0f => Self::ContextChunk,
+            0x10 => Self::ContextSnapshot,
             0x11 => Self::Preferences,
             0x14 => Self::DataKey,
             0x16 => Self::Limit,
@@ -132,6 +147,9 @@ pub enum KeyError {
     /// Give a workflow a name of 1 to [`WORKFLOW_NAME_BYTES_MAX`] lower-case letters, digits, `-` and `_`.
     #[error("this is no name of a workflow")]
     WorkflowName,
+    /// Give a context document a key that [`is_context_key`] takes.
+    #[error("this is no key of a context document")]
+    ContextKey,
     /// The bytes begin like a key of a known kind, but do not have its layout.
     #[error("a {kind:?} key cannot have {bytes} bytes")]
     Layout { kind: Kind, bytes: usize },
@@ -280,6 +298,32 @@ impl Key {
         Ok(Self::of(Kind::WorkflowVersion, &parts))
     }
 
+    /// A user's context document.
+    ///
+    /// # Errors
+    /// [`KeyError::ContextKey`].
+    pub fn context_document(user: &UserId, key: &str) -> Result<Self, KeyError> {
+        if !is_context_key(key) {
+            return Err(KeyError::ContextKey);
+        }
+        Ok(Self::of(Kind::ContextDocument, &[user.as_bytes(), key.as_bytes()]))
+    }
+
+    /// Where a generation stands that nothing refers to.
+    pub fn context_orphan(user: &UserId, generation: &GenerationId) -> Self {
+        Self::of(Kind::ContextDocument, &[user.as_bytes(), &[0], generation.as_bytes()])
+    }
+
+    /// One chunk of a generation, from 0.
+    pub fn context_chunk(user: &UserId, generation: &GenerationId, index: u32) -> Self {
+        Self::of(Kind::ContextChunk, &[user.as_bytes(), generation.as_bytes(), &index.to_be_bytes()])
+    }
+
+    /// A snapshot of a user's context documents.
+    pub fn context_snapshot(user: &UserId, snapshot: &SnapshotId) -> Self {
+        Self::of(Kind::ContextSnapshot, &[user.as_bytes(), snapshot.as_bytes()])
+    }
+
     /// Where a copy of `value`, found damaged under `original`, is kept. The same damage has the same key.
     pub(crate) fn quarantine(original: &Self, value: &[u8]) -> Self {
         Self::of(Kind::Quarantine, &[&xxh3_64(value).to_be_bytes(), original.as_bytes()])
@@ -302,7 +346,12 @@ impl Key {
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
-            Kind::Turn => bytes.len() == 37,
+            Kind::Turn | Kind::ContextChunk => bytes.len() == 37,
+            Kind::ContextSnapshot => bytes.len() == 33,
+            Kind::ContextDocument => bytes.get(17..).is_some_and(|rest| match rest {
+                [0, generation @ ..] => generation.len() == 16,
+                key => std::str::from_utf8(key).is_ok_and(is_context_key),
+            }),
             Kind::Limit => bytes.len() == 18 && bytes[17] <= 1,
             Kind::Idempotency => bytes.len() == 49,
             Kind::History => bytes.len() == 45,
@@ -369,6 +418,11 @@ impl Key {
             _ => return None,
         };
         std::str::from_utf8(name).ok()
+    }
+
+    /// Whether it is an orphan's key, and not a document's, of the kind they share.
+    pub fn is_context_orphan(&self) -> bool {
+        self.kind() == Kind::ContextDocument && self.0[17] == 0
     }
 
     /// The bytes on disk.
@@ -599,6 +653,16 @@ mod tests {
     }
 
     #[test]
+    fn orphans_stand_before_documents_and_are_told_from_them() {
+        let orphan = Key::context_orphan(&user(1), &GenerationId::from_bytes([0xff; 16]));
+        let document = Key::context_document(&user(1), "0").unwrap();
+        assert!(orphan < document && orphan.is_context_orphan() && !document.is_context_orphan());
+        for key in ["", ".a", "a/b", "snapshots", "a\0"] {
+            assert_eq!(Key::context_document(&user(1), key), Err(KeyError::ContextKey), "{key:?}");
+        }
+    }
+
+    #[test]
     fn a_range_goes_on_after_the_last_key_in_either_direction() {
         let range = KeyRange::of_user(Kind::Session, &user(4));
         let key = |byte| Key::session(&user(4), &SessionId::from_bytes([byte; 16]));
@@ -621,6 +685,11 @@ mod tests {
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),
                 Key::workflow_version(&user, &workflow, 7).unwrap(), Key::limit_state(&user), Key::limit(&user),
+                Key::workflow_version(&user, &workflow, 7).unwrap(),
+                Key::context_document(&user, &format!("a{workflow}")).unwrap(),
+                Key::context_orphan(&user, &GenerationId::from_bytes(t)),
+                Key::context_chunk(&user, &GenerationId::from_bytes(t), 7),
+                Key::context_snapshot(&user, &SnapshotId::from_bytes(t)),
             ];
             for key in keys {
                 prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);

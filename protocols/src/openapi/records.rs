@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{body, listing, responses};
+use super::{body, listing, located, page_of, responses, tagged};
 use crate::api::{LANGUAGE_CHARS_MAX, LIST_LIMIT_MAX, TEXT_CHARS_MAX, TIME_ZONE_CHARS_MAX, TaskState};
 use crate::workflow::operation_names;
 
@@ -23,7 +23,7 @@ pub(super) fn paths() -> Map<String, Value> {
                 "tags": ["sessions"],
                 "summary": "List the sessions that are not over, newest first",
                 "parameters": listing(false),
-                "responses": page("SessionList"),
+                "responses": page_of("SessionList"),
             },
             "post": {
                 "operationId": "session.begin",
@@ -62,30 +62,13 @@ pub(super) fn paths() -> Map<String, Value> {
             "tags": ["commands"],
             "summary": "List past commands, newest first",
             "parameters": history(),
-            "responses": page("History"),
+            "responses": page_of("History"),
         }},
     });
     match paths {
         Value::Object(paths) => paths,
         _ => Map::new(),
     }
-}
-
-fn page(schema: &str) -> Value {
-    let mut all = responses(&[(200, "A page", Some(schema))], &[401, 403, 422, 431, 503]);
-    let description = "The next page, as `rel=\"next\"` (RFC 8288); none at the end";
-    all["200"]["headers"] = json!({"link": {"description": description, "schema": {"type": "string"}}});
-    all
-}
-
-fn located(mut all: Value) -> Value {
-    all["201"]["headers"] = json!({"location": {"required": true, "schema": {"type": "string"}}});
-    all
-}
-
-fn tagged(mut all: Value) -> Value {
-    all["200"]["headers"] = json!({"etag": {"required": true, "schema": {"type": "string"}}});
-    all
 }
 
 /// What the history can be asked for.

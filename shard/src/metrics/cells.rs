@@ -64,6 +64,8 @@ pub enum RouteLabel {
     CacheInvalidate,
     /// `/api/v1/workflows/...`
     Workflows,
+    /// `/api/v1/context/...`
+    Context,
     /// `POST /api/v1/intents/parse`
     IntentParse,
     /// `GET /livez` and `GET /readyz`
@@ -76,7 +78,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -94,6 +96,7 @@ impl RouteLabel {
         Self::Drive,
         Self::CacheInvalidate,
         Self::Workflows,
+        Self::Context,
         Self::IntentParse,
         Self::Health,
         Self::Metrics,
@@ -129,6 +132,7 @@ impl RouteLabel {
             Self::Drive => "drive",
             Self::CacheInvalidate => "cache_invalidate",
             Self::Workflows => "workflows",
+            Self::Context => "context",
             Self::IntentParse => "intent_parse",
             Self::Health => "health",
             Self::Metrics => "metrics",
@@ -264,6 +268,18 @@ cells! {
     Total dead_letters_redriven "Dead letters made tasks again",
     Total dead_letters_purged "Dead letters thrown away by their users",
     Total idempotency_hits "Requests with an idempotency key that was used before",
+    Total context_documents_written "Context documents written",
+    Total context_bytes_received "Bytes of content written for context documents, those of uploads that were refused at their end included",
+    Total context_bytes_stored "Bytes they were stored as, compressed",
+    Total context_bytes_sent "Bytes of content of context documents sent",
+    Total context_downloads_broken "Contents of context documents whose answer was broken off: damaged, or their reader went or read no further",
+    Total context_refused_full "Writes of context documents refused since their user has all the bytes there may be",
+    Total context_chunks_damaged "Reads that met a damaged or missing piece of a context document; look at the disk",
+    Total context_documents_expired "Context documents removed, their time being over",
+    Total context_snapshots_taken "Snapshots of context documents taken",
+    Total context_snapshots_restored "Snapshots of context documents restored",
+    Total context_snapshots_expired "Snapshots of context documents removed, their time being over",
+    Total context_generations_removed "Contents of context documents removed since nothing referred to them: replaced, deleted, over, broken off or left by a crash",
     Gauge tasks_queued "Tasks waiting to be run",
     Gauge tasks_running "Tasks running",
     Gauge waits "Requests waiting for the end of a task",

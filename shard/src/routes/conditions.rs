@@ -1,31 +1,35 @@
 //! Conditional requests (RFC 9110 section 13) and links to the next page (RFC 8288).
 
+use sluice_protocols::http::conditional::{self, Condition};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
-/// Whether `If-None-Match` names this tag, compared weakly (RFC 9110 section 13.1.2).
+/// Whether a client that reads what has this strong tag has it already.
 pub(crate) fn is_known(head: &RequestHead, tag: &str) -> bool {
-    let names = |list: &str| {
-        list.split(',').map(|one| one.trim().trim_start_matches("W/")).any(|one| one == "*" || one == tag)
-    };
-    head.header("if-none-match").is_some_and(names)
+    conditional::check(head, Some(tag)) == Condition::Match
 }
 
-/// Whether a change may be made of what has this strong tag (RFC 9110 section 13.2.2).
+/// Whether a change may be made of what has this strong tag, or of nothing.
+///
+/// # Errors
+/// What does not hold.
+pub(crate) fn hold(head: &RequestHead, tag: Option<&str>) -> Result<(), &'static str> {
+    match (conditional::check(head, tag), tag) {
+        (Condition::Holds, _) => Ok(()),
+        (Condition::NoMatch, Some(_)) => {
+            Err("it was changed since: read it again, `If-Match` names another version")
+        }
+        (Condition::NoMatch, None) => Err("there is nothing that `If-Match` could name"),
+        (Condition::Match, _) => Err("there is what `If-None-Match` names"),
+    }
+}
+
+/// As [`hold`], of what is there.
 ///
 /// # Errors
 /// `precondition-failed`.
 pub(crate) fn check(head: &RequestHead, tag: &str) -> Result<(), Problem> {
-    let failed = |detail: &str| Err(Problem::new(ProblemKind::PreconditionFailed, detail));
-    // Compared strongly: what is weak names nothing.
-    let names = |list: &str| list.split(',').map(str::trim).any(|one| one == "*" || one == tag);
-    if head.header("if-match").is_some_and(|wanted| !names(wanted)) {
-        return failed("it was changed since: read it again, `If-Match` names another version");
-    }
-    if is_known(head, tag) {
-        return failed("there is what `If-None-Match` names");
-    }
-    Ok(())
+    hold(head, Some(tag)).map_err(|detail| Problem::new(ProblemKind::PreconditionFailed, detail))
 }
 
 /// An answer with the address of the page behind it, which is the same request with another cursor.

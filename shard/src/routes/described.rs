@@ -8,7 +8,8 @@ use sluice_protocols::openapi;
 use super::Route;
 
 /// What stands in a path for each of its places.
-const PLACES: [(&str, &str); 4] = [("{id}", "x"), ("{permission}", "x"), ("{name}", "x"), ("{version}", "1")];
+const PLACES: [(&str, &str); 5] =
+    [("{key}", "x"), ("{id}", "x"), ("{permission}", "x"), ("{name}", "x"), ("{version}", "1")];
 const METHODS: [(&str, Method); 5] = [
     ("get", Method::Get),
     ("post", Method::Post),

@@ -202,7 +202,7 @@ pub(crate) struct Transfers {
 }
 
 /// The place of one.
-pub(super) struct Transfer(Rc<Cell<usize>>);
+pub(crate) struct Transfer(Rc<Cell<usize>>);
 
 impl Drop for Transfer {
     fn drop(&mut self) {

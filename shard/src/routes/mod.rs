@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod command;
 mod conditions;
+pub(crate) mod context;
 pub(crate) mod dead;
 pub(crate) mod described;
 pub(crate) mod docs;
@@ -49,6 +50,7 @@ pub(crate) enum Route<'a> {
     DeadLetterRedrive(&'a str),
     CacheInvalidate,
     Workflows(workflow::Place<'a>),
+    Context(context::Place<'a>),
     IntentParse,
     TaskEvents(&'a str),
     Sessions,
@@ -80,6 +82,7 @@ impl<'a> Route<'a> {
             "/api/v1/preferences" => Some(Self::Preferences),
             "/api/v1/history" => Some(Self::History),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
+            _ if path.starts_with(context::ROOT) => context::Place::of(path).map(Self::Context),
             "/livez" => Some(Self::Livez),
             "/readyz" => Some(Self::Readyz),
             "/metrics" => Some(Self::Metrics),
@@ -119,6 +122,7 @@ impl<'a> Route<'a> {
             | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Workflows(place) => place.allow(),
+            Self::Context(place) => place.allow(),
             Self::DeadLetter(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Sessions => "GET, HEAD, POST, OPTIONS",
@@ -161,6 +165,9 @@ impl<'a> Route<'a> {
                     runs: place.is_run(),
                     changes,
                 })
+            }
+            Self::Context(place) => {
+                place.takes(method).map(|brings| Action::Context { brings, changes: !is_read })
             }
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
@@ -206,6 +213,11 @@ pub(crate) enum Action<'a> {
         runs: bool,
         changes: bool,
     },
+    /// What exactly stands in the path.
+    Context {
+        brings: context::Brings,
+        changes: bool,
+    },
     IntentParse,
     TaskEvents(&'a str),
     SessionGet(&'a str),
@@ -243,7 +255,8 @@ impl Action<'_> {
             // They change nothing, but may cost a call to the model, or reads anew.
             | Self::IntentParse
             | Self::CacheInvalidate
-            | Self::Workflows { changes: true, .. } => Access::Own(Scope::Commands),
+            | Self::Workflows { changes: true, .. }
+            | Self::Context { changes: true, .. } => Access::Own(Scope::Commands),
             Self::TaskList
             | Self::TaskGet(_)
             | Self::TaskEvents(_)
@@ -252,7 +265,8 @@ impl Action<'_> {
             | Self::SessionGet(_)
             | Self::SessionList
             | Self::History
-            | Self::Workflows { changes: false, .. } => Access::Own(Scope::CommandsRead),
+            | Self::Workflows { changes: false, .. }
+            | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
             Self::PreferencesGet => Access::Own(Scope::AccountRead),
             Self::PreferencesPatch => Access::Own(Scope::Account),
             Self::Google(endpoint) => {
@@ -280,6 +294,7 @@ impl Action<'_> {
             | Self::DeadRedrive(_) => RouteLabel::DeadLetters,
             Self::CacheInvalidate => RouteLabel::CacheInvalidate,
             Self::Workflows { .. } => RouteLabel::Workflows,
+            Self::Context { .. } => RouteLabel::Context,
             Self::IntentParse => RouteLabel::IntentParse,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
@@ -310,6 +325,7 @@ impl Action<'_> {
             Self::DeadRedrive(id) => Target::DeadRedrive(id.parse().ok()?),
             Self::CacheInvalidate => Target::CacheInvalidate,
             Self::Workflows { has_body, runs, .. } => Target::Workflows { has_body, runs },
+            Self::Context { brings, changes } => Target::Context { brings, changes },
             Self::IntentParse => Target::IntentParse,
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
@@ -352,6 +368,7 @@ pub(crate) enum Target {
     DeadRedrive(TaskId),
     CacheInvalidate,
     Workflows { has_body: bool, runs: bool },
+    Context { brings: context::Brings, changes: bool },
     IntentParse,
     TaskEvents(TaskId),
     SessionGet(SessionId),
@@ -376,6 +393,7 @@ impl Target {
                 | Self::DeadRedrive(_)
                 | Self::Google(_)
                 | Self::Workflows { runs: true, .. }
+                | Self::Context { brings: context::Brings::Content, .. }
         )
     }
 
@@ -396,7 +414,8 @@ impl Target {
             | Self::PreferencesGet
             | Self::History
             | Self::DeadList
-            | Self::DeadGet(_) => Class::Reads,
+            | Self::DeadGet(_)
+            | Self::Context { changes: false, .. } => Class::Reads,
             Self::Google(_) => Class::Google,
             Self::TaskCancel(_)
             | Self::DeadEdit(_)
@@ -405,14 +424,18 @@ impl Target {
             | Self::SessionBegin
             | Self::PreferencesPatch
             | Self::CacheInvalidate
-            | Self::Workflows { runs: false, .. } => Class::Administration,
+            | Self::Workflows { runs: false, .. }
+            | Self::Context { changes: true, .. } => Class::Administration,
         }
     }
 
     /// The kind of body it needs.
     pub(crate) const fn body(self) -> Option<BodyKind> {
         match self {
-            Self::Command | Self::CacheInvalidate | Self::IntentParse => Some(BodyKind::Command),
+            Self::Command
+            | Self::CacheInvalidate
+            | Self::IntentParse
+            | Self::Context { brings: context::Brings::Json, .. } => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
             Self::DeadEdit(_) | Self::PreferencesPatch => Some(BodyKind::Edit),
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
@@ -525,6 +548,11 @@ mod tests {
             Route::Workflows(workflow::Place::Check),
             Route::Workflows(workflow::Place::One("x")),
             Route::Workflows(workflow::Place::Runs("x")),
+            Route::Context(context::Place::All),
+            Route::Context(context::Place::One("x")),
+            Route::Context(context::Place::Snapshots),
+            Route::Context(context::Place::Snapshot("x")),
+            Route::Context(context::Place::Restore("x")),
             Route::IntentParse,
             Route::TaskEvents("x"),
             Route::Session("x"),

@@ -40,9 +40,10 @@ pub(crate) async fn get(core: &Core, who: &Principal, head: &RequestHead) -> Res
 /// The answer to `PATCH`.
 pub(crate) async fn patch(core: &Core, who: &Principal, request: &Request) -> Result<Response, Problem> {
     let changed = core.env.preferences.change(who.shard, who.user, core.clock.unix_ms(), |before| {
-        conditions::check(&request.head, &tag(before))?;
         let next = before.preferences.patched(&request.body)?;
         check_zone(next.time_zone.as_deref())?;
+        // Last: what would be refused without conditions is refused alike with them (RFC 9110 section 13.2.1).
+        conditions::check(&request.head, &tag(before))?;
         Ok(next)
     });
     match changed.await {

@@ -75,7 +75,7 @@ impl Source {
     }
 
     /// Fills `chunk` up to `bytes_max`; whether that was all there is.
-    async fn fill(&mut self, chunk: &mut BytesMut, bytes_max: usize) -> Result<bool, BodyError> {
+    pub(crate) async fn fill(&mut self, chunk: &mut BytesMut, bytes_max: usize) -> Result<bool, BodyError> {
         loop {
             // One piece ahead, so that the last chunk is known to be the last.
             self.pull().await?;

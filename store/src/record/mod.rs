@@ -12,11 +12,16 @@
 //! - a secret is written sealed or not at all ([`StoredSecret`]);
 //! - what fails validation is never returned as a record. The store keeps the bytes (see [`crate::quarantine`]).
 
+mod context;
 mod loaded;
 mod secret;
 mod task;
 mod types;
 
+pub use context::{
+    ArchivedContextChunkRecord, ContextChunkRecord, ContextDocumentRecord, ContextOrphanRecord,
+    ContextSnapshotRecord,
+};
 pub use loaded::Loaded;
 pub use secret::{PlainText, Sealed, StoredSecret};
 pub use task::{

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use rkyv::{Deserialize, Serialize};
-use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
+use sluice_protocols::ids::{GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
@@ -216,6 +216,41 @@ fn workflow() -> WorkflowRecord {
     }
 }
 
+fn document() -> ContextDocumentRecord {
+    ContextDocumentRecord {
+        user: UserId::from_bytes([1; 16]),
+        key: "notes".to_owned(),
+        generation: GenerationId::from_bytes([6; 16]),
+        bytes: 70_000,
+        stored_bytes: 20_000,
+        chunk_bytes: 32_768,
+        media_type: "text/plain".to_owned(),
+        ttl_s: 60,
+        created_ms: 5,
+        changed_ms: 6,
+        expires_ms: 60_006,
+    }
+}
+
+fn orphan() -> ContextOrphanRecord {
+    ContextOrphanRecord { generation: GenerationId::from_bytes([6; 16]), chunks_max: 3 }
+}
+
+fn chunk() -> ContextChunkRecord {
+    ContextChunkRecord { form: 1, bytes: 9, checksum: 7, data: vec![1, 2, 3] }
+}
+
+fn snapshot() -> ContextSnapshotRecord {
+    ContextSnapshotRecord {
+        id: SnapshotId::from_bytes([7; 16]),
+        user: UserId::from_bytes([1; 16]),
+        label: Some("before".to_owned()),
+        created_ms: 5,
+        expires_ms: 9,
+        documents: vec![document()],
+    }
+}
+
 fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
     let old = |step: &StepRecord| types::StepRecordV1 {
         id: step.id.clone(),
@@ -367,6 +402,10 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&preferences());
     round_trips(&idempotency());
     round_trips(&workflow());
+    round_trips(&document());
+    round_trips(&orphan());
+    round_trips(&chunk());
+    round_trips(&snapshot());
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -389,11 +428,15 @@ fn layouts_on_disk_are_pinned() {
         pin(&workflow()),
         pin(&turn(1)),
         pin(&preferences()),
+        pin(&document()),
+        pin(&orphan()),
+        pin(&chunk()),
+        pin(&snapshot()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 12] = [
+const PINNED: [(&str, u8, u64); 16] = [
     ("user", 1, 0x816e_5e31_70c1_86dd),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 1, 0x23ba_abba_08de_8c38),
@@ -406,6 +449,10 @@ const PINNED: [(&str, u8, u64); 12] = [
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
     ("turn", 1, 0xe666_e6bd_0c73_2a84),
     ("preferences", 1, 0x6099_3bc4_728f_a856),
+    ("context document", 1, 0xd0e7_148b_890f_ffe3),
+    ("context orphan", 1, 0x4e05_5e97_d74b_fef5),
+    ("context chunk", 1, 0x4958_83c0_3c76_60d5),
+    ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use rkyv::rancor;
 use rkyv::rancor::Fallible;
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
-use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
+use sluice_protocols::ids::{GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId};
 
 use super::{PlainText, Record, Sealed, StoredSecret};
 use crate::key::Kind;
@@ -49,6 +49,8 @@ raw_id!(UserId, 16);
 raw_id!(SessionId, 16);
 raw_id!(TaskId, 16);
 raw_id!(KeyId, 8);
+raw_id!(GenerationId, 16);
+raw_id!(SnapshotId, 16);
 
 /// A person who may give commands.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
