@@ -27,6 +27,7 @@ async fn the_description_is_served_to_anyone_and_names_every_route() {
     for path in document["paths"].as_object().expect("paths").keys() {
         let path = path
             .replace("{id}", "x")
+            .replace("{key}", "x")
             .replace("{permission}", "y")
             .replace("{name}", "x")
             .replace("{version}", "1");

@@ -2,7 +2,7 @@
 //! other is told.
 //!
 //! All data of each user carries a mark of theirs. Both walk the description of the API and fill in what the other was
-//! answered: ids of tasks, sessions, messages, events, files, dead letters, workflows, cursors and idempotency keys; what they
+//! answered: ids of tasks, sessions, messages, events, files, dead letters, workflows, documents, snapshots, cursors and idempotency keys; what they
 //! are answered on the way is taken up as well. No answer may hold the other's mark, and nothing of the other's may change.
 //! Routes that are added to the description are walked as well.
 //!
@@ -92,6 +92,10 @@ impl Party {
             self.put("POST", "/command", json!({"command": command, "mode": mode})).await;
         }
         self.put("POST", "/sessions", Value::Null).await;
+        for key in ["notes", "plan"] {
+            self.put("PUT", &format!("/context/{}-{key}", self.account), json!({"about": mark})).await;
+        }
+        self.put("POST", "/context/snapshots", json!({"label": mark})).await;
         let preferences = json!({"custom": {"note": mark}});
         let head = [("content-type", "application/merge-patch+json")];
         let preferred = self.asker.with("PATCH", "/preferences", &head, &preferences).await;
@@ -115,6 +119,8 @@ impl Party {
             "/history?limit=1",
             "/history?limit=100",
             "/preferences",
+            "/context?limit=1",
+            "/context/snapshots?limit=1",
             "/workflows",
             "/gmail/messages?max_results=2",
             "/gmail/threads?max_results=2",
@@ -150,9 +156,13 @@ impl Party {
         let sessions = self.asker.pages("/sessions?limit=100", "sessions").await.0;
         let history = self.asker.pages("/history?limit=100", "entries").await.0;
         let preferences = self.asker.get("/preferences").await;
+        let documents = self.asker.pages("/context?limit=100", "documents").await.0;
+        let snapshots = self.asker.pages("/context/snapshots?limit=100", "snapshots").await.0;
+        let notes = self.asker.get(&format!("/context/{}-notes", self.account)).await;
         let held = json!({
             "state": state, "tasks": tasks, "dead": dead, "workflows": workflows, "sessions": sessions,
-            "history": history, "preferences": preferences,
+            "history": history, "preferences": preferences, "documents": documents, "snapshots": snapshots,
+            "notes": notes,
         });
         assert!(held.to_string().matches(self.mark).count() > 8, "{held:#}");
         held

@@ -290,7 +290,7 @@ struct Slot {
 }
 
 impl Answer {
-    fn take_in(&self, answer: sluice_net::Answer) {
+    pub(crate) fn take_in(&self, answer: sluice_net::Answer) {
         match answer {
             sluice_net::Answer::Whole(response) => self.set(response),
             sluice_net::Answer::Streamed(head, body) => {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod common;
+mod context;
 mod cores;
 mod events;
 mod limits;
