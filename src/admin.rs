@@ -22,11 +22,14 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::Egress;
-use sluice_protocols::ids::UserId;
+use sluice_protocols::access::{Role, Scopes};
+use sluice_protocols::api;
+use sluice_protocols::ids::{KeyId, UserId};
+use sluice_shard::clock::Clock;
 use sluice_shard::metrics::{CONTENT_TYPE, CoreState};
-use sluice_shard::{Admin, AdminError, Metrics, SEEDED_AT_ONCE_MAX, Seed};
+use sluice_shard::{Admin, AdminError, KeyLimit, KeySpec, Metrics, SEEDED_AT_ONCE_MAX, Seed};
 use sluice_store::OpenError;
-use sluice_store::record::{LimitRecord, UserRecord};
+use sluice_store::record::{KeyRecord, LimitRecord, UserRecord};
 use tokio::net::TcpSocket;
 
 use crate::audit::{self, PageWanted, ProofWanted};
@@ -56,6 +59,38 @@ pub(crate) struct NewUser {
     /// Time zone that dates and times are meant in, such as Europe/Berlin
     #[arg(long, default_value = "UTC")]
     time_zone: String,
+    /// user, operator or auditor
+    #[arg(long, default_value = "user", value_parser = role)]
+    role: String,
+}
+
+/// Options of `sluice user set`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct UserChange {
+    /// The user's name or mail address
+    name: String,
+    /// Another mail address, which nobody else has
+    #[arg(long)]
+    email: Option<String>,
+    /// Another time zone, such as Europe/Berlin
+    #[arg(long)]
+    time_zone: Option<String>,
+    /// user, operator or auditor
+    #[arg(long, value_parser = role)]
+    role: Option<String>,
+    /// Whether the user is refused whatever they show
+    #[arg(long, value_name = "BOOL")]
+    disabled: Option<bool>,
+    /// Refuse every token of an identity provider that was issued before now
+    #[arg(long)]
+    #[serde(default)]
+    sign_out: bool,
+    /// Accept tokens of this issuer for the user; needs --subject
+    #[arg(long, requires = "subject")]
+    issuer: Option<String>,
+    /// The user as that issuer names them
+    #[arg(long, requires = "issuer")]
+    subject: Option<String>,
 }
 
 /// Options of `sluice user connect`.
@@ -98,6 +133,37 @@ pub(crate) struct NewKey {
     /// What the key is for
     #[arg(long, default_value = "")]
     label: String,
+    /// What it may be used for, with commas between: commands, mail, calendar, drive, account, admin, each also with :read;
+    /// without it, everything but admin
+    #[arg(long, value_name = "SCOPES", value_parser = scopes)]
+    scopes: Option<String>,
+    /// Days until it ends; without it, it does not
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+}
+
+/// Options of `sluice key list`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyOwner {
+    /// The user's name or mail address
+    name: String,
+}
+
+/// Options of `sluice key revoke`.
+#[derive(Debug, Args, Serialize, Deserialize)]
+pub(crate) struct KeyRevocation {
+    /// The user's name or mail address
+    name: String,
+    /// The key, as `key list` shows it: key_...
+    key: KeyId,
+}
+
+fn role(text: &str) -> Result<String, &'static str> {
+    text.parse::<Role>().map(|role| role.name().to_owned())
+}
+
+fn scopes(text: &str) -> Result<String, String> {
+    text.parse::<Scopes>().map(|scopes| scopes.to_string()).map_err(|error| error.to_string())
 }
 
 /// Options of `sluice user seed`.
@@ -142,6 +208,7 @@ struct UserView {
     name: String,
     email: String,
     time_zone: String,
+    role: String,
     disabled: bool,
 }
 
@@ -159,6 +226,16 @@ struct KeyView {
     key: String,
 }
 
+/// A key as its owner's operator sees it.
+#[derive(Debug, Serialize, Deserialize)]
+struct ListedKey {
+    id: KeyId,
+    label: String,
+    scopes: String,
+    created_ms: u64,
+    expires_ms: u64,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Done {}
 
@@ -170,15 +247,24 @@ struct Refusal {
 
 impl From<UserRecord> for UserView {
     fn from(user: UserRecord) -> Self {
-        let UserRecord { id, name, email, time_zone, disabled, .. } = user;
-        Self { id, name, email, time_zone, disabled }
+        let UserRecord { id, name, email, time_zone, disabled, role, .. } = user;
+        let role = Role::from_number(role).name().to_owned();
+        Self { id, name, email, time_zone, role, disabled }
     }
 }
 
 // ---- what is done, wherever it is asked for ----
 
 fn do_add_user(admin: &Admin, user: &NewUser) -> Result<UserView, AdminError> {
-    Ok(admin.create_user(&user.name, &user.email, &user.time_zone)?.into())
+    let NewUser { name, email, time_zone, role } = user;
+    let wanted = api::NewUser {
+        name: name.clone(),
+        email: email.clone(),
+        time_zone: Some(time_zone.clone()),
+        role: Role::from_name(role).unwrap_or_default(),
+        identity: None,
+    };
+    Ok(admin.make_user(&wanted)?.into())
 }
 
 fn do_list_users(admin: &Admin) -> Result<Vec<UserView>, AdminError> {
@@ -189,6 +275,21 @@ fn find(admin: &Admin, name: &str) -> anyhow::Result<UserRecord> {
     admin.find_user(name)?.with_context(|| format!("there is no user called {name:?}; add it first"))
 }
 
+fn do_change_user(admin: &Admin, change: &UserChange) -> anyhow::Result<UserView> {
+    let user = find(admin, &change.name)?;
+    let identity = change.issuer.as_ref().zip(change.subject.as_ref());
+    let edit = api::UserEdit {
+        email: change.email.clone(),
+        time_zone: change.time_zone.clone(),
+        role: change.role.as_deref().and_then(Role::from_name),
+        disabled: change.disabled,
+        tokens_since: change.sign_out.then(|| Some(Clock::system().timestamp())),
+        identity: identity
+            .map(|(issuer, subject)| api::Identity { issuer: issuer.clone(), subject: subject.clone() }),
+    };
+    Ok(admin.edit_user(&user.id, &edit)?.into())
+}
+
 fn do_connect(admin: &Admin, connection: &NewConnection) -> anyhow::Result<Done> {
     let user = find(admin, &connection.name)?;
     admin.connect_google(&user.id, &connection.refresh_token, &user.email, &connection.scope)?;
@@ -197,7 +298,14 @@ fn do_connect(admin: &Admin, connection: &NewConnection) -> anyhow::Result<Done>
 
 fn do_add_key(admin: &Admin, key: &NewKey) -> anyhow::Result<KeyView> {
     let user = find(admin, &key.name)?;
-    let made = admin.create_key(&user.id, &key.label)?;
+    let scopes = key.scopes.as_deref().map(str::parse).transpose()?.unwrap_or(Scopes::USER);
+    let life_ms = key.days.map(|days| u64::from(days) * 24 * 60 * 60 * 1_000);
+    let spec = KeySpec {
+        label: key.label.clone(),
+        scopes,
+        expires_ms: life_ms.map(|life| Clock::system().unix_ms() + life),
+    };
+    let (made, _) = admin.make_key(&user.id, &spec, &KeyLimit::NONE)?;
     Ok(KeyView { user: user.id, key: made.expose() })
 }
 
@@ -215,6 +323,24 @@ fn do_limit(admin: &Admin, wanted: &NewLimit) -> anyhow::Result<LimitView> {
     }
     let LimitRecord { per_minute, per_hour, concurrent_max: concurrent } = limit;
     Ok(LimitView { per_minute, per_hour, concurrent })
+}
+
+fn do_list_keys(admin: &Admin, name: &str) -> anyhow::Result<Vec<ListedKey>> {
+    let user = find(admin, name)?;
+    let listed = |key: KeyRecord| ListedKey {
+        id: key.id,
+        label: key.label,
+        scopes: Scopes::from_bits(key.scopes).to_string(),
+        created_ms: key.created_ms,
+        expires_ms: key.expires_ms,
+    };
+    Ok(admin.keys_of(&user.id)?.into_iter().map(listed).collect())
+}
+
+fn do_revoke_key(admin: &Admin, revocation: &KeyRevocation) -> anyhow::Result<Done> {
+    let user = find(admin, &revocation.name)?;
+    admin.revoke_key(&user.id, &revocation.key)?;
+    Ok(Done {})
 }
 
 fn do_seed(admin: &Admin, part: SeedPart) -> Result<Vec<SeededView>, AdminError> {
@@ -258,11 +384,11 @@ pub(crate) fn seed_users(config: &Config, seed: &NewSeed) -> anyhow::Result<()> 
 }
 
 pub(crate) fn add_user(config: &Config, user: &NewUser) -> anyhow::Result<()> {
-    let made = match Control::open(config)? {
+    let made: UserView = match Control::open(config)? {
         Control::Running(socket) => socket.post("/users", user)?,
         Control::Direct(admin) => do_add_user(&admin, user)?,
     };
-    println!("{}\t{}\t{}\t{}", made.id, made.name, made.email, made.time_zone);
+    println!("{}", line_of(&made));
     Ok(())
 }
 
@@ -272,9 +398,51 @@ pub(crate) fn list_users(config: &Config) -> anyhow::Result<()> {
         Control::Direct(admin) => do_list_users(&admin)?,
     };
     for user in users {
-        let note = if user.disabled { "\tdisabled" } else { "" };
-        println!("{}\t{}\t{}\t{}{note}", user.id, user.name, user.email, user.time_zone);
+        println!("{}", line_of(&user));
     }
+    Ok(())
+}
+
+/// A user in one line; what is as usual is not said.
+fn line_of(user: &UserView) -> String {
+    let mut line = format!("{}\t{}\t{}\t{}", user.id, user.name, user.email, user.time_zone);
+    if user.role != Role::User.name() {
+        line.push_str(&format!("\t{}", user.role));
+    }
+    if user.disabled {
+        line.push_str("\tdisabled");
+    }
+    line
+}
+
+pub(crate) fn change_user(config: &Config, change: &UserChange) -> anyhow::Result<()> {
+    let changed: UserView = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/users/change", change)?,
+        Control::Direct(admin) => do_change_user(&admin, change)?,
+    };
+    println!("{}", line_of(&changed));
+    Ok(())
+}
+
+pub(crate) fn list_keys(config: &Config, owner: &KeyOwner) -> anyhow::Result<()> {
+    let keys: Vec<ListedKey> = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/keys/list", &owner.name)?,
+        Control::Direct(admin) => do_list_keys(&admin, &owner.name)?,
+    };
+    for key in keys {
+        let at = |ms| sluice_shard::clock::timestamp_of(ms);
+        let expires = if key.expires_ms == 0 { "-".to_owned() } else { at(key.expires_ms).to_string() };
+        println!("{}\t{}\t{}\t{}\t{expires}", key.id, key.label, key.scopes, at(key.created_ms));
+    }
+    Ok(())
+}
+
+pub(crate) fn revoke_key(config: &Config, revocation: &KeyRevocation) -> anyhow::Result<()> {
+    let Done {} = match Control::open(config)? {
+        Control::Running(socket) => socket.post("/keys/revoke", revocation)?,
+        Control::Direct(admin) => do_revoke_key(&admin, revocation)?,
+    };
+    println!("{} is revoked", revocation.key);
     Ok(())
 }
 
@@ -423,8 +591,11 @@ pub(crate) fn serve(
     let users = Router::new()
         .route("/users", get(handle_list_users).post(handle_add_user))
         .route("/connections", post(handle_connect))
+        .route("/users/change", post(handle_change_user))
         .route("/keys", post(handle_add_key))
         .route("/limits", post(handle_limit))
+        .route("/keys/list", post(handle_list_keys))
+        .route("/keys/revoke", post(handle_revoke_key))
         .route("/seed", post(handle_seed))
         .route("/audit/page", post(handle_audit_page))
         .route("/audit/proof", post(handle_audit_proof))
@@ -491,6 +662,18 @@ async fn handle_add_key(State(admin): State<Admin>, Json(key): Json<NewKey>) -> 
 
 async fn handle_limit(State(admin): State<Admin>, Json(limit): Json<NewLimit>) -> Response {
     answer(move || do_limit(&admin, &limit)).await
+}
+
+async fn handle_change_user(State(admin): State<Admin>, Json(change): Json<UserChange>) -> Response {
+    answer(move || do_change_user(&admin, &change)).await
+}
+
+async fn handle_list_keys(State(admin): State<Admin>, Json(name): Json<String>) -> Response {
+    answer(move || do_list_keys(&admin, &name)).await
+}
+
+async fn handle_revoke_key(State(admin): State<Admin>, Json(revocation): Json<KeyRevocation>) -> Response {
+    answer(move || do_revoke_key(&admin, &revocation)).await
 }
 
 async fn handle_seed(State(admin): State<Admin>, Json(part): Json<SeedPart>) -> Response {

@@ -8,6 +8,7 @@
 //! - A secret is never shown, neither printed nor in `Debug` output.
 
 mod checks;
+mod identity;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 
 use checks::Checks;
+pub(crate) use identity::{IdentityProvider, UserBy, is_safe_url};
 use sources::{FLAG_NAME, Pairs, Source, read_toml};
 pub(crate) use values::{
     CertificatePair, Durability, IoMode, LogFormat, LogLevel, MaybePath, Milliseconds, SandboxMode, Secret,
@@ -113,6 +115,7 @@ sections! {
     intent: Intent,
     openai: OpenAi,
     google: Google,
+    identity: Identity,
     admin: Admin,
     log: Log,
 }
@@ -247,7 +250,8 @@ section! {
         address_per_minute: u64 = 6_000,
         /// The same an hour.
         address_per_hour: u64 = 100_000,
-        /// Requests from such an address a minute whose API key nobody has; then such keys are not looked at.
+        /// Requests from such an address a minute whose API key nobody has, or whose token is not accepted; then such
+        /// keys and tokens are not looked at.
         unauthorized_per_minute: u64 = 20,
         /// The same an hour.
         unauthorized_per_hour: u64 = 200,
@@ -501,6 +505,21 @@ section! {
 }
 
 section! {
+    /// Whose tokens are accepted beside API keys.
+    Identity {
+        /// Identity providers, each a table: [[identity.providers]] issuer = "https://id.example.com" audiences = ["sluice"];
+        /// docs/auth.md describes all its keys. At most 16.
+        providers: Vec<IdentityProvider> = Vec::new(),
+        /// How often the providers' keys are fetched, in seconds, 10 to 86400.
+        refresh_s: u64 = 300,
+        /// The least time between two fetches that tokens with unknown keys cause, in seconds, 1 to 3600.
+        refetch_s: u64 = 10,
+        /// How long a request waits for the key that its token names, in milliseconds, 0 to 10000.
+        key_wait_ms: Milliseconds = Milliseconds(2_000),
+    }
+}
+
+section! {
     /// What operators see. Neither place asks who is calling: keep both private.
     Admin {
         /// Address of metrics and health over HTTP/1.1.
@@ -642,6 +661,7 @@ impl Config {
         checks.listen();
         checks.tls();
         checks.combinations();
+        checks.identity();
         checks.urls();
         if checks.problems.is_empty() { Ok(()) } else { Err(checks.problems) }
     }
@@ -725,8 +745,9 @@ fn reference() -> String {
 /// The keys that name files or directories, sorted.
 #[cfg(test)]
 pub(crate) fn path_keys() -> Vec<String> {
-    let names_path =
-        |key: &&KeyText| ["Path", "CertificatePair"].iter().any(|part| key.type_name.contains(part));
+    let names_path = |key: &&KeyText| {
+        ["Path", "CertificatePair", "IdentityProvider"].iter().any(|part| key.type_name.contains(part))
+    };
     let keys_of = |section: &SectionText| {
         let keys = section.keys.iter().filter(names_path);
         keys.map(|key| format!("{}.{}", section.name, key.key)).collect::<Vec<_>>()

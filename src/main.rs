@@ -7,6 +7,7 @@ mod audit;
 mod command;
 mod config;
 mod deadletter;
+mod identity;
 mod node_secret;
 mod quota_file;
 mod remote;
@@ -99,6 +100,8 @@ enum UserCommand {
     Add(admin::NewUser),
     /// List users
     List,
+    /// Change a user: role, disabled, signed out, an identity
+    Set(admin::UserChange),
     /// Make many users with keys, for load tests
     Seed(admin::NewSeed),
     /// Connect a user with a Google account by its refresh token
@@ -111,6 +114,10 @@ enum UserCommand {
 enum KeyCommand {
     /// Make an API key; it is shown once
     Add(admin::NewKey),
+    /// List a user's keys: id, label, scopes, made, ends
+    List(admin::KeyOwner),
+    /// Revoke a key, at once
+    Revoke(admin::KeyRevocation),
 }
 
 #[derive(Debug, Subcommand)]
@@ -166,8 +173,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::List) => admin::list_users(&config),
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::User(UserCommand::Limit(limit)) => admin::limit_user(&config, &limit),
+        Command::User(UserCommand::Set(change)) => admin::change_user(&config, &change),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
         Command::Audit(command) => audit::run(&config, &command),
+        Command::Key(KeyCommand::List(owner)) => admin::list_keys(&config, &owner),
+        Command::Key(KeyCommand::Revoke(revocation)) => admin::revoke_key(&config, &revocation),
         Command::Sandbox(command) => sandbox::run(&config, &command),
         Command::Vault(command) => vault::run(&config, &command),
         Command::Config(ConfigCommand::Check) => {

@@ -216,6 +216,8 @@ fn replaced_files(config: &Config) -> Vec<PathBuf> {
     let optional = [&tls.certificate, &tls.key, &tls.ticket_key_file];
     files.extend(optional.into_iter().filter_map(|path| path.get()).map(Path::to_owned));
     files.extend(KeySource::of(config).files());
+    let providers = config.identity.providers.iter();
+    files.extend(providers.filter_map(|provider| provider.keys_file.get()).map(Path::to_owned));
     files
 }
 
@@ -325,6 +327,7 @@ mod tests {
         let handled = [
             "admin.socket",
             "google.client_secret_file",
+            "identity.providers",
             "openai.api_key_file",
             "server.data_dir",
             "tls.certificate",

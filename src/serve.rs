@@ -39,6 +39,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat, Rate};
+use crate::identity::Identity;
 use crate::node_secret;
 use crate::quota_file::QuotaFile;
 use crate::sandbox::{self, Confinement};
@@ -96,7 +97,7 @@ fn serve(
     let store = vault.store();
     let tls = Tls::load(config)?;
     tls.follow(egress, signals.hangups);
-    let identity = tls.server()?;
+    let server = tls.server()?;
     let tcp_tls = tls.tcp()?;
     let (listeners, tcp_listeners) = bind(config, cores)?;
     let admin_socket = admin::bind(config)?;
@@ -108,13 +109,18 @@ fn serve(
     let (entrance, entrance_ends) = entrance(cores, EntranceConfig::default(), owner);
     let tcp_stats = Arc::new(TcpStats::default());
     let tcp_metrics = metrics::tcp(Arc::clone(&tcp_stats), entrance.clone());
-    let others = vec![tls.collector(), tcp_metrics, metrics::vault(vault.clone())];
+    let identity = Identity::start(config, &egress.runtime())?;
+    let others = vec![tls.collector(), identity.collector(), tcp_metrics, metrics::vault(vault.clone())];
     let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), others);
+    let accounts = Admin::new(store.clone(), vault.clone());
+    let mut shard = shard_config(config, cores.get(), store.path())?;
+    shard.providers = identity.providers;
     let shared = Arc::new(Shared {
-        identity,
+        identity: server,
         ingress: ingress_config(config, cores),
         io: io_choice(config),
-        shard: Arc::new(shard_config(config, cores.get(), store.path())?),
+        shard: Arc::new(shard),
+        accounts: accounts.clone(),
         grace: config.server.shutdown_grace_ms.duration(),
         store: store.clone(),
         vault: vault.clone(),
@@ -141,13 +147,7 @@ fn serve(
     }
     drop(tell);
     let started = wait_until_ready(&told, cores).and_then(|io| {
-        let admin = admin::serve(
-            config,
-            egress,
-            admin_socket,
-            Admin::new(store.clone(), vault.clone()),
-            Arc::clone(&metrics),
-        )?;
+        let admin = admin::serve(config, egress, admin_socket, accounts, Arc::clone(&metrics))?;
         runtime.spawn(sandbox::watch_resolver());
         confinement.seal()?;
         Ok((admin, io))
@@ -177,6 +177,7 @@ struct Shared {
     ingress: IngressConfig,
     io: IoChoice,
     shard: Arc<ShardConfig>,
+    accounts: Admin,
     grace: Duration,
     store: Store,
     vault: Vault,
@@ -249,6 +250,7 @@ impl Core {
             store: shared.store.clone(),
             vault: shared.vault.clone(),
             egress: shared.egress.clone(),
+            admin: shared.accounts.clone(),
             config: Arc::clone(&shared.shard),
             peers: self.peers,
             metrics: Arc::clone(&shared.metrics),

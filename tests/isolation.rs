@@ -53,12 +53,16 @@ struct Party {
     mark: &'static str,
     /// Every name in their answers.
     names: BTreeSet<String>,
+    /// The API key they ask with. Asked for by lot, they would revoke it and ask nothing more.
+    own_key: String,
 }
 
 impl Party {
     async fn of(scene: &Scene, account: &'static str, mark: &'static str) -> Self {
         let key = scene.gateway.user(account);
-        Self { asker: Asker::of(&scene.gateway, &key).await, account, mark, names: BTreeSet::new() }
+        let asker = Asker::of(&scene.gateway, &key).await;
+        let own_key = text(&asker.get("/keys").await["keys"][0]["id"]).to_owned();
+        Self { asker, account, mark, names: BTreeSet::new(), own_key }
     }
 
     async fn put(&mut self, method: &str, path: &str, body: Value) -> Value {
@@ -66,9 +70,14 @@ impl Party {
         let answer = self.asker.with(method, path, &[("idempotency-key", &key)], &body).await;
         assert!(answer.status.is_success(), "{method} {path}: {:?}", answer.body);
         let value = answer.json().unwrap_or_default();
-        harvest(&value, &mut self.names);
+        self.learn(&value);
         self.names.insert(key);
         value
+    }
+
+    fn learn(&mut self, value: &Value) {
+        harvest(value, &mut self.names);
+        self.names.remove(&self.own_key);
     }
 
     /// Fills the accounts.
@@ -96,6 +105,7 @@ impl Party {
             self.put("PUT", &format!("/context/{}-{key}", self.account), json!({"about": mark})).await;
         }
         self.put("POST", "/context/snapshots", json!({"label": mark})).await;
+        self.put("POST", "/keys", json!({"name": mark})).await;
         let preferences = json!({"custom": {"note": mark}});
         let head = [("content-type", "application/merge-patch+json")];
         let preferred = self.asker.with("PATCH", "/preferences", &head, &preferences).await;
@@ -121,6 +131,8 @@ impl Party {
             "/preferences",
             "/context?limit=1",
             "/context/snapshots?limit=1",
+            "/keys",
+            "/users/me",
             "/workflows",
             "/gmail/messages?max_results=2",
             "/gmail/threads?max_results=2",
@@ -159,10 +171,20 @@ impl Party {
         let documents = self.asker.pages("/context?limit=100", "documents").await.0;
         let snapshots = self.asker.pages("/context/snapshots?limit=100", "snapshots").await.0;
         let notes = self.asker.get(&format!("/context/{}-notes", self.account)).await;
+        let mut keys = self.asker.get("/keys").await;
+        // That they are used is to be expected.
+        keys["keys"]
+            .as_array_mut()
+            .expect("a list")
+            .iter_mut()
+            .for_each(|key| key["last_used"] = Value::Null);
+        let user = self.asker.get("/users/me").await;
         let held = json!({
             "state": state, "tasks": tasks, "dead": dead, "workflows": workflows, "sessions": sessions,
             "history": history, "preferences": preferences, "documents": documents, "snapshots": snapshots,
             "notes": notes,
+            "keys": keys,
+            "user": [user["id"], user["email"], user["time_zone"], user["role"], user["disabled"]],
         });
         assert!(held.to_string().matches(self.mark).count() > 8, "{held:#}");
         held
@@ -201,6 +223,9 @@ impl Party {
             ("POST", "/commands") => json!({"commands": [{"command": "show my mails", "session": name}]}),
             ("PATCH", path) if path.starts_with("/dead-letters") => json!({"priority": "high"}),
             ("PATCH", "/preferences") => json!({"custom": {"note": name}}),
+            ("POST", "/keys") => json!({"name": "another"}),
+            ("PATCH", path) if path.starts_with("/keys") => json!({"name": "renamed"}),
+            ("PATCH", path) if path.starts_with("/users") => json!({"disabled": true}),
             _ => json!({"id": name, "threadId": name, "tags": [name], "addLabelIds": [name]}),
         };
         let services = ["/gmail", "/calendar", "/drive"];
@@ -214,7 +239,7 @@ impl Party {
         assert!(!said.contains(other.mark), "{}: {method} {path} {body} told: {said}", self.account);
         assert_ne!(answer.status.as_u16(), 500, "{method} {path} {body}: {said}");
         if answer.status.is_success() && self.names.len() < NAMES_MAX {
-            harvest(&answer.json().unwrap_or_default(), &mut self.names);
+            self.learn(&answer.json().unwrap_or_default());
         }
         answer.status.as_u16()
     }

@@ -3,6 +3,7 @@
 //! Invariant: the plain surface is described from [`rest::ENDPOINTS`] itself, so a route that is not described does not
 //! exist; tests walk the description against a gateway.
 
+mod accounts;
 mod context;
 pub mod page;
 mod records;
@@ -23,6 +24,7 @@ use crate::problem::ProblemKind;
 #[must_use]
 pub fn document(version: &str) -> Value {
     let mut paths = own_paths();
+    paths.extend(accounts::paths());
     paths.extend(records::paths());
     paths.extend(context::paths());
     for endpoint in rest::ENDPOINTS {
@@ -48,15 +50,16 @@ pub fn document(version: &str) -> Value {
             {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
             {"name": "context", "description": "Documents kept for some days, and snapshots of them"},
             {"name": "sessions", "description": "Conversations"},
-            {"name": "account", "description": "What you set for yourself"},
             {"name": "gmail", "description": "Mail as it is"},
             {"name": "calendar", "description": "Events as they are"},
             {"name": "drive", "description": "Files as they are"},
+            {"name": "account", "description": "Your own user, your API keys, and what you set for yourself"},
+            {"name": "users", "description": "Users, for operators and auditors"},
             {"name": "server", "description": "The gateway itself"},
         ],
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key: `sk_...`"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key (`sk_...`), or a token of an identity provider that the operator trusts"}},
             "schemas": all_schemas(),
             "responses": {
                 "RateLimited": {
@@ -543,6 +546,7 @@ fn mail(act: MailAct) -> Value {
 fn all_schemas() -> Value {
     let mut all = schemas();
     if let Value::Object(all) = &mut all {
+        all.extend(accounts::schemas());
         all.extend(records::schemas());
         all.extend(context::schemas());
     }

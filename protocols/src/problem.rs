@@ -70,8 +70,8 @@ kinds! {
     InvalidField = "invalid-field", 422, false, "A field is not valid";
     /// A step refers to a result or an earlier item that is not there.
     UnresolvedReference = "unresolved-reference", 422, false, "What the command refers to was not found";
-    /// No key, or a wrong one.
-    Unauthorized = "unauthorized", 401, false, "A valid API key is needed";
+    /// No credential, or a wrong one.
+    Unauthorized = "unauthorized", 401, false, "A valid credential is needed";
     /// The credential is valid and does not allow this.
     Forbidden = "forbidden", 403, false, "The credential does not allow this";
     /// No such route, task or session, or not this user's.

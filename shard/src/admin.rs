@@ -1,7 +1,7 @@
 //! What operators do: make users and keys, and connect accounts. For ordinary threads; everything here blocks.
 //!
-//! Changes are seen by the cores when they next look: a new key at once, a new connection when the user's access
-//! token is next fetched, a disabled user when the belief in their keys ends ([`crate::ShardConfig::key_life`]).
+//! Changes are seen by the cores at once: what takes something from a user raises their stamp ([`Revocations`]). A new
+//! connection is seen when the user's access token is next fetched.
 //!
 //! Invariants:
 //! - a name leads to at most one user. All changes of a process go through one lock, and one process holds the
@@ -9,20 +9,27 @@
 //! - what is done is told in the audit log, in the same write ([`crate::audit`]);
 //! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone; refresh tokens are stored sealed.
 
+mod accounts;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sluice_protocols::access::{Role, Scopes};
+use sluice_protocols::api::{KEYS_PER_USER_MAX, NewUser, UserEdit};
 use sluice_protocols::ids::{ApiKey, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
-use sluice_store::key::{KeyError, name_shard};
+use sluice_store::key::KeyError;
 use sluice_store::record::{
-    ConnectionRecord, ConnectionState, KeyRecord, LimitRecord, NameRecord, Provider, Record, RecordError,
-    UserRecord, encode,
+    ConnectionRecord, ConnectionState, LimitRecord, Provider, Record, RecordError, UserRecord, encode,
 };
 use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store, Vault};
 
-use crate::audit::{self, Act, Actor, Object, Origin, Outcome, Told};
-use crate::auth::{key_id, secret_hash};
+pub(crate) use accounts::Newcomer;
+use accounts::key_record;
+pub use accounts::{KeyLimit, KeySpec};
+
+use crate::audit::{Act, Author, Object};
+use crate::auth::Revocations;
 use crate::clock::Clock;
 use crate::limit::COUNT_MAX;
 
@@ -69,6 +76,32 @@ pub enum AdminError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// Choose another address, or look at that user.
+    #[error("there is a user with the address or the name {email:?} already: {user}")]
+    EmailTaken {
+        /// The address.
+        email: String,
+        /// Whose it is.
+        user: UserId,
+    },
+    /// The identity is another user's; it is not moved.
+    #[error("the identity belongs to the user {user}")]
+    IdentityTaken {
+        /// Whose it is.
+        user: UserId,
+    },
+    /// Look at the user's keys.
+    #[error("the user has no key of this id")]
+    NoSuchKey,
+    /// Revoke one that is not used any more.
+    #[error("a user has at most {KEYS_PER_USER_MAX} keys; revoke one first")]
+    TooManyKeys,
+    /// Ask for less, or by a credential that has more.
+    #[error("a key cannot be given more, or for longer, than the credential that asks for it has")]
+    Beyond,
+    /// Choose a later end.
+    #[error("the end of the key is past")]
+    Past,
     /// Make the user first.
     #[error("there is no user {user}")]
     NoSuchUser {
@@ -98,12 +131,21 @@ pub struct Admin {
     store: Store,
     vault: Vault,
     lock: Arc<Mutex<()>>,
+    revocations: Arc<Revocations>,
+    /// On whose word they are done.
+    author: Author,
 }
 
 impl Admin {
-    /// The operations on a store and its vault. Make one for the process and clone it.
+    /// The operations on a store and its vault, on the word of the operator at the machine. Make one for the process and
+    /// clone it.
     pub fn new(store: Store, vault: Vault) -> Self {
-        Self { store, vault, lock: Arc::default() }
+        Self { store, vault, lock: Arc::default(), revocations: Arc::default(), author: Author::operator() }
+    }
+
+    /// The same operations on another's word, as the audit log tells it.
+    pub(crate) fn on_word_of(&self, author: Author) -> Self {
+        Self { author, ..self.clone() }
     }
 
     /// The vault, for what is done to all users' keys.
@@ -116,37 +158,26 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub fn create_user(&self, name: &str, email: &str, time_zone: &str) -> Result<UserRecord, AdminError> {
-        let (name, email) = (name.trim(), email.trim());
-        check_email(email)?;
-        check_zone(time_zone)?;
-        let name_key = Key::name(name)?;
-        let home = name_shard(name, self.store.shard_count());
-        let _guard = self.lock();
-        if let Some(user) = self.user_at(home, &name_key)? {
-            return Err(AdminError::NameTaken { name: name.to_owned(), user });
-        }
-        let user = UserRecord {
-            id: UserId::from_bytes(random()?),
+        self.make_user(&NewUser {
             name: name.to_owned(),
             email: email.to_owned(),
-            time_zone: time_zone.to_owned(),
-            created_ms: now_ms(),
-            disabled: false,
-        };
-        let entry = NameRecord { user: user.id, created_ms: user.created_ms };
-        let mut batch = put(self.shard_of(&user.id), &Key::user(&user.id), &user)?;
-        tell(&mut batch, Act::UserCreate, Object::User(&user.id), user.created_ms);
-        self.store.write_blocking(vec![put(home, &name_key, &entry)?, batch])?;
-        Ok(user)
+            time_zone: Some(time_zone.to_owned()),
+            role: Role::User,
+            identity: None,
+        })
     }
 
-    /// The user of this name.
+    /// What takes beliefs back; hand it to the cores.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// The user of this name or e-mail address.
     ///
     /// # Errors
     /// [`AdminError::Name`] or [`AdminError::Read`].
     pub fn find_user(&self, name: &str) -> Result<Option<UserRecord>, AdminError> {
-        let found = self.user_at(name_shard(name, self.store.shard_count()), &Key::name(name)?)?;
-        found.map_or(Ok(None), |user| self.user(&user))
+        self.named(name)
     }
 
     /// A user's record.
@@ -186,12 +217,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::NoSuchUser`], [`AdminError::Read`], [`AdminError::Commit`].
     pub fn set_disabled(&self, user: &UserId, disabled: bool) -> Result<(), AdminError> {
-        let _guard = self.lock();
-        let record = UserRecord { disabled, ..self.require(user)? };
-        let mut batch = put(self.shard_of(user), &Key::user(user), &record)?;
-        let act = if disabled { Act::UserDisable } else { Act::UserEnable };
-        tell(&mut batch, act, Object::User(user), now_ms());
-        self.store.write_blocking(vec![batch])?;
+        self.edit_user(user, &UserEdit { disabled: Some(disabled), ..UserEdit::default() })?;
         Ok(())
     }
 
@@ -217,32 +243,24 @@ impl Admin {
         let _guard = self.lock();
         self.require(user)?;
         let (shard, key) = (self.shard_of(user), Key::limit(user));
-        let batch = if *limit == LimitRecord::default() {
+        let mut batch = if *limit == LimitRecord::default() {
             let mut batch = Batch::new(shard);
             batch.delete(&key);
             batch
         } else {
             put(shard, &key, limit)?
         };
+        self.author.tell(&mut batch, Act::SettingChange, Object::User(user), now_ms());
         self.store.write_blocking(vec![batch])?;
         Ok(())
     }
 
-    /// Makes an API key. Its text ([`ApiKey::expose`]) cannot be had again.
+    /// Makes an API key for whatever its user may do, without an end. Its text ([`ApiKey::expose`]) cannot be had again.
     ///
     /// # Errors
     /// [`AdminError::NoSuchUser`], [`AdminError::Read`], [`AdminError::Commit`], [`AdminError::Random`].
     pub fn create_key(&self, user: &UserId, label: &str) -> Result<ApiKey, AdminError> {
-        let _guard = self.lock();
-        self.require(user)?;
-        let key = ApiKey::new(*user, random()?);
-        let hash = secret_hash(&key);
-        let record =
-            KeyRecord { id: key_id(&hash), user: *user, hash, label: label.to_owned(), created_ms: now_ms() };
-        let mut batch = put(self.shard_of(user), &Key::api_key(user, &record.id), &record)?;
-        tell(&mut batch, Act::KeyCreate, Object::Key(user, &record.id), record.created_ms);
-        self.store.write_blocking(vec![batch])?;
-        Ok(key)
+        Ok(self.make_key(user, &everything(label), &KeyLimit::NONE)?.0)
     }
 
     /// Makes many users at once, each with a key and, when `refresh_token_prefix` is given, connected by the
@@ -259,21 +277,30 @@ impl Admin {
         }
         let _guard = self.lock();
         let mut made = Vec::with_capacity(seed.count);
-        let mut batches = Vec::with_capacity(seed.count * 2);
+        let mut batches = Vec::with_capacity(seed.count * 3);
         for number in (seed.first..).take(seed.count) {
             let name = format!("{}{number:07}", seed.name_prefix);
             let email = format!("{name}@example.com");
             check_email(&email)?;
-            let name_key = Key::name(&name)?;
-            let home = name_shard(&name, self.store.shard_count());
-            if let Some(user) = self.user_at(home, &name_key)? {
-                return Err(AdminError::NameTaken { name, user });
+            if let Some(user) = self.named(&name)? {
+                return Err(AdminError::NameTaken { name, user: user.id });
+            }
+            if let Some(user) = self.named(&email)? {
+                return Err(AdminError::EmailTaken { email, user: user.id });
             }
             let created_ms = now_ms();
             let id = UserId::from_bytes(random()?);
-            let user =
-                UserRecord { id, name, email, time_zone: "UTC".to_owned(), created_ms, disabled: false };
-            batches.push(put(home, &name_key, &NameRecord { user: id, created_ms })?);
+            let user = UserRecord {
+                id,
+                name,
+                email,
+                time_zone: "UTC".to_owned(),
+                created_ms,
+                disabled: false,
+                role: Role::User.number(),
+                tokens_since_ms: 0,
+            };
+            batches.extend(self.entries(&user)?);
             let key = ApiKey::new(id, random()?);
             batches.push(self.seeded(&user, &key, seed.refresh_token_prefix.as_deref())?);
             made.push((user, key));
@@ -288,17 +315,10 @@ impl Admin {
     fn seeded(&self, user: &UserRecord, key: &ApiKey, prefix: Option<&str>) -> Result<Batch, AdminError> {
         let mut batch = Batch::new(self.shard_of(&user.id));
         batch.put(&Key::user(&user.id), encode(user)?.as_bytes());
-        let hash = secret_hash(key);
-        let record = KeyRecord {
-            id: key_id(&hash),
-            user: user.id,
-            hash,
-            label: "load".to_owned(),
-            created_ms: user.created_ms,
-        };
+        let record = key_record(key, &everything("load"), user.created_ms);
         batch.put(&Key::api_key(&user.id, &record.id), encode(&record)?.as_bytes());
-        tell(&mut batch, Act::UserCreate, Object::User(&user.id), user.created_ms);
-        tell(&mut batch, Act::KeyCreate, Object::Key(&user.id, &record.id), user.created_ms);
+        self.author.tell(&mut batch, Act::UserCreate, Object::User(&user.id), user.created_ms);
+        self.author.tell(&mut batch, Act::KeyCreate, Object::Key(&user.id, &record.id), user.created_ms);
         if let Some(prefix) = prefix {
             let data_key = self.vault.key_for_new_user(&user.id, &mut batch)?;
             let place = Place::refresh_token(&user.id, Provider::Google);
@@ -313,7 +333,7 @@ impl Admin {
             };
             batch.put_record(place.key(), &connection)?;
             let object = Object::Connection(&user.id, Provider::Google);
-            tell(&mut batch, Act::ConnectionCreate, object, user.created_ms);
+            self.author.tell(&mut batch, Act::ConnectionCreate, object, user.created_ms);
         }
         Ok(batch)
     }
@@ -349,7 +369,7 @@ impl Admin {
         };
         let mut batch = put(self.shard_of(user), place.key(), &record)?;
         let object = Object::Connection(user, Provider::Google);
-        tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
+        self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
         let _hold = self.vault.hold_blocking(place.key())?;
         self.store.write_blocking(vec![batch])?;
         Ok(())
@@ -372,25 +392,17 @@ impl Admin {
     fn require(&self, user: &UserId) -> Result<UserRecord, AdminError> {
         self.user(user)?.ok_or(AdminError::NoSuchUser { user: *user })
     }
+}
 
-    /// The user a name leads to, if that user exists.
-    fn user_at(&self, home: ShardId, name: &Key) -> Result<Option<UserId>, AdminError> {
-        let Some(entry) = self.store.load_blocking::<NameRecord>(home, name)? else { return Ok(None) };
-        let user = entry.to_record().user;
-        Ok(self.user(&user)?.map(|user| user.id))
-    }
+/// All that a user may do, for ever.
+fn everything(label: &str) -> KeySpec {
+    KeySpec { label: label.to_owned(), scopes: Scopes::USER, expires_ms: None }
 }
 
 fn put<R: Record>(shard: ShardId, key: &Key, record: &R) -> Result<Batch, RecordError> {
     let mut batch = Batch::new(shard);
     batch.put(key, encode(record)?.as_bytes());
     Ok(batch)
-}
-
-/// Tells the audit log what the operator did.
-fn tell(batch: &mut Batch, act: Act, object: Object<'_>, at_ms: u64) {
-    let origin = Origin::default();
-    audit::tell(batch, &Told { at_ms, actor: Actor::Operator, act, object, outcome: Outcome::Done, origin });
 }
 
 fn random<const N: usize>() -> Result<[u8; N], AdminError> {
@@ -417,9 +429,15 @@ fn check_zone(name: &str) -> Result<(), AdminError> {
 
 #[cfg(test)]
 mod tests {
+    use sluice_protocols::api::{Identity, KeyEdit};
     use sluice_protocols::ids::ShardCount;
     use sluice_store::StoreConfig;
+    use sluice_store::key::name_shard;
+    use sluice_store::record::{KeyRecord, NameRecord};
     use sluice_store::vault::Keyring;
+
+    use crate::audit::Actor;
+    use crate::auth::{key_id, secret_hash};
 
     use super::*;
 
@@ -458,7 +476,7 @@ mod tests {
     fn users_of_all_shards_are_listed_up_to_the_limit() {
         let (_directory, admin) = admin();
         let mut ids: Vec<_> = (0..30)
-            .map(|n| admin.create_user(&format!("user {n}"), "x@example.com", "UTC").unwrap().id)
+            .map(|n| admin.create_user(&format!("user {n}"), &format!("x{n}@example.com"), "UTC").unwrap().id)
             .collect();
         let mut listed: Vec<_> = admin.list_users(1_000).unwrap().into_iter().map(|user| user.id).collect();
         ids.sort_unstable();
@@ -556,9 +574,49 @@ mod tests {
         }
         let proof = sluice_store::audit::verify(&admin.store, shard, &[]).unwrap();
         assert_eq!((proof.head.sequence, proof.fault), (5, None));
-        // What was refused is not told as done.
+        // What changed nothing is not told; the same goes for what was refused.
+        admin.set_disabled(&anna, false).unwrap();
         admin.create_user("anna", "anna@example.com", "UTC").unwrap_err();
         assert_eq!(sluice_store::audit::verify(&admin.store, shard, &[]).unwrap().head.sequence, 5);
+    }
+
+    #[test]
+    fn what_is_changed_of_users_and_keys_is_told_on_the_word_of_whoever_asked() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let olga = UserId::from_bytes([7; 16]);
+        let address = "192.0.2.7".parse().unwrap();
+        let asked = admin.on_word_of(Author::of_request(Actor::User(olga), address, "req-1"));
+        let identity = Identity { issuer: "https://id.example.com".to_owned(), subject: "a-1".to_owned() };
+        let edit = UserEdit {
+            email: Some("anna@example.org".to_owned()),
+            time_zone: Some("Europe/Berlin".to_owned()),
+            role: Some(Role::Operator),
+            disabled: Some(true),
+            tokens_since: Some(Some(jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(9))),
+            identity: Some(identity),
+        };
+        asked.edit_user(&anna, &edit).unwrap();
+        let (_, key) = asked.make_key(&anna, &everything("phone"), &KeyLimit::NONE).unwrap();
+        let rename = KeyEdit { name: Some("laptop".to_owned()), ..KeyEdit::default() };
+        asked.edit_key(&anna, &key.id, &rename, &KeyLimit::NONE).unwrap();
+        asked.revoke_key(&anna, &key.id).unwrap();
+        asked.revoke_key(&anna, &key.id).unwrap_err();
+        asked.set_limit(&anna, &LimitRecord { per_minute: Some(5), ..LimitRecord::default() }).unwrap();
+        let page = sluice_store::audit::page(&admin.store, admin.shard_of(&anna), 0).unwrap();
+        let told: Vec<_> = page.entries.iter().skip(1).map(|entry| &entry.event).collect();
+        let acts: Vec<_> = told.iter().map(|event| &*event.act).collect();
+        let of_user =
+            ["user.change", "user.role", "user.disable", "user.sign-out", "identity.link"].as_slice();
+        let rest = ["key.create", "key.change", "key.revoke", "setting.change"].as_slice();
+        assert_eq!(acts, [of_user, rest].concat());
+        assert_eq!(told[1].object, format!("{anna} operator"));
+        assert_eq!(told[7].object, format!("{anna} {}", key.id));
+        for event in told {
+            let from = (&*event.actor, &*event.address, &*event.request);
+            assert_eq!(from, (&*olga.to_string(), "192.0.2.7", "req-1"));
+            assert!(!format!("{event:?}").contains("example."), "{event:?}");
+        }
     }
 
     #[test]
@@ -571,14 +629,14 @@ mod tests {
                 // Each has a lock of its own, as a core that writes by another way has none at all.
                 let admin = Admin::new(admin.store.clone(), admin.vault().clone());
                 scope.spawn(move || {
-                    for _ in 0..25 {
+                    for _ in 0..15 {
                         admin.create_key(&anna, "").unwrap();
                     }
                 });
             }
         });
         let proof = sluice_store::audit::verify(&admin.store, shard, &[]).unwrap();
-        assert_eq!((proof.head.sequence, proof.fault), (101, None));
+        assert_eq!((proof.head.sequence, proof.fault), (61, None));
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! - words do not change their meaning: who searches an old log finds what is meant today.
 
 use std::fmt;
+use std::net::IpAddr;
 
+use sluice_protocols::access::Role;
 use sluice_protocols::ids::{KeyId, UserId};
 use sluice_store::record::Provider;
 use sluice_store::{AuditEvent, Batch, CommitError, Store};
@@ -18,16 +20,16 @@ use crate::clock::Clock;
 
 /// Who did something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Actor<'a> {
+pub enum Actor {
     /// Whoever may use the administration socket, or the data directory while no gateway runs.
     Operator,
     /// A user, by an API key or a token.
-    User(&'a UserId),
+    User(UserId),
     /// The gateway itself.
     Gateway,
 }
 
-impl fmt::Display for Actor<'_> {
+impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator => f.write_str("operator"),
@@ -46,13 +48,21 @@ pub enum Act {
     UserDisable,
     /// A user may be served again.
     UserEnable,
+    /// A user's address or time zone was changed.
+    UserChange,
+    /// A user was given another role.
+    UserRole,
+    /// The tokens that a user was given before some time count no more.
+    UserSignOut,
+    /// An identity at an identity provider leads to the user from now on.
+    IdentityLink,
     /// A user's data were given out whole.
     UserExport,
     /// A user's data were erased.
     UserErase,
     /// An API key was made.
     KeyCreate,
-    /// An API key was changed: its scopes, role or end.
+    /// An API key was changed: its name, scopes or end.
     KeyChange,
     /// An API key was taken back.
     KeyRevoke,
@@ -77,6 +87,10 @@ impl Act {
             Self::UserCreate => "user.create",
             Self::UserDisable => "user.disable",
             Self::UserEnable => "user.enable",
+            Self::UserChange => "user.change",
+            Self::UserRole => "user.role",
+            Self::UserSignOut => "user.sign-out",
+            Self::IdentityLink => "identity.link",
             Self::UserExport => "user.export",
             Self::UserErase => "user.erase",
             Self::KeyCreate => "key.create",
@@ -97,6 +111,8 @@ impl Act {
 pub enum Object<'a> {
     /// A user.
     User(&'a UserId),
+    /// A user, with the role that they have from now on.
+    Role(&'a UserId, Role),
     /// An API key of a user.
     Key(&'a UserId, &'a KeyId),
     /// A user's connection to a provider.
@@ -109,6 +125,7 @@ impl fmt::Display for Object<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(user) => user.fmt(f),
+            Self::Role(user, role) => write!(f, "{user} {}", role.name()),
             Self::Key(user, key) => write!(f, "{user} {key}"),
             Self::Connection(user, provider) => write!(f, "{user} {}", provider_name(*provider)),
             Self::Named(name) => f.write_str(name),
@@ -156,7 +173,7 @@ pub struct Told<'a> {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// Who.
-    pub actor: Actor<'a>,
+    pub actor: Actor,
     /// Did what.
     pub act: Act,
     /// To what.
@@ -178,6 +195,33 @@ pub fn tell(batch: &mut Batch, told: &Told<'_>) {
         address: told.origin.address.to_owned(),
         request: told.origin.request.to_owned(),
     });
+}
+
+/// On whose word something is done: what the entries of one call have in common. Owned, for it goes along to the thread
+/// that does it.
+#[derive(Clone, Debug)]
+pub struct Author {
+    actor: Actor,
+    address: String,
+    request: String,
+}
+
+impl Author {
+    /// The operator at the machine.
+    pub fn operator() -> Self {
+        Self { actor: Actor::Operator, address: String::new(), request: String::new() }
+    }
+
+    /// Whoever has sent a request, or the gateway because of it.
+    pub(crate) fn of_request(actor: Actor, address: IpAddr, request: &str) -> Self {
+        Self { actor, address: address.to_canonical().to_string(), request: request.to_owned() }
+    }
+
+    /// Adds what was done to the audit log of the batch's shard.
+    pub(crate) fn tell(&self, batch: &mut Batch, act: Act, object: Object<'_>, at_ms: u64) {
+        let origin = Origin { address: &self.address, request: &self.request };
+        tell(batch, &Told { at_ms, actor: self.actor, act, object, outcome: Outcome::Done, origin });
+    }
 }
 
 /// Tells by itself what the operator did to nobody in particular, where there is no one batch of the act. Blocks until it is

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_store::session_cache::SessionCacheLimits;
 
+use crate::auth::providers::Providers;
 use crate::context::ContextConfig;
 use crate::env::RunConfig;
 use crate::limit::{LimitConfig, Limits};
@@ -53,13 +54,17 @@ pub struct ShardConfig {
     pub waits_max: usize,
     /// API keys remembered as checked. Default 65,536 (some 10 MiB).
     pub keys_cached_max: usize,
-    /// How long a checked key is believed, and so how long a user who was disabled may still be served.
-    /// Default 60 s.
+    /// How long a checked key, and the user of a checked token, is believed before it is read anew. What is revoked is
+    /// not believed at all from then on. Default 60 s.
     pub key_life: Duration,
     /// Wrong API keys remembered, so that repeating one costs no read. Default 1,024.
     pub keys_refused_max: usize,
     /// How long a wrong key is remembered. Default 5 s.
     pub key_refused_life: Duration,
+    /// Tokens of identity providers remembered as checked. Default 16,384 (some 6 MiB).
+    pub tokens_cached_max: usize,
+    /// The identity providers whose tokens are accepted. Default none.
+    pub providers: Arc<Providers>,
     /// Users whose current session is remembered. Default 65,536 (some 4 MiB).
     pub sessions_current_max: usize,
     /// The session cache. Default 64 MiB and 100,000 sessions.
@@ -99,6 +104,8 @@ impl ShardConfig {
             key_life: Duration::from_secs(60),
             keys_refused_max: 1_024,
             key_refused_life: Duration::from_secs(5),
+            tokens_cached_max: 16_384,
+            providers: Arc::default(),
             sessions_current_max: 65_536,
             session_cache: SessionCacheLimits { bytes_max: 64 << 20, entries_max: 100_000 },
             finished_max: 2_048,

@@ -39,7 +39,9 @@ mod tasks;
 pub mod upstream;
 pub mod watch;
 
-pub use admin::{Admin, AdminError, SEEDED_AT_ONCE_MAX, Seed};
+pub use admin::{Admin, AdminError, KeyLimit, KeySpec, SEEDED_AT_ONCE_MAX, Seed};
+pub use auth::Revocations;
+pub use auth::providers as identity;
 pub use cancel::Cancel;
 pub use config::{SESSION_LIFE, ShardConfig};
 pub use context::ContextConfig;

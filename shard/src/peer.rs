@@ -1,5 +1,8 @@
 //! Requests that came to a core which does not own their user, on their way to the one that does.
 //!
+//! Who asks is either still to be checked by the owner (API keys) or was proven by the first core (tokens, which tell no
+//! owner before they were checked); it crosses beside the request, where no client can put it.
+//!
 //! Invariants: a request hops at most once; it is answered exactly once, by whoever it reached last. A body in pieces,
 //! either way, crosses as its reading end: pieces go from end to end past the mailboxes, bounded for each body
 //! ([`sluice_net::body`]), and either end learns that the other has gone.
@@ -14,7 +17,7 @@ use sluice_core::mailbox::{Mesh, MeshEnd};
 use sluice_net::{Answer, BodyReader, Request};
 use sluice_protocols::http::RequestHead;
 
-use crate::auth;
+use crate::auth::{self, Passed, Shown};
 use crate::placement::Placement;
 
 /// A request, sent from one core to another.
@@ -32,6 +35,8 @@ pub struct PeerRequest {
     pub early_data: bool,
     /// When the first core had it whole.
     pub arrived: Instant,
+    /// Whom the first core has proven to ask; nobody where the owner is to check that.
+    proven: Option<Box<Passed>>,
 }
 
 /// One core's ends of the mailboxes, before they are attached.
@@ -50,18 +55,19 @@ pub fn mesh(cores: usize) -> Vec<PeerEnd> {
 /// The core that owns the user a request names by its API key, so that whoever can choose a core saves the hop.
 /// Nothing is proven by it.
 pub fn owner_of(head: &RequestHead, placement: &Placement) -> Option<CoreId> {
-    let user = auth::parse(auth::key_text(head).ok()?).ok()?.user();
+    let Shown::Key(text) = auth::shown(head).ok()? else { return None };
+    let user = auth::parse(text).ok()?.user();
     Some(placement.owner(placement.shard_of(&user)))
 }
 
 impl PeerRequest {
-    pub(crate) fn new(request: Request, arrived: Instant) -> Self {
+    pub(crate) fn new(request: Request, arrived: Instant, proven: Option<Box<Passed>>) -> Self {
         let Request { head, body, stream, peer, early_data } = request;
-        Self { head, body, stream, peer, early_data, arrived }
+        Self { head, body, stream, peer, early_data, arrived, proven }
     }
 
-    pub(crate) fn into_request(self) -> (Request, Instant) {
-        let Self { head, body, stream, peer, early_data, arrived } = self;
-        (Request { head, body, stream, peer, early_data }, arrived)
+    pub(crate) fn into_request(self) -> (Request, Instant, Option<Box<Passed>>) {
+        let Self { head, body, stream, peer, early_data, arrived, proven } = self;
+        (Request { head, body, stream, peer, early_data }, arrived, proven)
     }
 }

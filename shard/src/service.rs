@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! admit: route and method -> take the body, or refuse at once
-//! call:  whose key? -> ours: believed key -> answer
-//!                            other key    -> check it in the store, then answer
-//!                   -> another core's: one hop over the mailbox, and the answer back with Alt-Svc
+//! call:  whose key?   -> ours: believed key -> may they? -> answer
+//!                              other key    -> check it in the store, then the same
+//!                     -> another core's: one hop over the mailbox, and the answer back with Alt-Svc
+//!        whose token? -> believed, or check it here; then as above, with what was proven
 //! ```
 //! Invariants:
 //! - requests in a user's name are served by the core that owns the user's shard, and by no other;
@@ -27,12 +28,19 @@ use sluice_protocols::access::Access;
 use sluice_protocols::api::{BATCH_BODY_BYTES_MAX, WAIT_MAX};
 use sluice_protocols::google::rest::{self, Endpoint};
 use sluice_protocols::http::{RequestHead, Response};
-use sluice_protocols::ids::UserId;
+use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
 use sluice_store::{CoreStore, Store, Vault};
 
-use crate::auth::{self, Denied, Keys, Principal};
+use crate::admin::Admin;
+use crate::audit::{Actor, Author};
+use crate::auth::activity::Activity;
+use crate::auth::clerk::Clerk;
+use crate::auth::tokens::Means as TokenMeans;
+use crate::auth::{
+    self, Denied, KeyMeans, KeyText, Keys, Passed, Principal, Revocations, Shown, Tokens, Welcomed,
+};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::context::Shelves;
@@ -45,8 +53,8 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events, google,
-    health, history, intents, keyed, preferences, session, task, workflow,
+    self, Account, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events,
+    google, health, history, intents, keyed, keys, preferences, session, task, users, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -55,6 +63,16 @@ use crate::tasks::{Means, Runner, Tasks};
 
 /// What is asked for, and who may.
 type Asked = (Access, Target);
+
+/// How a request came to this core.
+enum Way {
+    /// From its client.
+    Direct,
+    /// From another core, which has checked nothing.
+    Hopped,
+    /// From another core, which has proven who asks.
+    Proven(Box<Passed>),
+}
 
 /// How long clients may remember the owner's own port, in seconds.
 const ALT_SVC_AGE_S: u32 = 3_600;
@@ -75,6 +93,8 @@ pub struct CoreParts {
     pub config: Arc<ShardConfig>,
     /// This core's ends of the mailboxes ([`crate::peer::mesh`]).
     pub peers: PeerEnd,
+    /// Operations on accounts, the same for all cores.
+    pub admin: Admin,
     /// Counters of the process.
     pub metrics: Arc<Metrics>,
     /// The own port of each core, for `Alt-Svc`; empty when cores have none.
@@ -92,6 +112,12 @@ pub(crate) struct Core {
     pub(crate) config: Arc<ShardConfig>,
     placement: Placement,
     keys: Keys,
+    tokens: Tokens,
+    welcomed: Welcomed,
+    revocations: Arc<Revocations>,
+    pub(crate) activity: Rc<Activity>,
+    /// For operations on accounts, which block.
+    pub(crate) clerk: Clerk,
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) mint: Rc<Mint>,
@@ -208,6 +234,11 @@ impl Core {
             config: Arc::clone(config),
             placement: Placement::dealt(parts.store.shard_count(), parts.cores),
             keys: Keys::new(config),
+            tokens: Tokens::new(config),
+            welcomed: Welcomed::new(config),
+            revocations: Arc::clone(parts.admin.revocations()),
+            activity: Activity::new(),
+            clerk: Clerk::new(parts.admin.clone(), parts.egress.runtime()),
             sessions,
             tasks,
             mint,
@@ -238,6 +269,16 @@ impl Core {
         self.recovered.set(());
     }
 
+    /// The shard that keeps a user.
+    pub(crate) fn shard_of(&self, user: &UserId) -> ShardId {
+        self.placement.shard_of(user)
+    }
+
+    /// Whether what was proven of who asks still holds.
+    pub(crate) fn holds(&self, who: &Principal) -> bool {
+        self.revocations.is_current(who.stamp) && who.expires_ms.is_none_or(|end| end > self.clock.unix_ms())
+    }
+
     pub(crate) fn metrics(&self) -> &CoreMetrics {
         &self.metrics
     }
@@ -247,7 +288,7 @@ impl Core {
     }
 
     /// Answers a whole request, or passes it on.
-    fn serve(self: &Rc<Self>, request: Request, responder: Responder, arrived: Instant, has_hopped: bool) {
+    fn serve(self: &Rc<Self>, request: Request, responder: Responder, arrived: Instant, way: Way) {
         let head = &request.head;
         let action = find_action(head);
         let label = action.as_ref().map_or(RouteLabel::Other, |action| action.label());
@@ -271,30 +312,57 @@ impl Core {
             Action::Docs => exchange.reply(docs::docs(head)),
             Action::Options => exchange.reply(options(head)),
             _ => match action.target() {
-                Some(target) => self.serve_user((action.access(), target), request, exchange, has_hopped),
+                Some(target) => self.serve_user((action.access(), target), request, exchange, way),
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
             },
         }
     }
 
-    fn serve_user(self: &Rc<Self>, asked: Asked, request: Request, exchange: Exchange, has_hopped: bool) {
-        let (now, class) = (sluice_core::now(), asked.1.class());
-        let text = match auth::key_text(&request.head) {
-            Ok(text) => *text,
-            Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
+    fn serve_user(self: &Rc<Self>, asked: Asked, request: Request, exchange: Exchange, way: Way) {
+        let way = match way {
+            Way::Proven(passed) => return self.welcome(asked, &passed, request, exchange),
+            way => way,
         };
-        if let Some(who) = self.keys.believed(&text, now) {
+        match auth::shown(&request.head) {
+            Ok(Shown::Key(text)) => {
+                let text = *text;
+                self.serve_key(asked, &text, request, exchange, way);
+            }
+            Ok(Shown::Token(token)) => {
+                let fingerprint = auth::fingerprint(token);
+                let (now, unix_ms) = (sluice_core::now(), self.clock.unix_ms());
+                if let Some(who) = self.tokens.believed(&fingerprint, &self.revocations, now, unix_ms) {
+                    self.metrics.tokens_hits.add(1);
+                    return self.serve_proven(asked, &who, request, exchange);
+                }
+                self.metrics.tokens_misses.add(1);
+                sluice_core::spawn(Rc::clone(self).serve_token(asked, fingerprint, request, exchange));
+            }
+            Err(denied) => self.deny_counted(exchange, &denied, request.peer.ip(), asked.1.class()),
+        }
+    }
+
+    fn serve_key(
+        self: &Rc<Self>,
+        asked: Asked,
+        text: &KeyText,
+        request: Request,
+        exchange: Exchange,
+        way: Way,
+    ) {
+        let (now, class) = (sluice_core::now(), asked.1.class());
+        if let Some(who) = self.keys.believed(text, &self.revocations, now) {
             self.metrics.keys_hits.add(1);
             return self.perform(asked, who, request, exchange);
         }
-        let user = match auth::parse(&text) {
+        let user = match auth::parse(text) {
             Ok(key) => key.user(),
             Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
         };
         let shard = self.placement.shard_of(&user);
         let owner = self.placement.owner(shard);
         if owner != self.id {
-            return self.pass_on(owner, request, exchange, has_hopped);
+            return self.pass_on(owner, request, exchange, way, None);
         }
         // Until it is known to be good it counts as one that nobody has, so that many at once are not looked at either.
         let address = request.peer.ip();
@@ -302,9 +370,14 @@ impl Core {
             return exchange.limited(&refused);
         }
         self.metrics.keys_misses.add(1);
-        let core = Rc::clone(self);
+        let (core, text) = (Rc::clone(self), *text);
         sluice_core::spawn(async move {
-            let means = (&core.store, &*core.limiter, &core.clock);
+            let means = KeyMeans {
+                store: &core.store,
+                revocations: &core.revocations,
+                limiter: &core.limiter,
+                clock: &core.clock,
+            };
             let checked = core.keys.check(means, &text, shard, now).await;
             core.metrics.keys_cached.set(core.keys.len() as u64);
             if !matches!(checked, Err(Denied::Missing | Denied::Unknown)) {
@@ -317,7 +390,8 @@ impl Core {
         });
     }
 
-    /// Denies a request that shows no key, or what cannot be one, unless its address has shown too many of those.
+    /// Denies a request that shows no credential, what cannot be one, or a token that is not accepted, unless its address
+    /// has shown too many of those.
     fn deny_counted(&self, exchange: Exchange, denied: &Denied, address: IpAddr, class: Class) {
         let now_ns = self.limiter.limits().ns(sluice_core::now());
         match self.limiter.note_unauthorized(address, class, now_ns) {
@@ -326,12 +400,89 @@ impl Core {
         }
     }
 
+    /// Checks a token that is not believed, and goes on with whom it proves.
+    async fn serve_token(
+        self: Rc<Self>,
+        asked: Asked,
+        fingerprint: auth::tokens::Fingerprint,
+        request: Request,
+        exchange: Exchange,
+    ) {
+        let Ok(Shown::Token(token)) = auth::shown(&request.head) else {
+            return self.deny(exchange, &Denied::Missing);
+        };
+        // Unlike a key, a token that waits for its provider's keys does not count meanwhile: everybody behind an address
+        // may bring one at once when those change. Others are checked between two waits, so few slip through together.
+        let (address, class) = (request.peer.ip(), asked.1.class());
+        let now_ns = || self.limiter.limits().ns(sluice_core::now());
+        if let Err(refused) = self.limiter.may_look_at(address, class, now_ns()) {
+            return exchange.limited(&refused);
+        }
+        let means = TokenMeans {
+            store: &self.store,
+            clerk: &self.clerk,
+            revocations: &self.revocations,
+            unix_ms: self.clock.unix_ms(),
+            address,
+            request_id: exchange.context.request_id(),
+        };
+        let checked = self.tokens.check(token, fingerprint, means).await;
+        self.metrics.tokens_cached.set(self.tokens.len() as u64);
+        match checked {
+            Ok(who) => self.serve_proven(asked, &who, request, exchange),
+            Err(denied @ Denied::Token(_)) => self.deny_counted(exchange, &denied, address, class),
+            Err(denied) => self.deny(exchange, &denied),
+        }
+    }
+
+    /// Serves a request of somebody who was proven here, or passes it on to their core.
+    fn serve_proven(self: &Rc<Self>, asked: Asked, who: &Passed, request: Request, exchange: Exchange) {
+        let owner = self.placement.owner(who.shard);
+        if owner == self.id {
+            return self.welcome(asked, who, request, exchange);
+        }
+        self.pass_on(owner, request, exchange, Way::Direct, Some(Box::new(who.clone())));
+    }
+
+    /// Serves a request of a user of this core who was proven, here or elsewhere.
+    fn welcome(self: &Rc<Self>, asked: Asked, who: &Passed, request: Request, exchange: Exchange) {
+        let now = sluice_core::now();
+        if let Some(who) = self.welcomed.find(who, now) {
+            return self.perform(asked, who, request, exchange);
+        }
+        let (core, passed) = (Rc::clone(self), who.clone());
+        sluice_core::spawn(async move {
+            match core.limiter.recall(&core.store, &core.clock, passed.shard, passed.user).await {
+                Ok(allowance) => {
+                    let who = Rc::new(passed.with(allowance));
+                    core.welcomed.insert(&passed, &who, now);
+                    core.perform(asked, who, request, exchange);
+                }
+                Err(error) => core.deny(exchange, &Denied::Storage(error)),
+            }
+        });
+    }
+
     fn deny(&self, exchange: Exchange, denied: &Denied) {
         let detail = denied.to_string();
+        let overloaded = |detail| Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1);
         let problem = match denied {
-            Denied::Missing | Denied::Unknown => Problem::new(ProblemKind::Unauthorized, detail),
-            Denied::Disabled => Problem::new(ProblemKind::Forbidden, detail),
+            Denied::Missing | Denied::Unknown | Denied::Expired => {
+                Problem::new(ProblemKind::Unauthorized, detail)
+            }
+            Denied::Token(_) => {
+                self.metrics.tokens_refused.add(1);
+                return exchange.refuse(Problem::new(ProblemKind::Unauthorized, detail));
+            }
+            Denied::Disabled | Denied::NoUser => Problem::new(ProblemKind::Forbidden, detail),
+            Denied::NoKeysYet | Denied::Busy => overloaded(detail),
             Denied::Storage(error) => routes::read_problem(error),
+            // Whose name or address is taken is not for whoever comes with a token.
+            Denied::Clerk(problem) if problem.status() < 500 => {
+                tracing::warn!(reason = problem.detail(), "no user was made for a token");
+                Problem::new(ProblemKind::Forbidden, Denied::NoUser.to_string())
+            }
+            Denied::Clerk(problem) => problem.clone(),
         };
         self.metrics.keys_refused.add(1);
         exchange.refuse(problem);
@@ -358,6 +509,9 @@ impl Core {
         }
         if let Some(problem) = target.body().and_then(|kind| self.unfit_body(&request.head, kind)) {
             return exchange.refuse(problem);
+        }
+        if self.activity.note(&self.store, &who, self.clock.unix_ms()) {
+            self.metrics.activity_skipped.add(1);
         }
         let core = Rc::clone(self);
         match target {
@@ -398,6 +552,17 @@ impl Core {
             }
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
+            }
+            Target::Account(account) => {
+                sluice_core::spawn(async move {
+                    let author = Author::of_request(
+                        Actor::User(who.user),
+                        request.peer.ip(),
+                        exchange.context.request_id(),
+                    );
+                    let result = core.keep(account, &who, author, &request).await;
+                    settle(exchange, result);
+                });
             }
             Target::IntentParse => {
                 sluice_core::spawn(async move {
@@ -468,11 +633,36 @@ impl Core {
             | Target::Workflows { .. }
             | Target::Context { .. }
             | Target::IntentParse
+            | Target::Account(_)
             | Target::TaskGet(_)
             | Target::TaskEvents(_)
             | Target::SessionGet(_)
             | Target::SessionDelete(_)
             | Target::Google(_) => Err(Problem::new(ProblemKind::Internal, "the request lost its way")),
+        }
+    }
+
+    /// Keys and users.
+    async fn keep(
+        &self,
+        account: Account,
+        who: &Principal,
+        author: Author,
+        request: &Request,
+    ) -> Result<Response, Problem> {
+        let (body, query) = (&request.body, request.head.query());
+        match account {
+            Account::KeyList => keys::list(self, who).await,
+            Account::KeyMake => keys::make(self, who, author, body).await,
+            Account::KeyGet(id) => keys::get(self, who, id).await,
+            Account::KeyEdit(id) => keys::edit(self, who, author, id, body).await,
+            Account::KeyRevoke(id) => keys::revoke(self, who, author, id).await,
+            Account::UserList => users::list(self, who, query).await,
+            Account::UserMake => users::make(self, author, body).await,
+            Account::Me => users::get(self, who.user).await,
+            Account::UserGet(id) => users::get(self, id).await,
+            Account::UserEdit(id) => users::edit(self, who, author, id, body).await,
+            Account::UserDisable(id) => users::disable(self, who, author, id).await,
         }
     }
 
@@ -515,8 +705,15 @@ impl Core {
     }
 
     /// One hop to the core that owns the user.
-    fn pass_on(self: &Rc<Self>, owner: CoreId, request: Request, exchange: Exchange, has_hopped: bool) {
-        if has_hopped {
+    fn pass_on(
+        self: &Rc<Self>,
+        owner: CoreId,
+        request: Request,
+        exchange: Exchange,
+        way: Way,
+        proven: Option<Box<Passed>>,
+    ) {
+        if !matches!(way, Way::Direct) {
             tracing::error!(core = %self.id, %owner, "two cores disagree on who owns a shard");
             return exchange.refuse(Problem::new(ProblemKind::Internal, "the request lost its way"));
         }
@@ -526,7 +723,7 @@ impl Core {
             None => self.hop_timeout(),
         };
         let deadline = sluice_core::now() + timeout;
-        let message = PeerRequest::new(request, exchange.context.arrived());
+        let message = PeerRequest::new(request, exchange.context.arrived(), proven);
         let mesh = self.mesh.get().expect("attached when the service started");
         let Ok(call) = mesh.call(owner, deadline, message) else {
             self.metrics.hops_refused.add(1);
@@ -594,7 +791,7 @@ impl Core {
             _ => target.body().and_then(|kind| self.unfit_body(head, kind)),
         };
         let mut refused = self.not_serving(target).or_else(unfit);
-        if let (None, Err(denied)) = (&refused, auth::key_text(head)) {
+        if let (None, Err(denied)) = (&refused, auth::shown(head)) {
             let now_ns = self.limiter.limits().ns(arrived);
             let noted = from.map(|from| self.limiter.note_unauthorized(from, target.class(), now_ns));
             if let Some(Err(limit)) = noted {
@@ -664,7 +861,7 @@ impl Service for CoreService {
     }
 
     fn call(&self, request: Request, respond: Responder) {
-        self.core.serve(request, respond, sluice_core::now(), false);
+        self.core.serve(request, respond, sluice_core::now(), Way::Direct);
     }
 
     fn refuse(&self, status: u16, detail: &str) -> Response {
@@ -690,8 +887,9 @@ fn receive(core: &Weak<Core>, delivery: Delivery<PeerRequest, Answer>) {
     // Dropped unanswered, both tell the other core so.
     let (Some(core), Some(reply)) = (core.upgrade(), delivery.reply) else { return };
     core.metrics.hops_served.add(1);
-    let (request, arrived) = delivery.body.into_request();
-    core.serve(request, Responder::from_fn(move |answer| reply.send(answer)), arrived, true);
+    let (request, arrived, proven) = delivery.body.into_request();
+    let way = proven.map_or(Way::Hopped, Way::Proven);
+    core.serve(request, Responder::from_fn(move |answer| reply.send(answer)), arrived, way);
 }
 
 pub(crate) fn settle(exchange: Exchange, result: Result<Response, Problem>) {

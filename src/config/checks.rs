@@ -123,6 +123,9 @@ impl Checks<'_> {
             ("quota.waiting_per_core_max", quota.waiting_per_core_max, 1, 1_000_000),
             ("quota.slack_ms", quota.slack_ms.0, 0, 60_000),
             ("quota.cool_down_ms", quota.cool_down_ms.0, 1, 60_000),
+            ("identity.refresh_s", self.config.identity.refresh_s, 10, 86_400),
+            ("identity.refetch_s", self.config.identity.refetch_s, 1, 3_600),
+            ("identity.key_wait_ms", self.config.identity.key_wait_ms.0, 0, 10_000),
             ("intent.pattern_ttl_s", intent.pattern_ttl_s, 0, 604_800),
             ("intent.pattern_cache_bytes_per_core", intent.pattern_cache_bytes_per_core, 0, 1_073_741_824),
         ] {
@@ -273,7 +276,7 @@ impl Checks<'_> {
     }
 }
 
-fn is_base_url(text: &str) -> bool {
+pub(super) fn is_base_url(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return false;
     };

@@ -84,8 +84,8 @@ fn an_unknown_key_names_file_and_key_and_the_allowed_keys_all_at_once() {
         [
             "SLUICE_ADMIN__LITSEN: admin.litsen: unknown key; keys in [admin] are listen, socket",
             "sluice.toml: log.levle: unknown key; keys in [log] are level, format",
-            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, rate, tasks, context, store, vault, egress, cache, \
-             quota, intent, openai, google, admin, log",
+            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, rate, tasks, context, store, vault, egress, cache, quota, \
+             intent, openai, google, identity, admin, log",
         ]
     );
     assert_eq!(refused("cores = 2\n", &[])[0].split(';').next(), Some("sluice.toml: cores: unknown section"));

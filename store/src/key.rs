@@ -26,9 +26,11 @@
 //! 0x10  context snapshot  user[16] snapshot[16]                                        ContextSnapshotRecord
 //! 0x11  preferences       user[16]                                                     PreferencesRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
+//! 0x15  identity          SHA-256 of the issuer's length[4], the issuer and the subject[32]     IdentityRecord
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
 //! 0x17  audit entry       sequence[8]                                                  see [`crate::audit`]
 //! 0x18  audit head        -                                                            see [`crate::audit`]
+//! 0x30  activity          user[16]                                                     ActivityRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -36,7 +38,8 @@
 //! - pending tasks have a kind of their own, so what a restart must take up again is one prefix a shard;
 //!   finishing a task deletes one key and puts the other in the same batch;
 //! - no context document's key begins with a zero, so a user's orphans stand before their documents;
-//! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's;
+//! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's; so does an identity
+//!   ([`identity_shard`]);
 //! - `applied`, audit entries and audit heads are written by the commit log alone; a batch that names one is refused.
 
 use std::fmt;
@@ -88,9 +91,11 @@ pub enum Kind {
     ContextSnapshot = 0x10,
     Preferences = 0x11,
     DataKey = 0x14,
+    Identity = 0x15,
     Limit = 0x16,
     AuditEntry = 0x17,
     AuditHead = 0x18,
+    Activity = 0x30,
     Quarantine = 0xf0,
 }
 
@@ -117,9 +122,11 @@ impl Kind {
             0x10 => Self::ContextSnapshot,
             0x11 => Self::Preferences,
             0x14 => Self::DataKey,
+            0x15 => Self::Identity,
             0x16 => Self::Limit,
             0x17 => Self::AuditEntry,
             0x18 => Self::AuditHead,
+            0x30 => Self::Activity,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -279,6 +286,17 @@ impl Key {
         Ok(Self::of(Kind::Name, &[folded.as_bytes()]))
     }
 
+    /// The directory entry of an identity, by the hash of it that [`identity_shard`] takes, too. The layer above hashes,
+    /// for this one has no cryptography.
+    pub fn identity(hash: &[u8; 32]) -> Self {
+        Self::of(Kind::Identity, &[hash])
+    }
+
+    /// When a user was last here.
+    pub fn activity(user: &UserId) -> Self {
+        Self::of(Kind::Activity, &[user.as_bytes()])
+    }
+
     /// The newest version of a user's workflow.
     ///
     /// # Errors
@@ -342,7 +360,8 @@ impl Key {
         let fits = match kind {
             Kind::Applied | Kind::AuditHead => bytes.len() == 1,
             Kind::AuditEntry => bytes.len() == 9,
-            Kind::User | Kind::Preferences | Kind::DataKey => bytes.len() == 17,
+            Kind::User | Kind::Preferences | Kind::DataKey | Kind::Activity => bytes.len() == 17,
+            Kind::Identity => bytes.len() == 33,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
@@ -379,7 +398,12 @@ impl Key {
     /// The user the key belongs to; `None` for the kinds that belong to none.
     pub fn user_id(&self) -> Option<UserId> {
         match self.kind() {
-            Kind::Applied | Kind::Name | Kind::AuditEntry | Kind::AuditHead | Kind::Quarantine => None,
+            Kind::Applied
+            | Kind::Name
+            | Kind::Identity
+            | Kind::AuditEntry
+            | Kind::AuditHead
+            | Kind::Quarantine => None,
             _ => Some(UserId::from_bytes(self.array(1))),
         }
     }
@@ -575,8 +599,16 @@ fn fold_name(name: &str) -> String {
 
 /// The shard whose family holds the directory entry of `name`.
 pub fn name_shard(name: &str, shards: ShardCount) -> ShardId {
-    let index = xxh3_64(fold_name(name).as_bytes()) % u64::from(shards.get());
-    u16::try_from(index)
+    picked(xxh3_64(fold_name(name).as_bytes()), shards)
+}
+
+/// The shard whose family holds the directory entry of the identity of this hash.
+pub fn identity_shard(hash: &[u8; 32], shards: ShardCount) -> ShardId {
+    picked(xxh3_64(hash), shards)
+}
+
+fn picked(hash: u64, shards: ShardCount) -> ShardId {
+    u16::try_from(hash % u64::from(shards.get()))
         .ok()
         .and_then(|index| ShardId::new(index, shards))
         .expect("a remainder is below the count it was taken by")
@@ -685,11 +717,11 @@ mod tests {
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),
                 Key::workflow_version(&user, &workflow, 7).unwrap(), Key::limit_state(&user), Key::limit(&user),
-                Key::workflow_version(&user, &workflow, 7).unwrap(),
                 Key::context_document(&user, &format!("a{workflow}")).unwrap(),
                 Key::context_orphan(&user, &GenerationId::from_bytes(t)),
                 Key::context_chunk(&user, &GenerationId::from_bytes(t), 7),
                 Key::context_snapshot(&user, &SnapshotId::from_bytes(t)),
+                Key::activity(&user), Key::identity(&[provider; 32]),
             ];
             for key in keys {
                 prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);

@@ -5,6 +5,7 @@
 pub mod asker;
 pub mod forbid;
 pub mod h3;
+pub mod issuer;
 pub mod lot;
 pub mod metrics;
 pub mod python;

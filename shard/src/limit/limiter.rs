@@ -295,6 +295,13 @@ impl Limiter {
         }
     }
 
+    /// Whether another credential of this address may be looked at; nothing is counted.
+    pub(crate) fn may_look_at(&self, address: IpAddr, class: Class, now_ns: u64) -> Result<(), Refused> {
+        self.note_unauthorized(address, class, now_ns)?;
+        self.was_authorized(address);
+        Ok(())
+    }
+
     /// The key was somebody's after all.
     pub(crate) fn was_authorized(&self, address: IpAddr) {
         let addresses = self.limits.unauthorized();

@@ -68,6 +68,10 @@ pub enum RouteLabel {
     Context,
     /// `POST /api/v1/intents/parse`
     IntentParse,
+    /// `/api/v1/keys/...`
+    Keys,
+    /// `/api/v1/users/...`
+    Users,
     /// `GET /livez` and `GET /readyz`
     Health,
     /// `GET /metrics`
@@ -78,7 +82,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -98,6 +102,8 @@ impl RouteLabel {
         Self::Workflows,
         Self::Context,
         Self::IntentParse,
+        Self::Keys,
+        Self::Users,
         Self::Health,
         Self::Metrics,
         Self::Other,
@@ -134,6 +140,8 @@ impl RouteLabel {
             Self::Workflows => "workflows",
             Self::Context => "context",
             Self::IntentParse => "intent_parse",
+            Self::Keys => "keys",
+            Self::Users => "users",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",
@@ -294,6 +302,11 @@ cells! {
     Total keys_misses "API keys checked against the store",
     Total keys_refused "Requests without a valid API key",
     Total requests_forbidden "Requests whose credential is good and does not allow what they ask for",
+    Total tokens_hits "Tokens of identity providers believed from the cache",
+    Total tokens_misses "Tokens of identity providers checked",
+    Total tokens_refused "Requests with a token that is not accepted",
+    Gauge tokens_cached "Tokens of identity providers in the cache",
+    Total activity_skipped "Uses of credentials that were not noted in the store, for too many notes were under way; later ones are",
     Gauge keys_cached "API keys in the cache",
     Gauge sessions_active "Sessions in memory",
     Gauge session_cache_bytes "Memory of the session cache",

@@ -158,6 +158,10 @@ impl EventStream<'_> {
     async fn follow(&mut self, who: &Principal, id: TaskId) -> Result<(), Gone> {
         let mut watch = self.core.env.watches.watch(id);
         loop {
+            // Whoever was signed out is told no more; with another credential the stream goes on where it ended.
+            if !self.core.holds(who) {
+                return self.left(id).await;
+            }
             let in_hand = self.core.tasks.is_in_hand(who.user, &id);
             let Ok(Some(record)) = self.core.tasks.record(who.user, who.shard, id).await else {
                 // It cannot be told what became of it: the client must ask again.

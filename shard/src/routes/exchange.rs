@@ -50,6 +50,11 @@ impl Context {
         self.arrived
     }
 
+    /// The request's id: its caller's, or one of ours.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
     /// Makes an answer complete, and counts it. For HEAD it is the same as for GET: what sends it leaves the body
     /// out and tells its length (RFC 9110 section 9.3.2).
     pub(crate) fn finish(self, response: Response) -> Response {

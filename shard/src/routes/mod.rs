@@ -15,10 +15,12 @@ pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod intents;
 pub(crate) mod keyed;
+pub(crate) mod keys;
 pub(crate) mod once;
 pub(crate) mod preferences;
 pub(crate) mod session;
 pub(crate) mod task;
+pub(crate) mod users;
 pub(crate) mod workflow;
 mod write;
 
@@ -26,7 +28,7 @@ use sluice_protocols::access::{Access, Scope};
 use sluice_protocols::google::rest::{self, Effect, Endpoint};
 
 use sluice_protocols::http::Method;
-use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::ids::{KeyId, SessionId, TaskId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::ReadError;
@@ -52,6 +54,12 @@ pub(crate) enum Route<'a> {
     Workflows(workflow::Place<'a>),
     Context(context::Place<'a>),
     IntentParse,
+    Keys,
+    Key(&'a str),
+    Users,
+    /// `/api/v1/users/me`
+    Me,
+    User(&'a str),
     TaskEvents(&'a str),
     Sessions,
     Session(&'a str),
@@ -81,6 +89,9 @@ impl<'a> Route<'a> {
             "/api/v1/sessions" => Some(Self::Sessions),
             "/api/v1/preferences" => Some(Self::Preferences),
             "/api/v1/history" => Some(Self::History),
+            "/api/v1/keys" => Some(Self::Keys),
+            "/api/v1/users" => Some(Self::Users),
+            "/api/v1/users/me" => Some(Self::Me),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             _ if path.starts_with(context::ROOT) => context::Place::of(path).map(Self::Context),
             "/livez" => Some(Self::Livez),
@@ -104,6 +115,8 @@ impl<'a> Route<'a> {
                     ("dead-letters", None) => Some(Self::DeadLetter(id)),
                     ("dead-letters", Some("redrive")) => Some(Self::DeadLetterRedrive(id)),
                     ("sessions", None) => Some(Self::Session(id)),
+                    ("keys", None) => Some(Self::Key(id)),
+                    ("users", None) => Some(Self::User(id)),
                     _ => None,
                 }
             }
@@ -123,7 +136,8 @@ impl<'a> Route<'a> {
             Self::Google(path) => google::allow(path),
             Self::Workflows(place) => place.allow(),
             Self::Context(place) => place.allow(),
-            Self::DeadLetter(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
+            Self::DeadLetter(_) | Self::Key(_) | Self::User(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
+            Self::Keys | Self::Users => "GET, HEAD, POST, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
             Self::Sessions => "GET, HEAD, POST, OPTIONS",
             Self::Preferences => "GET, HEAD, PATCH, OPTIONS",
@@ -132,6 +146,7 @@ impl<'a> Route<'a> {
             | Self::DeadLetters
             | Self::Task(_)
             | Self::TaskEvents(_)
+            | Self::Me
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
@@ -170,6 +185,17 @@ impl<'a> Route<'a> {
                 place.takes(method).map(|brings| Action::Context { brings, changes: !is_read })
             }
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
+            Self::Keys if is_read => Some(Action::KeyList),
+            Self::Keys if method == Method::Post => Some(Action::KeyMake),
+            Self::Key(id) if is_read => Some(Action::KeyGet(id)),
+            Self::Key(id) if method == Method::Patch => Some(Action::KeyEdit(id)),
+            Self::Key(id) if method == Method::Delete => Some(Action::KeyRevoke(id)),
+            Self::Users if is_read => Some(Action::UserList),
+            Self::Users if method == Method::Post => Some(Action::UserMake),
+            Self::Me if is_read => Some(Action::Me),
+            Self::User(id) if is_read => Some(Action::UserGet(id)),
+            Self::User(id) if method == Method::Patch => Some(Action::UserEdit(id)),
+            Self::User(id) if method == Method::Delete => Some(Action::UserDisable(id)),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Sessions if is_read => Some(Action::SessionList),
             Self::Sessions if method == Method::Post => Some(Action::SessionBegin),
@@ -219,6 +245,17 @@ pub(crate) enum Action<'a> {
         changes: bool,
     },
     IntentParse,
+    KeyList,
+    KeyMake,
+    KeyGet(&'a str),
+    KeyEdit(&'a str),
+    KeyRevoke(&'a str),
+    UserList,
+    UserMake,
+    Me,
+    UserGet(&'a str),
+    UserEdit(&'a str),
+    UserDisable(&'a str),
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
@@ -267,8 +304,14 @@ impl Action<'_> {
             | Self::History
             | Self::Workflows { changes: false, .. }
             | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
-            Self::PreferencesGet => Access::Own(Scope::AccountRead),
-            Self::PreferencesPatch => Access::Own(Scope::Account),
+            Self::PreferencesGet | Self::KeyList | Self::KeyGet(_) | Self::Me => {
+                Access::Own(Scope::AccountRead)
+            }
+            Self::PreferencesPatch | Self::KeyMake | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
+                Access::Own(Scope::Account)
+            }
+            Self::UserList | Self::UserGet(_) => Access::Read(Scope::AdminRead),
+            Self::UserMake | Self::UserEdit(_) | Self::UserDisable(_) => Access::Manage(Scope::Admin),
             Self::Google(endpoint) => {
                 let scope = match endpoint.service {
                     Service::Gmail => Scope::Mail,
@@ -296,6 +339,15 @@ impl Action<'_> {
             Self::Workflows { .. } => RouteLabel::Workflows,
             Self::Context { .. } => RouteLabel::Context,
             Self::IntentParse => RouteLabel::IntentParse,
+            Self::KeyList | Self::KeyMake | Self::KeyGet(_) | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
+                RouteLabel::Keys
+            }
+            Self::UserList
+            | Self::UserMake
+            | Self::Me
+            | Self::UserGet(_)
+            | Self::UserEdit(_)
+            | Self::UserDisable(_) => RouteLabel::Users,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
@@ -327,6 +379,17 @@ impl Action<'_> {
             Self::Workflows { has_body, runs, .. } => Target::Workflows { has_body, runs },
             Self::Context { brings, changes } => Target::Context { brings, changes },
             Self::IntentParse => Target::IntentParse,
+            Self::KeyList => Target::Account(Account::KeyList),
+            Self::KeyMake => Target::Account(Account::KeyMake),
+            Self::KeyGet(id) => Target::Account(Account::KeyGet(id.parse().ok()?)),
+            Self::KeyEdit(id) => Target::Account(Account::KeyEdit(id.parse().ok()?)),
+            Self::KeyRevoke(id) => Target::Account(Account::KeyRevoke(id.parse().ok()?)),
+            Self::UserList => Target::Account(Account::UserList),
+            Self::UserMake => Target::Account(Account::UserMake),
+            Self::Me => Target::Account(Account::Me),
+            Self::UserGet(id) => Target::Account(Account::UserGet(id.parse().ok()?)),
+            Self::UserEdit(id) => Target::Account(Account::UserEdit(id.parse().ok()?)),
+            Self::UserDisable(id) => Target::Account(Account::UserDisable(id.parse().ok()?)),
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
@@ -370,6 +433,7 @@ pub(crate) enum Target {
     Workflows { has_body: bool, runs: bool },
     Context { brings: context::Brings, changes: bool },
     IntentParse,
+    Account(Account),
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
@@ -379,6 +443,22 @@ pub(crate) enum Target {
     PreferencesPatch,
     History,
     Google(&'static Endpoint),
+}
+
+/// What is asked of keys and users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Account {
+    KeyList,
+    KeyMake,
+    KeyGet(KeyId),
+    KeyEdit(KeyId),
+    KeyRevoke(KeyId),
+    UserList,
+    UserMake,
+    Me,
+    UserGet(UserId),
+    UserEdit(UserId),
+    UserDisable(UserId),
 }
 
 impl Target {
@@ -415,6 +495,9 @@ impl Target {
             | Self::History
             | Self::DeadList
             | Self::DeadGet(_)
+            | Self::Account(
+                Account::KeyList | Account::KeyGet(_) | Account::UserList | Account::Me | Account::UserGet(_),
+            )
             | Self::Context { changes: false, .. } => Class::Reads,
             Self::Google(_) => Class::Google,
             Self::TaskCancel(_)
@@ -424,6 +507,7 @@ impl Target {
             | Self::SessionBegin
             | Self::PreferencesPatch
             | Self::CacheInvalidate
+            | Self::Account(_)
             | Self::Workflows { runs: false, .. }
             | Self::Context { changes: true, .. } => Class::Administration,
         }
@@ -437,7 +521,10 @@ impl Target {
             | Self::IntentParse
             | Self::Context { brings: context::Brings::Json, .. } => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
-            Self::DeadEdit(_) | Self::PreferencesPatch => Some(BodyKind::Edit),
+            Self::DeadEdit(_)
+            | Self::PreferencesPatch
+            | Self::Account(Account::KeyEdit(_) | Account::UserEdit(_)) => Some(BodyKind::Edit),
+            Self::Account(Account::KeyMake | Account::UserMake) => Some(BodyKind::Command),
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
             _ => None,
         }
@@ -511,7 +598,8 @@ mod tests {
             "/api/v1/tasks//events",
             "/api/v1/tasks/a/events/b",
             "/api/v1/sessions/a/events",
-            "/api/v1/users/x",
+            "/api/v1/users/x/y",
+            "/api/v1/keys/",
             "/api/v1/gmail/",
             "/api/v1/gmail/messages/",
             "/api/v1/gmail/settings",
@@ -554,6 +642,11 @@ mod tests {
             Route::Context(context::Place::Snapshot("x")),
             Route::Context(context::Place::Restore("x")),
             Route::IntentParse,
+            Route::Keys,
+            Route::Key("x"),
+            Route::Users,
+            Route::Me,
+            Route::User("x"),
             Route::TaskEvents("x"),
             Route::Session("x"),
             Route::Sessions,

@@ -134,6 +134,7 @@ impl World {
             store: self.store.clone(),
             vault: self.vault.clone(),
             egress: self.egress.clone(),
+            admin: self.admin.clone(),
             config: Arc::new(config),
             peers: peer::mesh(1).pop().unwrap(),
             metrics: Arc::clone(&metrics),

@@ -20,6 +20,7 @@ fn parts(world: &World, core: u16, cores: usize, peers: PeerEnd, metrics: &Arc<M
         store: world.store.clone(),
         vault: world.vault.clone(),
         egress: world.egress.clone(),
+        admin: world.admin.clone(),
         config: Arc::new(config()),
         peers,
         metrics: Arc::clone(metrics),

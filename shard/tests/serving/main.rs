@@ -1,5 +1,6 @@
 //! A core serving: real reactor and store, no network. One binary, for linking the database takes long.
 
+mod accounts;
 mod commands;
 mod common;
 mod context;

@@ -12,12 +12,16 @@
 //! - a secret is written sealed or not at all ([`StoredSecret`]);
 //! - what fails validation is never returned as a record. The store keeps the bytes (see [`crate::quarantine`]).
 
+mod account;
 mod context;
 mod loaded;
 mod secret;
 mod task;
 mod types;
 
+pub use account::{
+    ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, IdentityRecord, KeyRecord, KeyUse, UserRecord,
+};
 pub use context::{
     ArchivedContextChunkRecord, ContextChunkRecord, ContextDocumentRecord, ContextOrphanRecord,
     ContextSnapshotRecord,
@@ -31,11 +35,10 @@ pub use task::{
 pub use types::first_turn;
 pub use types::{
     ArchivedConnectionRecord, ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord,
-    ArchivedKeyRecord, ArchivedLimitRecord, ArchivedLimitStateRecord, ArchivedNameRecord,
-    ArchivedPreferencesRecord, ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord,
-    ArchivedUserRecord, ArchivedWorkflowRecord, ConnectionRecord, ConnectionState, DataKeyRecord,
-    HistoryRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, NameRecord, PreferencesRecord,
-    Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, UserRecord, WorkflowRecord,
+    ArchivedLimitRecord, ArchivedLimitStateRecord, ArchivedNameRecord, ArchivedPreferencesRecord,
+    ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedWorkflowRecord, ConnectionRecord,
+    ConnectionState, DataKeyRecord, HistoryRecord, ItemRecord, LimitRecord, LimitStateRecord, NameRecord,
+    PreferencesRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, WorkflowRecord,
 };
 
 use rkyv::Archive;

@@ -13,6 +13,8 @@ fn user() -> UserRecord {
         time_zone: "Europe/Berlin".to_owned(),
         created_ms: 1_763_900_000_000,
         disabled: false,
+        role: 0,
+        tokens_since_ms: 0,
     }
 }
 
@@ -97,7 +99,43 @@ fn key() -> KeyRecord {
         hash: [5; 32],
         label: "laptop".to_owned(),
         created_ms: 6,
+        scopes: 0b11,
+        expires_ms: 7,
+        prefix: "sk_0".to_owned(),
     }
+}
+
+fn identity() -> IdentityRecord {
+    IdentityRecord {
+        issuer: "https://id.example.com".to_owned(),
+        subject: "7".to_owned(),
+        user: UserId::from_bytes([1; 16]),
+        created_ms: 8,
+    }
+}
+
+fn activity() -> ActivityRecord {
+    let keys = vec![KeyUse { key: KeyId::from_bytes([4; 8]), used_ms: 9 }];
+    ActivityRecord { active_ms: 10, keys }
+}
+
+/// The layouts of before there were roles, scopes and ends, as they were pinned when they were written.
+#[test]
+fn users_and_keys_of_schema_1_are_ordinary_ones_without_an_end() {
+    let UserRecord { id, name, email, time_zone, created_ms, disabled, .. } = user();
+    let old = account::UserRecordV1 { id, name, email, time_zone, created_ms, disabled };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
+    bytes.push(1);
+    assert_eq!(xxh3_64(&bytes), 0x816e_5e31_70c1_86dd);
+    assert_eq!(Loaded::<UserRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), user());
+    let KeyRecord { id, user, hash, label, created_ms, .. } = key();
+    let old = account::KeyRecordV1 { id, user, hash, label, created_ms };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
+    bytes.push(1);
+    assert_eq!(xxh3_64(&bytes), 0x23ba_abba_08de_8c38);
+    let read = Loaded::<KeyRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    let scopes = sluice_protocols::access::Scopes::USER.bits();
+    assert_eq!(read, KeyRecord { scopes, expires_ms: 0, prefix: String::new(), ..key() });
 }
 
 fn connection() -> ConnectionRecord {
@@ -406,6 +444,8 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&orphan());
     round_trips(&chunk());
     round_trips(&snapshot());
+    round_trips(&identity());
+    round_trips(&activity());
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -432,14 +472,16 @@ fn layouts_on_disk_are_pinned() {
         pin(&orphan()),
         pin(&chunk()),
         pin(&snapshot()),
+        pin(&identity()),
+        pin(&activity()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 16] = [
-    ("user", 1, 0x816e_5e31_70c1_86dd),
+const PINNED: [(&str, u8, u64); 18] = [
+    ("user", 2, 0xfd74_0d53_a088_88ad),
     ("name", 1, 0xa370_4705_df0d_773a),
-    ("key", 1, 0x23ba_abba_08de_8c38),
+    ("key", 2, 0x6058_dfa5_af9e_10e4),
     ("connection", 2, 0x63b6_0fee_b969_3550),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
@@ -453,6 +495,8 @@ const PINNED: [(&str, u8, u64); 16] = [
     ("context orphan", 1, 0x4e05_5e97_d74b_fef5),
     ("context chunk", 1, 0x4958_83c0_3c76_60d5),
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
+    ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
+    ("activity", 1, 0x064e_b422_90a4_c9db),
 ];
 
 #[test]
@@ -509,7 +553,7 @@ fn a_record_of_a_newer_schema_is_refused_not_guessed_at() {
     let mut bytes = encode(&user()).unwrap().as_bytes().to_vec();
     *bytes.last_mut().unwrap() = UserRecord::SCHEMA + 1;
     let error = Loaded::<UserRecord>::new(Value::copy_of(&bytes)).unwrap_err();
-    assert_eq!(error, RecordError::Newer { record: "user", found: 2, known: 1 });
+    assert_eq!(error, RecordError::Newer { record: "user", found: 3, known: 2 });
     assert!(error.to_string().contains("run the version that wrote it"));
 }
 

@@ -52,26 +52,6 @@ raw_id!(KeyId, 8);
 raw_id!(GenerationId, 16);
 raw_id!(SnapshotId, 16);
 
-/// A person who may give commands.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct UserRecord {
-    #[rkyv(with = Raw)]
-    pub id: UserId,
-    pub name: String,
-    pub email: String,
-    /// IANA name, such as `Europe/Berlin`.
-    pub time_zone: String,
-    pub created_ms: u64,
-    /// Set: the user's keys are refused.
-    pub disabled: bool,
-}
-
-impl Record for UserRecord {
-    const NAME: &'static str = "user";
-    const KINDS: &'static [Kind] = &[Kind::User];
-    const SCHEMA: u8 = 1;
-}
-
 /// Whose name (or e-mail address) it is.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct NameRecord {
@@ -83,26 +63,6 @@ pub struct NameRecord {
 impl Record for NameRecord {
     const NAME: &'static str = "name";
     const KINDS: &'static [Kind] = &[Kind::Name];
-    const SCHEMA: u8 = 1;
-}
-
-/// One API key of a user. The secret itself is not kept.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct KeyRecord {
-    #[rkyv(with = Raw)]
-    pub id: KeyId,
-    #[rkyv(with = Raw)]
-    pub user: UserId,
-    /// SHA-256 of the secret.
-    pub hash: [u8; 32],
-    /// What the user calls it.
-    pub label: String,
-    pub created_ms: u64,
-}
-
-impl Record for KeyRecord {
-    const NAME: &'static str = "key";
-    const KINDS: &'static [Kind] = &[Kind::ApiKey];
     const SCHEMA: u8 = 1;
 }
 

@@ -52,6 +52,8 @@ pub(crate) fn user(number: u32) -> UserRecord {
         time_zone: "UTC".to_owned(),
         created_ms: 1,
         disabled: false,
+        role: 0,
+        tokens_since_ms: 0,
     }
 }
 

@@ -1,0 +1,131 @@
+//! Keys and users on one core: what is believed, taken back, and written of their use.
+
+use serde_json::json;
+use sluice_protocols::access::Scopes;
+use sluice_protocols::http::RequestHead;
+use sluice_protocols::ids::ApiKey;
+use sluice_protocols::problem::ProblemKind;
+use sluice_shard::{KeyLimit, KeySpec};
+use sluice_store::record::{ActivityRecord, Loaded};
+use sluice_store::{KeyRange, Kind};
+
+use crate::common::{START_MS, User, World, body, config, problem};
+
+const LIST: &str = "/api/v1/tasks";
+
+fn spec(scopes: Scopes, expires_ms: Option<u64>) -> KeySpec {
+    KeySpec { label: "test".to_owned(), scopes, expires_ms }
+}
+
+fn with(anna: &User, key: ApiKey) -> User {
+    User { id: anna.id, key }
+}
+
+/// What is written of the use of all users, read from the disk.
+fn activity(world: &World) -> Vec<ActivityRecord> {
+    let shards = world.store.shard_count().shards();
+    let rows = shards.flat_map(|shard| {
+        world.store.scan_blocking(shard, KeyRange::kind(Kind::Activity), 1_000, false).unwrap().rows
+    });
+    rows.map(|(_, value)| Loaded::<ActivityRecord>::new(value).unwrap().to_record()).collect()
+}
+
+#[test]
+fn what_was_believed_is_not_any_more_when_it_was_taken_back() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let admin = world.admin.clone();
+    world.run(config(), |gateway| async move {
+        let (key, record) = admin.make_key(&anna.id, &spec(Scopes::USER, None), &KeyLimit::NONE).unwrap();
+        let second = with(&anna, key);
+        assert_eq!(gateway.get(&second, LIST).await.status, 200);
+        admin.revoke_key(&anna.id, &record.id).unwrap();
+        assert_eq!(gateway.get(&second, LIST).await.status, 401);
+        assert_eq!(gateway.get(&anna, LIST).await.status, 200);
+        admin.set_disabled(&anna.id, true).unwrap();
+        assert_eq!(problem(&gateway.get(&anna, LIST).await).kind(), ProblemKind::Forbidden);
+        admin.set_disabled(&anna.id, false).unwrap();
+        assert_eq!(gateway.get(&anna, LIST).await.status, 200);
+    });
+}
+
+#[test]
+fn a_key_ends_when_its_time_is_over_though_it_is_believed() {
+    let world = World::new();
+    let anna = world.user("anna");
+    // Far in the future of the host's clock, by which keys are made.
+    let (key, _) = world
+        .admin
+        .make_key(&anna.id, &spec(Scopes::USER, Some(4_000_000_000_000)), &KeyLimit::NONE)
+        .unwrap();
+    let timed = with(&anna, key);
+    world.run_at(3_999_999_999_000, config(), |gateway| async move {
+        assert_eq!(gateway.get(&timed, LIST).await.status, 200);
+        gateway.clock.set(4_000_000_000_000);
+        // The belief ends by the clock that does not jump.
+        sluice_core::sleep(std::time::Duration::from_millis(1_050)).await;
+        let refused = gateway.get(&timed, LIST).await;
+        assert_eq!(problem(&refused).kind(), ProblemKind::Unauthorized);
+        assert!(problem(&refused).detail().contains("expired"));
+    });
+}
+
+#[test]
+fn a_use_is_written_once_in_a_while_and_shown_as_it_is() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let again = User { id: anna.id, key: anna.key.clone() };
+    world.run(config(), |gateway| async move {
+        for second in 0..50 {
+            gateway.clock.set(START_MS + second * 1_000);
+            assert_eq!(gateway.get(&anna, LIST).await.status, 200);
+        }
+        gateway.settle().await;
+        let listed = body(&gateway.get(&anna, "/api/v1/keys").await);
+        let used = listed["keys"][0]["last_used"].as_str().unwrap().to_owned();
+        assert_eq!(used, sluice_shard::clock::timestamp_of(START_MS + 49_000).to_string());
+    });
+    // The first use was written, and none of those soon after.
+    let written = activity(&world);
+    assert_eq!(written.len(), 1);
+    assert_eq!((written[0].active_ms, written[0].keys[0].used_ms), (START_MS, START_MS));
+    let later_ms = START_MS + 60 * 60 * 1_000;
+    world.run_at(later_ms, config(), |gateway| async move {
+        let me = body(&gateway.get(&again, "/api/v1/users/me").await);
+        assert_eq!(me["name"], json!("anna"));
+        gateway.settle().await;
+    });
+    assert_eq!(activity(&world)[0].active_ms, later_ms);
+}
+
+#[test]
+fn a_route_is_served_to_the_scopes_it_is_for() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let admin = world.admin.clone();
+    world.run(config(), |gateway| async move {
+        let reader = "commands:read".parse().unwrap();
+        let (key, _) = admin.make_key(&anna.id, &spec(reader, None), &KeyLimit::NONE).unwrap();
+        let reader = with(&anna, key);
+        assert_eq!(gateway.get(&reader, LIST).await.status, 200);
+        let refused = gateway.command(&reader, json!({"command": "note it"})).await;
+        assert_eq!(problem(&refused).kind(), ProblemKind::Forbidden);
+        assert!(problem(&refused).detail().contains("`commands`"));
+        assert_eq!(gateway.metric("sluice_requests_forbidden_total{core=\"0\"}"), 1);
+        assert!(gateway.script.log().is_empty());
+    });
+}
+
+#[test]
+fn a_token_is_refused_where_no_provider_is_trusted() {
+    let world = World::new();
+    world.run(config(), |gateway| async move {
+        let head = RequestHead::build("GET", LIST, "localhost");
+        // {"alg":"RS256","typ":"JWT"} and {"iss":"x"}
+        let token = "Bearer eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJ4In0.c2ln";
+        let refused = gateway.send(head.with("authorization", token), "").await;
+        assert_eq!(problem(&refused).kind(), ProblemKind::Unauthorized);
+        assert!(problem(&refused).detail().contains("issuer"));
+        assert_eq!(gateway.metric("sluice_tokens_refused_total{core=\"0\"}"), 1);
+    });
+}
