@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
+use sluice_net::egress::IpNet;
 
 use checks::Checks;
 pub(crate) use identity::{IdentityProvider, UserBy, is_safe_url};
@@ -107,6 +108,7 @@ sections! {
     rate: Rate,
     tasks: Tasks,
     context: Context,
+    webhooks: Webhooks,
     store: Store,
     vault: Vault,
     egress: Egress,
@@ -292,6 +294,44 @@ section! {
         ttl_s: u64 = 604_800,
         /// The longest life that may be asked for, in seconds, 60 to 31536000.
         ttl_max_s: u64 = 2_592_000,
+    }
+}
+
+section! {
+    /// Messages to places that users name, when their tasks end.
+    Webhooks {
+        /// Whether http:// is taken beside https://; for receivers in a network of your own.
+        allow_http: bool = false,
+        /// Ports that receivers may have, 1 to 65535 each; [] takes all.
+        ports: Vec<u16> = vec![443, 8443],
+        /// Networks that receivers may be in although they are not of the public Internet, such as "10.1.0.0/16" or "fd00:1::/32".
+        allow: Vec<IpNet> = Vec::new(),
+        /// Webhooks of one user, 1 to 100.
+        per_user_max: u64 = 10,
+        /// Messages of one user that may wait to be delivered, 1 to 1000000; what happens beyond is not told.
+        pending_per_user_max: u64 = 1_000,
+        /// The same of all users of a core, 1 to 10000000.
+        pending_per_core_max: u64 = 50_000,
+        /// Attempts at once on a core, 1 to 10000.
+        running_per_core_max: u64 = 128,
+        /// Attempts at once for one user, 1 to 10000.
+        running_per_user_max: u64 = 8,
+        /// Attempts of a core at once at one receiver, that is host and port, 1 to 10000.
+        running_per_receiver_max: u64 = 8,
+        /// Longest wait for name, TCP and TLS together in milliseconds, 10 to 60000.
+        connect_timeout_ms: Milliseconds = Milliseconds(5_000),
+        /// Longest attempt in milliseconds, 100 to 600000.
+        attempt_timeout_ms: Milliseconds = Milliseconds(15_000),
+        /// Attempts at one message, the first included, before it is given up, 1 to 100.
+        attempts_max: u64 = 10,
+        /// Upper end of the wait before the second attempt, in milliseconds, 1 to 3600000; it grows fourfold with each.
+        retry_base_ms: Milliseconds = Milliseconds(5_000),
+        /// Upper end of any wait that the receiver did not ask for, in milliseconds, retry_base_ms to 86400000.
+        retry_max_ms: Milliseconds = Milliseconds(28_800_000),
+        /// Messages given up in a row after which a webhook is disabled, 1 to 100000.
+        disable_after: u64 = 10,
+        /// How long the old secret of a webhook signs beside a new one, in seconds, 0 to 2592000.
+        rotation_overlap_s: u64 = 86_400,
     }
 }
 

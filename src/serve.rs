@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use sluice_core::{CoreId, IoBackend, IoChoice, Reactor, ReactorConfig, mailbox};
-use sluice_net::egress::{Egress, EgressConfig, PerUpstream, RetryConfig, UpstreamConfig};
+use sluice_net::egress::{
+    CONCURRENCY_MAX, Egress, EgressConfig, OutwardConfig, OutwardPolicy, PerUpstream, RetryConfig,
+    UpstreamConfig,
+};
 use sluice_net::entrance::{EntranceConfig, EntranceEnd, entrance};
 use sluice_net::ingress::{self, ForwardEnd, IngressConfig, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
@@ -30,6 +33,7 @@ use sluice_shard::intent::IntentConfig;
 use sluice_shard::limit::{LimitConfig, Limits as RequestLimits, RatePair};
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
+use sluice_shard::webhooks::WebhookConfig;
 use sluice_shard::{Admin, ContextConfig, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
 use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
@@ -38,7 +42,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::config::{Config, Durability, IoMode, LogFormat, Rate};
+use crate::config::{Config, Durability, IoMode, LogFormat, Rate, Webhooks};
 use crate::identity::Identity;
 use crate::node_secret;
 use crate::quota_file::QuotaFile;
@@ -538,12 +542,38 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
         ttl: Duration::from_secs(config.context.ttl_s),
         ttl_max: Duration::from_secs(config.context.ttl_max_s),
     };
+    shard.webhooks = webhook_config(&config.webhooks)?;
     shard.body_bytes_max = usize::try_from(limits.body_bytes_max)?;
     shard.command_timeout = limits.command_timeout_ms.duration();
     shard.tasks_queued_max = usize::try_from(limits.tasks_queued_per_core_max)?;
     shard.tasks_running_max = usize::try_from(limits.tasks_running_per_core_max)?;
     shard.tasks_running_per_user_max = usize::try_from(limits.tasks_running_per_user_max)?;
     Ok(shard)
+}
+
+fn webhook_config(webhooks: &Webhooks) -> anyhow::Result<WebhookConfig> {
+    Ok(WebhookConfig {
+        policy: outward_policy(webhooks),
+        per_user_max: usize::try_from(webhooks.per_user_max)?,
+        pending_per_user_max: usize::try_from(webhooks.pending_per_user_max)?,
+        pending_max: usize::try_from(webhooks.pending_per_core_max)?,
+        running_max: usize::try_from(webhooks.running_per_core_max)?,
+        running_per_user_max: usize::try_from(webhooks.running_per_user_max)?,
+        running_per_place_max: usize::try_from(webhooks.running_per_receiver_max)?,
+        attempts_max: u32::try_from(webhooks.attempts_max)?,
+        retry_base: webhooks.retry_base_ms.duration(),
+        retry_max: webhooks.retry_max_ms.duration(),
+        disable_after: u32::try_from(webhooks.disable_after)?,
+        overlap: Duration::from_secs(webhooks.rotation_overlap_s),
+    })
+}
+
+fn outward_policy(webhooks: &Webhooks) -> OutwardPolicy {
+    OutwardPolicy {
+        allow_http: webhooks.allow_http,
+        ports: webhooks.ports.clone(),
+        allow: webhooks.allow.clone(),
+    }
 }
 
 fn limit_config(rate: &Rate) -> anyhow::Result<LimitConfig> {
@@ -655,6 +685,15 @@ fn egress_config(config: &Config, cores: usize) -> EgressConfig {
         calendar: upstream(&google.calendar_url, egress.google_concurrency_max),
         drive: upstream(&google.drive_url, egress.google_concurrency_max),
     });
+    let webhooks = &config.webhooks;
+    result.outward = OutwardConfig {
+        policy: outward_policy(webhooks),
+        // The cores' places together, so that nothing is postponed here.
+        concurrency_max: count(webhooks.running_per_core_max).saturating_mul(cores).min(CONCURRENCY_MAX),
+        connect_timeout: webhooks.connect_timeout_ms.duration(),
+        attempt_timeout: webhooks.attempt_timeout_ms.duration(),
+        ..OutwardConfig::default()
+    };
     result.threads = count(egress.threads);
     result.cores = cores;
     result.queue_max = count(egress.queue_max);

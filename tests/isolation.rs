@@ -100,6 +100,11 @@ impl Party {
             let command = format!("send a mail to kim@example.com saying code {mark} is {mode}");
             self.put("POST", "/command", json!({"command": command, "mode": mode})).await;
         }
+        // Disabled, so that nothing is sent to anybody.
+        let webhook = json!({
+            "url": "https://example.com/hook", "events": ["task.done"], "description": mark, "enabled": false,
+        });
+        self.put("POST", "/webhooks", webhook).await;
         self.put("POST", "/sessions", Value::Null).await;
         for key in ["notes", "plan"] {
             self.put("PUT", &format!("/context/{}-{key}", self.account), json!({"about": mark})).await;
@@ -134,6 +139,7 @@ impl Party {
             "/keys",
             "/users/me",
             "/workflows",
+            "/webhooks",
             "/gmail/messages?max_results=2",
             "/gmail/threads?max_results=2",
             "/gmail/drafts",
@@ -168,6 +174,7 @@ impl Party {
         let sessions = self.asker.pages("/sessions?limit=100", "sessions").await.0;
         let history = self.asker.pages("/history?limit=100", "entries").await.0;
         let preferences = self.asker.get("/preferences").await;
+        let webhooks = self.asker.get("/webhooks").await;
         let documents = self.asker.pages("/context?limit=100", "documents").await.0;
         let snapshots = self.asker.pages("/context/snapshots?limit=100", "snapshots").await.0;
         let notes = self.asker.get(&format!("/context/{}-notes", self.account)).await;
@@ -182,7 +189,7 @@ impl Party {
         let held = json!({
             "state": state, "tasks": tasks, "dead": dead, "workflows": workflows, "sessions": sessions,
             "history": history, "preferences": preferences, "documents": documents, "snapshots": snapshots,
-            "notes": notes,
+            "notes": notes, "webhooks": webhooks,
             "keys": keys,
             "user": [user["id"], user["email"], user["time_zone"], user["role"], user["disabled"]],
         });
@@ -226,6 +233,7 @@ impl Party {
             ("POST", "/keys") => json!({"name": "another"}),
             ("PATCH", path) if path.starts_with("/keys") => json!({"name": "renamed"}),
             ("PATCH", path) if path.starts_with("/users") => json!({"disabled": true}),
+            ("PATCH", "/webhooks/{id}") => json!({"description": name}),
             _ => json!({"id": name, "threadId": name, "tags": [name], "addLabelIds": [name]}),
         };
         let services = ["/gmail", "/calendar", "/drive"];

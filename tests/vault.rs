@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use common::scene::Caller;
 use common::{Gateway, Sim};
 use serde_json::json;
@@ -298,6 +300,14 @@ impl Planted {
         }
     }
 
+    /// The secret of a webhook, as its user has it and as the bytes that sign.
+    fn add_signing(&mut self, secret: &str) {
+        let digits = secret.strip_prefix("whsec_").expect("its form");
+        self.add("the secret of a webhook", digits);
+        self.0
+            .push(("the secret of a webhook, its bytes".to_owned(), BASE64.decode(digits).expect("base64")));
+    }
+
     /// Looks through something for all of them.
     fn assert_not_in(&self, place: &str, bytes: &[u8]) {
         for (what, secret) in &self.0 {
@@ -384,6 +394,23 @@ async fn no_secret_shows_in_any_output_nor_in_any_file_of_the_data_directory() {
         let answer = caller.send(method, path, &fields, body.to_owned()).await;
         assert!(answer.status.is_client_error(), "{}", answer.status);
         said.push((format!("the answer to {method} {path}"), answer.body.to_vec()));
+    }
+    // A webhook, and an attempt at it: its secret is shown in the one answer that makes it.
+    let fields = [("authorization", &*format!("Bearer {olivia}")), ("content-type", "application/json")];
+    let webhook = json!({"url": "https://nowhere.invalid/", "events": ["task.done"]}).to_string();
+    let made = caller.send("POST", "/api/v1/webhooks", &fields, webhook).await;
+    assert_eq!(made.status.as_u16(), 201, "{:?}", made.body);
+    let made = made.value();
+    let path = format!("/api/v1/webhooks/{}", made["id"].as_str().expect("an id"));
+    planted.add_signing(made["secret"].as_str().expect("a secret"));
+    let rotated = caller.send("POST", &format!("{path}/rotate"), &fields, String::new()).await.value();
+    planted.add_signing(rotated["secret"].as_str().expect("a secret"));
+    caller.done(&olivia, SEARCH_MAIL).await;
+    gateway
+        .until("an attempt at the webhook", |page| page.sum("sluice_webhook_attempts_failed_total", &[]) > 0)
+        .await;
+    for path in [path.clone(), format!("{path}/deliveries"), "/api/v1/webhooks".to_owned()] {
+        said.push((format!("the answer to {path}"), caller.get(&path, &olivia).await.body.to_vec()));
     }
     // Upstreams that fail and answer nonsense, with tokens fetched anew; and one that takes the grant back.
     gateway.stop();

@@ -19,6 +19,7 @@ pub mod context;
 mod history;
 mod preferences;
 mod queue;
+mod webhook;
 
 pub use account::{
     ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX, KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewKey,
@@ -30,6 +31,11 @@ pub use queue::{
     BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BatchItem, BatchRequest, BatchView, DeadLetterEdit,
     DeadLetterListView, DeadLetterView, IDEMPOTENCY_KEY_CHARS_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX,
     ListQuery, Priority, TaskListView, TaskSummary, dead_letter_path, is_idempotency_key,
+};
+pub use webhook::{
+    AttemptListView, AttemptOutcome, AttemptView, DisabledReason, EventSet, PingView, TaskNotice,
+    WEBHOOK_DESCRIPTION_CHARS_MAX, WEBHOOK_URL_CHARS_MAX, WebhookEdit, WebhookEvent, WebhookListView,
+    WebhookRequest, WebhookView, webhook_message, webhook_path,
 };
 
 /// The most characters in a command.

@@ -1,4 +1,4 @@
-//! Names of things: users, sessions, tasks, keys and shards.
+//! Names of things: users, sessions, tasks, webhooks and their messages, keys and shards.
 //!
 //! Invariants:
 //! - An id has exactly one text: a prefix that tells its kind, `_`, and lower-case Crockford base32 without
@@ -185,6 +185,17 @@ id!(
     /// A kept state of all context documents of a user: `snp_` and 26 characters. Ordered by time of creation.
     SnapshotId,
     "snp"
+);
+
+id!(
+    /// A place where a user wants to be told what happens: `whk_` and 26 characters.
+    WebhookId,
+    "whk"
+);
+id!(
+    /// One message to one webhook, however often it is sent: `msg_` and 26 characters. Ordered by time of creation.
+    DeliveryId,
+    "msg"
 );
 
 impl TaskId {

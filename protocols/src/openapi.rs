@@ -7,6 +7,7 @@ mod accounts;
 mod context;
 pub mod page;
 mod records;
+mod webhooks;
 
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,7 @@ pub fn document(version: &str) -> Value {
     paths.extend(accounts::paths());
     paths.extend(records::paths());
     paths.extend(context::paths());
+    paths.extend(webhooks::paths());
     for endpoint in rest::ENDPOINTS {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[method(endpoint.method)] = operation(endpoint);
@@ -50,6 +52,7 @@ pub fn document(version: &str) -> Value {
             {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
             {"name": "context", "description": "Documents kept for some days, and snapshots of them"},
             {"name": "sessions", "description": "Conversations"},
+            {"name": "webhooks", "description": "Places that are told when tasks end, by Standard Webhooks"},
             {"name": "gmail", "description": "Mail as it is"},
             {"name": "calendar", "description": "Events as they are"},
             {"name": "drive", "description": "Files as they are"},
@@ -549,6 +552,7 @@ fn all_schemas() -> Value {
         all.extend(accounts::schemas());
         all.extend(records::schemas());
         all.extend(context::schemas());
+        all.extend(webhooks::schemas());
     }
     all
 }

@@ -9,6 +9,7 @@ use crate::auth::providers::Providers;
 use crate::context::ContextConfig;
 use crate::env::RunConfig;
 use crate::limit::{LimitConfig, Limits};
+use crate::webhooks::WebhookConfig;
 
 /// How long a session lives, from its first command.
 pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,6 +47,8 @@ pub struct ShardConfig {
     pub unconfirmed_life: Duration,
     /// How long an idempotency key is remembered. Default 24 h.
     pub idempotency_life: Duration,
+    /// Webhooks.
+    pub webhooks: WebhookConfig,
     /// What the node signs with: cursors of lists. By default random, so that they end with the process; one that is kept
     /// lets them live over a restart.
     pub node_secret: [u8; 32],
@@ -98,6 +101,7 @@ impl ShardConfig {
             unconfirmed_max: 10_000,
             unconfirmed_life: Duration::from_secs(24 * 60 * 60),
             idempotency_life: Duration::from_secs(24 * 60 * 60),
+            webhooks: WebhookConfig::default(),
             node_secret,
             waits_max: 10_000,
             keys_cached_max: 65_536,

@@ -38,6 +38,7 @@ mod signal;
 mod tasks;
 pub mod upstream;
 pub mod watch;
+pub mod webhooks;
 
 pub use admin::{Admin, AdminError, KeyLimit, KeySpec, SEEDED_AT_ONCE_MAX, Seed};
 pub use auth::Revocations;

@@ -1,14 +1,14 @@
-//! Makes the names of one core's new tasks, sessions and requests.
+//! Makes the names of one core's new tasks, sessions, webhooks, messages and requests.
 //!
 //! Invariants:
-//! - task and session ids of a core rise, even within a millisecond or when the wall clock steps back while the
+//! - ids of each kind but requests' rise on a core, even within a millisecond or when the wall clock steps back while the
 //!   process lives: the order of a user's ids is the order in which they were given out;
 //! - ids hold 80 bits from the host's random source, drawn in blocks.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
-use sluice_protocols::ids::{GenerationId, SessionId, SnapshotId, TaskId};
+use sluice_protocols::ids::{DeliveryId, GenerationId, SessionId, SnapshotId, TaskId, WebhookId};
 
 /// Random bytes drawn at once: enough for some 50 ids a system call.
 const BLOCK_BYTES: usize = 512;
@@ -19,6 +19,8 @@ pub(crate) struct Mint {
     task_last: Cell<u128>,
     session_last: Cell<u128>,
     context_last: Cell<u128>,
+    webhook_last: Cell<u128>,
+    message_last: Cell<u128>,
     request_seed: u64,
     request_count: Cell<u64>,
 }
@@ -51,6 +53,8 @@ impl Mint {
             task_last: Cell::new(0),
             session_last: Cell::new(0),
             context_last: Cell::new(0),
+            webhook_last: Cell::new(0),
+            message_last: Cell::new(0),
             request_seed,
             request_count: Cell::new(0),
         }
@@ -74,6 +78,16 @@ impl Mint {
     /// A snapshot of context documents that is taken at `unix_ms`.
     pub(crate) fn snapshot(&self, unix_ms: u64) -> SnapshotId {
         SnapshotId::from_bytes(self.rising(unix_ms, &self.context_last))
+    }
+
+    /// A webhook made at `unix_ms`.
+    pub(crate) fn webhook(&self, unix_ms: u64) -> WebhookId {
+        WebhookId::from_bytes(self.rising(unix_ms, &self.webhook_last))
+    }
+
+    /// A message to a webhook, made at `unix_ms`.
+    pub(crate) fn message(&self, unix_ms: u64) -> DeliveryId {
+        DeliveryId::from_bytes(self.rising(unix_ms, &self.message_last))
     }
 
     /// Makes every later task id greater than `task`, which an earlier process gave out.

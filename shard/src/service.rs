@@ -54,12 +54,13 @@ use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
     self, Account, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events,
-    google, health, history, intents, keyed, keys, preferences, session, task, users, workflow,
+    google, health, history, intents, keyed, keys, preferences, session, task, users, webhook, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
 use crate::tasks::queue::{Queue, QueueLimits};
 use crate::tasks::{Means, Runner, Tasks};
+use crate::webhooks::{self, Webhooks};
 
 /// What is asked for, and who may.
 type Asked = (Access, Target);
@@ -120,6 +121,7 @@ pub(crate) struct Core {
     pub(crate) clerk: Clerk,
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) tasks: Rc<Tasks>,
+    pub(crate) webhooks: Rc<Webhooks>,
     pub(crate) mint: Rc<Mint>,
     pub(crate) clock: Clock,
     /// For calls to Google that are no task's.
@@ -194,6 +196,7 @@ impl CoreService {
         let core = &self.core;
         core.metrics.state.set_draining();
         let left = core.tasks.drain(deadline).await;
+        core.webhooks.drain(deadline).await;
         core.limiter.save_all(&core.store, &core.clock).await;
         left
     }
@@ -219,12 +222,24 @@ impl Core {
             Rc::clone(&mint),
             Arc::clone(&metrics),
         ));
+        let webhooks = Webhooks::new(
+            &config.webhooks,
+            webhooks::Means {
+                store: store.clone(),
+                vault: env.vault.clone(),
+                egress: env.egress.clone(),
+                clock: clock.clone(),
+                mint: Rc::clone(&mint),
+                metrics: Arc::clone(&metrics),
+            },
+        );
         let means = Means {
             store: store.clone(),
             clock: clock.clone(),
             mint: Rc::clone(&mint),
             metrics: Arc::clone(&metrics),
             watches: Rc::clone(&env.watches),
+            webhooks: Rc::clone(&webhooks),
         };
         let shelves = Shelves::new(store.clone(), clock.clone(), Arc::clone(&metrics), config.context);
         let tasks = Tasks::new(config, queue, Rc::clone(&sessions), runner, means);
@@ -241,6 +256,7 @@ impl Core {
             clerk: Clerk::new(parts.admin.clone(), parts.egress.runtime()),
             sessions,
             tasks,
+            webhooks,
             mint,
             clock,
             env,
@@ -262,6 +278,8 @@ impl Core {
 
     async fn recover(&self) {
         let shards: Vec<_> = self.placement.owned_by(self.id).collect();
+        // Before the tasks, whose ends are told.
+        self.webhooks.recover(&shards).await;
         self.tasks.recover(shards.clone(), &self.mint).await;
         sluice_core::spawn(Rc::clone(&self.tasks).keep_swept(shards.clone()));
         sluice_core::spawn(Rc::clone(&self.shelves).keep_swept(shards));
@@ -550,6 +568,12 @@ impl Core {
             Target::Context { .. } => {
                 sluice_core::spawn(context::serve(core, exchange, who, request));
             }
+            Target::Webhooks { .. } => {
+                sluice_core::spawn(async move {
+                    let result = webhook::serve(&core, &who, &request).await;
+                    settle(exchange, result);
+                });
+            }
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
@@ -632,6 +656,7 @@ impl Core {
             | Target::CacheInvalidate
             | Target::Workflows { .. }
             | Target::Context { .. }
+            | Target::Webhooks { .. }
             | Target::IntentParse
             | Target::Account(_)
             | Target::TaskGet(_)

@@ -37,6 +37,7 @@ impl Checks<'_> {
             rate,
             tasks,
             context,
+            webhooks,
             store,
             egress,
             cache,
@@ -91,6 +92,19 @@ impl Checks<'_> {
             ("context.bytes_per_user_max", context.bytes_per_user_max, 65_536, 104_857_600),
             ("context.ttl_s", context.ttl_s, 60, context.ttl_max_s),
             ("context.ttl_max_s", context.ttl_max_s, 60, 31_536_000),
+            ("webhooks.per_user_max", webhooks.per_user_max, 1, 100),
+            ("webhooks.pending_per_user_max", webhooks.pending_per_user_max, 1, 1_000_000),
+            ("webhooks.pending_per_core_max", webhooks.pending_per_core_max, 1, 10_000_000),
+            ("webhooks.running_per_core_max", webhooks.running_per_core_max, 1, 10_000),
+            ("webhooks.running_per_user_max", webhooks.running_per_user_max, 1, 10_000),
+            ("webhooks.running_per_receiver_max", webhooks.running_per_receiver_max, 1, 10_000),
+            ("webhooks.connect_timeout_ms", webhooks.connect_timeout_ms.0, 10, 60_000),
+            ("webhooks.attempt_timeout_ms", webhooks.attempt_timeout_ms.0, 100, 600_000),
+            ("webhooks.attempts_max", webhooks.attempts_max, 1, 100),
+            ("webhooks.retry_base_ms", webhooks.retry_base_ms.0, 1, 3_600_000),
+            ("webhooks.retry_max_ms", webhooks.retry_max_ms.0, webhooks.retry_base_ms.0, 86_400_000),
+            ("webhooks.disable_after", webhooks.disable_after, 1, 100_000),
+            ("webhooks.rotation_overlap_s", webhooks.rotation_overlap_s, 0, 2_592_000),
             ("store.block_cache_mib", store.block_cache_mib, 8, 1_048_576),
             ("store.write_buffer_mib", store.write_buffer_mib, 8, 65_536),
             ("store.reader_threads", store.reader_threads, 1, 64),
@@ -196,7 +210,7 @@ impl Checks<'_> {
     }
 
     pub(super) fn combinations(&mut self) {
-        let Config { server, limits, tasks, egress, openai, google, .. } = self.config;
+        let Config { server, limits, tasks, webhooks, egress, openai, google, .. } = self.config;
         if server.data_dir.as_os_str().is_empty() {
             self.refuse("server.data_dir", "is empty; allowed is the path of a directory".to_owned());
         }
@@ -213,6 +227,9 @@ impl Checks<'_> {
                 limits.tasks_running_per_core_max
             );
             self.refuse("limits.tasks_running_per_user_max", text);
+        }
+        if webhooks.ports.contains(&0) {
+            self.refuse("webhooks.ports", "0 is no port; allowed is 1 to 65535".to_owned());
         }
         for name in tasks.confirm.iter().filter(|name| !Operation::NAMES.contains(&name.as_str())) {
             let text = format!("{name:?} is no operation; allowed are {}", Operation::NAMES.join(", "));

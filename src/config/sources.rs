@@ -101,10 +101,13 @@ fn typed(text: &str, default: Option<&toml::Value>) -> Value {
         Some(toml::Value::Boolean(_)) => {
             text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from)
         }
-        Some(toml::Value::Array(_)) => {
+        Some(toml::Value::Array(default)) => {
             let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
             let items = inner.split(',').map(|item| item.trim().trim_matches('"'));
-            Value::from(items.filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>())
+            let first = default.first();
+            Value::from(
+                items.filter(|item| !item.is_empty()).map(|item| typed(item, first)).collect::<Vec<_>>(),
+            )
         }
         _ => Value::from(text),
     }

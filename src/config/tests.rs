@@ -66,7 +66,11 @@ fn environment_goes_over_the_file_and_flags_over_both() {
         ("SLUICE_SERVER__PIN", "false"),
         ("UNRELATED", "1"),
     ];
-    let config = load(text, &environment, &[("listen.port", "3000")]).expect("sound");
+    let flags =
+        [("listen.port", "3000"), ("webhooks.ports", "443, 9000"), ("webhooks.allow", "10.0.0.0/8,::1/128")];
+    let config = load(text, &environment, &flags).expect("sound");
+    assert_eq!(config.webhooks.ports, [443, 9000]);
+    assert_eq!(config.webhooks.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(config.listen.port, 3000);
     assert_eq!(config.listen.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
     assert_eq!((config.log.level, config.server.shards, config.server.pin), (LogLevel::Debug, 8, false));
@@ -84,7 +88,7 @@ fn an_unknown_key_names_file_and_key_and_the_allowed_keys_all_at_once() {
         [
             "SLUICE_ADMIN__LITSEN: admin.litsen: unknown key; keys in [admin] are listen, socket",
             "sluice.toml: log.levle: unknown key; keys in [log] are level, format",
-            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, rate, tasks, context, store, vault, egress, cache, quota, \
+            "sluice.toml: tsl: unknown section; sections are server, listen, tls, limits, rate, tasks, context, webhooks, store, vault, egress, cache, quota, \
              intent, openai, google, identity, admin, log",
         ]
     );
@@ -171,6 +175,9 @@ fn impossible_combinations_are_refused_by_key() {
         ("[google]\ndrive_url = 'https://a?b'\n", "google.drive_url"),
         ("[tasks]\nconfirm = ['gmail.send', 'gmail.sent']\n", "tasks.confirm"),
         ("[tasks]\nretry_base_ms = 60000\n", "tasks.retry_max_ms"),
+        ("[webhooks]\nports = [443, 0]\n", "webhooks.ports"),
+        ("[webhooks]\nallow = ['10.0.0.0/33']\n", "webhooks.allow"),
+        ("[webhooks]\nallow = ['10.0.0.1']\n", "webhooks.allow"),
     ] {
         let problems = refused(text, &[]);
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");

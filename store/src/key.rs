@@ -25,6 +25,9 @@
 //! 0x0f  context chunk     user[16] generation[16] index[4]                             ContextChunkRecord
 //! 0x10  context snapshot  user[16] snapshot[16]                                        ContextSnapshotRecord
 //! 0x11  preferences       user[16]                                                     PreferencesRecord
+//! 0x12  webhook           user[16] webhook[16]                                         WebhookRecord
+//!                         user[16] webhook[16] 0x00                                    AttemptsRecord
+//! 0x13  delivery, pending user[16] webhook[16] message[16]                             DeliveryRecord
 //! 0x14  data key          user[16]                                                     DataKeyRecord
 //! 0x15  identity          SHA-256 of the issuer's length[4], the issuer and the subject[32]     IdentityRecord
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
@@ -37,6 +40,7 @@
 //! Invariants:
 //! - pending tasks have a kind of their own, so what a restart must take up again is one prefix a shard;
 //!   finishing a task deletes one key and puts the other in the same batch;
+//! - so have pending deliveries; what came of the last attempts stands beside the webhook;
 //! - no context document's key begins with a zero, so a user's orphans stand before their documents;
 //! - a name lives in the shard that its own hash picks ([`name_shard`]), not in its user's; so does an identity
 //!   ([`identity_shard`]);
@@ -46,7 +50,7 @@ use std::fmt;
 
 use sluice_protocols::api::context::{CONTEXT_KEY_CHARS_MAX, is_context_key};
 use sluice_protocols::ids::{
-    GenerationId, KeyId, SessionId, ShardCount, ShardId, SnapshotId, TaskId, UserId,
+    DeliveryId, GenerationId, KeyId, SessionId, ShardCount, ShardId, SnapshotId, TaskId, UserId, WebhookId,
 };
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
@@ -90,6 +94,8 @@ pub enum Kind {
     ContextChunk = 0x0f,
     ContextSnapshot = 0x10,
     Preferences = 0x11,
+    Webhook = 0x12,
+    Delivery = 0x13,
     DataKey = 0x14,
     Identity = 0x15,
     Limit = 0x16,
@@ -121,6 +127,8 @@ impl Kind {
             0x0f => Self::ContextChunk,
             0x10 => Self::ContextSnapshot,
             0x11 => Self::Preferences,
+            0x12 => Self::Webhook,
+            0x13 => Self::Delivery,
             0x14 => Self::DataKey,
             0x15 => Self::Identity,
             0x16 => Self::Limit,
@@ -342,6 +350,21 @@ impl Key {
         Self::of(Kind::ContextSnapshot, &[user.as_bytes(), snapshot.as_bytes()])
     }
 
+    /// A user's webhook.
+    pub fn webhook(user: &UserId, webhook: &WebhookId) -> Self {
+        Self::of(Kind::Webhook, &[user.as_bytes(), webhook.as_bytes()])
+    }
+
+    /// What came of the last attempts at a webhook.
+    pub fn webhook_attempts(user: &UserId, webhook: &WebhookId) -> Self {
+        Self::of(Kind::Webhook, &[user.as_bytes(), webhook.as_bytes(), &[0]])
+    }
+
+    /// A message to a webhook that is still to be delivered.
+    pub fn delivery(user: &UserId, webhook: &WebhookId, message: &DeliveryId) -> Self {
+        Self::of(Kind::Delivery, &[user.as_bytes(), webhook.as_bytes(), message.as_bytes()])
+    }
+
     /// Where a copy of `value`, found damaged under `original`, is kept. The same damage has the same key.
     pub(crate) fn quarantine(original: &Self, value: &[u8]) -> Self {
         Self::of(Kind::Quarantine, &[&xxh3_64(value).to_be_bytes(), original.as_bytes()])
@@ -381,6 +404,8 @@ impl Key {
                     && bytes[bytes.len() - 5] == 0
                     && check_workflow_name(&bytes[17..bytes.len() - 5]).is_ok()
             }
+            Kind::Webhook => bytes.len() == 33 || (bytes.len() == 34 && bytes[33] == 0),
+            Kind::Delivery => bytes.len() == 49,
             Kind::Quarantine => bytes.len() > 9,
         };
         if fits {
@@ -427,6 +452,18 @@ impl Key {
     /// The number of an audit entry's key; `None` for other kinds.
     pub fn audit_sequence(&self) -> Option<u64> {
         (self.kind() == Kind::AuditEntry).then(|| u64::from_be_bytes(self.array(1)))
+    }
+
+    /// The webhook of a webhook's own key; `None` for that of its attempts and for other kinds.
+    pub fn webhook_id(&self) -> Option<WebhookId> {
+        let is_own = self.kind() == Kind::Webhook && self.0.len() == 33;
+        is_own.then(|| WebhookId::from_bytes(self.array(17)))
+    }
+
+    /// Webhook and message of a pending delivery's key; `None` for other kinds.
+    pub fn delivery_id(&self) -> Option<(WebhookId, DeliveryId)> {
+        let is_own = self.kind() == Kind::Delivery;
+        is_own.then(|| (WebhookId::from_bytes(self.array(17)), DeliveryId::from_bytes(self.array(33))))
     }
 
     /// The session of a session key; `None` for other kinds.
@@ -505,6 +542,11 @@ impl KeyRange {
     /// The turns of a session, oldest first.
     pub fn turns(user: &UserId, session: &SessionId) -> Self {
         Self::prefix(Key::of(Kind::Turn, &[user.as_bytes(), session.as_bytes()]).as_bytes())
+    }
+
+    /// The pending deliveries of a webhook, oldest first.
+    pub fn deliveries(user: &UserId, webhook: &WebhookId) -> Self {
+        Self::prefix(Key::of(Kind::Delivery, &[user.as_bytes(), webhook.as_bytes()]).as_bytes())
     }
 
     /// A user's history entries of one month.
@@ -670,6 +712,14 @@ mod tests {
         assert_eq!(Key::task_pending(&user(3), &task(6)).task_id(), Some(task(6)));
         assert_eq!(Key::task_pending(&user(3), &task(6)).user_id(), Some(user(3)));
         assert_eq!(Key::applied().user_id(), None);
+        let (webhook, message) = (WebhookId::from_bytes([5; 16]), DeliveryId::from_bytes([6; 16]));
+        assert_eq!(Key::webhook(&user(3), &webhook).webhook_id(), Some(webhook));
+        assert_eq!(Key::webhook_attempts(&user(3), &webhook).webhook_id(), None);
+        let delivery = Key::delivery(&user(3), &webhook, &message);
+        assert_eq!(delivery.delivery_id(), Some((webhook, message)));
+        assert_eq!((delivery.user_id(), delivery.webhook_id()), (Some(user(3)), None));
+        assert!(KeyRange::deliveries(&user(3), &webhook).contains(delivery.as_bytes()));
+        assert!(!KeyRange::deliveries(&user(4), &webhook).contains(delivery.as_bytes()));
     }
 
     #[test]
@@ -722,6 +772,9 @@ mod tests {
                 Key::context_chunk(&user, &GenerationId::from_bytes(t), 7),
                 Key::context_snapshot(&user, &SnapshotId::from_bytes(t)),
                 Key::activity(&user), Key::identity(&[provider; 32]),
+                Key::webhook(&user, &WebhookId::from_bytes(t)),
+                Key::webhook_attempts(&user, &WebhookId::from_bytes(t)),
+                Key::delivery(&user, &WebhookId::from_bytes(t), &DeliveryId::from_bytes(u)),
             ];
             for key in keys {
                 prop_assert_eq!(Key::from_bytes(key.as_bytes()).unwrap(), key);
@@ -732,6 +785,7 @@ mod tests {
         fn arbitrary_bytes_never_make_a_key_that_cannot_be_taken_apart(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(key) = Key::from_bytes(&bytes) {
                 let _ = (key.user_id(), key.task_id(), key.session_id(), key.workflow_name(), format!("{key:?}"));
+                let _ = (key.webhook_id(), key.delivery_id());
                 prop_assert_eq!(key.as_bytes(), bytes.as_slice());
             }
         }

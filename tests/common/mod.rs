@@ -10,6 +10,7 @@ pub mod lot;
 pub mod metrics;
 pub mod python;
 pub mod raw;
+pub mod receiver;
 pub mod scene;
 
 use std::io::{BufRead, BufReader, Read as _};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::outward::OutwardConfig;
+
 /// Most worker threads of the shared runtime. Upstream calls wait far more than they compute;
 /// beyond this the threads would only take time from the cores.
 pub const THREADS_MAX: usize = 32;
@@ -27,6 +29,8 @@ pub struct EgressConfig {
     pub user_agent: String,
     /// The five upstreams.
     pub upstreams: PerUpstream<UpstreamConfig>,
+    /// Messages to users' webhooks.
+    pub outward: OutwardConfig,
 }
 
 impl EgressConfig {
@@ -41,6 +45,7 @@ impl EgressConfig {
             retry: RetryConfig::default(),
             user_agent: concat!("sluice/", env!("CARGO_PKG_VERSION")).to_owned(),
             upstreams,
+            outward: OutwardConfig::default(),
         }
     }
 }

@@ -18,12 +18,13 @@ use reqwest::{Client, Method, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
+use super::outward;
 use super::retry::{RetryBudget, is_retryable_answer, retry_after};
 use super::stats::Stats;
 use super::transfer::{self, AnswerBody, AnswerFields, Rest};
 use super::{
-    EgressConfig, EgressError, EgressRequest, EgressResponse, EgressStartError, Job, Retry, Shared, Upstream,
-    UpstreamConfig,
+    CallJob, EgressConfig, EgressError, EgressRequest, EgressResponse, EgressStartError, Job, Retry, Shared,
+    Upstream, UpstreamConfig,
 };
 
 /// Jobs taken from one mailbox before the next has its turn.
@@ -151,10 +152,10 @@ impl Drop for Place<'_> {
 }
 
 /// Counts one more in a gauge for as long as it lives.
-struct Gauge<'a>(&'a AtomicU64);
+pub(super) struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
-    fn enter(gauge: &'a AtomicU64) -> Self {
+    pub(super) fn enter(gauge: &'a AtomicU64) -> Self {
         gauge.fetch_add(1, Relaxed);
         Self(gauge)
     }
@@ -167,7 +168,13 @@ impl Drop for Gauge<'_> {
 }
 
 /// A task of the pool; the last one to end tells a waiting shutdown.
-struct Running(Arc<Shared>);
+pub(super) struct Running(Arc<Shared>);
+
+impl Running {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -204,16 +211,20 @@ fn take_batch(shared: &Arc<Shared>) -> bool {
             let Some(job) = mailbox.pop() else { break };
             any = true;
             shared.running.fetch_add(1, SeqCst);
-            tokio::spawn(run(Running(Arc::clone(shared)), job));
+            let running = Running(Arc::clone(shared));
+            match job {
+                Job::Call(job) => drop(tokio::spawn(run(running, job))),
+                Job::Message(job) => drop(tokio::spawn(outward::run(running, job))),
+            }
         }
     }
     any
 }
 
 /// One call from admission to answer, broken off when its caller goes away or the pool must stop.
-async fn run(me: Running, job: Job) {
+async fn run(me: Running, job: CallJob) {
     let shared = &*me.0;
-    let Job { request, called_at, mut reply } = job;
+    let CallJob { request, called_at, mut reply } = job;
     let state = shared.upstreams.get(request.upstream);
     let sent = AtomicBool::new(false);
     let mut abort = shared.abort.subscribe();

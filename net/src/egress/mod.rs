@@ -1,4 +1,4 @@
-//! The egress pool: every call to OpenAI and Google, made on one small shared runtime.
+//! The egress pool: every call to OpenAI and Google, and every message to a user's webhook, made on one small shared runtime.
 //!
 //! A core hands a request over through its own bounded mailbox and gets a future back; the pool's threads
 //! do names, TCP, TLS, HTTP/2, waiting and repeating, and wake the core once with the answer.
@@ -16,6 +16,7 @@
 
 mod config;
 mod dispatch;
+mod outward;
 mod retry;
 mod stats;
 #[cfg(test)]
@@ -38,15 +39,21 @@ use tokio::sync::{Notify, oneshot, watch};
 pub use config::{
     CONCURRENCY_MAX, EgressConfig, PerUpstream, RetryConfig, THREADS_MAX, Upstream, UpstreamConfig,
 };
+pub use outward::{
+    IpNet, OutwardAnswer, OutwardCall, OutwardConfig, OutwardError, OutwardMessage, OutwardPolicy,
+    OutwardSnapshot, OutwardTarget, TARGET_BYTES_MAX, TargetError,
+};
 pub use stats::{LATENCY_BOUNDS_MS, Reason, UpstreamSnapshot};
 pub use transfer::{AnswerBody, AnswerFields, End, PieceLimits, Pieces};
 
 use dispatch::UpstreamState;
+use outward::{LOOKUPS_MAX, OutwardJob, OutwardState, Stage as OutwardStage};
 
 /// After the grace period of a shutdown, how long aborted calls get to hand in their answers.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
-/// Threads for name resolution; it blocks, and answers are reused through kept connections.
-const BLOCKING_THREADS_MAX: usize = 8;
+/// Threads for name resolution, which blocks: those of the upstreams, whose answers are reused through kept connections, and
+/// those of messages, so that no receiver's name can take the others' threads.
+const BLOCKING_THREADS_MAX: usize = 8 + LOOKUPS_MAX;
 
 /// Whether a call may be done more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +217,14 @@ pub enum EgressStartError {
 
 type Answer = Result<EgressResponse, EgressError>;
 
-/// A call on its way from a core to the pool.
-struct Job {
+/// What is on its way from a core to the pool.
+enum Job {
+    Call(CallJob),
+    Message(OutwardJob),
+}
+
+/// A call to an upstream.
+struct CallJob {
     request: Arc<EgressRequest>,
     called_at: Instant,
     reply: oneshot::Sender<Answer>,
@@ -232,6 +245,7 @@ struct Shared {
     running: AtomicUsize,
     idle: Notify,
     upstreams: PerUpstream<UpstreamState>,
+    outward: OutwardState,
     config: EgressConfig,
 }
 
@@ -267,6 +281,7 @@ impl Egress {
         check(&config)?;
         let upstreams =
             config.upstreams.try_map(|upstream, settings| UpstreamState::new(upstream, settings, &config))?;
+        let outward = OutwardState::new(&config.outward, &config.user_agent)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
             .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -283,6 +298,7 @@ impl Egress {
             running: AtomicUsize::new(1),
             idle: Notify::new(),
             upstreams,
+            outward,
             config,
         });
         runtime.spawn(dispatch::dispatch(Arc::clone(&shared)));
@@ -313,18 +329,42 @@ impl Egress {
             return Call(Stage::Refused(Some(EgressError::ShuttingDown)));
         }
         let (reply, answer) = oneshot::channel();
-        let job = Job { request, called_at: Instant::now(), reply };
-        let mailbox = &shared.mailboxes[self.mailbox_index];
-        if let Err(job) = mailbox.push(job) {
-            shared.upstreams.get(job.request.upstream).stats.fail(Reason::MailboxFull);
+        if !self.push(Job::Call(CallJob { request, called_at: Instant::now(), reply })) {
+            stats.fail(Reason::MailboxFull);
             return Call(Stage::Refused(Some(EgressError::Overloaded)));
+        }
+        Call(Stage::Waiting(answer))
+    }
+
+    /// Hands a message over at once: one attempt, as [`Self::call`].
+    pub fn send(&self, message: OutwardMessage) -> OutwardCall {
+        let shared = &*self.owner.shared;
+        let refuse = |error| {
+            shared.outward.stats.fail(error);
+            OutwardCall(OutwardStage::Refused(error))
+        };
+        if shared.closing.load(SeqCst) {
+            return refuse(OutwardError::ShuttingDown);
+        }
+        let (reply, outcome) = oneshot::channel();
+        if !self.push(Job::Message(OutwardJob { message, reply })) {
+            return refuse(OutwardError::Overloaded);
+        }
+        OutwardCall(OutwardStage::Waiting(outcome))
+    }
+
+    /// Puts a job into this handle's mailbox; `false` when that is full.
+    fn push(&self, job: Job) -> bool {
+        let shared = &*self.owner.shared;
+        if shared.mailboxes[self.mailbox_index].push(job).is_err() {
+            return false;
         }
         shared.ring();
         // Either this sees the pool closing, or the dispatcher's last look at the mailboxes sees the job.
         if shared.closing.load(SeqCst) {
             shared.refuse_waiting();
         }
-        Call(Stage::Waiting(answer))
+        true
     }
 
     /// Whether [`Self::shutdown`] has begun: calls that fail from then on say nothing about their upstream.
@@ -342,7 +382,12 @@ impl Egress {
         self.owner.shared.upstreams.get(upstream).stats.snapshot()
     }
 
-    /// Calls now in the mailboxes, not yet taken by the pool.
+    /// The counters of messages.
+    pub fn outward_stats(&self) -> OutwardSnapshot {
+        self.owner.shared.outward.stats.snapshot()
+    }
+
+    /// Calls and messages now in the mailboxes, not yet taken by the pool.
     pub fn mailbox_depth(&self) -> usize {
         self.owner.shared.mailboxes.iter().map(ArrayQueue::len).sum()
     }
@@ -385,8 +430,16 @@ impl Shared {
     /// Answers everything in the mailboxes with `ShuttingDown`.
     fn refuse_waiting(&self) {
         for job in self.mailboxes.iter().flat_map(|mailbox| std::iter::from_fn(|| mailbox.pop())) {
-            self.upstreams.get(job.request.upstream).stats.fail(Reason::ShuttingDown);
-            let _gone = job.reply.send(Err(EgressError::ShuttingDown));
+            match job {
+                Job::Call(job) => {
+                    self.upstreams.get(job.request.upstream).stats.fail(Reason::ShuttingDown);
+                    let _gone = job.reply.send(Err(EgressError::ShuttingDown));
+                }
+                Job::Message(job) => {
+                    self.outward.stats.fail(OutwardError::ShuttingDown);
+                    let _gone = job.reply.send(Err(OutwardError::ShuttingDown));
+                }
+            }
         }
     }
 
@@ -441,5 +494,6 @@ fn check(config: &EgressConfig) -> Result<(), EgressStartError> {
         let concurrency_max = config.upstreams.get(upstream).concurrency_max;
         bounded("concurrency_max", concurrency_max, CONCURRENCY_MAX, "1 to 65536")?;
     }
+    bounded("outward.concurrency_max", config.outward.concurrency_max, CONCURRENCY_MAX, "1 to 65536")?;
     Ok(())
 }

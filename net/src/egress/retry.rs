@@ -94,7 +94,7 @@ impl RetryBudget {
 /// What the upstream asked for: `retry-after-ms` first (OpenAI), else `Retry-After` in seconds or as an
 /// HTTP date (RFC 9110 10.2.3). A date in the past is no wait. OpenAI also says what is left and when there is more.
 pub(super) fn retry_after(upstream: Upstream, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let text = |name: &str| text_of(headers, name);
     if upstream == Upstream::OpenAi
         && text("retry-after").is_none()
         && let Some(RetryAfter::Delay(delay)) = openai::retry_after(text)
@@ -104,7 +104,16 @@ pub(super) fn retry_after(upstream: Upstream, headers: &HeaderMap, now: SystemTi
     if let Some(ms) = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok()) {
         return seconds(ms / 1000.0);
     }
-    let value = text(RETRY_AFTER.as_str())?;
+    asked_wait(headers, now)
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// What `Retry-After` alone asks for.
+pub(super) fn asked_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = text_of(headers, RETRY_AFTER.as_str())?;
     if let Ok(figure) = value.parse::<f64>() {
         return seconds(figure);
     }

@@ -66,6 +66,8 @@ pub enum RouteLabel {
     Workflows,
     /// `/api/v1/context/...`
     Context,
+    /// `/api/v1/webhooks/...`
+    Webhooks,
     /// `POST /api/v1/intents/parse`
     IntentParse,
     /// `/api/v1/keys/...`
@@ -82,7 +84,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -101,6 +103,7 @@ impl RouteLabel {
         Self::CacheInvalidate,
         Self::Workflows,
         Self::Context,
+        Self::Webhooks,
         Self::IntentParse,
         Self::Keys,
         Self::Users,
@@ -139,6 +142,7 @@ impl RouteLabel {
             Self::CacheInvalidate => "cache_invalidate",
             Self::Workflows => "workflows",
             Self::Context => "context",
+            Self::Webhooks => "webhooks",
             Self::IntentParse => "intent_parse",
             Self::Keys => "keys",
             Self::Users => "users",
@@ -288,6 +292,19 @@ cells! {
     Total context_snapshots_restored "Snapshots of context documents restored",
     Total context_snapshots_expired "Snapshots of context documents removed, their time being over",
     Total context_generations_removed "Contents of context documents removed since nothing referred to them: replaced, deleted, over, broken off or left by a crash",
+    Gauge webhooks "Webhooks of users",
+    Gauge webhook_messages_pending "Messages to webhooks that wait to be delivered",
+    Gauge webhook_messages_running "Messages to webhooks under way",
+    Total webhook_messages_made "Messages to webhooks made, each in the batch of what it tells of",
+    Total webhook_messages_recovered "Messages to webhooks taken up again after a start",
+    Total webhook_messages_refused_user "Messages not made since too many of their user's waited; webhooks.pending_per_user_max",
+    Total webhook_messages_refused_core "Messages not made since too many of the core's waited; webhooks.pending_per_core_max",
+    Total webhook_messages_delivered "Messages that their receivers took",
+    Total webhook_messages_given_up "Messages given up: attempts used up, webhook disabled or deleted",
+    Total webhook_attempts_failed "Attempts at messages that failed and will be made again",
+    Total webhook_attempts_postponed "Attempts not made for want of a place in the egress pool",
+    Total webhook_records_unreadable "Webhooks and messages that could not be read and stay where they are; look at the log",
+    Total webhooks_disabled "Webhooks disabled since their receivers answered 410, or too many messages in a row were given up",
     Gauge tasks_queued "Tasks waiting to be run",
     Gauge tasks_running "Tasks running",
     Gauge waits "Requests waiting for the end of a task",

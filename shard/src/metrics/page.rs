@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use sluice_core::Counter;
 use sluice_core::mailbox::MailboxStats;
-use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, Reason, Upstream, UpstreamSnapshot};
+use sluice_net::egress::{Egress, LATENCY_BOUNDS_MS, OutwardError, Reason, Upstream, UpstreamSnapshot};
 use sluice_protocols::api::Priority;
 use sluice_protocols::problem::ProblemKind;
 use sluice_store::Store;
@@ -150,7 +150,8 @@ impl Collector for Page {
         self.limits(&mut writer)?;
         self.commits(&mut writer)?;
         self.reads(&mut writer)?;
-        self.upstreams(&mut writer)
+        self.upstreams(&mut writer)?;
+        self.outward(&mut writer)
     }
 }
 
@@ -582,6 +583,35 @@ impl Page {
             ([("upstream", Cow::from(*upstream))], row)
         });
         writer.histograms("egress_duration_seconds", "From a call to its answer, waits included", rows)
+    }
+
+    /// What the pool sent to webhooks. Each attempt is counted once: answered, failed, or cancelled.
+    fn outward(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+        let stats = self.egress.outward_stats();
+        let number = |count| Number::Count(count);
+        writer.number(
+            Growth::Gauge,
+            "outward_in_flight",
+            "Attempts at webhooks under way",
+            number(stats.in_flight),
+        )?;
+        writer.number(
+            Growth::Total,
+            "outward_cancelled",
+            "Attempts whose caller went away",
+            number(stats.cancelled),
+        )?;
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(stats.answered);
+        let rows = classes.map(|(class, count)| ([("status", class.into())], number(count)));
+        writer.numbers(Growth::Total, "outward_answered", "Answers of webhooks, by class of status", rows)?;
+        let rows = OutwardError::ALL.into_iter();
+        let rows = rows.map(|error| ([("reason", error.name().into())], number(stats.failed(error))));
+        writer.numbers(
+            Growth::Total,
+            "outward_failed",
+            "Attempts at webhooks without an answer, by reason",
+            rows,
+        )
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod preferences;
 pub(crate) mod session;
 pub(crate) mod task;
 pub(crate) mod users;
+pub(crate) mod webhook;
 pub(crate) mod workflow;
 mod write;
 
@@ -53,6 +54,7 @@ pub(crate) enum Route<'a> {
     CacheInvalidate,
     Workflows(workflow::Place<'a>),
     Context(context::Place<'a>),
+    Webhooks(webhook::Place<'a>),
     IntentParse,
     Keys,
     Key(&'a str),
@@ -92,6 +94,7 @@ impl<'a> Route<'a> {
             "/api/v1/keys" => Some(Self::Keys),
             "/api/v1/users" => Some(Self::Users),
             "/api/v1/users/me" => Some(Self::Me),
+            _ if path.starts_with(webhook::ROOT) => webhook::Place::of(path).map(Self::Webhooks),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             _ if path.starts_with(context::ROOT) => context::Place::of(path).map(Self::Context),
             "/livez" => Some(Self::Livez),
@@ -135,6 +138,7 @@ impl<'a> Route<'a> {
             | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Workflows(place) => place.allow(),
+            Self::Webhooks(place) => place.allow(),
             Self::Context(place) => place.allow(),
             Self::DeadLetter(_) | Self::Key(_) | Self::User(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Keys | Self::Users => "GET, HEAD, POST, OPTIONS",
@@ -183,6 +187,10 @@ impl<'a> Route<'a> {
             }
             Self::Context(place) => {
                 place.takes(method).map(|brings| Action::Context { brings, changes: !is_read })
+            }
+            Self::Webhooks(place) => {
+                let changes = !is_read;
+                place.takes(method).map(|body| Action::Webhooks { body, changes })
             }
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::Keys if is_read => Some(Action::KeyList),
@@ -242,6 +250,11 @@ pub(crate) enum Action<'a> {
     /// What exactly stands in the path.
     Context {
         brings: context::Brings,
+        changes: bool,
+    },
+    /// As above.
+    Webhooks {
+        body: webhook::WebhookBody,
         changes: bool,
     },
     IntentParse,
@@ -304,10 +317,10 @@ impl Action<'_> {
             | Self::History
             | Self::Workflows { changes: false, .. }
             | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
-            Self::PreferencesGet | Self::KeyList | Self::KeyGet(_) | Self::Me => {
+            Self::PreferencesGet | Self::Webhooks { changes: false, .. } | Self::KeyList | Self::KeyGet(_) | Self::Me => {
                 Access::Own(Scope::AccountRead)
             }
-            Self::PreferencesPatch | Self::KeyMake | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
+            Self::PreferencesPatch | Self::Webhooks { changes: true, .. } | Self::KeyMake | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
                 Access::Own(Scope::Account)
             }
             Self::UserList | Self::UserGet(_) => Access::Read(Scope::AdminRead),
@@ -338,6 +351,7 @@ impl Action<'_> {
             Self::CacheInvalidate => RouteLabel::CacheInvalidate,
             Self::Workflows { .. } => RouteLabel::Workflows,
             Self::Context { .. } => RouteLabel::Context,
+            Self::Webhooks { .. } => RouteLabel::Webhooks,
             Self::IntentParse => RouteLabel::IntentParse,
             Self::KeyList | Self::KeyMake | Self::KeyGet(_) | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
                 RouteLabel::Keys
@@ -378,6 +392,7 @@ impl Action<'_> {
             Self::CacheInvalidate => Target::CacheInvalidate,
             Self::Workflows { has_body, runs, .. } => Target::Workflows { has_body, runs },
             Self::Context { brings, changes } => Target::Context { brings, changes },
+            Self::Webhooks { body, .. } => Target::Webhooks { body },
             Self::IntentParse => Target::IntentParse,
             Self::KeyList => Target::Account(Account::KeyList),
             Self::KeyMake => Target::Account(Account::KeyMake),
@@ -432,6 +447,7 @@ pub(crate) enum Target {
     CacheInvalidate,
     Workflows { has_body: bool, runs: bool },
     Context { brings: context::Brings, changes: bool },
+    Webhooks { body: webhook::WebhookBody },
     IntentParse,
     Account(Account),
     TaskEvents(TaskId),
@@ -509,6 +525,7 @@ impl Target {
             | Self::CacheInvalidate
             | Self::Account(_)
             | Self::Workflows { runs: false, .. }
+            | Self::Webhooks { .. }
             | Self::Context { changes: true, .. } => Class::Administration,
         }
     }
@@ -521,8 +538,10 @@ impl Target {
             | Self::IntentParse
             | Self::Context { brings: context::Brings::Json, .. } => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
+            Self::Webhooks { body: webhook::WebhookBody::Json } => Some(BodyKind::Command),
             Self::DeadEdit(_)
             | Self::PreferencesPatch
+            | Self::Webhooks { body: webhook::WebhookBody::Patch }
             | Self::Account(Account::KeyEdit(_) | Account::UserEdit(_)) => Some(BodyKind::Edit),
             Self::Account(Account::KeyMake | Account::UserMake) => Some(BodyKind::Command),
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
@@ -641,6 +660,9 @@ mod tests {
             Route::Context(context::Place::Snapshots),
             Route::Context(context::Place::Snapshot("x")),
             Route::Context(context::Place::Restore("x")),
+            Route::Webhooks(webhook::Place::All),
+            Route::Webhooks(webhook::Place::One("x")),
+            Route::Webhooks(webhook::Place::Test("x")),
             Route::IntentParse,
             Route::Keys,
             Route::Key("x"),

@@ -52,14 +52,14 @@ pub(super) fn storage_problem(error: &impl std::fmt::Display) -> Problem {
 }
 
 /// The waits of a loop that tries again, each twice as long as the one before.
-pub(super) struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(RETRY_WAIT_MIN)
     }
 
-    pub(super) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         sluice_core::sleep(self.0).await;
         self.0 = (self.0 * 2).min(RETRY_WAIT_MAX);
     }
@@ -198,16 +198,23 @@ impl Tasks {
         }
     }
 
-    /// Commits the end of a task: pending away, finished, session and history, in one batch.
+    /// Commits the end of a task: pending away, finished, session, history, and what webhooks are to be told of it, in one
+    /// batch.
     async fn complete(&self, shard: ShardId, lane: LaneId, mut end: End) -> Result<Rc<Finished>, Setback> {
         note(&mut end.task);
-        let mut session = None;
+        let (mut session, mut announced) = (None, None);
         self.commit_patiently(|| {
-            let (batch, written) = self.end_batch(shard, lane, &mut end);
+            // What the batch before had is given back first.
+            drop(announced.take());
+            let (mut batch, written) = self.end_batch(shard, lane, &mut end);
             session = written;
+            announced = Some(self.webhooks.announce_end(&mut batch, &end.task));
             batch
         })
         .await?;
+        if let Some(announced) = announced {
+            announced.take_up();
+        }
         if let Some(session) = session {
             self.keep_session(lane, session);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! accept:  reserve a place -> commit the pending record -> into the queue -> promise (202)
 //!          its caller waits: the same, but begun while the commit is on its way; the end is what is promised
-//! run:     queue -> runner (journals as it goes) -> ONE batch: pending away, finished, session, history -> tell
+//! run:     queue -> runner (journals as it goes) -> ONE batch: pending away, finished, session, history, webhooks -> tell
 //!                                                -> failed, may pass: pending record anew, not before -> queue
 //!                                                -> attempts used up: the one batch, with a dead letter in it
 //!                                                -> to be confirmed: out of the queue, until confirm or cancel
@@ -50,7 +50,9 @@ use crate::run::{self, RunEnd};
 use crate::sessions::{Recent, Sessions};
 use crate::signal::{Signal, Wait};
 use crate::watch::Watches;
+use crate::webhooks::Webhooks;
 pub(crate) use change::Cancelled;
+pub(crate) use complete::Backoff;
 use complete::Course;
 use finished::{Finished, FinishedTasks};
 use queue::{Entry, LaneId, Queue};
@@ -165,6 +167,7 @@ pub(crate) struct Means {
     pub(crate) mint: Rc<Mint>,
     pub(crate) metrics: Arc<CoreMetrics>,
     pub(crate) watches: Rc<Watches>,
+    pub(crate) webhooks: Rc<Webhooks>,
 }
 
 /// See the module.
@@ -179,6 +182,7 @@ pub(crate) struct Tasks {
     mint: Rc<Mint>,
     metrics: Arc<CoreMetrics>,
     watches: Rc<Watches>,
+    webhooks: Rc<Webhooks>,
     retry: RetryLimits,
     unconfirmed_max: usize,
     unconfirmed_life: Duration,
@@ -204,7 +208,7 @@ impl Tasks {
         runner: Box<dyn Runner>,
         means: Means,
     ) -> Rc<Self> {
-        let Means { store, clock, mint, metrics, watches } = means;
+        let Means { store, clock, mint, metrics, watches, webhooks } = means;
         Rc::new(Self {
             queue,
             pending: RefCell::default(),
@@ -216,6 +220,7 @@ impl Tasks {
             mint,
             metrics,
             watches,
+            webhooks,
             retry: RetryLimits::new(config),
             unconfirmed_max: config.unconfirmed_max,
             unconfirmed_life: config.unconfirmed_life,

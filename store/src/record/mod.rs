@@ -18,6 +18,7 @@ mod loaded;
 mod secret;
 mod task;
 mod types;
+mod webhook;
 
 pub use account::{
     ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, IdentityRecord, KeyRecord, KeyUse, UserRecord,
@@ -39,6 +40,10 @@ pub use types::{
     ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedWorkflowRecord, ConnectionRecord,
     ConnectionState, DataKeyRecord, HistoryRecord, ItemRecord, LimitRecord, LimitStateRecord, NameRecord,
     PreferencesRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, WorkflowRecord,
+};
+pub use webhook::{
+    ArchivedAttemptRecord, ArchivedAttemptsRecord, ArchivedDeliveryRecord, ArchivedWebhookRecord,
+    AttemptRecord, AttemptsRecord, DeliveryRecord, WebhookRecord,
 };
 
 use rkyv::Archive;

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use rkyv::{Deserialize, Serialize};
-use sluice_protocols::ids::{GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId};
+use sluice_protocols::ids::{
+    DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
@@ -212,6 +214,62 @@ fn preferences() -> PreferencesRecord {
         priority: 3,
         confirm: vec!["gmail.send".to_owned()],
         custom_json: "{\"a\":1}".to_owned(),
+    }
+}
+
+fn webhook() -> WebhookRecord {
+    WebhookRecord {
+        id: WebhookId::from_bytes([6; 16]),
+        user: UserId::from_bytes([1; 16]),
+        url: "https://example.com/hook".to_owned(),
+        events: 0b110,
+        description: Some("build".to_owned()),
+        secret: StoredSecret::Sealed(Sealed::from_bytes(vec![1, 2, 3])),
+        previous_secret: Some(StoredSecret::Sealed(Sealed::from_bytes(vec![4, 5, 6]))),
+        previous_until_ms: 11,
+        enabled: false,
+        disabled_reason: 2,
+        created_ms: 8,
+        updated_ms: 9,
+    }
+}
+
+fn delivery() -> DeliveryRecord {
+    DeliveryRecord {
+        id: DeliveryId::from_bytes([7; 16]),
+        webhook: WebhookId::from_bytes([6; 16]),
+        user: UserId::from_bytes([1; 16]),
+        event: 1,
+        body: "{}".to_owned(),
+        created_ms: 8,
+        attempts: 2,
+        not_before_ms: 9,
+    }
+}
+
+fn attempts() -> AttemptsRecord {
+    let attempt = AttemptRecord {
+        message: DeliveryId::from_bytes([7; 16]),
+        event: 1,
+        number: 2,
+        at_ms: 9,
+        took_ms: 3,
+        status: 503,
+        error: 0,
+        outcome: 2,
+    };
+    AttemptsRecord { failures: 1, attempts: vec![attempt] }
+}
+
+#[test]
+fn a_webhook_with_a_secret_as_it_is_is_not_written() {
+    let plain = StoredSecret::Plain(PlainText::from("whsec_secret".to_owned()));
+    let refused = RecordError::Unsealed { record: "webhook" };
+    let now = WebhookRecord { secret: plain.clone(), ..webhook() };
+    let before = WebhookRecord { previous_secret: Some(plain), ..webhook() };
+    for record in [now, before] {
+        assert_eq!(encode(&record).unwrap_err(), refused);
+        assert!(!format!("{record:?}").contains("secret\""));
     }
 }
 
@@ -434,6 +492,9 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&key());
     round_trips(&connection());
     round_trips(&data_key());
+    round_trips(&webhook());
+    round_trips(&delivery());
+    round_trips(&attempts());
     round_trips(&session());
     round_trips(&task());
     round_trips(&history());
@@ -474,11 +535,14 @@ fn layouts_on_disk_are_pinned() {
         pin(&snapshot()),
         pin(&identity()),
         pin(&activity()),
+        pin(&webhook()),
+        pin(&delivery()),
+        pin(&attempts()),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 18] = [
+const PINNED: [(&str, u8, u64); 21] = [
     ("user", 2, 0xfd74_0d53_a088_88ad),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 2, 0x6058_dfa5_af9e_10e4),
@@ -497,6 +561,9 @@ const PINNED: [(&str, u8, u64); 18] = [
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
     ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
     ("activity", 1, 0x064e_b422_90a4_c9db),
+    ("webhook", 1, 0x7c32_92b4_c325_aead),
+    ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
+    ("attempts", 1, 0x5508_865a_f24a_5245),
 ];
 
 #[test]

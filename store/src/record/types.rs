@@ -9,7 +9,9 @@ use rkyv::rancor;
 use rkyv::rancor::Fallible;
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
-use sluice_protocols::ids::{GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId};
+use sluice_protocols::ids::{
+    DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+};
 
 use super::{PlainText, Record, Sealed, StoredSecret};
 use crate::key::Kind;
@@ -48,6 +50,8 @@ macro_rules! raw_id {
 raw_id!(UserId, 16);
 raw_id!(SessionId, 16);
 raw_id!(TaskId, 16);
+raw_id!(WebhookId, 16);
+raw_id!(DeliveryId, 16);
 raw_id!(KeyId, 8);
 raw_id!(GenerationId, 16);
 raw_id!(SnapshotId, 16);

@@ -1,6 +1,6 @@
 //! Where a secret belongs.
 
-use sluice_protocols::ids::UserId;
+use sluice_protocols::ids::{UserId, WebhookId};
 
 use crate::key::{Key, Kind};
 use crate::record::Provider;
@@ -13,6 +13,9 @@ use crate::record::Provider;
 pub enum Field {
     /// The refresh token of a connection.
     RefreshToken = 1,
+    /// What messages to a webhook are signed with, the present one and the one before alike: a rotation moves it within its
+    /// record.
+    WebhookSecret = 2,
 }
 
 impl Field {
@@ -20,6 +23,7 @@ impl Field {
     const fn kind(self) -> Kind {
         match self {
             Self::RefreshToken => Kind::Connection,
+            Self::WebhookSecret => Kind::Webhook,
         }
     }
 
@@ -50,6 +54,11 @@ impl Place {
     /// The refresh token of a user's connection.
     pub fn refresh_token(user: &UserId, provider: Provider) -> Self {
         Self::new(Field::RefreshToken, Key::connection(user, provider.number()))
+    }
+
+    /// What messages to a user's webhook are signed with.
+    pub fn webhook_secret(user: &UserId, webhook: &WebhookId) -> Self {
+        Self::new(Field::WebhookSecret, Key::webhook(user, webhook))
     }
 
     /// Whose secret it is.
