@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use reqwest::Version;
 use serde_json::{Value, json};
 use sluice_protocols::ids::{ApiKey, ShardCount};
 use sluice_shard::Placement;
+use tokio::task::JoinSet;
 
 const TASKS: &str = "/api/v1/tasks";
 
@@ -246,6 +248,23 @@ async fn keys_cannot_be_guessed_by_force() {
     // A key that was right before is still served; one that was not shown yet is not told from a guess.
     assert_eq!(caller.get(TASKS, &ada).await.status.as_u16(), 200);
     assert_refused(&caller.get(TASKS, &bob).await, "unauthorized-hour", 10, 3_600);
+}
+
+/// After a start nobody's key was shown yet.
+#[tokio::test]
+async fn everybody_behind_one_address_may_bring_their_key_at_once() {
+    let scene = Scene::start(2, &["rate.unauthorized_per_hour=10"]);
+    let file = scene.directory.path().join("many");
+    let out = file.to_str().expect("UTF-8");
+    scene.gateway.admin(&["user", "seed", "--count", "60", "--prefix", "many-", "--keys-out", out]);
+    let keys = std::fs::read_to_string(&file).expect("the keys");
+    let caller = Arc::new(scene.caller().await);
+    let mut asking = JoinSet::new();
+    for key in keys.lines().map(str::to_owned) {
+        let caller = Arc::clone(&caller);
+        asking.spawn(async move { caller.get(TASKS, &key).await.status.as_u16() });
+    }
+    assert_eq!(asking.join_all().await, [200; 60]);
 }
 
 #[tokio::test]

@@ -382,9 +382,10 @@ impl Core {
         if owner != self.id {
             return self.pass_on(owner, request, exchange, way, None);
         }
-        // Until it is known to be good it counts as one that nobody has, so that many at once are not looked at either.
+        // It does not count before it is known that nobody has it: after a start everybody behind an address may bring a
+        // key at once. How many are looked at before the first one counts is bounded by the limit of the address.
         let address = request.peer.ip();
-        if let Err(refused) = self.limiter.note_unauthorized(address, class, self.limiter.limits().ns(now)) {
+        if let Err(refused) = self.limiter.may_look_at(address, class, self.limiter.limits().ns(now)) {
             return exchange.limited(&refused);
         }
         self.metrics.keys_misses.add(1);
@@ -398,11 +399,11 @@ impl Core {
             };
             let checked = core.keys.check(means, &text, shard, now).await;
             core.metrics.keys_cached.set(core.keys.len() as u64);
-            if !matches!(checked, Err(Denied::Missing | Denied::Unknown)) {
-                core.limiter.was_authorized(address);
-            }
             match checked {
                 Ok(who) => core.perform(asked, who, request, exchange),
+                Err(denied @ (Denied::Missing | Denied::Unknown)) => {
+                    core.deny_counted(exchange, &denied, address, class);
+                }
                 Err(denied) => core.deny(exchange, &denied),
             }
         });
@@ -429,8 +430,8 @@ impl Core {
         let Ok(Shown::Token(token)) = auth::shown(&request.head) else {
             return self.deny(exchange, &Denied::Missing);
         };
-        // Unlike a key, a token that waits for its provider's keys does not count meanwhile: everybody behind an address
-        // may bring one at once when those change. Others are checked between two waits, so few slip through together.
+        // As a key, it does not count meanwhile: everybody behind an address may bring one at once when their provider's
+        // keys change.
         let (address, class) = (request.peer.ip(), asked.1.class());
         let now_ns = || self.limiter.limits().ns(sluice_core::now());
         if let Err(refused) = self.limiter.may_look_at(address, class, now_ns()) {

@@ -96,8 +96,13 @@ impl Scene {
         let mut command = Command::new(&this);
         command.args(["sim", "--listen", "127.0.0.1:0", "--seed", "1"]).args(sim_options);
         let (sim, sim_url) = Process::start(&mut command, "listening on", &directory.path().join("sim.log"))?;
+        // Beside the data, as a gateway wants it.
+        let master_keys = directory.path().join("master.keys");
+        let made = Command::new(&sluice).args(["vault", "keygen", "--out"]).arg(&master_keys).output()?;
+        ensure!(made.status.success(), "no master key: {}", String::from_utf8_lossy(&made.stderr));
         let program = || {
             let mut command = Command::new(&sluice);
+            command.env("SLUICE_VAULT__KEY_FILE", &master_keys);
             configure(&mut command, &sim_url, directory.path());
             command.args(["--set", &format!("server.cores={}", args.cores)]);
             for setting in NO_QUOTAS.iter().chain(settings) {

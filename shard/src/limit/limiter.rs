@@ -274,8 +274,7 @@ impl Limiter {
         }
     }
 
-    /// Counts a key that nobody has, or one of which that is not known yet: [`Self::was_authorized`] takes it back.
-    /// Refused, the key must not be looked at.
+    /// Counts a credential that nobody has.
     pub(crate) fn note_unauthorized(
         &self,
         address: IpAddr,
@@ -298,16 +297,11 @@ impl Limiter {
     /// Whether another credential of this address may be looked at; nothing is counted.
     pub(crate) fn may_look_at(&self, address: IpAddr, class: Class, now_ns: u64) -> Result<(), Refused> {
         self.note_unauthorized(address, class, now_ns)?;
-        self.was_authorized(address);
-        Ok(())
-    }
-
-    /// The key was somebody's after all.
-    pub(crate) fn was_authorized(&self, address: IpAddr) {
         let addresses = self.limits.unauthorized();
         if !addresses.rates().is_none() {
             addresses.give_back(Neighbourhood::of(address));
         }
+        Ok(())
     }
 }
 
@@ -432,14 +426,14 @@ mod tests {
         let limiter = limiter(small());
         let address: IpAddr = [192, 0, 2, 1].into();
         for _ in 0..1_000 {
-            limiter.note_unauthorized(address, Class::Reads, 0).unwrap();
-            limiter.was_authorized(address);
+            limiter.may_look_at(address, Class::Reads, 0).unwrap();
         }
         for _ in 0..20 {
             limiter.note_unauthorized(address, Class::Reads, 0).unwrap();
         }
         let refused = limiter.note_unauthorized(address, Class::Reads, 0).unwrap_err();
         assert_eq!(refused.kind, LimitKind::Unauthorized(Window::Minute));
+        assert_eq!(limiter.may_look_at(address, Class::Reads, 0).unwrap_err().kind, refused.kind);
         assert!(limiter.note_unauthorized([192, 0, 2, 2].into(), Class::Reads, 0).is_ok());
         assert!(limiter.enter_from(address, Class::Reads, 0).is_ok(), "that is another limit");
     }
