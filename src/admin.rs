@@ -34,6 +34,7 @@ use tokio::net::TcpSocket;
 
 use crate::audit::{self, PageWanted, ProofWanted};
 use crate::config::Config;
+use crate::farewell;
 use crate::serve::open_store;
 use crate::vault::{self, KeySource, Served};
 
@@ -271,7 +272,7 @@ fn do_list_users(admin: &Admin) -> Result<Vec<UserView>, AdminError> {
     Ok(admin.list_users(USERS_LISTED_MAX)?.into_iter().map(UserView::from).collect())
 }
 
-fn find(admin: &Admin, name: &str) -> anyhow::Result<UserRecord> {
+pub(crate) fn find(admin: &Admin, name: &str) -> anyhow::Result<UserRecord> {
     admin.find_user(name)?.with_context(|| format!("there is no user called {name:?}; add it first"))
 }
 
@@ -519,20 +520,30 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.call(path, |client, url| client.get(url))
+        self.call(path, REQUEST_TIMEOUT, |client, url| client.get(url))
     }
 
     pub(crate) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
-        self.call(path, |client, url| client.post(url).json(body))
+        self.post_within(REQUEST_TIMEOUT, path, body)
+    }
+
+    /// As [`Self::post`], for what may take longer than usual.
+    pub(crate) fn post_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.call(path, limit, |client, url| client.post(url).json(body))
     }
 
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
+        limit: Duration,
         build: impl FnOnce(&reqwest::Client, String) -> reqwest::RequestBuilder,
     ) -> anyhow::Result<T> {
-        let client =
-            reqwest::Client::builder().unix_socket(self.path.as_path()).timeout(REQUEST_TIMEOUT).build()?;
+        let client = reqwest::Client::builder().unix_socket(self.path.as_path()).timeout(limit).build()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let request = build(&client, format!("http://sluice{path}"));
@@ -597,6 +608,8 @@ pub(crate) fn serve(
         .route("/keys/list", post(handle_list_keys))
         .route("/keys/revoke", post(handle_revoke_key))
         .route("/seed", post(handle_seed))
+        .route("/users/export", post(farewell::handle_export))
+        .route("/users/erase", post(farewell::handle_erase))
         .route("/audit/page", post(handle_audit_page))
         .route("/audit/proof", post(handle_audit_proof))
         .with_state(admin.clone())

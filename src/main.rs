@@ -7,6 +7,7 @@ mod audit;
 mod command;
 mod config;
 mod deadletter;
+mod farewell;
 mod identity;
 mod node_secret;
 mod quota_file;
@@ -108,6 +109,10 @@ enum UserCommand {
     Connect(admin::NewConnection),
     /// Show or set how many requests of a user are taken
     Limit(admin::NewLimit),
+    /// Write everything of a user to a file, as JSON lines
+    Export(farewell::ExportArgs),
+    /// Erase a user and everything of theirs, for good
+    Erase(farewell::EraseArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,6 +179,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(UserCommand::Connect(connection)) => admin::connect(&config, &connection),
         Command::User(UserCommand::Limit(limit)) => admin::limit_user(&config, &limit),
         Command::User(UserCommand::Set(change)) => admin::change_user(&config, &change),
+        Command::User(UserCommand::Export(args)) => farewell::export(&config, &args),
+        Command::User(UserCommand::Erase(args)) => farewell::erase(&config, &args),
         Command::Key(KeyCommand::Add(key)) => admin::add_key(&config, &key),
         Command::Audit(command) => audit::run(&config, &command),
         Command::Key(KeyCommand::List(owner)) => admin::list_keys(&config, &owner),

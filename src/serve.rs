@@ -117,6 +117,8 @@ fn serve(
     let others = vec![tls.collector(), identity.collector(), tcp_metrics, metrics::vault(vault.clone())];
     let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), others);
     let accounts = Admin::new(store.clone(), vault.clone());
+    // Before the cores take up tasks: some may be of a user who is being erased.
+    accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     let mut shard = shard_config(config, cores.get(), store.path())?;
     shard.providers = identity.providers;
     let shared = Arc::new(Shared {

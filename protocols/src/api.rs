@@ -22,8 +22,9 @@ mod queue;
 mod webhook;
 
 pub use account::{
-    ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX, KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewKey,
-    NewUser, SUBJECT_CHARS_MAX, USER_NAME_CHARS_MAX, UserEdit, UserListView, UserView, key_path, user_path,
+    ErasedView, Erasure, ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX, KEYS_PER_USER_MAX, KeyEdit,
+    KeyListView, KeyView, NewKey, NewUser, SUBJECT_CHARS_MAX, USER_NAME_CHARS_MAX, UserEdit, UserListView,
+    UserView, key_path, user_path,
 };
 pub use history::{HistoryEntryView, HistoryQuery, HistoryView, TEXT_CHARS_MAX, TEXT_WORDS_MAX};
 pub use preferences::{CUSTOM_BYTES_MAX, CUSTOM_DEPTH_MAX, LANGUAGE_CHARS_MAX, Preferences, PreferencesView};

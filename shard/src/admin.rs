@@ -10,6 +10,8 @@
 //! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone; refresh tokens are stored sealed.
 
 mod accounts;
+mod erasure;
+mod forget;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +29,9 @@ use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, ReadError, Store, Va
 pub(crate) use accounts::Newcomer;
 use accounts::key_record;
 pub use accounts::{KeyLimit, KeySpec};
+pub use erasure::Erased;
+use forget::Memories;
+pub(crate) use forget::{Forget, TASKS_MAX};
 
 use crate::audit::{Act, Author, Object};
 use crate::auth::Revocations;
@@ -90,6 +95,18 @@ pub enum AdminError {
         /// Whose it is.
         user: UserId,
     },
+    /// Give the name of the user who is meant.
+    #[error("the name is not that of the user: nothing was erased")]
+    OtherName,
+    /// Wait until it is done, or ask for it again.
+    #[error("the user {user} is being erased")]
+    Erasing {
+        /// Who.
+        user: UserId,
+    },
+    /// Restart.
+    #[error(transparent)]
+    Fence(#[from] sluice_store::FenceFull),
     /// Look at the user's keys.
     #[error("the user has no key of this id")]
     NoSuchKey,
@@ -132,6 +149,9 @@ pub struct Admin {
     vault: Vault,
     lock: Arc<Mutex<()>>,
     revocations: Arc<Revocations>,
+    /// One erasure at a time: each rewrites tables.
+    erasing: Arc<Mutex<()>>,
+    memories: Arc<Memories>,
     /// On whose word they are done.
     author: Author,
 }
@@ -140,7 +160,15 @@ impl Admin {
     /// The operations on a store and its vault, on the word of the operator at the machine. Make one for the process and
     /// clone it.
     pub fn new(store: Store, vault: Vault) -> Self {
-        Self { store, vault, lock: Arc::default(), revocations: Arc::default(), author: Author::operator() }
+        Self {
+            store,
+            vault,
+            lock: Arc::default(),
+            revocations: Arc::default(),
+            erasing: Arc::default(),
+            memories: Arc::default(),
+            author: Author::operator(),
+        }
     }
 
     /// The same operations on another's word, as the audit log tells it.
@@ -389,8 +417,13 @@ impl Admin {
         ShardId::of(user, self.store.shard_count())
     }
 
+    /// A user who may be changed: one who is there and is not being erased.
     fn require(&self, user: &UserId) -> Result<UserRecord, AdminError> {
-        self.user(user)?.ok_or(AdminError::NoSuchUser { user: *user })
+        let record = self.user(user)?.ok_or(AdminError::NoSuchUser { user: *user })?;
+        match self.store.get_blocking(self.shard_of(user), &Key::erasure(user))? {
+            Some(_) => Err(AdminError::Erasing { user: *user }),
+            None => Ok(record),
+        }
     }
 }
 

@@ -117,6 +117,8 @@ pub enum Object<'a> {
     Key(&'a UserId, &'a KeyId),
     /// A user's connection to a provider.
     Connection(&'a UserId, Provider),
+    /// A user who was erased, and a part of how many records of which kinds that took.
+    Erased(&'a UserId, &'a str),
     /// What has a name of its own, such as a setting.
     Named(&'a str),
 }
@@ -128,6 +130,7 @@ impl fmt::Display for Object<'_> {
             Self::Role(user, role) => write!(f, "{user} {}", role.name()),
             Self::Key(user, key) => write!(f, "{user} {key}"),
             Self::Connection(user, provider) => write!(f, "{user} {}", provider_name(*provider)),
+            Self::Erased(user, removed) => write!(f, "{user} {removed}"),
             Self::Named(name) => f.write_str(name),
         }
     }
@@ -142,6 +145,8 @@ const fn provider_name(provider: Provider) -> &'static str {
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// It was begun, and will be brought to its end.
+    Begun,
     /// It was done.
     Done,
     /// It was asked for and refused.
@@ -152,6 +157,7 @@ impl Outcome {
     /// The word in the log.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Begun => "begun",
             Self::Done => "done",
             Self::Refused => "refused",
         }
@@ -212,6 +218,11 @@ impl Author {
         Self { actor: Actor::Operator, address: String::new(), request: String::new() }
     }
 
+    /// The gateway, of its own accord.
+    pub(crate) fn gateway() -> Self {
+        Self { actor: Actor::Gateway, address: String::new(), request: String::new() }
+    }
+
     /// Whoever has sent a request, or the gateway because of it.
     pub(crate) fn of_request(actor: Actor, address: IpAddr, request: &str) -> Self {
         Self { actor, address: address.to_canonical().to_string(), request: request.to_owned() }
@@ -219,8 +230,20 @@ impl Author {
 
     /// Adds what was done to the audit log of the batch's shard.
     pub(crate) fn tell(&self, batch: &mut Batch, act: Act, object: Object<'_>, at_ms: u64) {
+        self.tell_that(batch, act, object, Outcome::Done, at_ms);
+    }
+
+    /// As [`Self::tell`], with another outcome.
+    pub(crate) fn tell_that(
+        &self,
+        batch: &mut Batch,
+        act: Act,
+        object: Object<'_>,
+        outcome: Outcome,
+        at_ms: u64,
+    ) {
         let origin = Origin { address: &self.address, request: &self.request };
-        tell(batch, &Told { at_ms, actor: self.actor, act, object, outcome: Outcome::Done, origin });
+        tell(batch, &Told { at_ms, actor: self.actor, act, object, outcome, origin });
     }
 }
 

@@ -54,6 +54,13 @@ impl<T> Generations<T> {
         removed
     }
 
+    /// Drops the entries that `is_kept` does not want. Walks the map: for what is rare.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&T) -> bool) {
+        for table in [&mut self.young, &mut self.old] {
+            table.retain(|entry| is_kept(&entry.value));
+        }
+    }
+
     /// Entries held.
     pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()

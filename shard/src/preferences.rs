@@ -140,6 +140,13 @@ impl PreferenceCache {
         Ok(view_of(&record))
     }
 
+    /// Drops what is remembered of a user who is erased.
+    pub(crate) fn forget(&self, user: UserId) {
+        // A read that is under way keeps nothing.
+        self.changes.set(self.changes.get() + 1);
+        self.entries.borrow_mut().remove(self.hasher.hash_one(user), |entry| entry.user == user);
+    }
+
     fn keep(&self, user: UserId, used: Rc<Used>, now: Instant) {
         let entry = Entry { user, used, until: now + self.life };
         self.entries.borrow_mut().insert(self.hasher.hash_one(user), entry, |entry| entry.user == user);
@@ -168,7 +175,7 @@ fn used_of(record: &PreferencesRecord) -> Used {
     }
 }
 
-fn view_of(record: &PreferencesRecord) -> PreferencesView {
+pub(crate) fn view_of(record: &PreferencesRecord) -> PreferencesView {
     PreferencesView {
         preferences: Preferences {
             time_zone: record.time_zone.clone(),

@@ -33,7 +33,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
 use sluice_store::{CoreStore, Store, Vault};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Forget, TASKS_MAX};
 use crate::audit::{Actor, Author};
 use crate::auth::activity::Activity;
 use crate::auth::clerk::Clerk;
@@ -54,7 +54,8 @@ use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
     self, Account, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events,
-    google, health, history, intents, keyed, keys, preferences, session, task, users, webhook, workflow,
+    export, google, health, history, intents, keyed, keys, preferences, session, task, users, webhook,
+    workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -175,6 +176,7 @@ impl CoreService {
         let stats = Arc::clone(core.metrics.mailbox());
         let mesh = parts.peers.attach(stats, move |delivery| receive(&weak, delivery));
         assert!(core.mesh.set(mesh).is_ok(), "attached once");
+        sluice_core::spawn(forget_when_asked(Rc::downgrade(&core), parts.admin.attach()));
         let recovering = Rc::clone(&core);
         sluice_core::spawn(async move { recovering.recover().await });
         Rc::new(Self { core })
@@ -285,6 +287,34 @@ impl Core {
         sluice_core::spawn(Rc::clone(&self.shelves).keep_swept(shards));
         self.metrics.state.set_ready();
         self.recovered.set(());
+    }
+
+    /// Forgets a user who is being erased: their tasks end, and nothing of them is kept in memory.
+    async fn forget(self: &Rc<Self>, user: UserId) {
+        let limit = sluice_core::now() + TASKS_MAX;
+        let have_ended = self.tasks.end_all_of(user, limit).await;
+        self.forget_at_once(user);
+        if !have_ended {
+            // A task that still runs brings things up again; when it has ended nothing does.
+            let core = Rc::clone(self);
+            sluice_core::spawn(async move {
+                let limit = sluice_core::now() + core.hop_timeout();
+                core.tasks.end_all_of(user, limit).await;
+                core.forget_at_once(user);
+            });
+        }
+    }
+
+    fn forget_at_once(&self, user: UserId) {
+        self.keys.forget(&user);
+        self.tokens.forget(&user);
+        self.welcomed.forget(&user);
+        self.activity.forget_user(&user);
+        self.sessions.forget_user(user);
+        self.env.reads.forget(user);
+        self.env.tokens.forget(&user);
+        self.env.preferences.forget(user);
+        self.env.vault.forget(&user);
     }
 
     /// The shard that keeps a user.
@@ -578,6 +608,14 @@ impl Core {
             Target::CacheInvalidate => {
                 settle(exchange, cache::invalidate(&self.env.reads, &who, &request.body));
             }
+            Target::Export(whose) => {
+                let author = Author::of_request(
+                    Actor::User(who.user),
+                    request.peer.ip(),
+                    exchange.context.request_id(),
+                );
+                sluice_core::spawn(export::serve(core, exchange, who, author, whose, request.head));
+            }
             Target::Account(account) => {
                 sluice_core::spawn(async move {
                     let author = Author::of_request(
@@ -660,6 +698,7 @@ impl Core {
             | Target::Webhooks { .. }
             | Target::IntentParse
             | Target::Account(_)
+            | Target::Export(_)
             | Target::TaskGet(_)
             | Target::TaskEvents(_)
             | Target::SessionGet(_)
@@ -689,6 +728,7 @@ impl Core {
             Account::UserGet(id) => users::get(self, id).await,
             Account::UserEdit(id) => users::edit(self, who, author, id, body).await,
             Account::UserDisable(id) => users::disable(self, who, author, id).await,
+            Account::UserErase(id) => users::erase(self, who, author, id, body).await,
         }
     }
 
@@ -905,6 +945,15 @@ impl Service for CoreService {
             None => bare_problem(status, detail),
         };
         context.finish(response)
+    }
+}
+
+/// Forgets the users whom erasures name, one after the other.
+async fn forget_when_asked(core: Weak<Core>, mut asked: tokio::sync::mpsc::Receiver<Forget>) {
+    while let Some(forget) = asked.recv().await {
+        let Some(core) = core.upgrade() else { return };
+        core.forget(forget.user).await;
+        forget.done();
     }
 }
 

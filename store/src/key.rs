@@ -34,6 +34,7 @@
 //! 0x17  audit entry       sequence[8]                                                  see [`crate::audit`]
 //! 0x18  audit head        -                                                            see [`crate::audit`]
 //! 0x30  activity          user[16]                                                     ActivityRecord
+//! 0x3e  erasure           user[16]                                                     ErasureRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
 //!
@@ -102,6 +103,7 @@ pub enum Kind {
     AuditEntry = 0x17,
     AuditHead = 0x18,
     Activity = 0x30,
+    Erasure = 0x3e,
     Quarantine = 0xf0,
 }
 
@@ -135,6 +137,7 @@ impl Kind {
             0x17 => Self::AuditEntry,
             0x18 => Self::AuditHead,
             0x30 => Self::Activity,
+            0x3e => Self::Erasure,
             0xf0 => Self::Quarantine,
             _ => return None,
         })
@@ -144,6 +147,85 @@ impl Kind {
     pub fn byte(self) -> u8 {
         self as u8
     }
+
+    /// Every kind, in the order of their bytes.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).filter_map(Self::from_byte)
+    }
+
+    /// Whose its records are, and so whether they go when a user is erased. Whoever adds a kind says it here.
+    pub const fn belonging(self) -> Belonging {
+        match self {
+            Self::User
+            | Self::ApiKey
+            | Self::Connection
+            | Self::Session
+            | Self::TaskPending
+            | Self::TaskFinished
+            | Self::History
+            | Self::DeadLetter
+            | Self::Idempotency
+            | Self::Workflow
+            | Self::WorkflowVersion
+            | Self::Turn
+            | Self::ContextDocument
+            | Self::ContextChunk
+            | Self::ContextSnapshot
+            | Self::Preferences
+            | Self::DataKey
+            | Self::Limit
+            | Self::Activity => Belonging::Keyed,
+            Self::Name | Self::Identity => Belonging::Leading,
+            Self::Quarantine => Belonging::Copied,
+            // An erasure's mark outlives what it marks, and goes with the proof.
+            Self::Applied | Self::AuditEntry | Self::AuditHead | Self::Erasure => Belonging::Nobodys,
+        }
+    }
+
+    /// The word for it, in the audit log and in what is told of erasures.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::User => "user",
+            Self::ApiKey => "key",
+            Self::Connection => "connection",
+            Self::Session => "session",
+            Self::TaskPending => "task-pending",
+            Self::TaskFinished => "task",
+            Self::History => "history",
+            Self::Name => "name",
+            Self::DeadLetter => "dead-letter",
+            Self::Idempotency => "idempotency",
+            Self::Workflow => "workflow",
+            Self::WorkflowVersion => "workflow-version",
+            Self::Turn => "turn",
+            Self::ContextDocument => "document",
+            Self::ContextChunk => "chunk",
+            Self::ContextSnapshot => "snapshot",
+            Self::Preferences => "preferences",
+            Self::DataKey => "data-key",
+            Self::Identity => "identity",
+            Self::Limit => "limit",
+            Self::AuditEntry => "audit",
+            Self::AuditHead => "audit-head",
+            Self::Activity => "activity",
+            Self::Erasure => "erasure",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// Whose the records of a kind are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    /// The user's whom the key names behind the kind.
+    Keyed,
+    /// The user's whom the value names.
+    Leading,
+    /// Whose the record is that a copy was made of.
+    Copied,
+    /// No user's.
+    Nobodys,
 }
 
 /// A whole key. Compares as its bytes do.
@@ -305,6 +387,11 @@ impl Key {
         Self::of(Kind::Activity, &[user.as_bytes()])
     }
 
+    /// The mark that a user is being erased.
+    pub fn erasure(user: &UserId) -> Self {
+        Self::of(Kind::Erasure, &[user.as_bytes()])
+    }
+
     /// The newest version of a user's workflow.
     ///
     /// # Errors
@@ -383,7 +470,9 @@ impl Key {
         let fits = match kind {
             Kind::Applied | Kind::AuditHead => bytes.len() == 1,
             Kind::AuditEntry => bytes.len() == 9,
-            Kind::User | Kind::Preferences | Kind::DataKey | Kind::Activity => bytes.len() == 17,
+            Kind::User | Kind::Preferences | Kind::DataKey | Kind::Activity | Kind::Erasure => {
+                bytes.len() == 17
+            }
             Kind::Identity => bytes.len() == 33,
             Kind::ApiKey => bytes.len() == 25,
             Kind::Connection => bytes.len() == 18,
@@ -422,15 +511,26 @@ impl Key {
 
     /// The user the key belongs to; `None` for the kinds that belong to none.
     pub fn user_id(&self) -> Option<UserId> {
-        match self.kind() {
-            Kind::Applied
-            | Kind::Name
-            | Kind::Identity
-            | Kind::AuditEntry
-            | Kind::AuditHead
-            | Kind::Quarantine => None,
-            _ => Some(UserId::from_bytes(self.array(1))),
+        match self.kind().belonging() {
+            Belonging::Keyed => Some(UserId::from_bytes(self.array(1))),
+            Belonging::Nobodys if self.kind() == Kind::Erasure => Some(UserId::from_bytes(self.array(1))),
+            Belonging::Leading | Belonging::Copied | Belonging::Nobodys => None,
         }
+    }
+
+    /// The user whose record it leads to, as far as the key tells: also through a copy in quarantine.
+    pub fn owner(&self) -> Option<UserId> {
+        match self.kind().belonging() {
+            Belonging::Keyed => Some(UserId::from_bytes(self.array(1))),
+            Belonging::Copied => self.original()?.owner(),
+            Belonging::Leading | Belonging::Nobodys => None,
+        }
+    }
+
+    /// The key that a copy in quarantine was found under; `None` for other kinds.
+    pub fn original(&self) -> Option<Self> {
+        let original = || Self::from_bytes(&self.0[9..]).ok().filter(|key| key.kind() != Kind::Quarantine);
+        (self.kind() == Kind::Quarantine).then(original).flatten()
     }
 
     /// The task of a task or history key; `None` for other kinds.
@@ -531,6 +631,13 @@ impl KeyRange {
     /// All keys of a kind that belong to `user`.
     pub fn of_user(kind: Kind, user: &UserId) -> Self {
         Self::prefix(Key::of(kind, &[user.as_bytes()]).as_bytes())
+    }
+
+    /// One key alone.
+    pub fn one(key: &Key) -> Self {
+        let start = key.as_bytes().to_vec();
+        let end = [key.as_bytes(), &[0]].concat();
+        Self { start, end: Some(end) }
     }
 
     /// The shard's audit entries behind the one with this number.

@@ -11,7 +11,7 @@
 //! - an entry is gone from the moment it expires, as the caller's clock tells.
 
 use hashbrown::HashMap;
-use sluice_protocols::ids::SessionId;
+use sluice_protocols::ids::{SessionId, UserId};
 
 use crate::session::Session;
 
@@ -119,6 +119,14 @@ impl SessionCache {
             }
             None => false,
         }
+    }
+
+    /// Drops the sessions of a user who is erased. Walks the cache.
+    pub fn remove_user(&mut self, user: &UserId) {
+        let is_theirs = |entry: &Entry| entry.session.record().user == *user.as_bytes();
+        let slots: Vec<usize> =
+            (0..self.slots.len()).filter(|slot| self.slots[*slot].as_ref().is_some_and(is_theirs)).collect();
+        slots.into_iter().for_each(|slot| self.vacate(slot));
     }
 
     /// Drops everything, as when the shards of this core move.

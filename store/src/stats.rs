@@ -104,6 +104,8 @@ pub struct CommitStats {
     pub refused_full: Counter,
     /// Submissions not taken because an earlier write failed. Restart.
     pub refused_stopped: Counter,
+    /// Records not written since their user was erased.
+    pub held_back: Counter,
     /// Writes that failed: 0, or 1 and the log has stopped.
     pub failures: Counter,
     /// Nanoseconds spent in writes, syncs included.
@@ -217,6 +219,7 @@ impl StoreStats {
                 batches: Counter::default(),
                 bytes: Counter::default(),
                 refused_full: Counter::default(),
+                held_back: Counter::default(),
                 refused_stopped: Counter::default(),
                 failures: Counter::default(),
                 write_ns: Counter::default(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_protocols::ids::{ShardCount, ShardId};
+use sluice_protocols::ids::{ShardCount, ShardId, UserId};
 use smallvec::SmallVec;
 
 use crate::audit::{AuditHead, read_entry};
@@ -12,6 +12,7 @@ use crate::batch::Batch;
 use crate::config::StoreConfig;
 use crate::database::{Database, MemoryUse, Page, ReadError, ScanRequest};
 use crate::directory::{Directory, OpenError};
+use crate::fence::{Fence, FenceFull};
 use crate::inbox::Inbox;
 use crate::key::{Key, KeyRange, Kind};
 use crate::log::{CommitError, CommitLog, Entry, Sequence, Submission};
@@ -35,6 +36,7 @@ struct Inner {
     readers: ReaderPool,
     database: Arc<Database>,
     stats: Arc<StoreStats>,
+    fence: Arc<Fence>,
     config: StoreConfig,
     _directory: Directory,
 }
@@ -55,14 +57,18 @@ impl Store {
         let stats = Arc::new(StoreStats::new());
         let applied = read_applied(&database, &config)?;
         let audits = read_audit_heads(&database, &config)?;
-        let disk = RocksDisk::new(Arc::clone(&database), config.durability, audits);
+        let fence = Arc::<Fence>::default();
+        let (disk_fence, disk_stats) = (Arc::clone(&fence), Arc::clone(&stats));
+        let disk = RocksDisk::new(Arc::clone(&database), config.durability, audits, disk_fence, disk_stats);
         let threads = |source| OpenError::Threads { source };
         let log = RocksCommitLog::start(WriterConfig::of(&config), disk, applied, Arc::clone(&stats))
             .map_err(threads)?;
         let readers = ReaderPool::start(&config, &database, &stats).map_err(threads)?;
         let (shards, took_ms) = (config.shard_count.get(), began.elapsed().as_millis());
         tracing::info!(path = %config.path.display(), shards, durability = ?config.durability, took_ms, "store opened");
-        Ok(Self { inner: Arc::new(Inner { log, readers, database, stats, config, _directory: directory }) })
+        Ok(Self {
+            inner: Arc::new(Inner { log, readers, database, stats, fence, config, _directory: directory }),
+        })
     }
 
     /// How many shards the directory was made with.
@@ -202,15 +208,32 @@ impl Store {
         inbox.wait().outcome
     }
 
+    /// Has nothing written of a user from here on, for they are erased: whatever is put under a key of theirs is dropped,
+    /// and counted. What a write holds that was handed over later than this comes behind everything that still got in.
+    ///
+    /// # Errors
+    /// [`FenceFull`].
+    pub fn fence(&self, user: &UserId) -> Result<(), FenceFull> {
+        self.inner.fence.put_up(user)
+    }
+
+    /// As [`Self::purge_blocking`], of many ranges.
+    ///
+    /// # Errors
+    /// [`ReadError::Disk`].
+    pub fn purge_all_blocking(&self, ranges: &[(ShardId, KeyRange)]) -> Result<(), ReadError> {
+        self.flush_blocking()?;
+        ranges.iter().for_each(|(shard, range)| self.inner.database.rewrite(*shard, range));
+        Ok(())
+    }
+
     /// Makes sure that older values of a range are in no file any more, after they were overwritten or deleted: flushes
     /// the store, so that its log is begun anew, and rewrites the range's tables. Blocks for long.
     ///
     /// # Errors
     /// [`ReadError::Disk`].
     pub fn purge_blocking(&self, shard: ShardId, range: &KeyRange) -> Result<(), ReadError> {
-        self.flush_blocking()?;
-        self.inner.database.rewrite(shard, range);
-        Ok(())
+        self.purge_all_blocking(&[(shard, range.clone())])
     }
 
     /// Moves everything in memory into tables, so that the next start has no log to replay. Blocks for long.

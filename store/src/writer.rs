@@ -25,6 +25,7 @@ use crate::audit::AuditHead;
 use crate::batch::{Change, read_batch};
 use crate::config::{Durability, StoreConfig};
 use crate::database::{Database, write_options};
+use crate::fence::Fence;
 use crate::inbox::Inbox;
 use crate::key::Key;
 use crate::log::{CommitError, CommitLog, Entry, Receipt, Rejected, Sequence, Submission};
@@ -283,12 +284,20 @@ pub(crate) struct RocksDisk {
     durability: Durability,
     /// The end of each shard's audit log, by index. What a write that fails has added is of no meaning: it was the last.
     audits: Vec<AuditHead>,
+    fence: Arc<Fence>,
+    stats: Arc<StoreStats>,
 }
 
 impl RocksDisk {
     /// `audits` is the end of each shard's audit log, by index.
-    pub(crate) fn new(database: Arc<Database>, durability: Durability, audits: Vec<AuditHead>) -> Self {
-        Self { database, options: write_options(durability), durability, audits }
+    pub(crate) fn new(
+        database: Arc<Database>,
+        durability: Durability,
+        audits: Vec<AuditHead>,
+        fence: Arc<Fence>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
+        Self { database, options: write_options(durability), durability, audits, fence, stats }
     }
 
     fn build(&mut self, group: &[Submission]) -> Result<WriteBatch, String> {
@@ -296,11 +305,14 @@ impl RocksDisk {
         // Behind each change stand its tag, family and lengths; a quarter more spares most regrowth.
         let mut changes = WriteBatch::with_capacity_bytes(bytes + bytes / 4);
         let (applied_key, head_key) = (Key::applied(), Key::audit_head());
+        let fence = self.fence.standing();
+        let mut held_back = 0;
         for entry in group.iter().flat_map(|submission| &submission.entries) {
             let family = self.database.family(entry.shard);
             let audit = &mut self.audits[usize::from(entry.shard.index())];
             let before = *audit;
             read_batch(&entry.bytes, entry.shard, |change| match change {
+                Change::Put { key, .. } if fence.holds_back(key) => held_back += 1,
                 Change::Put { key, value } => changes.put_cf(family, key, value),
                 Change::Delete { key } => changes.delete_cf(family, key),
                 Change::Audit { body } => {
@@ -315,6 +327,7 @@ impl RocksDisk {
             }
             changes.put_cf(family, applied_key.as_bytes(), applied_value(entry));
         }
+        self.stats.commit.held_back.add(held_back);
         Ok(changes)
     }
 }

@@ -1,5 +1,7 @@
 //! Keys and users: what is asked of them, and how they look.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -155,6 +157,24 @@ pub struct UserListView {
     pub users: Vec<UserView>,
     /// Where the next page begins; nothing at the end.
     pub next: Option<String>,
+}
+
+/// A wish to erase a user: their name, so that nobody is erased by a slip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    /// The user's name, upper and lower case being the same.
+    pub name: String,
+}
+
+/// What was erased of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasedView {
+    /// The user there was.
+    pub user: UserId,
+    /// When it was asked for.
+    pub begun: Timestamp,
+    /// How many records of which kinds.
+    pub removed: BTreeMap<String, u64>,
 }
 
 /// Takes members out of an object, noting what is wrong with each.
@@ -319,6 +339,19 @@ impl NewUser {
             identity: members.identity(),
         };
         members.end(user)
+    }
+}
+
+impl Erasure {
+    /// Reads and checks a body.
+    ///
+    /// # Errors
+    /// As [`NewKey::parse`].
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let mut members = Members::of(body)?;
+        let name = members.text("name", USER_NAME_CHARS_MAX);
+        let name = members.required("name", name);
+        members.end(Self { name })
     }
 }
 

@@ -22,6 +22,12 @@ fn patch(name: &str) -> Value {
     }})
 }
 
+fn exported() -> Value {
+    let mut all = responses(&[(200, "A line for each record; the last one has the kind `end`", None)], READ);
+    all["200"]["content"] = json!({"application/x-ndjson": {"schema": {"type": "string"}}});
+    all
+}
+
 pub(super) fn paths() -> Map<String, Value> {
     let id = |name: &str| json!({"name": "id", "in": "path", "required": true, "schema": schema(name)});
     let paths = json!({
@@ -106,6 +112,32 @@ pub(super) fn paths() -> Map<String, Value> {
                 "responses": responses(&[(204, "The user is disabled", None)], &[401, 403, 404, 409, 425, 431, 500, 503]),
             },
         },
+        "/api/v1/users/{id}/erase": {
+            "parameters": [id("UserId")],
+            "post": {
+                "operationId": "user.erase",
+                "tags": ["users"],
+                "summary": "Erase a user and everything of theirs, for good",
+                "requestBody": body("application/json", &schema("Erasure")),
+                "responses": responses(&[(200, "Nothing of the user is left", Some("Erased"))], WRITTEN),
+            },
+        },
+        "/api/v1/users/{id}/export": {
+            "parameters": [id("UserId")],
+            "get": {
+                "operationId": "user.export",
+                "tags": ["users"],
+                "summary": "Export everything of a user, as JSON lines",
+                "responses": exported(),
+            },
+        },
+        "/api/v1/users/me/export": {"get": {
+            "operationId": "user.me.export",
+            "tags": ["account"],
+            "summary": "Export everything of yours, as JSON lines",
+            "description": "Needs `commands:read` beside the scope of the route",
+            "responses": exported(),
+        }},
     });
     match paths {
         Value::Object(paths) => paths,
@@ -136,6 +168,20 @@ pub(super) fn schemas() -> Map<String, Value> {
     let schemas = json!({
         "KeyId": {"type": "string", "pattern": "^key_[0-9a-z]{13}$"},
         "UserId": {"type": "string", "pattern": "^usr_[0-9a-z]{26}$"},
+        "Erasure": {
+            "type": "object",
+            "required": ["name"],
+            "additionalProperties": false,
+            "properties": {"name": named(USER_NAME_CHARS_MAX)},
+        },
+        "Erased": {
+            "type": "object",
+            "required": ["user", "begun", "removed"],
+            "properties": {
+                "user": schema("UserId"), "begun": time,
+                "removed": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+            },
+        },
         "Key": {
             "type": "object",
             "required": ["id", "name", "prefix", "scopes", "created", "expires", "last_used"],

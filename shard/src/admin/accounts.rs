@@ -406,8 +406,9 @@ impl AdminError {
             Self::NameTaken { .. }
             | Self::EmailTaken { .. }
             | Self::IdentityTaken { .. }
+            | Self::Erasing { .. }
             | Self::TooManyKeys => Problem::new(ProblemKind::Conflict, detail),
-            Self::Name(_) => field("/name", detail),
+            Self::Name(_) | Self::OtherName => field("/name", detail),
             Self::Past => field("/expires", detail),
             Self::Field { field: name, .. } => match name {
                 "time zone" => field("/time_zone", detail),

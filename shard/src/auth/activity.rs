@@ -85,6 +85,11 @@ impl Activity {
         false
     }
 
+    /// Drops what is remembered of a user who is erased.
+    pub(crate) fn forget_user(&self, user: &UserId) {
+        self.seen.borrow_mut().retain(|seen| seen.user != *user);
+    }
+
     /// The next use writes again.
     fn forget(&self, user: UserId, credential: Credential) {
         let hash = self.hasher.hash_one((user, credential));

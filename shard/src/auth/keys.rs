@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::ids::{ApiKey, KeyId, ShardId};
+use sluice_protocols::ids::{ApiKey, KeyId, ShardId, UserId};
 use sluice_store::record::{KeyRecord, UserRecord};
 use sluice_store::{CoreStore, Key};
 
@@ -108,6 +108,11 @@ impl Keys {
         is_believed.then(|| Rc::clone(&entry.principal))
     }
 
+    /// Drops what is believed of a user who is erased.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.believed.borrow_mut().retain(|entry| entry.principal.user != *user);
+    }
+
     /// Keys held, right ones and wrong ones.
     pub(crate) fn len(&self) -> usize {
         self.believed.borrow().len() + self.refused.borrow().len()
@@ -193,7 +198,6 @@ async fn look_up(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_protocols::ids::UserId;
 
     fn key() -> ApiKey {
         ApiKey::new(UserId::from_bytes([3; 16]), [9; 32])

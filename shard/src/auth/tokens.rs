@@ -154,6 +154,11 @@ impl Welcomed {
         (entry.until > now).then(|| Rc::clone(&entry.principal))
     }
 
+    /// Drops what is remembered of a user who is erased.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.entries.borrow_mut().retain(|entry| entry.passed.user != *user);
+    }
+
     /// Remembers a principal for a while.
     pub(crate) fn insert(&self, passed: &Passed, principal: &Rc<Principal>, now: Instant) {
         let hash = self.hasher.hash_one((passed.user, passed.credential));
@@ -199,6 +204,11 @@ impl Tokens {
             && self.holds(&entry.proven, unix_ms)
             && revocations.is_current(entry.principal.stamp);
         is_believed.then(|| Rc::clone(&entry.principal))
+    }
+
+    /// Drops what is believed of a user who is erased.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.remembered.borrow_mut().retain(|entry| entry.principal.user != *user);
     }
 
     /// Tokens held.

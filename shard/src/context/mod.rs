@@ -33,7 +33,7 @@ use sluice_store::record::{
 };
 use sluice_store::{Batch, CommitError, CoreStore, Key, KeyRange, Kind, ReadError, RecordError};
 
-pub(crate) use chunk::{CHUNK_BYTES, ChunkError};
+pub(crate) use chunk::{CHUNK_BYTES, ChunkError, Codec};
 pub(crate) use desk::{Crowded, Desks, Pin, Transfer};
 pub(crate) use shelf::{Change, DOCUMENTS_MAX, Refused, SNAPSHOTS_MAX, Shelf};
 
@@ -41,7 +41,6 @@ use crate::auth::Principal;
 use crate::clock::Clock;
 use crate::metrics::{CoreMetrics, CoreState};
 use crate::upstream::Source;
-use chunk::Codec;
 
 /// Stored bytes of an upload that are written together, so that a sync is not paid for each chunk.
 const BATCH_BYTES: usize = 128 << 10;

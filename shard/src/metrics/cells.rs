@@ -285,6 +285,8 @@ cells! {
     Total context_bytes_stored "Bytes they were stored as, compressed",
     Total context_bytes_sent "Bytes of content of context documents sent",
     Total context_downloads_broken "Contents of context documents whose answer was broken off: damaged, or their reader went or read no further",
+    Total exports_sent "Exports of users that were sent whole",
+    Total exports_broken "Exports of users that broke off",
     Total context_refused_full "Writes of context documents refused since their user has all the bytes there may be",
     Total context_chunks_damaged "Reads that met a damaged or missing piece of a context document; look at the disk",
     Total context_documents_expired "Context documents removed, their time being over",

@@ -469,6 +469,7 @@ impl Page {
                 "Submissions refused since an earlier write failed; restart",
                 commit.refused_stopped.get(),
             ),
+            ("commit_held_back", "Records not written since their user was erased", commit.held_back.get()),
             ("commit_failures", "Writes that failed", commit.failures.get()),
         ];
         for (name, help, value) in totals {

@@ -10,6 +10,7 @@ pub(crate) mod described;
 pub(crate) mod docs;
 pub(crate) mod events;
 pub(crate) mod exchange;
+pub(crate) mod export;
 pub(crate) mod google;
 pub(crate) mod health;
 pub(crate) mod history;
@@ -62,6 +63,10 @@ pub(crate) enum Route<'a> {
     /// `/api/v1/users/me`
     Me,
     User(&'a str),
+    UserErase(&'a str),
+    /// `/api/v1/users/me/export`
+    MyExport,
+    UserExport(&'a str),
     TaskEvents(&'a str),
     Sessions,
     Session(&'a str),
@@ -95,6 +100,7 @@ impl<'a> Route<'a> {
             "/api/v1/users" => Some(Self::Users),
             "/api/v1/users/me" => Some(Self::Me),
             _ if path.starts_with(webhook::ROOT) => webhook::Place::of(path).map(Self::Webhooks),
+            "/api/v1/users/me/export" => Some(Self::MyExport),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             _ if path.starts_with(context::ROOT) => context::Place::of(path).map(Self::Context),
             "/livez" => Some(Self::Livez),
@@ -120,6 +126,8 @@ impl<'a> Route<'a> {
                     ("sessions", None) => Some(Self::Session(id)),
                     ("keys", None) => Some(Self::Key(id)),
                     ("users", None) => Some(Self::User(id)),
+                    ("users", Some("erase")) => Some(Self::UserErase(id)),
+                    ("users", Some("export")) => Some(Self::UserExport(id)),
                     _ => None,
                 }
             }
@@ -135,6 +143,7 @@ impl<'a> Route<'a> {
             | Self::IntentParse
             | Self::TaskCancel(_)
             | Self::TaskConfirm(_)
+            | Self::UserErase(_)
             | Self::DeadLetterRedrive(_) => "POST, OPTIONS",
             Self::Google(path) => google::allow(path),
             Self::Workflows(place) => place.allow(),
@@ -151,6 +160,8 @@ impl<'a> Route<'a> {
             | Self::Task(_)
             | Self::TaskEvents(_)
             | Self::Me
+            | Self::MyExport
+            | Self::UserExport(_)
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
@@ -204,6 +215,9 @@ impl<'a> Route<'a> {
             Self::User(id) if is_read => Some(Action::UserGet(id)),
             Self::User(id) if method == Method::Patch => Some(Action::UserEdit(id)),
             Self::User(id) if method == Method::Delete => Some(Action::UserDisable(id)),
+            Self::UserErase(id) if method == Method::Post => Some(Action::UserErase(id)),
+            Self::MyExport if is_read => Some(Action::MyExport),
+            Self::UserExport(id) if is_read => Some(Action::UserExport(id)),
             Self::TaskEvents(id) if is_read => Some(Action::TaskEvents(id)),
             Self::Sessions if is_read => Some(Action::SessionList),
             Self::Sessions if method == Method::Post => Some(Action::SessionBegin),
@@ -269,6 +283,9 @@ pub(crate) enum Action<'a> {
     UserGet(&'a str),
     UserEdit(&'a str),
     UserDisable(&'a str),
+    UserErase(&'a str),
+    MyExport,
+    UserExport(&'a str),
     TaskEvents(&'a str),
     SessionGet(&'a str),
     SessionDelete(&'a str),
@@ -317,6 +334,8 @@ impl Action<'_> {
             | Self::History
             | Self::Workflows { changes: false, .. }
             | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
+            // What commands brought is in it as well: the route asks for the scope of these beside.
+            Self::MyExport => Access::Own(Scope::AccountRead),
             Self::PreferencesGet | Self::Webhooks { changes: false, .. } | Self::KeyList | Self::KeyGet(_) | Self::Me => {
                 Access::Own(Scope::AccountRead)
             }
@@ -324,7 +343,12 @@ impl Action<'_> {
                 Access::Own(Scope::Account)
             }
             Self::UserList | Self::UserGet(_) => Access::Read(Scope::AdminRead),
-            Self::UserMake | Self::UserEdit(_) | Self::UserDisable(_) => Access::Manage(Scope::Admin),
+            // To read all that is somebody's is for those who may also change it.
+            Self::UserMake
+            | Self::UserEdit(_)
+            | Self::UserDisable(_)
+            | Self::UserErase(_)
+            | Self::UserExport(_) => Access::Manage(Scope::Admin),
             Self::Google(endpoint) => {
                 let scope = match endpoint.service {
                     Service::Gmail => Scope::Mail,
@@ -361,7 +385,10 @@ impl Action<'_> {
             | Self::Me
             | Self::UserGet(_)
             | Self::UserEdit(_)
-            | Self::UserDisable(_) => RouteLabel::Users,
+            | Self::UserDisable(_)
+            | Self::UserErase(_)
+            | Self::MyExport
+            | Self::UserExport(_) => RouteLabel::Users,
             Self::TaskEvents(_) => RouteLabel::TaskEvents,
             Self::SessionGet(_) => RouteLabel::SessionGet,
             Self::SessionDelete(_) => RouteLabel::SessionDelete,
@@ -405,6 +432,9 @@ impl Action<'_> {
             Self::UserGet(id) => Target::Account(Account::UserGet(id.parse().ok()?)),
             Self::UserEdit(id) => Target::Account(Account::UserEdit(id.parse().ok()?)),
             Self::UserDisable(id) => Target::Account(Account::UserDisable(id.parse().ok()?)),
+            Self::UserErase(id) => Target::Account(Account::UserErase(id.parse().ok()?)),
+            Self::MyExport => Target::Export(None),
+            Self::UserExport(id) => Target::Export(Some(id.parse().ok()?)),
             Self::TaskEvents(id) => Target::TaskEvents(id.parse().ok()?),
             Self::SessionGet(id) => Target::SessionGet(id.parse().ok()?),
             Self::SessionDelete(id) => Target::SessionDelete(id.parse().ok()?),
@@ -445,11 +475,21 @@ pub(crate) enum Target {
     DeadPurge(TaskId),
     DeadRedrive(TaskId),
     CacheInvalidate,
-    Workflows { has_body: bool, runs: bool },
-    Context { brings: context::Brings, changes: bool },
-    Webhooks { body: webhook::WebhookBody },
+    Workflows {
+        has_body: bool,
+        runs: bool,
+    },
+    Context {
+        brings: context::Brings,
+        changes: bool,
+    },
+    Webhooks {
+        body: webhook::WebhookBody,
+    },
     IntentParse,
     Account(Account),
+    /// Of the user named, or of whoever asks.
+    Export(Option<UserId>),
     TaskEvents(TaskId),
     SessionGet(SessionId),
     SessionDelete(SessionId),
@@ -475,6 +515,7 @@ pub(crate) enum Account {
     UserGet(UserId),
     UserEdit(UserId),
     UserDisable(UserId),
+    UserErase(UserId),
 }
 
 impl Target {
@@ -524,6 +565,8 @@ impl Target {
             | Self::PreferencesPatch
             | Self::CacheInvalidate
             | Self::Account(_)
+            // It reads all there is.
+            | Self::Export(_)
             | Self::Workflows { runs: false, .. }
             | Self::Webhooks { .. }
             | Self::Context { changes: true, .. } => Class::Administration,
@@ -543,7 +586,9 @@ impl Target {
             | Self::PreferencesPatch
             | Self::Webhooks { body: webhook::WebhookBody::Patch }
             | Self::Account(Account::KeyEdit(_) | Account::UserEdit(_)) => Some(BodyKind::Edit),
-            Self::Account(Account::KeyMake | Account::UserMake) => Some(BodyKind::Command),
+            Self::Account(Account::KeyMake | Account::UserMake | Account::UserErase(_)) => {
+                Some(BodyKind::Command)
+            }
             Self::Workflows { has_body: true, .. } => Some(BodyKind::Workflow),
             _ => None,
         }

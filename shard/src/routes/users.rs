@@ -6,7 +6,9 @@
 use std::ops::ControlFlow;
 
 use sluice_protocols::access::Role;
-use sluice_protocols::api::{ListQuery, NewUser, UserEdit, UserListView, UserView, user_path};
+use sluice_protocols::api::{
+    ErasedView, Erasure, ListQuery, NewUser, UserEdit, UserListView, UserView, user_path,
+};
 use sluice_protocols::http::Response;
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
@@ -86,6 +88,25 @@ pub(crate) async fn disable(
 ) -> Result<Response, Problem> {
     change(core, who, author, id, UserEdit { disabled: Some(true), ..UserEdit::default() }).await?;
     Ok(Response::new(204))
+}
+
+/// The answer to `POST /api/v1/users/{id}/erase`, when nothing of the user is left.
+pub(crate) async fn erase(
+    core: &Core,
+    who: &Principal,
+    author: Author,
+    id: UserId,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let Erasure { name } = Erasure::parse(body)?;
+    if id == who.user {
+        let detail = "you cannot erase yourself; another operator can";
+        return Err(Problem::new(ProblemKind::Conflict, detail));
+    }
+    let erased = core.clerk.ask(author, move |admin| admin.erase_user(&id, &name)).await?;
+    let removed = erased.removed.iter().map(|(kind, count)| (kind.word().to_owned(), *count)).collect();
+    let begun = timestamp_of(erased.begun_ms);
+    Ok(Response::new(200).json(&ErasedView { user: erased.user, begun, removed }))
 }
 
 async fn change(

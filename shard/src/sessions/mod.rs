@@ -376,6 +376,15 @@ impl Sessions {
         Ok(true)
     }
 
+    /// Drops what is remembered of a user who is erased.
+    pub(crate) fn forget_user(&self, user: UserId) {
+        self.note_change();
+        self.cache.borrow_mut().remove_user(&user);
+        let hash = self.hasher.hash_one(user);
+        self.current.borrow_mut().remove(hash, |entry| entry.user == user);
+        self.note_cache();
+    }
+
     fn drop_cached(&self, lane: LaneId) {
         self.note_change();
         self.cache.borrow_mut().remove(&lane.session);

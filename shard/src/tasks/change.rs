@@ -4,6 +4,7 @@
 //! while it is on its way the task is out of the queue, so it is not begun meanwhile; when the batch fails, it is back.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use sluice_protocols::api::{TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
@@ -24,6 +25,9 @@ pub(crate) enum Cancelled {
     /// It runs; it ends as soon as what it has sent off is known.
     Asked(Box<TaskView>),
 }
+
+/// How often it is looked whether a user's tasks have ended.
+const ENDING_LOOK: Duration = Duration::from_millis(5);
 
 const CHANGING: &str = "the task is being changed by another request";
 
@@ -59,6 +63,36 @@ impl Tasks {
             Phase::Waiting | Phase::Unconfirmed => {
                 self.give_up(lane, task, phase, NOT_BEGUN).await.map(Cancelled::Ended)
             }
+        }
+    }
+
+    /// Ends all tasks of a user who is erased: those that wait are cancelled, those that run are told to end, and are waited
+    /// for until `limit`. Says whether none is left. Nothing of it is written any more; what has ended is forgotten.
+    pub(crate) async fn end_all_of(self: &Rc<Self>, user: UserId, limit: Instant) -> bool {
+        loop {
+            let theirs: Vec<TaskId> = {
+                let pending = self.pending.borrow();
+                pending.iter().filter(|(_, entry)| entry.lane.user == user).map(|(task, _)| *task).collect()
+            };
+            for task in &theirs {
+                match self.phase_of(user, task) {
+                    Some((phase @ (Phase::Waiting | Phase::Unconfirmed), lane)) => {
+                        // One that fails is met again in the next round.
+                        drop(self.give_up(lane, *task, phase, NOT_BEGUN).await);
+                    }
+                    Some((Phase::Running, _)) => {
+                        if let Some(entry) = self.pending.borrow().get(task) {
+                            entry.cancel.set();
+                        }
+                    }
+                    Some((Phase::Changing, _)) | None => {}
+                }
+            }
+            self.finished.borrow_mut().remove_user(&user);
+            if theirs.is_empty() || sluice_core::now() >= limit {
+                return theirs.is_empty();
+            }
+            sluice_core::sleep(ENDING_LOOK).await;
         }
     }
 

@@ -91,6 +91,13 @@ impl FinishedTasks {
         self.entries.insert(task, finished);
     }
 
+    /// Forgets the tasks of a user who is erased.
+    pub(crate) fn remove_user(&mut self, user: &UserId) {
+        let theirs = self.entries.iter().filter(|(_, finished)| finished.user == *user);
+        let theirs: Vec<TaskId> = theirs.map(|(task, _)| *task).collect();
+        theirs.iter().for_each(|task| self.remove(task));
+    }
+
     /// Forgets a task: it has not ended any more.
     pub(crate) fn remove(&mut self, task: &TaskId) {
         if let Some(gone) = self.entries.remove(task) {

@@ -136,6 +136,24 @@ pub struct ActivityRecord {
     pub keys: Vec<KeyUse>,
 }
 
+/// That a user is being erased, and how far that has come. Nothing of the user but the id.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ErasureRecord {
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    pub begun_ms: u64,
+    /// How many records of which kinds are gone, by the byte of the kind.
+    pub removed: Vec<(u8, u64)>,
+    /// Shards that had names or identities which led to the user, so that a resumed erasure rewrites them as well.
+    pub homes: Vec<u16>,
+}
+
+impl Record for ErasureRecord {
+    const NAME: &'static str = "erasure";
+    const KINDS: &'static [Kind] = &[Kind::Erasure];
+    const SCHEMA: u8 = 1;
+}
+
 /// When a key was last used.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct KeyUse {

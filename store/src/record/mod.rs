@@ -21,7 +21,8 @@ mod types;
 mod webhook;
 
 pub use account::{
-    ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, IdentityRecord, KeyRecord, KeyUse, UserRecord,
+    ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, ErasureRecord, IdentityRecord, KeyRecord, KeyUse,
+    UserRecord,
 };
 pub use context::{
     ArchivedContextChunkRecord, ContextChunkRecord, ContextDocumentRecord, ContextOrphanRecord,

@@ -82,6 +82,14 @@ impl Vault {
         Ok(was_there)
     }
 
+    /// Tells that a user's data key was deleted with its record, for the user is erased: whoever deleted it held it until
+    /// that was durable. From the moment this returns no core uses it.
+    pub fn note_erased(&self, user: &UserId) {
+        self.inner.destroyed.fetch_add(1, Ordering::Release);
+        self.inner.stats.keys_destroyed.add(1);
+        tracing::warn!(%user, "data key destroyed");
+    }
+
     /// Stops asking for a master version at every start, after making sure that no data key is under it. Then it may be
     /// removed from where the keys are kept.
     ///

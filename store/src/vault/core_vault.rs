@@ -115,6 +115,14 @@ impl CoreVault {
         }
     }
 
+    /// Drops what is kept of a user: they are erased.
+    pub fn forget(&self, user: &UserId) {
+        let mut kept = self.core.kept.borrow_mut();
+        if kept.keys.remove(user).is_some() {
+            kept.order.retain(|other| other != user);
+        }
+    }
+
     /// How many data keys are kept.
     pub fn len(&self) -> usize {
         self.core.kept.borrow().keys.len()
