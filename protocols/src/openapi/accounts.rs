@@ -135,7 +135,7 @@ pub(super) fn paths() -> Map<String, Value> {
             "operationId": "user.me.export",
             "tags": ["account"],
             "summary": "Export everything of yours, as JSON lines",
-            "description": "Needs `commands:read` beside the scope of the route",
+            "description": "What came of commands is in it when the credential holds `commands:read` as well",
             "responses": exported(),
         }},
     });

@@ -28,7 +28,7 @@ use sluice_store::{Batch, Key, KeyRange, Kind, ReadError, Value};
 
 use super::{Admin, AdminError, now_ms, put};
 use crate::audit::{Act, Author, Object, Outcome};
-use crate::export::{self, ExportPage, ExportPlace};
+use crate::export::{self, ExportPage, ExportPlace, Extent};
 
 /// Records removed in one write.
 const PAGE_ROWS: usize = 256;
@@ -76,7 +76,7 @@ impl Admin {
             self.author.tell(&mut batch, Act::UserExport, Object::User(user), now_ms());
             self.store.write_blocking(vec![batch])?;
         }
-        let page = pin!(export::page(&self.store, user, place, now_ms()));
+        let page = pin!(export::page(&self.store, user, Extent::Everything, place, now_ms()));
         match page.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(page) => Ok(page?),
             Poll::Pending => {
@@ -165,8 +165,8 @@ impl Admin {
         if last == Step::Mark {
             return Ok(Erased { user, begun_ms: erasure.begun_ms, removed: counts(&erasure) });
         }
-        self.store.fence(&user)?;
         self.revocations.revoke(&user);
+        self.store.fence(&user)?;
         let goes_on = |step: Step| step <= last;
         if !self.memories.forget_blocking(&user) {
             tracing::warn!(%user, "a core still ends tasks of a user who is being erased");

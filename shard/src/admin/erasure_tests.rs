@@ -14,10 +14,10 @@ use super::*;
 /// In every text of the user's.
 const MARK: &str = "zqxmarkzqx";
 
-fn open(directory: &Path, keyring: &[u8; 32]) -> Admin {
+fn open(directory: &Path) -> Admin {
+    let keys = "1:7f1c6f0d3a5b9e2480c1d7e6f5a4b3928170615243342516f708e9dacbbcad9e";
     let store = Store::open(StoreConfig::new(directory.join("data"), ShardCount::new(8).unwrap())).unwrap();
-    let text = keyring.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let vault = Vault::open(&store, Keyring::parse(&format!("1:{text}")).unwrap()).unwrap();
+    let vault = Vault::open(&store, Keyring::parse(keys).unwrap()).unwrap();
     Admin::new(store, vault)
 }
 
@@ -128,13 +128,13 @@ fn an_erasure_that_breaks_off_behind_any_step_is_done_to_its_end_by_the_next_sta
         .chain([Step::User, Step::Files, Step::Proof]);
     for step in steps {
         let directory = tempfile::tempdir().unwrap();
-        let admin = open(directory.path(), &[3; 32]);
+        let admin = open(directory.path());
         let anna = plant(&admin, "anna");
         let bert = plant(&admin, "bert");
         let berts = left(&admin, &bert, "bert");
         admin.erase_up_to(&anna, " ANNA", step).unwrap();
         drop(admin);
-        let admin = open(directory.path(), &[3; 32]);
+        let admin = open(directory.path());
         if step < Step::User {
             let found = admin.find_user("anna").unwrap();
             assert!(found.is_none_or(|anna| anna.disabled), "{step:?}");
@@ -166,7 +166,7 @@ fn an_erasure_that_breaks_off_behind_any_step_is_done_to_its_end_by_the_next_sta
 #[test]
 fn nothing_of_a_user_is_written_or_found_in_any_file_after_their_erasure() {
     let directory = tempfile::tempdir().unwrap();
-    let admin = open(directory.path(), &[4; 32]);
+    let admin = open(directory.path());
     let anna = plant(&admin, MARK);
     let wrong = admin.erase_user(&anna, "bert");
     assert!(matches!(wrong, Err(AdminError::OtherName)), "{wrong:?}");
@@ -184,14 +184,14 @@ fn nothing_of_a_user_is_written_or_found_in_any_file_after_their_erasure() {
     // Keys at the edges of tables stand in the manifest until the next start writes it anew.
     let beside = is_in_files(directory.path(), MARK);
     assert!(beside.iter().all(|path| path.contains("MANIFEST")), "{beside:?}");
-    drop(open(directory.path(), &[4; 32]));
+    drop(open(directory.path()));
     assert_eq!(is_in_files(directory.path(), MARK), [""; 0]);
 }
 
 #[test]
 fn an_export_holds_everything_and_no_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let admin = open(directory.path(), &[5; 32]);
+    let admin = open(directory.path());
     let (anna, bert) = (plant(&admin, "anna"), plant(&admin, "bert"));
     let key = admin.create_key(&anna, "another").unwrap();
     let (mut place, mut lines) = (None, String::new());

@@ -4,7 +4,7 @@
 //! {"kind":"export","format":1,"user":"usr_...","at":"..."}
 //! {"kind":"session","key":"<the record's key, in hexadecimal digits>", ...}      as [`line`] writes each kind
 //! {"kind":"chunk","generation":"...","index":0,"content":"<base64>"}             of documents
-//! {"kind":"end"}                                                                 only when nothing is missing
+//! {"kind":"end"}                                                                 only when all before it is there
 //! ```
 //! Invariants:
 //! - never a secret: no refresh token, no hash of a key, no data key;
@@ -125,9 +125,32 @@ const fn is_told(kind: Kind) -> bool {
     }
 }
 
+/// How much of a user is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Everything,
+    /// What belongs to the account itself: to a credential that may not read what came of commands.
+    Account,
+}
+
+/// Whether records of a kind belong to the account itself.
+const fn is_of_account(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::User
+            | Kind::ApiKey
+            | Kind::Connection
+            | Kind::Preferences
+            | Kind::Identity
+            | Kind::Limit
+            | Kind::Activity
+    )
+}
+
 /// The kinds in the order they are told: contents before what refers to them.
-fn parts() -> Vec<Kind> {
-    let mut parts: Vec<Kind> = Kind::all().filter(|kind| is_told(*kind)).collect();
+fn parts(extent: Extent) -> Vec<Kind> {
+    let is_wanted = |kind: &Kind| is_told(*kind) && (extent == Extent::Everything || is_of_account(*kind));
+    let mut parts: Vec<Kind> = Kind::all().filter(is_wanted).collect();
     parts.sort_by_key(|kind| match kind {
         Kind::ContextDocument => 1,
         Kind::ContextSnapshot => 2,
@@ -143,6 +166,7 @@ fn parts() -> Vec<Kind> {
 pub(crate) async fn page(
     reads: &impl Reads,
     user: &UserId,
+    extent: Extent,
     place: Option<ExportPlace>,
     now_ms: u64,
 ) -> Result<ExportPage, ReadError> {
@@ -151,8 +175,12 @@ pub(crate) async fn page(
         let next = ExportPlace { began_ms: now_ms, part: 0, shard: 0, after: None };
         return Ok(ExportPage { lines: format!("{head}\n"), next: Some(next) });
     };
-    let Some(&kind) = parts().get(place.part) else {
-        return Ok(ExportPage { lines: format!("{}\n", json!({"kind": "end"})), next: None });
+    let Some(&kind) = parts(extent).get(place.part) else {
+        let end = match extent {
+            Extent::Everything => json!({"kind": "end"}),
+            Extent::Account => json!({"kind": "end", "left_out": "what needs the scope commands:read"}),
+        };
+        return Ok(ExportPage { lines: format!("{end}\n"), next: None });
     };
     let is_everywhere = kind.belonging() == Belonging::Leading;
     let shard = match ShardId::new(place.shard, reads.shards()) {
@@ -218,7 +246,7 @@ mod tests {
 
     #[test]
     fn contents_stand_before_what_refers_to_them() {
-        let parts = parts();
+        let parts = parts(Extent::Everything);
         let at = |kind| parts.iter().position(|part| *part == kind).expect("it is told");
         assert!(at(Kind::ContextChunk) < at(Kind::ContextDocument));
         assert!(at(Kind::ContextDocument) < at(Kind::ContextSnapshot));

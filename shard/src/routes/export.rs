@@ -19,7 +19,7 @@ use super::google::Transfer;
 use super::read_problem;
 use crate::audit::{Act, Author, Object};
 use crate::auth::Principal;
-use crate::export;
+use crate::export::{self, Extent};
 use crate::service::Core;
 
 /// JSON lines.
@@ -35,7 +35,12 @@ pub(crate) async fn serve(
     head: RequestHead,
 ) {
     let user = whose.unwrap_or(who.user);
-    let place = match begin(&core, &who, &author, whose, head.method()).await {
+    // Operators are let in by a scope of their own; to oneself what came of commands is told if it may be read.
+    let extent = match whose {
+        None if !who.scopes.allows(Scope::CommandsRead) => Extent::Account,
+        _ => Extent::Everything,
+    };
+    let place = match begin(&core, &author, user, head.method()).await {
         Ok(place) => place,
         Err(problem) => return exchange.refuse(problem),
     };
@@ -48,7 +53,7 @@ pub(crate) async fn serve(
         return exchange.answer(Answer::Streamed(response, BodyReader::whole(Bytes::new())));
     }
     let (mut writer, request) = exchange.stream(response);
-    if send(&core, &user, &mut writer).await {
+    if send(&core, &user, extent, &mut writer).await {
         core.metrics().exports_sent.add(1);
         writer.finish();
     } else {
@@ -58,22 +63,8 @@ pub(crate) async fn serve(
     drop((place, request));
 }
 
-/// Whether it may be, and that it is, told to the audit log.
-async fn begin(
-    core: &Rc<Core>,
-    who: &Principal,
-    author: &Author,
-    whose: Option<UserId>,
-    method: Method,
-) -> Result<Transfer, Problem> {
-    if whose.is_none() && !who.scopes.allows(Scope::CommandsRead) {
-        let detail = format!(
-            "what came of commands is in an export: this needs the scope `{}` as well",
-            Scope::CommandsRead.name()
-        );
-        return Err(Problem::new(ProblemKind::Forbidden, detail));
-    }
-    let user = whose.unwrap_or(who.user);
+/// Finds the user and a place, and tells the audit log.
+async fn begin(core: &Rc<Core>, author: &Author, user: UserId, method: Method) -> Result<Transfer, Problem> {
     let shard = core.shard_of(&user);
     let found = core.store.load::<UserRecord>(shard, &Key::user(&user)).await;
     if found.map_err(|error| read_problem(&error))?.is_none() {
@@ -92,12 +83,12 @@ async fn begin(
 }
 
 /// Whether all of it went. Who does not read on holds it up for no longer than files.
-async fn send(core: &Core, user: &UserId, writer: &mut BodyWriter) -> bool {
+async fn send(core: &Core, user: &UserId, extent: Extent, writer: &mut BodyWriter) -> bool {
     let settings = core.config.run.transfer;
     let until = sluice_core::now() + settings.time_max;
     let mut place = None;
     loop {
-        let page = match export::page(&core.store, user, place, core.clock.unix_ms()).await {
+        let page = match export::page(&core.store, user, extent, place, core.clock.unix_ms()).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%error, "an export broke off");

@@ -334,7 +334,7 @@ impl Action<'_> {
             | Self::History
             | Self::Workflows { changes: false, .. }
             | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
-            // What commands brought is in it as well: the route asks for the scope of these beside.
+            // What came of commands is in it for those who may read that.
             Self::MyExport => Access::Own(Scope::AccountRead),
             Self::PreferencesGet | Self::Webhooks { changes: false, .. } | Self::KeyList | Self::KeyGet(_) | Self::Me => {
                 Access::Own(Scope::AccountRead)
