@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::Gateway;
 use common::asker::{Asker, text};
-use common::scene::{Scene, guard};
+use common::scene::Scene;
 use serde_json::{Value, json};
 
 /// In every text of the user's that stands in a value.
@@ -149,7 +149,7 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     assert_eq!((&told[0]["kind"], &told[0]["user"]), (&json!("export"), &json!(id)));
     assert_eq!(told.last(), Some(&json!({"kind": "end"})));
     assert!(own.matches(MARK).count() > 8 && !own.contains("bobs") && !own.contains("\"unreadable\""));
-    for secret in [key.rsplit_once('_').expect("a secret").1, "sim-refresh-", "refresh_token"] {
+    for secret in [&key[key.len() - 43..], "sim-refresh-", "refresh_token"] {
         assert!(!own.contains(secret), "{secret} is in the export");
     }
     let mut chunks: Vec<_> = told.iter().filter(|line| line["kind"] == "chunk").collect();
@@ -288,7 +288,8 @@ async fn an_erasure_that_is_killed_at_any_moment_ends_erased() {
         }
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         scene.gateway = scene.gateway.crash_and_restart();
-        drop(guard(asking).await);
+        // Nobody answers any more; the connection would be given up late.
+        asking.abort();
         let olga = Asker::of(&scene.gateway, &olga_key).await;
         olga.ask("GET", &format!("/users/{id}"), &NONE).await.problem(404, "not-found");
         let ada = Asker::of(&scene.gateway, &ada.key).await;

@@ -291,6 +291,8 @@ impl Core {
 
     /// Forgets a user who is being erased: their tasks end, and nothing of them is kept in memory.
     async fn forget(self: &Rc<Self>, user: UserId) {
+        // A core that starts may still take up tasks of theirs.
+        self.recovered.wait().await;
         let limit = sluice_core::now() + TASKS_MAX;
         let have_ended = self.tasks.end_all_of(user, limit).await;
         self.forget_at_once(user);

@@ -75,7 +75,8 @@ fn plant(admin: &Admin, name: &str) -> UserId {
     }
     // What cannot be read goes as well, and so does the copy that is made when somebody tries to.
     let damaged = Key::session(&user, &SessionId::from_bytes([5; 16]));
-    batch.put(&damaged, MARK.as_bytes());
+    // With a schema there is, behind bytes that are no record.
+    batch.put(&damaged, &[MARK.as_bytes(), &[2]].concat());
     admin.store.write_blocking(vec![batch]).unwrap();
     let read =
         admin.store.load_blocking::<sluice_store::record::SessionRecord>(admin.shard_of(&user), &damaged);
