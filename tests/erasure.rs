@@ -21,7 +21,7 @@ const MARK: &str = "zqxmarkzqx";
 const NAME_MARK: &str = "wvynamewvy";
 const NONE: Value = Value::Null;
 /// What the gateway keeps of a user who has done everything.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 19] = [
     "user",
     "key",
     "connection",
@@ -38,6 +38,8 @@ const KINDS: [&str; 17] = [
     "document",
     "snapshot",
     "preferences",
+    "webhook",
+    "delivery",
     "activity",
 ];
 
@@ -51,6 +53,10 @@ async fn operator(gateway: &Gateway) -> Asker {
 /// Fills an account with everything there is.
 async fn plant(scene: &Scene, asker: &Asker, mark: &str, name: &str) {
     let command = |mode: &str| json!({"command": format!("send a mail to kim@example.com saying code {mark} is {mode}"), "mode": mode});
+    // Nobody is there, so what it is told waits.
+    let url = format!("https://nobody.invalid/{mark}");
+    let hook = json!({"url": url, "description": mark, "events": ["task.done"]});
+    let hook = asker.expect(201, "POST", "/webhooks", &hook).await;
     let keyed = [("idempotency-key", "once")];
     let sent = asker.with("POST", "/command", &keyed, &command("sync")).await;
     assert_eq!(sent.status.as_u16(), 200, "{:?}", sent.body);
@@ -74,6 +80,15 @@ async fn plant(scene: &Scene, asker: &Asker, mark: &str, name: &str) {
     let dead = json!({"command": format!("find the file about {mark}"), "deadline_ms": 5_000});
     let dead = asker.queue(&dead).await;
     assert_eq!(asker.ended(&dead["id"]).await["state"], "failed");
+    // From the first attempt on there are as many records as there will be.
+    let attempts = format!("/webhooks/{}/deliveries", text(&hook["id"]));
+    for look in 0.. {
+        if asker.get(&attempts).await["deliveries"] != json!([]) {
+            break;
+        }
+        assert!(look < 1_000, "nothing is ever tried");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -149,7 +164,7 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     assert_eq!((&told[0]["kind"], &told[0]["user"]), (&json!("export"), &json!(id)));
     assert_eq!(told.last(), Some(&json!({"kind": "end"})));
     assert!(own.matches(MARK).count() > 8 && !own.contains("bobs") && !own.contains("\"unreadable\""));
-    for secret in [&key[key.len() - 43..], "sim-refresh-", "refresh_token"] {
+    for secret in [&key[key.len() - 43..], "sim-refresh-", "refresh_token", "whsec_"] {
         assert!(!own.contains(secret), "{secret} is in the export");
     }
     let mut chunks: Vec<_> = told.iter().filter(|line| line["kind"] == "chunk").collect();
@@ -172,7 +187,7 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     let narrow = lines(std::str::from_utf8(&narrow.body).expect("UTF-8"));
     assert!(text(&narrow.last().expect("lines")["left_out"]).contains("commands:read"), "{narrow:?}");
     let kinds: BTreeSet<String> = by_kind(&narrow).into_keys().collect();
-    let of_account = ["activity", "connection", "end", "export", "key", "preferences", "user"];
+    let of_account = ["activity", "connection", "end", "export", "key", "preferences", "user", "webhook"];
     assert_eq!(kinds, of_account.map(str::to_owned).into());
 
     // Not by accident.

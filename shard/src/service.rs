@@ -317,6 +317,7 @@ impl Core {
         self.env.tokens.forget(&user);
         self.env.preferences.forget(user);
         self.env.vault.forget(&user);
+        self.webhooks.forget_user(&user);
     }
 
     /// The shard that keeps a user.

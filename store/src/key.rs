@@ -172,6 +172,8 @@ impl Kind {
             | Self::ContextChunk
             | Self::ContextSnapshot
             | Self::Preferences
+            | Self::Webhook
+            | Self::Delivery
             | Self::DataKey
             | Self::Limit
             | Self::Activity => Belonging::Keyed,
@@ -203,6 +205,8 @@ impl Kind {
             Self::ContextChunk => "chunk",
             Self::ContextSnapshot => "snapshot",
             Self::Preferences => "preferences",
+            Self::Webhook => "webhook",
+            Self::Delivery => "delivery",
             Self::DataKey => "data-key",
             Self::Identity => "identity",
             Self::Limit => "limit",

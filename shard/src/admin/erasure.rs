@@ -270,7 +270,10 @@ impl Admin {
             Err(error) => return Err(error),
         };
         let leads = |key: &Key, value: Value| match key.kind() {
-            Kind::Name => decode::<NameRecord>(value).map_or(own.contains(key), |name| name.user == user),
+            Kind::Name => match decode::<NameRecord>(value) {
+                Ok(name) => name.user == user,
+                Err(_) => own.contains(key),
+            },
             Kind::Identity => decode::<IdentityRecord>(value).is_ok_and(|identity| identity.user == user),
             _ => false,
         };

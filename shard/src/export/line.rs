@@ -5,16 +5,17 @@ use serde_json::{Value as Json, json};
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::ids::{SessionId, UserId};
 use sluice_store::record::{
-    ActivityRecord, ConnectionRecord, ConnectionState, ContextDocumentRecord, ContextSnapshotRecord,
-    HistoryRecord, IdempotencyRecord, IdentityRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord,
-    PreferencesRecord, Provider, Record, RecordError, SessionRecord, TaskRecord, TurnRecord, UserRecord,
-    WorkflowRecord, decode,
+    ActivityRecord, AttemptsRecord, ConnectionRecord, ConnectionState, ContextDocumentRecord,
+    ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord, IdentityRecord, ItemRecord,
+    KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider, Record, RecordError,
+    SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord, WorkflowRecord, decode,
 };
 use sluice_store::{Key, Kind, Value};
 
 use crate::clock::timestamp_of;
 use crate::preferences;
 use crate::run::{codes, view_of};
+use crate::webhooks;
 
 /// The line of a record that was read while `user` was exported; `None` for what is another's, or says nothing.
 pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Option<Json> {
@@ -39,6 +40,14 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         Kind::ContextDocument => read(value, |document| self::document(&document, began_ms)),
         Kind::ContextSnapshot => read(value, |snapshot| self::snapshot(&snapshot, began_ms)),
         Kind::Preferences => read(value, |record: PreferencesRecord| json(&preferences::view_of(&record))),
+        Kind::Webhook if key.webhook_id().is_some() => {
+            read(value, |record: WebhookRecord| json(&webhooks::view(&record, began_ms)))
+        }
+        Kind::Webhook => read(
+            value,
+            |record: AttemptsRecord| json!({"attempts": record.attempts.iter().map(webhooks::attempt_view).collect::<Vec<_>>()}),
+        ),
+        Kind::Delivery => read(value, delivery),
         Kind::Limit if key.as_bytes().last() == Some(&0) => read(value, limit_state),
         Kind::Limit => read(value, limit),
         Kind::Activity => read(value, activity),
@@ -102,6 +111,15 @@ fn key_of(key: KeyRecord) -> Json {
     let scopes: Vec<_> = Scopes::from_bits(scopes).names().collect();
     json!({
         "id": id, "name": label, "at": timestamp_of(created_ms), "scopes": scopes, "expires": maybe_at(expires_ms),
+    })
+}
+
+/// What a webhook is still to be told, as it is sent.
+fn delivery(delivery: DeliveryRecord) -> Json {
+    let DeliveryRecord { id, webhook, user: _, event, body, created_ms, attempts, not_before_ms } = delivery;
+    json!({
+        "id": id, "webhook": webhook, "event": webhooks::event_name(event), "body": inner(Some(&body)),
+        "at": timestamp_of(created_ms), "attempts": attempts, "not_before": maybe_at(not_before_ms),
     })
 }
 

@@ -111,6 +111,8 @@ const fn is_told(kind: Kind) -> bool {
         | Kind::ContextChunk
         | Kind::ContextSnapshot
         | Kind::Preferences
+        | Kind::Webhook
+        | Kind::Delivery
         | Kind::Identity
         | Kind::Limit
         | Kind::Activity => true,
@@ -141,6 +143,7 @@ const fn is_of_account(kind: Kind) -> bool {
             | Kind::ApiKey
             | Kind::Connection
             | Kind::Preferences
+            | Kind::Webhook
             | Kind::Identity
             | Kind::Limit
             | Kind::Activity
@@ -211,7 +214,7 @@ pub(crate) async fn page(
         }
     }
     if found.next.is_some() {
-        place.after = last.or(after.map(|after| after.as_bytes().to_vec()));
+        place.after = last.or_else(|| after.map(|after| after.as_bytes().to_vec()));
     } else if is_everywhere && place.shard + 1 < reads.shards().get() {
         place.shard += 1;
     } else {

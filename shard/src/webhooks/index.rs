@@ -80,6 +80,14 @@ impl Index {
         Some(removed)
     }
 
+    /// Takes all webhooks of a user out. Their messages keep their places until each is released.
+    pub(super) fn remove_all(&mut self, user: &UserId) {
+        let Some(subscriber) = self.users.get_mut(user) else { return };
+        self.webhooks -= subscriber.webhooks.len();
+        subscriber.webhooks.clear();
+        self.tidy(user);
+    }
+
     /// The user's webhooks that are told of this event.
     pub(super) fn wanting(&self, user: &UserId, event: WebhookEvent) -> SmallVec<[WebhookId; 2]> {
         let Some(subscriber) = self.users.get(user) else { return SmallVec::new() };
@@ -150,6 +158,8 @@ mod tests {
         index.remove(&user(1), &WebhookId::from_bytes([1; 16]));
         assert_eq!((told(&index, 1), index.webhooks()), (1, 3));
         assert!(index.remove(&user(1), &WebhookId::from_bytes([4; 16])).is_none(), "it is another's");
+        index.remove_all(&user(1));
+        assert_eq!((told(&index, 1), index.count(&user(1)), told(&index, 2), index.webhooks()), (0, 0, 1, 1));
     }
 
     #[test]

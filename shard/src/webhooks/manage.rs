@@ -62,8 +62,14 @@ pub(crate) fn view(webhook: &WebhookRecord, now_ms: u64) -> WebhookView {
     }
 }
 
-fn attempt_view(attempt: &AttemptRecord) -> AttemptView {
-    let event = WebhookEvent::from_number(attempt.event).map_or("unknown", WebhookEvent::name);
+/// The name of an event that a record has by its number.
+pub(crate) fn event_name(number: u8) -> &'static str {
+    WebhookEvent::from_number(number).map_or("unknown", WebhookEvent::name)
+}
+
+/// An attempt as the webhook's user sees it.
+pub(crate) fn attempt_view(attempt: &AttemptRecord) -> AttemptView {
+    let event = event_name(attempt.event);
     AttemptView {
         id: attempt.message,
         event: event.to_owned(),

@@ -47,7 +47,7 @@ use crate::run::{codes, error_of};
 use crate::tasks::Backoff;
 use index::{Full, Index, Subscription};
 use log::Logs;
-pub(crate) use manage::{MadeWebhook, view};
+pub(crate) use manage::{MadeWebhook, attempt_view, event_name, view};
 use queue::{Entry, Queue, QueueLimits};
 use verdict::Schedule;
 
@@ -220,6 +220,17 @@ impl Webhooks {
         if let Some(entry) = entry {
             self.index.borrow_mut().release(&entry.user);
         }
+    }
+
+    /// Forgets a user who is being erased: they are told nothing more, and what comes of an attempt under way is not
+    /// written.
+    pub(crate) fn forget_user(&self, user: &UserId) {
+        self.index.borrow_mut().remove_all(user);
+        let messages = self.queue.borrow().of_user(user);
+        for message in messages {
+            self.forget(message);
+        }
+        self.start_due();
     }
 
     /// Takes up every webhook and every pending message of the shards. Goes on until the store answers.

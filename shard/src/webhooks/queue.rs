@@ -104,6 +104,12 @@ impl Queue {
         self.due.insert((due_ms, message));
     }
 
+    /// A user's messages. Walks all there are: for what happens once in a user's life.
+    pub(super) fn of_user(&self, user: &UserId) -> Vec<DeliveryId> {
+        let theirs = self.all.iter().filter(|(_, waiting)| waiting.entry.user == *user);
+        theirs.map(|(message, _)| *message).collect()
+    }
+
     /// When to look again: `None` when nothing is due some time or nothing more may run.
     pub(super) fn due_ms(&self) -> Option<u64> {
         if self.running >= self.limits.running_max {
