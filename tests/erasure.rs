@@ -87,7 +87,7 @@ async fn plant(scene: &Scene, asker: &Asker, mark: &str, name: &str) {
             break;
         }
         assert!(look < 1_000, "nothing is ever tried");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -216,7 +216,8 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     let before = holdings(&bob).await;
     let erased = olga.expect(200, "POST", &erase, &named).await;
     assert_eq!(erased["user"], id);
-    for kind in KINDS.iter().chain(&["name", "data-key"]) {
+    // The record of a task that waits goes with the end that its core makes of it.
+    for kind in KINDS.iter().filter(|kind| **kind != "task-pending").chain(&["name", "data-key"]) {
         assert!(erased["removed"][kind].as_u64() > Some(0), "no {kind} in {erased:#}");
     }
 
