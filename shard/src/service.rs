@@ -12,6 +12,8 @@
 //! - a core serves nobody before it has taken up its pending tasks, so that old commands come before new ones;
 //! - nothing here blocks, and no borrow is held over a wait.
 
+mod callers;
+
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
@@ -37,10 +39,7 @@ use crate::admin::{Admin, Forget, TASKS_MAX};
 use crate::audit::{Actor, Author};
 use crate::auth::activity::Activity;
 use crate::auth::clerk::Clerk;
-use crate::auth::tokens::Means as TokenMeans;
-use crate::auth::{
-    self, Denied, KeyMeans, KeyText, Keys, Passed, Principal, Revocations, Shown, Tokens, Welcomed,
-};
+use crate::auth::{self, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::context::Shelves;
@@ -367,177 +366,6 @@ impl Core {
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
             },
         }
-    }
-
-    fn serve_user(self: &Rc<Self>, asked: Asked, request: Request, exchange: Exchange, way: Way) {
-        let way = match way {
-            Way::Proven(passed) => return self.welcome(asked, &passed, request, exchange),
-            way => way,
-        };
-        match auth::shown(&request.head) {
-            Ok(Shown::Key(text)) => {
-                let text = *text;
-                self.serve_key(asked, &text, request, exchange, way);
-            }
-            Ok(Shown::Token(token)) => {
-                let fingerprint = auth::fingerprint(token);
-                let (now, unix_ms) = (sluice_core::now(), self.clock.unix_ms());
-                if let Some(who) = self.tokens.believed(&fingerprint, &self.revocations, now, unix_ms) {
-                    self.metrics.tokens_hits.add(1);
-                    return self.serve_proven(asked, &who, request, exchange);
-                }
-                self.metrics.tokens_misses.add(1);
-                sluice_core::spawn(Rc::clone(self).serve_token(asked, fingerprint, request, exchange));
-            }
-            Err(denied) => self.deny_counted(exchange, &denied, request.peer.ip(), asked.1.class()),
-        }
-    }
-
-    fn serve_key(
-        self: &Rc<Self>,
-        asked: Asked,
-        text: &KeyText,
-        request: Request,
-        exchange: Exchange,
-        way: Way,
-    ) {
-        let (now, class) = (sluice_core::now(), asked.1.class());
-        if let Some(who) = self.keys.believed(text, &self.revocations, now) {
-            self.metrics.keys_hits.add(1);
-            return self.perform(asked, who, request, exchange);
-        }
-        let user = match auth::parse(text) {
-            Ok(key) => key.user(),
-            Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
-        };
-        let shard = self.placement.shard_of(&user);
-        let owner = self.placement.owner(shard);
-        if owner != self.id {
-            return self.pass_on(owner, request, exchange, way, None);
-        }
-        // It does not count before it is known that nobody has it: after a start everybody behind an address may bring a
-        // key at once. How many are looked at before the first one counts is bounded by the limit of the address.
-        let address = request.peer.ip();
-        if let Err(refused) = self.limiter.may_look_at(address, class, self.limiter.limits().ns(now)) {
-            return exchange.limited(&refused);
-        }
-        self.metrics.keys_misses.add(1);
-        let (core, text) = (Rc::clone(self), *text);
-        sluice_core::spawn(async move {
-            let means = KeyMeans {
-                store: &core.store,
-                revocations: &core.revocations,
-                limiter: &core.limiter,
-                clock: &core.clock,
-            };
-            let checked = core.keys.check(means, &text, shard, now).await;
-            core.metrics.keys_cached.set(core.keys.len() as u64);
-            match checked {
-                Ok(who) => core.perform(asked, who, request, exchange),
-                Err(denied @ (Denied::Missing | Denied::Unknown)) => {
-                    core.deny_counted(exchange, &denied, address, class);
-                }
-                Err(denied) => core.deny(exchange, &denied),
-            }
-        });
-    }
-
-    /// Denies a request that shows no credential, what cannot be one, or a token that is not accepted, unless its address
-    /// has shown too many of those.
-    fn deny_counted(&self, exchange: Exchange, denied: &Denied, address: IpAddr, class: Class) {
-        let now_ns = self.limiter.limits().ns(sluice_core::now());
-        match self.limiter.note_unauthorized(address, class, now_ns) {
-            Ok(()) => self.deny(exchange, denied),
-            Err(refused) => exchange.limited(&refused),
-        }
-    }
-
-    /// Checks a token that is not believed, and goes on with whom it proves.
-    async fn serve_token(
-        self: Rc<Self>,
-        asked: Asked,
-        fingerprint: auth::tokens::Fingerprint,
-        request: Request,
-        exchange: Exchange,
-    ) {
-        let Ok(Shown::Token(token)) = auth::shown(&request.head) else {
-            return self.deny(exchange, &Denied::Missing);
-        };
-        // As a key, it does not count meanwhile: everybody behind an address may bring one at once when their provider's
-        // keys change.
-        let (address, class) = (request.peer.ip(), asked.1.class());
-        let now_ns = || self.limiter.limits().ns(sluice_core::now());
-        if let Err(refused) = self.limiter.may_look_at(address, class, now_ns()) {
-            return exchange.limited(&refused);
-        }
-        let means = TokenMeans {
-            store: &self.store,
-            clerk: &self.clerk,
-            revocations: &self.revocations,
-            unix_ms: self.clock.unix_ms(),
-            address,
-            request_id: exchange.context.request_id(),
-        };
-        let checked = self.tokens.check(token, fingerprint, means).await;
-        self.metrics.tokens_cached.set(self.tokens.len() as u64);
-        match checked {
-            Ok(who) => self.serve_proven(asked, &who, request, exchange),
-            Err(denied @ Denied::Token(_)) => self.deny_counted(exchange, &denied, address, class),
-            Err(denied) => self.deny(exchange, &denied),
-        }
-    }
-
-    /// Serves a request of somebody who was proven here, or passes it on to their core.
-    fn serve_proven(self: &Rc<Self>, asked: Asked, who: &Passed, request: Request, exchange: Exchange) {
-        let owner = self.placement.owner(who.shard);
-        if owner == self.id {
-            return self.welcome(asked, who, request, exchange);
-        }
-        self.pass_on(owner, request, exchange, Way::Direct, Some(Box::new(who.clone())));
-    }
-
-    /// Serves a request of a user of this core who was proven, here or elsewhere.
-    fn welcome(self: &Rc<Self>, asked: Asked, who: &Passed, request: Request, exchange: Exchange) {
-        let now = sluice_core::now();
-        if let Some(who) = self.welcomed.find(who, now) {
-            return self.perform(asked, who, request, exchange);
-        }
-        let (core, passed) = (Rc::clone(self), who.clone());
-        sluice_core::spawn(async move {
-            match core.limiter.recall(&core.store, &core.clock, passed.shard, passed.user).await {
-                Ok(allowance) => {
-                    let who = Rc::new(passed.with(allowance));
-                    core.welcomed.insert(&passed, &who, now);
-                    core.perform(asked, who, request, exchange);
-                }
-                Err(error) => core.deny(exchange, &Denied::Storage(error)),
-            }
-        });
-    }
-
-    fn deny(&self, exchange: Exchange, denied: &Denied) {
-        let detail = denied.to_string();
-        let overloaded = |detail| Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1);
-        let problem = match denied {
-            Denied::Missing | Denied::Unknown | Denied::Expired => {
-                Problem::new(ProblemKind::Unauthorized, detail)
-            }
-            Denied::Token(_) => {
-                self.metrics.tokens_refused.add(1);
-                return exchange.refuse(Problem::new(ProblemKind::Unauthorized, detail));
-            }
-            Denied::Disabled | Denied::NoUser => Problem::new(ProblemKind::Forbidden, detail),
-            Denied::NoKeysYet | Denied::Busy => overloaded(detail),
-            Denied::Storage(error) => routes::read_problem(error),
-            // Whose name or address is taken is not for whoever comes with a token.
-            Denied::Clerk(problem) if problem.status() < 500 => {
-                tracing::warn!(reason = problem.detail(), "no user was made for a token");
-                Problem::new(ProblemKind::Forbidden, Denied::NoUser.to_string())
-            }
-            Denied::Clerk(problem) => problem.clone(),
-        };
-        self.metrics.keys_refused.add(1);
-        exchange.refuse(problem);
     }
 
     /// Does what an authenticated user of this core asks for, if they may.
