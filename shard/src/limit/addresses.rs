@@ -127,22 +127,27 @@ impl Addresses {
         Ok(Taken::Yes(pair))
     }
 
-    /// Puts one request back that was taken and need not have been. What came back by itself meanwhile is not looked
-    /// at, so this may give one more than there should be, but never more than one.
-    pub fn give_back(&self, who: Neighbourhood) {
-        let found = self.sets_of(who).into_iter().find_map(|set| self.find_in(set, who));
-        let Some(row) = found else { return };
-        for (window, rate) in self.rates.each() {
-            let given = |full_at| Some(rate.give_back(full_at, 1));
-            let _always = row.full_at[window as usize].fetch_update(Relaxed, Relaxed, given);
+    /// Whether one could be taken now. Loads alone, and no row is given out.
+    ///
+    /// # Errors
+    /// As those of [`Self::take`].
+    pub fn check(&self, who: Neighbourhood, now_ns: u64) -> Result<(), (Window, Short)> {
+        if self.rates.is_none() {
+            return Ok(());
         }
+        let Some(row) = self.find(who) else { return Ok(()) };
+        self.rates.take([row.full_at[0].load(Relaxed), row.full_at[1].load(Relaxed)], now_ns, 1).map(drop)
+    }
+
+    fn find(&self, who: Neighbourhood) -> Option<&Row> {
+        self.sets_of(who).into_iter().find_map(|set| self.find_in(set, who))
     }
 
     fn row(&self, who: Neighbourhood, now_ns: u64) -> Option<&Row> {
-        let sets = self.sets_of(who);
-        if let Some(found) = sets.into_iter().find_map(|set| self.find_in(set, who)) {
+        if let Some(found) = self.find(who) {
             return Some(found);
         }
+        let sets = self.sets_of(who);
         let rooms = sets.map(|set| self.open_in(set, now_ns).count());
         let order = if rooms[1] > rooms[0] { [sets[1], sets[0]] } else { sets };
         order.into_iter().flat_map(|set| self.open_in(set, now_ns)).find_map(|(row, owner)| {
@@ -220,11 +225,17 @@ mod tests {
         assert!(addresses.take(b, 0).is_ok(), "another address is not concerned");
         // The hour had four, and a minute does not bring them back.
         assert!(addresses.take(a, 60_000_000_000).is_ok());
+        let state = || addresses.find(a).unwrap().full_at.each_ref().map(|full_at| full_at.load(Relaxed));
+        let before = state();
+        let checked = addresses.check(a, 60_000_000_000);
         let (window, short) = addresses.take(a, 60_000_000_000).unwrap_err();
         assert_eq!((window, short.wait_ns), (Window::Hour, Some(840_000_000_000)));
+        assert_eq!(checked, Err((window, short)));
         // What the hour refused was not taken from the minute.
-        addresses.give_back(a);
-        assert!(addresses.take(a, 60_000_000_000).is_ok());
+        assert_eq!(state(), before);
+        // A look takes nothing, nor a row.
+        assert_eq!((addresses.check(a, 900_000_000_000), addresses.check(b, 0)), (Ok(()), Ok(())));
+        assert_eq!((state(), addresses.check(who("192.0.2.3"), 0)), (before, Ok(())));
         assert_eq!(addresses.used(), 2);
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sluice_protocols::ids::{KeyId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
-use super::addresses::{Neighbourhood, Taken};
+use super::addresses::{Addresses, Neighbourhood, Taken};
 use super::fields::{LimitFields, seconds, state_text};
 use super::gcra::Short;
 use super::keep::Unsaved;
@@ -261,17 +261,8 @@ impl Limiter {
 
     /// Lets a request in by its address.
     pub(crate) fn enter_from(&self, address: IpAddr, class: Class, now_ns: u64) -> Result<(), Refused> {
-        let addresses = self.limits.addresses();
-        match addresses.take(Neighbourhood::of(address), now_ns) {
-            Ok(Taken::Yes(_)) => Ok(()),
-            Ok(Taken::Untracked) => {
-                self.stats.untracked_addresses.add(u64::from(!addresses.rates().is_none()));
-                Ok(())
-            }
-            Err((window, short)) => {
-                Err(self.refuse(LimitKind::Address(window), class, addresses.rates().of(window), short))
-            }
-        }
+        self.take_from(self.limits.addresses(), address, now_ns)
+            .map_err(|error| self.refuse_address(self.limits.addresses(), LimitKind::Address, class, error))
     }
 
     /// Counts a credential that nobody has.
@@ -282,26 +273,33 @@ impl Limiter {
         now_ns: u64,
     ) -> Result<(), Refused> {
         let addresses = self.limits.unauthorized();
-        match addresses.take(Neighbourhood::of(address), now_ns) {
-            Ok(Taken::Yes(_)) => Ok(()),
-            Ok(Taken::Untracked) => {
-                self.stats.untracked_addresses.add(u64::from(!addresses.rates().is_none()));
-                Ok(())
-            }
-            Err((window, short)) => {
-                Err(self.refuse(LimitKind::Unauthorized(window), class, addresses.rates().of(window), short))
-            }
-        }
+        self.take_from(addresses, address, now_ns)
+            .map_err(|error| self.refuse_address(addresses, LimitKind::Unauthorized, class, error))
     }
 
     /// Whether another credential of this address may be looked at; nothing is counted.
     pub(crate) fn may_look_at(&self, address: IpAddr, class: Class, now_ns: u64) -> Result<(), Refused> {
-        self.note_unauthorized(address, class, now_ns)?;
         let addresses = self.limits.unauthorized();
-        if !addresses.rates().is_none() {
-            addresses.give_back(Neighbourhood::of(address));
+        addresses
+            .check(Neighbourhood::of(address), now_ns)
+            .map_err(|error| self.refuse_address(addresses, LimitKind::Unauthorized, class, error))
+    }
+
+    fn take_from(&self, addresses: &Addresses, address: IpAddr, now_ns: u64) -> Result<(), (Window, Short)> {
+        if addresses.take(Neighbourhood::of(address), now_ns)? == Taken::Untracked {
+            self.stats.untracked_addresses.add(u64::from(!addresses.rates().is_none()));
         }
         Ok(())
+    }
+
+    fn refuse_address(
+        &self,
+        addresses: &Addresses,
+        kind: fn(Window) -> LimitKind,
+        class: Class,
+        (window, short): (Window, Short),
+    ) -> Refused {
+        self.refuse(kind(window), class, addresses.rates().of(window), short)
     }
 }
 
