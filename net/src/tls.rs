@@ -9,6 +9,7 @@
 mod certificate;
 mod development;
 pub(crate) mod handshake;
+mod hmac_sha256;
 mod identity;
 mod sessions;
 mod ticket;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::{hkdf, hmac};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -35,6 +36,7 @@ pub use self::identity::{ReloadEvent, ReloadStats, TlsIdentity};
 pub use self::watch::Reload;
 
 use self::certificate::{read, read_chain};
+use self::hmac_sha256::ReadyKey;
 use self::sessions::Sessions;
 use self::ticket::Ticketer;
 use self::watch::Watched;
@@ -210,8 +212,8 @@ pub struct SharedKeys {
     ticketer: Arc<Ticketer>,
     ticket_file: Option<Arc<TicketFile>>,
     sessions: Arc<dyn StoresServerSessions>,
-    reset: Arc<hmac::Key>,
-    token: Arc<hkdf::Prk>,
+    reset: Arc<ReadyKey>,
+    token: Arc<Prk>,
 }
 
 /// Where the tickets' secrets come from.
@@ -236,8 +238,8 @@ impl SharedKeys {
             ticketer: Arc::new(Ticketer::random()?),
             ticket_file: None,
             sessions: ServerSessionMemoryCache::new(EARLY_DATA_SESSIONS_MAX),
-            reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset_seed)),
-            token: Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&token_seed)),
+            reset: Arc::new(ReadyKey::new(&reset_seed)),
+            token: Arc::new(Salt::new(HKDF_SHA256, &[]).extract(&token_seed)),
         })
     }
 
@@ -372,13 +374,13 @@ pub fn client_crypto(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// aws-lc-rs with the TLS 1.3 suites only, the cheapest first.
+/// aws-lc-rs with the TLS 1.3 suites only, the cheapest first, and key derivation of our own choice ([`hmac_sha256`]).
 fn crypto_provider() -> Arc<CryptoProvider> {
-    use provider::cipher_suite::{
-        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-    };
-    let cipher_suites =
-        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    let cipher_suites = vec![
+        hmac_sha256::TLS13_AES_128_GCM_SHA256,
+        provider::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        hmac_sha256::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
     Arc::new(CryptoProvider { cipher_suites, ..provider::default_provider() })
 }
 

@@ -224,7 +224,7 @@ fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
         vec![Server::Own(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Own("quinn-h3")];
     let mut told = vec![
         format!("sluice: this build, I/O {}", args.io),
-        "quinn-h3: quinn + h3 on tokio, current_thread".into(),
+        "quinn-h3: quinn + h3 on tokio, current_thread; rustls and aws-lc-rs as they come".into(),
     ];
     if !is_epoll {
         servers.push(Server::Own("sluice-epoll"));

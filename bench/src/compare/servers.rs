@@ -9,15 +9,19 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use quinn::crypto::rustls::QuicServerConfig;
+use rustls::CipherSuite;
+use rustls::server::ServerSessionMemoryCache;
 use sluice_core::{CoreId, IoChoice, Reactor, ReactorConfig, mailbox};
 use sluice_net::ingress::{self, IngressConfig, ServerIdentity};
-use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
+use sluice_net::tls::{ALPN_H3, EarlyData, SharedKeys, TlsIdentity, server_crypto};
 use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
 use sluice_protocols::http::{RequestHead, Response};
 
 /// Length of the reply's body, in bytes.
 pub(super) const REPLY_BYTES: usize = 200;
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+/// What Sluice remembers, too.
+const EARLY_DATA_SESSIONS_MAX: usize = 16_384;
 
 static REPLY: [u8; REPLY_BYTES] = [b'x'; REPLY_BYTES];
 
@@ -55,14 +59,38 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&directory)?;
     let identity = TlsIdentity::development(&directory);
     let _ = std::fs::remove_dir_all(&directory);
+    let identity = identity?;
+    let io = match args.stack {
+        Stack::Sluice => IoChoice::Auto,
+        Stack::SluiceEpoll => IoChoice::Epoll,
+        Stack::QuinnH3 => {
+            return serve_quinn(args.cpu, stock_tls(identity, args.early_data)?, args.early_data);
+        }
+    };
     let keys = SharedKeys::generate()?;
     let early_data = if args.early_data { EarlyData::On } else { EarlyData::Off };
-    let tls = server_crypto(&identity?, &keys, early_data)?;
-    match args.stack {
-        Stack::Sluice => serve_sluice(args, IoChoice::Auto, ServerIdentity { tls, keys }),
-        Stack::SluiceEpoll => serve_sluice(args, IoChoice::Epoll, ServerIdentity { tls, keys }),
-        Stack::QuinnH3 => serve_quinn(args.cpu, tls, args.early_data),
+    let tls = server_crypto(&identity, &keys, early_data)?;
+    serve_sluice(args, io, ServerIdentity { tls, keys })
+}
+
+/// TLS as users of quinn have it: rustls with aws-lc-rs as it comes. Only the certificate and the preference for
+/// AES-128-GCM are ours, and as many sessions are remembered for early data.
+fn stock_tls(identity: TlsIdentity, early_data: bool) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(identity));
+    tls.alpn_protocols = vec![ALPN_H3.to_vec()];
+    tls.ignore_client_order = true;
+    if early_data {
+        tls.session_storage = ServerSessionMemoryCache::new(EARLY_DATA_SESSIONS_MAX);
+        tls.max_early_data_size = u32::MAX;
+    } else {
+        tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     }
+    Ok(Arc::new(tls))
 }
 
 struct Reply;

@@ -20,9 +20,11 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{aead, hkdf};
+use aws_lc_rs::{aead, hkdf, rand};
+use rustls::crypto::tls13::{Hkdf, HkdfExpander};
 use rustls::server::ProducesTickets;
 
+use super::hmac_sha256::HKDF_SHA256;
 use super::{TlsError, setup};
 
 /// How long a client may keep a ticket, and how long a key seals.
@@ -38,7 +40,7 @@ const TICKET_BYTES_MAX: usize = 16 << 10;
 
 struct EpochKey {
     name: [u8; NAME_BYTES],
-    sealing: hkdf::Prk,
+    sealing: Box<dyn HkdfExpander>,
 }
 
 struct Keys {
@@ -94,7 +96,8 @@ impl Ticketer {
         let keys = self.keys_at(now)?;
         let key = keys.usable.first()?;
         let mut salt = [0; SALT_BYTES];
-        getrandom::fill(&mut salt).ok()?;
+        // Not from the system: that would be a call for each ticket.
+        rand::fill(&mut salt).ok()?;
         let mut sealed = session.to_vec();
         key.cipher(&salt)?.seal_in_place_append_tag(nonce(), aead::Aad::from(key.name), &mut sealed).ok()?;
         Some([&key.name[..], &salt, &sealed].concat())
@@ -160,12 +163,13 @@ impl EpochKey {
         let epoch = epoch.to_be_bytes();
         let name = expand(secret, &[b"name", &epoch])?;
         let key = expand(secret, &[b"key", &epoch])?;
-        let sealing = hkdf::Salt::new(hkdf::HKDF_SHA256, &epoch).extract(&key);
+        let sealing = HKDF_SHA256.extract_from_secret(Some(&epoch), &key);
         Some(Self { name: *name.first_chunk()?, sealing })
     }
 
     fn cipher(&self, salt: &[u8; SALT_BYTES]) -> Option<aead::LessSafeKey> {
-        let key = expand(&self.sealing, &[salt])?;
+        let mut key = [0; SECRET_BYTES];
+        self.sealing.expand_slice(&[salt], &mut key).ok()?;
         aead::UnboundKey::new(&aead::AES_256_GCM, &key).ok().map(aead::LessSafeKey::new)
     }
 }
