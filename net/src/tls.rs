@@ -313,6 +313,9 @@ pub fn server_crypto(
     early_data: EarlyData,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = server_config(identity, &[ALPN_H3])?;
+    // One connection carries all that a client has to ask, and each gives it a new ticket: a second would be made,
+    // sealed and sent for nothing, and take another session's place where those are remembered.
+    config.send_tls13_tickets = 1;
     match early_data {
         EarlyData::Off => config.ticketer = Arc::clone(&keys.ticketer) as _,
         EarlyData::On => {

@@ -4,6 +4,7 @@
 pub(crate) mod driver;
 pub mod listen;
 pub(crate) mod outlet;
+pub(crate) mod padding;
 pub mod steering;
 
 use std::time::Duration;

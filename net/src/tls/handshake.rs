@@ -3,7 +3,8 @@
 //! quinn-proto does not tell what rustls knows about this, so both sides look on
 //! as the hello messages pass by: a `ServerHello` that selects a pre-shared key
 //! resumes a session (RFC 8446 section 4.2.11), a `ClientHello` that announces
-//! early data wants to send some (section 4.2.10).
+//! early data wants to send some (section 4.2.10). On the way, keys that decrypt
+//! learn to take padding off ([`crate::quic::padding`]).
 //!
 //! Invariants:
 //! - Looking on changes nothing: every call goes on to the session behind.
@@ -21,6 +22,8 @@ use quinn_proto::crypto::{
 };
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, Connection, ConnectionId, Side, TransportError};
+
+use crate::quic::padding::{trimming, trimming_key, trimming_pair};
 
 /// Longest hello looked at; rustls takes no longer handshake message either.
 const HELLO_BYTES_MAX: usize = 0xffff;
@@ -57,7 +60,7 @@ pub(crate) struct ObservedServer(pub(crate) Arc<QuicServerConfig>);
 
 impl ServerConfig for ObservedServer {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.0.initial_keys(version, id)
+        self.0.initial_keys(version, id).map(trimming)
     }
 
     fn retry_tag(&self, version: u32, original: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -99,7 +102,7 @@ impl Observed {
 
 impl Session for Observed {
     fn initial_keys(&self, id: &ConnectionId, side: Side) -> Keys {
-        self.session.initial_keys(id, side)
+        trimming(self.session.initial_keys(id, side))
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
@@ -111,7 +114,8 @@ impl Session for Observed {
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
-        self.session.early_crypto()
+        let (header, packet) = self.session.early_crypto()?;
+        Some((header, trimming_key(packet)))
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
@@ -135,11 +139,11 @@ impl Session for Observed {
         let before = buffer.len();
         let keys = self.session.write_handshake(buffer);
         self.sent.feed(&buffer[before..], &mut self.facts);
-        keys
+        keys.map(trimming)
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        self.session.next_1rtt_keys()
+        self.session.next_1rtt_keys().map(trimming_pair)
     }
 
     fn is_valid_retry(&self, original: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {

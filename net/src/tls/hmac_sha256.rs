@@ -13,10 +13,11 @@
 use hmac::{Hmac, KeyInit, Mac};
 use quinn_proto::crypto::{CryptoError, HmacKey};
 use rustls::crypto::aws_lc_rs::cipher_suite;
-use rustls::crypto::hmac::{Hmac as HmacProvider, Key, Tag};
-use rustls::crypto::tls13::HkdfUsingHmac;
+use rustls::crypto::hmac::Tag;
+use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 const SHA256_BYTES: usize = 32;
 
@@ -45,17 +46,35 @@ const fn with_ready_keys(suite: &SupportedCipherSuite) -> Tls13CipherSuite {
 }
 
 /// HKDF with SHA-256.
-pub(super) static HKDF_SHA256: HkdfUsingHmac<'static> = HkdfUsingHmac(&HmacSha256);
+pub(super) static HKDF_SHA256: HkdfSha256 = HkdfSha256;
 
-struct HmacSha256;
+/// rustls can make HKDF from an HMAC, too ([`rustls::crypto::tls13::HkdfUsingHmac`]), but wipes three buffers of 64 bytes
+/// for each block, byte for byte, which takes as long as the hashing.
+pub(super) struct HkdfSha256;
 
-impl HmacProvider for HmacSha256 {
-    fn with_key(&self, key: &[u8]) -> Box<dyn Key> {
-        Box::new(ReadyKey::new(key))
+impl HkdfSha256 {
+    fn extract(salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
+        // No salt is a salt of zeros, and HMAC fills up every key with those.
+        let key = Zeroizing::new(ReadyKey::new(salt.unwrap_or_default()).tag(&[secret]));
+        Box::new(ReadyKey::new(&*key))
+    }
+}
+
+impl Hkdf for HkdfSha256 {
+    fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
+        Self::extract(salt, &[0; SHA256_BYTES])
     }
 
-    fn hash_output_len(&self) -> usize {
-        SHA256_BYTES
+    fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
+        Self::extract(salt, secret)
+    }
+
+    fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
+        Box::new(ReadyKey::new(okm.as_ref()))
+    }
+
+    fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
+        Tag::new(&ReadyKey::new(key.as_ref()).tag(&[message]))
     }
 }
 
@@ -66,12 +85,29 @@ impl ReadyKey {
     pub(super) fn new(key: &[u8]) -> Self {
         Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
     }
+
+    fn tag(&self, parts: &[&[u8]]) -> [u8; SHA256_BYTES] {
+        let mut mac = self.0.clone();
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
+    }
+
+    /// `T(number)` of RFC 5869 section 2.3.
+    fn block(&self, before: Option<&[u8; SHA256_BYTES]>, info: &[&[u8]], number: u8) -> [u8; SHA256_BYTES] {
+        let mut mac = self.0.clone();
+        if let Some(before) = before {
+            mac.update(before);
+        }
+        info.iter().for_each(|part| mac.update(part));
+        mac.update(&[number]);
+        mac.finalize().into_bytes().into()
+    }
 }
 
 /// Signs each connection ID that is issued: a connection has several.
 impl HmacKey for ReadyKey {
     fn sign(&self, data: &[u8], signature: &mut [u8]) {
-        signature.copy_from_slice(&self.0.clone().chain_update(data).finalize().into_bytes());
+        signature.copy_from_slice(&self.tag(&[data]));
     }
 
     fn signature_len(&self) -> usize {
@@ -83,28 +119,31 @@ impl HmacKey for ReadyKey {
     }
 }
 
-impl Key for ReadyKey {
-    fn sign_concat(&self, first: &[u8], middle: &[&[u8]], last: &[u8]) -> Tag {
-        let mut mac = self.0.clone();
-        mac.update(first);
-        for part in middle {
-            mac.update(part);
+impl HkdfExpander for ReadyKey {
+    fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
+        let mut before = None;
+        for (index, piece) in output.chunks_mut(SHA256_BYTES).enumerate() {
+            let number = u8::try_from(index + 1).map_err(|_| OutputLengthError)?;
+            let block = self.block(before.as_ref(), info, number);
+            piece.copy_from_slice(&block[..piece.len()]);
+            before = Some(block);
         }
-        mac.update(last);
-        Tag::new(&mac.finalize().into_bytes())
+        Ok(())
     }
 
-    fn tag_len(&self) -> usize {
+    fn expand_block(&self, info: &[&[u8]]) -> OkmBlock {
+        OkmBlock::new(&self.block(None, info, 1))
+    }
+
+    fn hash_len(&self) -> usize {
         SHA256_BYTES
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use rustls::crypto::tls13::{Hkdf, OkmBlock};
-
     use super::*;
+    use proptest::prelude::*;
 
     fn stock() -> &'static dyn Hkdf {
         let suite = cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().expect("TLS 1.3");
