@@ -75,34 +75,40 @@ struct Case {
     connections: usize,
     streams: usize,
     requests_per_connection: Option<u64>,
-    /// Largest share of the peer's CPU time that passes `--gate`: what was measured on two virtual CPUs (0.79, 0.28,
-    /// 0.26, 0.49, 0.77 on 2026-11-24) and an eighth more, which is how far runs there lie apart.
+    /// Largest share of the peer's CPU time that passes `--gate`: what the data plane is meant to reach. On a machine
+    /// shared with others runs lie up to an eighth apart.
     ratio_max: Option<f64>,
 }
 
 const CASES: [Case; 5] = [
-    Case { name: "1x1", connections: 1, streams: 1, requests_per_connection: None, ratio_max: Some(0.9) },
+    Case { name: "1x1", connections: 1, streams: 1, requests_per_connection: None, ratio_max: Some(0.65) },
     Case {
         name: "16x32",
         connections: 16,
         streams: 32,
         requests_per_connection: None,
-        ratio_max: Some(0.32),
+        ratio_max: Some(0.25),
     },
-    Case { name: "64x64", connections: 64, streams: 64, requests_per_connection: None, ratio_max: Some(0.3) },
+    Case {
+        name: "64x64",
+        connections: 64,
+        streams: 64,
+        requests_per_connection: None,
+        ratio_max: Some(0.25),
+    },
     Case {
         name: "256x1",
         connections: 256,
         streams: 1,
         requests_per_connection: None,
-        ratio_max: Some(0.58),
+        ratio_max: Some(0.38),
     },
     Case {
         name: "10-a-connection",
         connections: 8,
         streams: 1,
         requests_per_connection: Some(10),
-        ratio_max: Some(0.88),
+        ratio_max: Some(0.6),
     },
 ];
 
