@@ -8,7 +8,6 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -99,7 +98,8 @@ fn serve(
     confinement: Confinement<Sandbox>,
 ) -> anyhow::Result<()> {
     let store = vault.store();
-    let tls = Tls::load(config)?;
+    let secret = node_secret::read_or_make(store.path())?;
+    let tls = Tls::load(config, &secret)?;
     tls.follow(egress, signals.hangups);
     let server = tls.server()?;
     let tcp_tls = tls.tcp()?;
@@ -119,7 +119,8 @@ fn serve(
     let accounts = Admin::new(store.clone(), vault.clone());
     // Before the cores take up tasks: some may be of a user who is being erased.
     accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
-    let mut shard = shard_config(config, cores.get(), store.path())?;
+    let mut shard = shard_config(config, cores.get())?;
+    shard.node_secret = secret;
     shard.providers = identity.providers;
     let shared = Arc::new(Shared {
         identity: server,
@@ -510,7 +511,7 @@ fn tcp_config(config: &Config) -> TcpConfig {
     }
 }
 
-fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Result<ShardConfig> {
+fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
     let openai_key = config.openai.resolve_key()?.unwrap_or_default();
     let secret = config.google.resolve_client_secret()?.unwrap_or_default();
     let mut run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
@@ -532,7 +533,6 @@ fn shard_config(config: &Config, cores: usize, directory: &Path) -> anyhow::Resu
     run.transfer.bytes_max = limits.transfer_bytes_max;
     run.transfer.at_once_max = usize::try_from(limits.transfers_per_core_max)?;
     let mut shard = ShardConfig::new(run);
-    shard.node_secret = node_secret::read_or_make(directory)?;
     shard.limits = Arc::new(RequestLimits::new(limit_config(&config.rate)?));
     shard.task_attempts_max = u32::try_from(tasks.attempts_max)?;
     shard.task_retry_base = tasks.retry_base_ms.duration();

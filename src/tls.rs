@@ -18,8 +18,8 @@ use prometheus_client::metrics::MetricType;
 use sluice_net::egress::Egress;
 use sluice_net::ingress::ServerIdentity;
 use sluice_net::tls::{
-    CertificateFacts, CertificateFiles, EarlyData, Reload, ReloadEvent, SharedKeys, TlsIdentity,
-    server_crypto, tcp_server_crypto,
+    CertificateFacts, CertificateFiles, EarlyData, NODE_SECRET_BYTES, Reload, ReloadEvent, SharedKeys,
+    TlsIdentity, server_crypto, tcp_server_crypto,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -50,8 +50,8 @@ impl Hangups {
 }
 
 impl Tls {
-    /// Reads what the configuration names.
-    pub(crate) fn load(config: &Config) -> anyhow::Result<Self> {
+    /// Reads what the configuration names; what must survive a restart is derived from the node's secret.
+    pub(crate) fn load(config: &Config, secret: &[u8; NODE_SECRET_BYTES]) -> anyhow::Result<Self> {
         let tls = &config.tls;
         let identity = match (tls.certificate.get(), tls.key.get()) {
             (Some(chain), Some(key)) => {
@@ -70,7 +70,8 @@ impl Tls {
         let keys = match tls.ticket_key_file.get() {
             Some(file) => SharedKeys::with_ticket_file(file)?,
             None => SharedKeys::generate()?,
-        };
+        }
+        .with_node_secret(secret);
         warn_about_secrets(&keys);
         let seconds = tls.watch_interval_s;
         Ok(Self {

@@ -1,17 +1,19 @@
-//! Certificates that change while the gateway serves: by signal and by file, good ones and bad ones, several by name.
+//! Certificates that change while the gateway serves: by signal and by file, good ones and bad ones, several by name;
+//! and sessions that go on, with early data and without.
 
 mod common;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::front::Front;
 use common::h3::{Client, Http};
-use common::scene::{Scene, guard};
+use common::scene::{Caller, Scene, guard};
 use common::{Gateway, Sim};
 use quinn::crypto::rustls::QuicClientConfig;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
@@ -299,4 +301,92 @@ async fn sessions_outlive_a_restart_with_a_file_of_secrets() {
     let gateway = gateway.stop_and_restart();
     visit(&gateway).await;
     assert_eq!(counts(&gateway.page().await), (0, 1));
+}
+
+/// A first flight with early data is taken once, and nothing that changes anything is done for it (RFC 8446 section 8,
+/// RFC 8470 section 4); a second copy of it, sent to whichever core, asks for nothing.
+#[tokio::test]
+async fn early_data_reads_and_changes_nothing_and_a_replay_of_it_does_nothing() {
+    let Scene { gateway, sim, directory: _directory } = Scene::start(2, &["tls.early_data=true"]);
+    let key = gateway.user("ada");
+    let mut tls = (*client_crypto(Trust::AnyServer).expect("settings")).clone();
+    tls.enable_early_data = true;
+    let tls = QuicClientConfig::try_from(tls).expect("QUIC");
+    let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("an endpoint");
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let front = Front::start(gateway.address).await;
+    let first = guard(endpoint.connect(front.address, "localhost").expect("begun")).await.expect("connected");
+    let first = Http::over(first).await.expect("HTTP/3");
+    assert_eq!(guard(first.get("/api/v1/preferences", &key)).await.expect("an answer").status.as_u16(), 200);
+    first.close();
+    guard(endpoint.wait_idle()).await;
+
+    let names = [
+        "sluice_ingress_requests_early_total",
+        "sluice_ingress_requests_too_early_total",
+        "sluice_ingress_early_data_accepted_total",
+        "sluice_ingress_requests_total",
+        "sluice_ingress_connections_accepted_total",
+    ];
+    let counts = async || {
+        let page = gateway.page().await;
+        names.map(|name| page.sum(name, &[]))
+    };
+    let until = async |at: usize, count: u64| {
+        while counts().await[at] < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let [.., requests, connections] = counts().await;
+    front.hold(true);
+    let before = front.sent().len();
+    let (quic, accepted) = endpoint
+        .connect(front.address, "localhost")
+        .expect("begun")
+        .into_0rtt()
+        .unwrap_or_else(|_| panic!("no session to resume"));
+    let http = Http::over(quic).await.expect("HTTP/3");
+    let send = json!({ "command": "send a mail to kim@example.com saying code early is valid" });
+    let flight = async {
+        // The client knows of no answer yet, so all it has sent was early.
+        guard(async { tokio::join!(until(0, 1), until(1, 1)) }).await;
+        let flight = front.sent().split_off(before);
+        front.hold(false);
+        flight
+    };
+    let (read, changed, flight) = tokio::join!(
+        http.get("/api/v1/preferences", &key),
+        http.post("/api/v1/command", &key, &send),
+        flight
+    );
+    assert_eq!(read.expect("an answer").status.as_u16(), 200);
+    let refused = changed.expect("an answer");
+    assert_eq!((refused.status.as_u16(), &refused.json().expect("JSON")["retryable"]), (425, &json!(true)));
+    assert!(guard(accepted).await, "the early data was not taken");
+    assert_eq!(sim.effects("ada").await.0.sends, 0);
+    let again = guard(http.post("/api/v1/command", &key, &send)).await.expect("an answer");
+    assert_eq!(again.status.as_u16(), 200, "{:?}", again.body);
+    assert_eq!(counts().await, [1, 1, 1, requests + 2, connections + 1]);
+
+    // While it lives, a copy of its first packets is its own.
+    http.close();
+    guard(endpoint.wait_idle()).await;
+    while gateway.page().await.sum("sluice_ingress_connections", &[]) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    // Where the original went, by the first bytes of the ID that its client chose, and the other core.
+    let core = usize::from(u16::from_be_bytes([flight[0][6], flight[0][7]]) % 2);
+    for (round, place, core) in [(1, gateway.address, core), (2, gateway.core_address(1 - core), 1 - core)] {
+        for datagram in &flight {
+            socket.send_to(datagram, place).expect("sent");
+        }
+        guard(until(4, connections + 2 * round)).await;
+        // Comes behind the copy, and is answered when that has been looked at.
+        let bystander = Caller::at(&gateway, gateway.core_address(core)).await;
+        assert_eq!(bystander.get("/livez", "none").await.status.as_u16(), 200);
+    }
+    let after = counts().await;
+    assert_eq!(after[..4], [1, 1, 1, requests + 2 + 2], "only the two bystanders asked for anything");
+    assert_eq!(sim.effects("ada").await.0.sends, 1);
 }

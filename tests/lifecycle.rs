@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::front::Front;
 use common::h3::Client;
 use common::metrics::Metrics;
 use common::scene::{Caller, Effects, Scene, guard};
@@ -469,6 +470,25 @@ async fn a_restart_finds_sessions_tasks_and_keys_again() {
     let (_, record) = sim.effects("ada").await;
     assert_eq!(record["sends"][0]["in_reply_to"], task["steps"][0]["items"][0]["message_id_header"]);
     drop((gateway, directory));
+}
+
+/// Its packets bear the ID of a connection that nobody has; what the next process answers must be what the one before
+/// promised for that ID (RFC 9000 section 10.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_a_killed_gateway_learns_from_the_next_one_that_its_connection_is_gone() {
+    let Scene { gateway, sim: _sim, directory: _directory } = Scene::start(2, &[]);
+    let front = Front::start(gateway.address).await;
+    let client = Client::trusting(&gateway.ca()).expect("a client");
+    let http = guard(client.connect(front.address)).await.expect("a connection");
+    assert_eq!(guard(http.get("/livez", "none")).await.expect("an answer").status.as_u16(), 200);
+    let gateway = tokio::task::spawn_blocking(|| gateway.crash_and_restart()).await.expect("no panic");
+    front.lead_to(gateway.address);
+    let (answer, reason) =
+        guard(async { tokio::join!(http.get("/livez", "none"), http.quic.closed()) }).await;
+    assert_eq!(reason, quinn::ConnectionError::Reset);
+    assert!(answer.is_err());
+    let again = guard(client.connect(front.address)).await.expect("a connection");
+    assert_eq!(guard(again.get("/livez", "none")).await.expect("an answer").status.as_u16(), 200);
 }
 
 /// As many cores as before or others: the same users, the same data.

@@ -1,7 +1,7 @@
 //! Laws of the source tree that no compiler checks: who may depend on whom, where `unsafe` may stand, how long a
-//! file may be.
+//! file may be, and that what the documentation names is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -238,5 +238,130 @@ fn every_requirement_of_the_rfcs_names_a_test_that_exists() {
         let is_excused = ["Not applicable: ", "Not kept: "].iter().any(|excuse| row[2].starts_with(excuse));
         let has_test = quoted(row[2]).any(|quoted| quoted.contains("::"));
         assert!(is_excused || has_test, "{} {:?} names no test and gives no reason", row[0], row[1]);
+    }
+}
+
+/// What a hostile client can cost, and the counter and the test that show it.
+const LIMITS: &str = "docs/limits.md";
+/// Columns of its tables: who does what, bound, where, counter, test.
+const LIMITS_COLUMNS: usize = 5;
+/// Stands in the counter's place where nothing is refused, dropped or ended.
+const UNCOUNTED: &str = "nothing is refused";
+/// Sets of counters that name their own, and what stands before their names on the page of metrics.
+const COUNTER_SETS: [(&str, &str); 3] =
+    [("net/src/ingress/stats.rs", "ingress"), ("core/src/stats.rs", "core"), ("shard/src/env.rs", "run")];
+/// Where the other metrics get their names, as texts.
+const METRICS_NAMED_IN: [&str; 4] =
+    ["shard/src/metrics/", "shard/src/metrics/page/", "src/tls.rs", "src/identity.rs"];
+
+/// The rows of all tables, without their headings.
+fn all_rows(text: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_ruled = |at: usize| lines.get(at).is_some_and(|line| line.starts_with("|---"));
+    (0..lines.len())
+        .filter(|&at| !is_ruled(at) && !is_ruled(at + 1))
+        .filter_map(|at| lines[at].strip_prefix("| ")?.strip_suffix('|'))
+        .map(|row| row.split(" |").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect()
+}
+
+fn is_snake_case(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// The texts in a source that could name something.
+fn names(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().flat_map(|line| line.split('"').skip(1).step_by(2)).filter(|text| is_snake_case(text))
+}
+
+/// Every metric there is, without the prefix of all.
+fn metrics(sources: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (path, prefix) in COUNTER_SETS {
+        let set =
+            sources[path].split("counters! {").nth(1).unwrap_or_else(|| panic!("no counters in {path}"));
+        let set = set.lines().take_while(|line| *line != "}").map(str::trim);
+        let before = found.len();
+        found.extend(set.filter_map(|line| line.strip_suffix(',')).filter(|name| is_snake_case(name)).map(
+            |name| match name.strip_suffix("_us") {
+                Some(name) => format!("{prefix}_{name}_seconds"),
+                None => format!("{prefix}_{name}"),
+            },
+        ));
+        assert!(found.len() > before + 5, "the counters of {path} were not found");
+    }
+    for (path, source) in sources {
+        if METRICS_NAMED_IN.iter().any(|place| path.starts_with(place)) {
+            found.extend(names(source).map(str::to_owned));
+        }
+    }
+    let cells = sources["shard/src/metrics/cells.rs"].lines().filter_map(|line| {
+        let rest = line.trim().strip_prefix("Total ").or_else(|| line.trim().strip_prefix("Gauge "))?;
+        rest.split_once(" \"").map(|(name, _)| name.to_owned())
+    });
+    found.extend(cells);
+    found
+}
+
+/// The sources that a row says its tests are in: those with a test of each name, in a file of the name before `::`.
+fn tests_of<'a>(cell: &str, sources: &'a BTreeMap<String, String>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for name in quoted(cell).filter(|name| !name.contains(['/', '.'])) {
+        let (file, test) = name.split_once("::").map_or((None, name), |(file, test)| (Some(file), test));
+        let is_place =
+            |path: &str| file.is_none_or(|file| Path::new(path).file_stem().is_some_and(|stem| stem == file));
+        let function = format!("fn {test}(");
+        let places = sources
+            .iter()
+            .filter(|(path, source)| is_place(path) && source.contains(&function) && has_test(source, test));
+        let places: Vec<&str> = places.map(|(_, source)| &**source).collect();
+        assert!(!places.is_empty(), "{LIMITS}: there is no test {name}");
+        found.extend(places);
+    }
+    for file in quoted(cell).filter(|name| name.contains('/')) {
+        assert!(sources.keys().any(|path| path.ends_with(file)), "{LIMITS}: there is no {file}");
+    }
+    found
+}
+
+#[test]
+fn every_limit_names_a_test_and_a_counter_that_exist() {
+    let text = fs::read_to_string(root().join(LIMITS)).expect("readable");
+    let sources = sources();
+    let metrics = metrics(&sources);
+    let labels: BTreeSet<&str> = sources
+        .iter()
+        .filter(|(path, _)| {
+            ["shard/src/", "net/src/", "protocols/src/"].iter().any(|place| path.starts_with(place))
+        })
+        .flat_map(|(_, source)| source.split('"').skip(1).step_by(2))
+        .collect();
+    let rows = all_rows(&text);
+    assert!(rows.len() > 60, "only {} rows were found", rows.len());
+    for row in rows {
+        assert_eq!(row.len(), LIMITS_COLUMNS, "{LIMITS}: {row:?}");
+        let (what, counters) = (row[0], row[3]);
+        let tests = tests_of(row[4], &sources);
+        assert!(!tests.is_empty(), "{LIMITS}: {what:?} names no test");
+        let counted: Vec<&str> = quoted(counters).filter(|name| metrics.contains(*name)).collect();
+        assert!(
+            !counted.is_empty() || counters == UNCOUNTED,
+            "{LIMITS}: {what:?} names no counter: {counters}"
+        );
+        for name in quoted(counters).filter(|name| !metrics.contains(*name)) {
+            let is_label = match name.strip_suffix('*') {
+                Some(start) => labels.iter().any(|label| label.starts_with(start)),
+                None => labels.contains(name),
+            };
+            assert!(is_label, "{LIMITS}: {what:?}: {name} is neither a metric nor a value of a label");
+        }
+        // What a client does to a core's ingress is counted there, and its test looks.
+        let is_looked_at = |name: &str| tests.iter().any(|source| source.contains(name));
+        let own: Vec<&str> = counted.iter().filter_map(|name| name.strip_prefix("ingress_")).collect();
+        assert!(
+            own.is_empty() || own.iter().any(|name| is_looked_at(name)),
+            "{LIMITS}: {what:?}: no test looks at {own:?}"
+        );
     }
 }

@@ -497,9 +497,11 @@ mod tests {
 
     #[test]
     fn send_slots_are_bounded_and_come_back() {
-        run(async {
+        with_stats(|stats| async move {
             let mut held: Vec<_> = (0..SEND_SLOTS_MAX).map(|_| SendBuffer::acquire().unwrap()).collect();
+            assert_eq!(stats.udp_send_slots_exhausted.get(), 0);
             assert!(SendBuffer::acquire().is_none());
+            assert_eq!(stats.udp_send_slots_exhausted.get(), 1);
             held.pop();
             assert!(SendBuffer::acquire().is_some());
         });

@@ -53,6 +53,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const RENEW_BEFORE: Duration = DAY.saturating_mul(30);
 /// QUIC allows no other figure but zero (RFC 9001 4.6.1).
 const EARLY_DATA_SIZE_QUIC: u32 = u32::MAX;
+/// Length of the secret that a node keeps over its restarts.
+pub const NODE_SECRET_BYTES: usize = 32;
 /// Sessions remembered for 0-RTT: about 1 KB each, so 16 MB at most.
 const EARLY_DATA_SESSIONS_MAX: usize = 16_384;
 
@@ -206,7 +208,7 @@ impl fmt::Display for TlsWarning {
 }
 
 /// What all cores must have in common, so that any of them can go on with what another began.
-/// Made anew at each start; cheap to clone.
+/// Made anew at each start, but for what is derived from a secret ([`SharedKeys::with_node_secret`]); cheap to clone.
 #[derive(Clone)]
 pub struct SharedKeys {
     ticketer: Arc<Ticketer>,
@@ -229,18 +231,27 @@ impl SharedKeys {
     /// # Errors
     /// The system's random source failed.
     pub fn generate() -> Result<Self, TlsError> {
-        let mut reset_seed = [0; 64];
-        let mut token_seed = [0; 64];
-        for seed in [&mut reset_seed, &mut token_seed] {
-            getrandom::fill(seed).map_err(setup)?;
-        }
+        let mut secret = [0; NODE_SECRET_BYTES];
+        getrandom::fill(&mut secret).map_err(setup)?;
+        let (reset, token) = lasting_keys(&secret);
         Ok(Self {
             ticketer: Arc::new(Ticketer::random()?),
             ticket_file: None,
             sessions: ServerSessionMemoryCache::new(EARLY_DATA_SESSIONS_MAX),
-            reset: Arc::new(ReadyKey::new(&reset_seed)),
-            token: Arc::new(Salt::new(HKDF_SHA256, &[]).extract(&token_seed)),
+            reset,
+            token,
         })
+    }
+
+    /// With the keys for stateless resets and address validation tokens that this secret leads to, the same after each
+    /// start. So a client of a process that was killed is told by the next one that its connection is gone
+    /// (RFC 9000 section 10.3), and one that was asked to prove its address can still do so.
+    ///
+    /// Who has the secret can end the connections of others: it is the node's alone.
+    #[must_use]
+    pub fn with_node_secret(self, secret: &[u8; NODE_SECRET_BYTES]) -> Self {
+        let (reset, token) = lasting_keys(secret);
+        Self { reset, token, ..self }
     }
 
     /// As [`Self::generate`], but session tickets are sealed with secrets from a file, so that they survive a
@@ -280,6 +291,19 @@ impl SharedKeys {
     pub fn token_key(&self) -> Arc<dyn HandshakeTokenKey> {
         Arc::clone(&self.token) as _
     }
+}
+
+/// The keys for stateless resets and for address validation tokens.
+fn lasting_keys(secret: &[u8; NODE_SECRET_BYTES]) -> (Arc<ReadyKey>, Arc<Prk>) {
+    let secret = ReadyKey::new(secret);
+    let own = |purpose: &[u8]| {
+        let mut key = [0; NODE_SECRET_BYTES];
+        secret.sign(purpose, &mut key);
+        key
+    };
+    let reset = ReadyKey::new(&own(b"stateless resets"));
+    let token = Salt::new(HKDF_SHA256, &[]).extract(&own(b"address validation tokens"));
+    (Arc::new(reset), Arc::new(token))
 }
 
 fn read_ticketer(path: &Path) -> Result<Ticketer, TlsError> {
@@ -338,7 +362,7 @@ pub fn tcp_server_crypto(identity: &TlsIdentity, keys: &SharedKeys) -> Result<Ar
 }
 
 fn server_config(identity: &TlsIdentity, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+    let mut config = ServerConfig::builder_with_provider(Arc::new(crypto_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
         .with_no_client_auth()
@@ -362,14 +386,22 @@ pub enum Trust<'a> {
 /// # Errors
 /// A file cannot be read or holds no certificate.
 pub fn client_crypto(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(crypto_provider())
+    client_crypto_by(crypto_provider(), trust)
+}
+
+pub(crate) fn client_crypto_by(
+    provider: CryptoProvider,
+    trust: Trust<'_>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(provider);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?;
     let mut config = match trust {
         Trust::Files(files) => builder.with_root_certificates(read_roots(files)?).with_no_client_auth(),
         Trust::AnyServer => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(BelieveAnyone(crypto_provider())))
+            .with_custom_certificate_verifier(Arc::new(BelieveAnyone(provider)))
             .with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN_H3.to_vec()];
@@ -378,13 +410,13 @@ pub fn client_crypto(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
 }
 
 /// aws-lc-rs with the TLS 1.3 suites only, the cheapest first, and key derivation of our own choice ([`hmac_sha256`]).
-fn crypto_provider() -> Arc<CryptoProvider> {
+pub(crate) fn crypto_provider() -> CryptoProvider {
     let cipher_suites = vec![
         hmac_sha256::TLS13_AES_128_GCM_SHA256,
         provider::cipher_suite::TLS13_AES_256_GCM_SHA384,
         hmac_sha256::TLS13_CHACHA20_POLY1305_SHA256,
     ];
-    Arc::new(CryptoProvider { cipher_suites, ..provider::default_provider() })
+    CryptoProvider { cipher_suites, ..provider::default_provider() }
 }
 
 /// Accepts every certificate, but still demands that the server holds its key.

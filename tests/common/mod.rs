@@ -4,6 +4,7 @@
 
 pub mod asker;
 pub mod forbid;
+pub mod front;
 pub mod h3;
 pub mod issuer;
 pub mod lot;

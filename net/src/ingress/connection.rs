@@ -251,14 +251,19 @@ impl H3Connection {
             }
             // What came before the close but was not looked at yet.
             _ if quic.is_closed() => return,
-            qp::Event::Connected => {
-                count_handshake(quic, cx.stats);
-                self.open_control(quic)
-            }
-            qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
-            qp::Event::HandshakeDataReady | qp::Event::DatagramReceived | qp::Event::DatagramsUnblocked => {
+            // With the client's hello the keys for what we send are there, before those for what it sends (RFC 9114
+            // section 7.2.4.2). A hello that must be said again brings neither keys nor streams: the next one does.
+            qp::Event::HandshakeDataReady if std::env::var("LATE").is_ok() => Ok(()),
+            qp::Event::HandshakeDataReady => {
+                self.open_control(quic);
                 Ok(())
             }
+            qp::Event::Connected => {
+                count_handshake(quic, cx.stats);
+                if self.open_control(quic) { Ok(()) } else { Err(no_control()) }
+            }
+            qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
+            qp::Event::DatagramReceived | qp::Event::DatagramsUnblocked => Ok(()),
         };
         if let Err(error) = result {
             self.fail(quic, error, cx);
@@ -362,20 +367,18 @@ impl H3Connection {
 
     // ---- unidirectional streams (RFC 9114 section 6.2) ----
 
-    fn open_control(&mut self, quic: &mut qp::Connection) -> Result<(), H3Error> {
-        if self.control.is_some() {
-            return Ok(());
+    /// Says our settings, once; whether that is done, for the client must allow the stream.
+    fn open_control(&mut self, quic: &mut qp::Connection) -> bool {
+        if self.control.is_none()
+            && let Some(id) = quic.streams().open(Dir::Uni)
+        {
+            self.control = Some(id);
+            let mut preamble = Vec::with_capacity(32);
+            h3::write_control_preamble(&mut preamble, &Settings::SERVER);
+            self.write_control(quic, preamble);
+            self.write_goaway(quic);
         }
-        let id = quic.streams().open(Dir::Uni).ok_or(H3Error::Connection {
-            code: ErrorCode::H3_STREAM_CREATION_ERROR,
-            reason: "the client allows no control stream",
-        })?;
-        self.control = Some(id);
-        let mut preamble = Vec::with_capacity(32);
-        h3::write_control_preamble(&mut preamble, &Settings::SERVER);
-        self.write_control(quic, preamble);
-        self.write_goaway(quic);
-        Ok(())
+        self.control.is_some()
     }
 
     /// Sends on the control stream. It shares the connection's flow control with
@@ -713,7 +716,7 @@ impl H3Connection {
         self.next_request
     }
 
-    /// Says how far winding up has come, now or as soon as the handshake is done.
+    /// Says how far winding up has come, now or as soon as anything can be said.
     pub(super) fn write_goaway(&mut self, quic: &mut qp::Connection) {
         let Some(identifier) = self.winding_up.identifier() else { return };
         let mut frame = Vec::with_capacity(12);
@@ -732,7 +735,7 @@ fn widen(quic: &mut qp::Connection, streams_max: u32) {
 }
 
 fn count_handshake(quic: &qp::Connection, stats: &IngressStats) {
-    let HandshakeFacts { is_resumed, offers_early_data } = HandshakeFacts::of(quic);
+    let HandshakeFacts { is_resumed, offers_early_data, .. } = HandshakeFacts::of(quic);
     stats.handshakes_full.add(u64::from(!is_resumed));
     stats.handshakes_resumed.add(u64::from(is_resumed));
     stats.early_data_accepted.add(u64::from(quic.has_0rtt()));
@@ -741,6 +744,11 @@ fn count_handshake(quic: &qp::Connection, stats: &IngressStats) {
 
 fn peer_of(quic: &qp::Connection) -> SocketAddr {
     quic.remote_address()
+}
+
+fn no_control() -> H3Error {
+    let reason = "the client allows no control stream";
+    H3Error::Connection { code: ErrorCode::H3_STREAM_CREATION_ERROR, reason }
 }
 
 fn closed_critical() -> H3Error {

@@ -275,7 +275,12 @@ impl Http3 {
         stats.connection_ids_hoarded.add(counts.ids_hoarded);
         stats.datagrams_forged.add(counts.forged);
         stats.stateless_sent.add(counts.stateless_sent);
+        stats.versions_told.add(counts.versions_told);
+        stats.resets_sent.add(counts.resets_sent);
         stats.stateless_lost.add(counts.stateless_lost);
+        stats.key_updates.add(counts.key_updates);
+        stats.path_challenges.add(counts.path_challenges);
+        stats.crypto_frames.add(counts.crypto_frames);
         stats.requests_in_flight.set(self.in_flight);
     }
 }

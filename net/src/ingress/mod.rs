@@ -7,6 +7,8 @@
 
 pub(crate) mod connection;
 mod drain;
+#[cfg(test)]
+mod first_words;
 pub(crate) mod http3;
 mod qpack;
 mod stats;
@@ -32,7 +34,7 @@ pub use self::stats::IngressStats;
 use crate::quic::listen::{CoreListeners, ListenerId};
 use crate::quic::outlet::Sockets;
 use crate::quic::steering::{self, CoreCount, Port, SteeredIds};
-use crate::quic::transport;
+use crate::quic::{RESET_INTERVAL, transport};
 use crate::service::{Outbox, Service};
 use crate::tls::SharedKeys;
 use crate::tls::handshake::ObservedServer;
@@ -200,6 +202,7 @@ pub(crate) fn endpoint(
     let mut server = qp::ServerConfig::new(Arc::new(crypto), identity.keys.token_key());
     server.transport_config(Arc::new(transport(config.streams_max, config.idle_timeout)));
     let mut endpoint = qp::EndpointConfig::new(identity.keys.reset_key());
+    endpoint.min_reset_interval(RESET_INTERVAL);
     endpoint.cid_generator(move || Box::new(SteeredIds::new(core, cores)));
     Ok(qp::Endpoint::new(Arc::new(endpoint), Some(Arc::new(server)), true, None))
 }

@@ -102,6 +102,16 @@ counters! {
     /// Packets sent without a connection: version negotiations, stateless resets,
     /// refusals and demands to prove an address.
     stateless_sent,
+    /// Version negotiations among them.
+    versions_told,
+    /// Stateless resets among them.
+    resets_sent,
     /// Such packets not sent for want of a send slot.
     stateless_lost,
+    /// Times that the keys of a connection were changed, by whichever end; counted when it ends, as the next two are.
+    key_updates,
+    /// Frames that asked whether we are there (PATH_CHALLENGE).
+    path_challenges,
+    /// Frames of the TLS handshake (CRYPTO): a few a connection, unless it is cut in pieces.
+    crypto_frames,
 }

@@ -21,6 +21,8 @@ use sluice_protocols::h3::ErrorCode;
 
 use super::listen::ListenerId;
 use super::outlet::Outlet;
+use super::steering::LONG_HEADER;
+use crate::tls::handshake::HandshakeFacts;
 
 /// Datagrams in one train: at 1,452 bytes each within the 64 KiB of a UDP
 /// length, and small enough to leave a send slot's memory modest.
@@ -80,7 +82,12 @@ pub(crate) struct DriverCounts {
     pub(crate) ids_hoarded: u64,
     pub(crate) forged: u64,
     pub(crate) stateless_sent: u64,
+    pub(crate) versions_told: u64,
+    pub(crate) resets_sent: u64,
     pub(crate) stateless_lost: u64,
+    pub(crate) key_updates: u64,
+    pub(crate) path_challenges: u64,
+    pub(crate) crypto_frames: u64,
 }
 
 /// How far sending for one connection came.
@@ -391,6 +398,10 @@ impl<S: Default> Driver<S> {
             }
             self.live -= 1;
             self.counts.closed += 1;
+            let frames = connection.quic.stats().frame_rx;
+            self.counts.path_challenges += frames.path_challenge;
+            self.counts.crypto_frames += frames.crypto;
+            self.counts.key_updates += HandshakeFacts::of(&connection.quic).key_updates;
         }
     }
 
@@ -476,8 +487,32 @@ impl<S: Default> Driver<S> {
                 continue;
             };
             self.counts.stateless_sent += 1;
+            match Stateless::of(&bytes) {
+                Stateless::Versions => self.counts.versions_told += 1,
+                Stateless::Reset => self.counts.resets_sent += 1,
+                Stateless::Other => {}
+            }
             O::bytes(&mut buffer).extend_from_slice(&bytes);
             outlet.send(listener, &send_meta(&transmit), buffer);
+        }
+    }
+}
+
+/// What a packet says that belongs to no connection (RFC 9000 sections 17.2.1 and 10.3).
+enum Stateless {
+    /// Which versions of QUIC there are.
+    Versions,
+    Reset,
+    /// Retry, or a refusal: they are counted when they are decided on.
+    Other,
+}
+
+impl Stateless {
+    fn of(packet: &[u8]) -> Self {
+        match packet {
+            [first, ..] if first & LONG_HEADER == 0 => Self::Reset,
+            [_, 0, 0, 0, 0, ..] => Self::Versions,
+            _ => Self::Other,
         }
     }
 }
@@ -528,5 +563,53 @@ fn send_meta(transmit: &qp::Transmit) -> SendMeta {
         source: transmit.src_ip,
         ecn: transmit.ecn.map_or(0, |ecn| ecn as u8),
         segment: transmit.segment_size.and_then(|size| u16::try_from(size).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::quic::steering::Port;
+
+    /// So many send slots are free.
+    struct Slots(usize);
+
+    impl Outlet for Slots {
+        type Buffer = Vec<u8>;
+
+        fn acquire(&mut self) -> Option<Vec<u8>> {
+            self.0 = self.0.checked_sub(1)?;
+            Some(Vec::new())
+        }
+
+        fn bytes(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
+            buffer
+        }
+
+        fn send(&mut self, _: ListenerId, _: &SendMeta, _: Vec<u8>) {}
+    }
+
+    #[test]
+    fn a_packet_without_a_connection_that_finds_no_send_slot_is_lost_and_counted() {
+        let mut config = qp::EndpointConfig::default();
+        config.cid_generator(|| Box::new(qp::RandomConnectionIdGenerator::new(8)));
+        let endpoint = qp::Endpoint::new(Arc::new(config), None, true, None);
+        let limits = AdmissionLimits { connections_max: 1, handshakes_max: 1, handshake_timeout: None };
+        let began = Instant::now();
+        let mut driver = Driver::<()>::new(endpoint, limits, began);
+        let listener = ListenerId { address: 0, port: Port::Shared };
+        let source = SocketAddr::from((Ipv4Addr::LOCALHOST, 1000));
+        let unknown = [0x40; 60];
+        let meta = ReceiveMeta { source, destination: None, ecn: 0, segment: unknown.len() };
+        for (second, slots, expected) in [(1, 0, (0, 0, 1)), (2, 1, (1, 1, 1)), (3, 0, (1, 1, 2))] {
+            let now = began + Duration::from_secs(second);
+            driver.receive(now, listener, &meta, &unknown);
+            assert!(!driver.transmit(now, &mut Slots(slots)), "it is not kept for later");
+            let DriverCounts { stateless_sent, resets_sent, stateless_lost, .. } = driver.counts;
+            assert_eq!((stateless_sent, resets_sent, stateless_lost), expected);
+        }
     }
 }

@@ -121,7 +121,8 @@ pub enum Port {
     Own(CoreId),
 }
 
-const LONG_HEADER: u8 = 0x80;
+/// The bit of a packet's first byte by which a long header is known (RFC 9000 section 17.2).
+pub(super) const LONG_HEADER: u8 = 0x80;
 
 /// The core that owns the connection a datagram belongs to; `None` when it is
 /// too short to say, and nobody's.

@@ -148,7 +148,7 @@ fn leaf_is_good(
 fn is_signed_by(leaf: &CertificateDer<'_>, authority_file: &Path, now: SystemTime) -> bool {
     let Ok(roots) = read_roots(&[authority_file.to_owned()]) else { return false };
     let Ok(verifier) =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto_provider()).build()
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(crypto_provider())).build()
     else {
         return false;
     };

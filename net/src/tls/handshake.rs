@@ -1,4 +1,4 @@
-//! How a handshake went: resumed or not, and with or without early data.
+//! How a handshake went: resumed or not, and with or without early data; and how often the keys were changed since.
 //!
 //! quinn-proto does not tell what rustls knows about this, so both sides look on
 //! as the hello messages pass by: a `ServerHello` that selects a pre-shared key
@@ -8,6 +8,8 @@
 //!
 //! Invariants:
 //! - Looking on changes nothing: every call goes on to the session behind.
+//! - A server's connection hears of each hello of its client that is whole (`HandshakeDataReady`), hence of the one
+//!   that brought the keys to send with. rustls would have it hear of the first alone.
 //! - A hello is held until it is whole and no longer, at most
 //!   [`HELLO_BYTES_MAX`]; what cannot be read counts as a full handshake without
 //!   early data, and is for rustls to refuse.
@@ -38,17 +40,19 @@ const RETRY_RANDOM: [u8; 32] = [
     0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// How a handshake went.
+/// How a handshake went, and what came of its keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HandshakeFacts {
     /// It went on with an earlier session: no certificate, no signature.
     pub(crate) is_resumed: bool,
     /// The client announced early data. Whether it was taken, quinn-proto says.
     pub(crate) offers_early_data: bool,
+    /// Times that the keys were changed for others since (RFC 9001 section 6), by whichever end.
+    pub(crate) key_updates: u64,
 }
 
 impl HandshakeFacts {
-    /// Those of a connection whose handshake is over; nothing is known before.
+    /// Those of a connection whose handshake has begun; nothing is known before.
     pub(crate) fn of(quic: &Connection) -> Self {
         let data = quic.crypto_session().handshake_data();
         data.and_then(|data| data.downcast::<Self>().ok()).map(|facts| *facts).unwrap_or_default()
@@ -89,14 +93,21 @@ impl ClientConfig for ObservedClient {
 struct Observed {
     session: Box<dyn Session>,
     facts: HandshakeFacts,
+    /// The keys that follow the first are there: they are made ahead.
+    has_next_keys: bool,
     sent: HelloReader,
     received: HelloReader,
 }
 
 impl Observed {
     fn around(session: Box<dyn Session>) -> Box<dyn Session> {
-        let facts = HandshakeFacts::default();
-        Box::new(Self { session, facts, sent: HelloReader::default(), received: HelloReader::default() })
+        Box::new(Self {
+            session,
+            facts: HandshakeFacts::default(),
+            has_next_keys: false,
+            sent: HelloReader::default(),
+            received: HelloReader::default(),
+        })
     }
 }
 
@@ -128,7 +139,10 @@ impl Session for Observed {
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
         self.received.feed(bytes, &mut self.facts);
-        self.session.read_handshake(bytes)
+        let is_first = self.session.read_handshake(bytes)?;
+        // A client has sent its hello by now, and a server its own once it has what it needs.
+        let is_another = self.received.is_done && !self.sent.is_done;
+        Ok(is_first || is_another)
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
@@ -143,6 +157,9 @@ impl Session for Observed {
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        // Each change asks for those of the change after it.
+        self.facts.key_updates += u64::from(self.has_next_keys);
+        self.has_next_keys = true;
         self.session.next_1rtt_keys().map(trimming_pair)
     }
 

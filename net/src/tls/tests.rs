@@ -148,6 +148,33 @@ fn shared_keys_agree_among_clones_and_differ_between_starts() {
 }
 
 #[test]
+fn keys_from_a_node_secret_are_the_same_after_each_start_and_for_one_purpose_each() {
+    let start = |secret| SharedKeys::generate().expect("keys").with_node_secret(&[secret; NODE_SECRET_BYTES]);
+    let sign = |keys: &SharedKeys| {
+        let mut signature = [0; 32];
+        keys.reset_key().sign(b"connection", &mut signature);
+        signature
+    };
+    assert_eq!(sign(&start(1)), sign(&start(1)));
+    assert_ne!(sign(&start(1)), sign(&start(2)));
+    let mut plain = [0; 32];
+    ReadyKey::new(&[1; NODE_SECRET_BYTES]).sign(b"connection", &mut plain);
+    assert_ne!(sign(&start(1)), plain, "the secret itself signs nothing that is told to others");
+
+    let mut sealed = b"token".to_vec();
+    start(1).token_key().aead_from_hkdf(b"random").seal(&mut sealed, b"").expect("sealed");
+    let open = |keys: SharedKeys| {
+        keys.token_key()
+            .aead_from_hkdf(b"random")
+            .open(&mut sealed.clone(), b"")
+            .map(|text| text.to_vec())
+            .ok()
+    };
+    assert_eq!(open(start(1)).as_deref(), Some(&b"token"[..]));
+    assert_eq!(open(start(2)), None);
+}
+
+#[test]
 fn the_authority_is_made_once_and_keys_are_private() {
     let home = directory();
     let now = SystemTime::now();

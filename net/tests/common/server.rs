@@ -11,7 +11,7 @@ use sluice_core::mailbox::{MailboxStats, mesh};
 use sluice_core::{CoreId, CoreStats, Reactor, ReactorConfig, spawn};
 use sluice_net::ingress::{self, ForwardEnd, Forwarded, IngressConfig, IngressStats, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
-use sluice_net::tls::{EarlyData, SharedKeys, TlsIdentity, server_crypto};
+use sluice_net::tls::{EarlyData, NODE_SECRET_BYTES, SharedKeys, TlsIdentity, server_crypto};
 use sluice_net::{Admit, CoreCount, ListenConfig, Listeners, Request, Responder, Service};
 use sluice_protocols::http::{RequestHead, Response};
 use tokio::sync::oneshot;
@@ -84,6 +84,8 @@ pub(crate) struct Setup {
     pub(crate) is_steered: bool,
     /// Datagrams that may be on their way from one core to another.
     pub(crate) forward_lane_max: usize,
+    /// What lasting keys are made from, if they are to be those of another server.
+    pub(crate) node_secret: Option<[u8; NODE_SECRET_BYTES]>,
 }
 
 impl Default for Setup {
@@ -95,6 +97,7 @@ impl Default for Setup {
             early_data: EarlyData::Off,
             is_steered: true,
             forward_lane_max: 1024,
+            node_secret: None,
         }
     }
 }
@@ -115,7 +118,10 @@ impl Server {
     pub(crate) fn start(setup: Setup) -> Self {
         let cores = CoreCount::new(setup.cores).unwrap();
         let home = tempfile::tempdir().unwrap();
-        let keys = SharedKeys::generate().unwrap();
+        let mut keys = SharedKeys::generate().unwrap();
+        if let Some(secret) = setup.node_secret {
+            keys = keys.with_node_secret(&secret);
+        }
         let tls =
             server_crypto(&TlsIdentity::development(home.path()).unwrap(), &keys, setup.early_data).unwrap();
         let identity = ServerIdentity { tls, keys };

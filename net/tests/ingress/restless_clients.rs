@@ -15,6 +15,11 @@ async fn keys_that_change_all_the_time() {
         client.post("/", &[7; 3000]).await.assert_echoes(&[7; 3000]);
     }
     assert_eq!(server.sum("connections_closed"), 0);
+    client.close().await;
+    until("the connection is gone", || server.sum("connections") == 0).await;
+    // One that was still under way when the next was asked for is none of its own.
+    let updates = server.sum("key_updates");
+    assert!((40..=50).contains(&updates), "{updates} updates were counted");
 }
 
 #[tokio::test]

@@ -55,6 +55,11 @@ fn flood(server: &Server, write: impl FnMut(&mut Frames<'_>) + Send + 'static) -
     })
 }
 
+/// A server that lets go of a silent connection soon, and then counts what it received.
+fn impatient() -> Server {
+    Server::start(IngressConfig { idle_timeout: Duration::from_secs(2), ..IngressConfig::default() })
+}
+
 fn until_counted(counter: &Counter) {
     let began = Instant::now();
     while counter.get() == 0 {
@@ -151,7 +156,7 @@ fn connection_ids_that_were_never_issued_end_the_connection() {
 
 #[test]
 fn path_challenges_without_end_are_answered_as_far_as_there_is_room() {
-    let server = Server::start(IngressConfig::default());
+    let server = impatient();
     let mut token = 0u64;
     let outcome = flood(&server, move |frames| {
         while frames.push(&[&[0x1a][..], &token.to_be_bytes()].concat()) {
@@ -161,12 +166,16 @@ fn path_challenges_without_end_are_answered_as_far_as_there_is_room() {
     assert_bounded("path challenges", &outcome);
     // They are allowed.
     assert!(outcome.path_responses > 0 && server.stats.connections_invalid.get() == 0);
+    until_counted(&server.stats.path_challenges);
+    let counted = server.stats.path_challenges.get();
+    assert!(counted > outcome.path_responses, "{counted} were counted");
 }
 
 /// One byte and a gap, over and over, within what handshake data may be ahead.
 #[test]
 fn handshake_data_with_gaps_is_kept_in_bounds() {
-    let server = Server::start(IngressConfig::default());
+    let server = impatient();
+    const PIECES: u64 = 7_000;
     let mut offset = 1;
     let outcome = flood(&server, move |frames| {
         while offset < 16_000 && frames.push(&[vec![0x06], varint(offset), vec![1, 0]].concat()) {
@@ -175,6 +184,9 @@ fn handshake_data_with_gaps_is_kept_in_bounds() {
         frames.push(&[1]);
     });
     assert_bounded("handshake data with gaps", &outcome);
+    until_counted(&server.stats.crypto_frames);
+    let counted = server.stats.crypto_frames.get();
+    assert!(counted > PIECES, "{counted} were counted");
 }
 
 #[test]

@@ -93,3 +93,31 @@ impl Log {
         self.0.borrow().clone().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_protocols::ids::DeliveryId;
+
+    use super::*;
+
+    #[test]
+    fn only_the_last_attempts_are_remembered() {
+        let log = Log::default();
+        let numbers = 1..=u32::try_from(3 * ATTEMPTS_MAX).unwrap();
+        for number in numbers.clone() {
+            let message = DeliveryId::from_bytes([7; 16]);
+            log.add(AttemptRecord {
+                message,
+                event: 0,
+                number,
+                at_ms: 1,
+                took_ms: 1,
+                status: 200,
+                error: 0,
+                outcome: 0,
+            });
+        }
+        let kept: Vec<u32> = log.record().attempts.iter().map(|attempt| attempt.number).collect();
+        assert_eq!(kept, numbers.skip(2 * ATTEMPTS_MAX).collect::<Vec<_>>());
+    }
+}

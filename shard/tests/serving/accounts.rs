@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sluice_protocols::access::Scopes;
+use sluice_protocols::api::KEYS_PER_USER_MAX;
 use sluice_protocols::http::RequestHead;
 use sluice_protocols::ids::ApiKey;
 use sluice_protocols::problem::ProblemKind;
@@ -46,6 +47,25 @@ fn what_was_believed_is_not_any_more_when_it_was_taken_back() {
         assert_eq!(problem(&gateway.get(&anna, LIST).await).kind(), ProblemKind::Forbidden);
         admin.set_disabled(&anna.id, false).unwrap();
         assert_eq!(gateway.get(&anna, LIST).await.status, 200);
+    });
+}
+
+#[test]
+fn keys_are_made_up_to_the_bound_and_no_further() {
+    let world = World::new();
+    let anna = world.user("anna");
+    world.run(config(), |gateway| async move {
+        let make = || {
+            let head = anna.head("POST", "/api/v1/keys").with("content-type", "application/json");
+            gateway.send(head, &json!({ "name": "one more" }).to_string())
+        };
+        // Her first was made with her.
+        for _ in 1..KEYS_PER_USER_MAX {
+            assert_eq!(make().await.status, 201);
+        }
+        assert_eq!(problem(&make().await).kind(), ProblemKind::Conflict);
+        let listed = body(&gateway.get(&anna, "/api/v1/keys").await);
+        assert_eq!(listed["keys"].as_array().map(Vec::len), Some(KEYS_PER_USER_MAX));
     });
 }
 
