@@ -399,7 +399,8 @@ section! {
         hedge_reads: bool = true,
         /// The shortest wait before that, in milliseconds, 1 to 60000.
         hedge_after_min_ms: Milliseconds = Milliseconds(20),
-        /// Failures in a row after which a core leaves a service alone, for reads and writes each, 1 to 10000.
+        /// Failures in a row after which a core leaves an operation of a service alone, 1 to 10000; after as many of different
+        /// ones all reads, or all changes.
         breaker_failures_in_a_row: u64 = 10,
         /// The same by the share of failures in the last 10 s, in percent, 1 to 100.
         breaker_failure_percent: u64 = 50,

@@ -222,6 +222,183 @@ async fn files_are_searched_and_read() {
     stage.assert_effects(Effects::default()).await;
 }
 
+// ---- what is done to mail and files besides ----
+
+impl Stage {
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.caller.get(&format!("/api/v1{path}"), &self.key).await;
+        assert_eq!(answer.status.as_u16(), 200, "{path}: {:?}", answer.body);
+        answer.value()
+    }
+
+    /// The ids of a message's labels.
+    async fn labels_of(&self, id: &str) -> BTreeSet<String> {
+        let message = self.get(&format!("/gmail/messages/{id}?format=minimal")).await;
+        let labels = message["labelIds"].as_array().expect("labels");
+        labels.iter().map(|label| label.as_str().expect("an id").to_owned()).collect()
+    }
+
+    /// With whom a file is shared, and what they may do, without its owner.
+    async fn shared_with(&self, id: &str) -> BTreeSet<(String, String)> {
+        let path = format!("/drive/files/{id}/permissions?fields=permissions(emailAddress,role)");
+        let all = self.get(&path).await;
+        let one = |one: &Value| (text_of(one, "/emailAddress").to_owned(), text_of(one, "/role").to_owned());
+        let all: BTreeSet<_> = all["permissions"].as_array().expect("a list").iter().map(one).collect();
+        all.into_iter().filter(|(_, role)| role != "owner").collect()
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_labelled_forwarded_and_thrown_away() {
+    let stage = Stage::start().await;
+    let found = stage.done("Find the mail from Anna about the budget").await;
+    let id = text_of(&items(&found)[0], "/id").to_owned();
+    let before = stage.labels_of(&id).await;
+    let task = stage.done("star it").await;
+    assert_eq!(operations(&task), ["gmail.label"]);
+    assert!(answer(&task).contains("STARRED"), "{}", answer(&task));
+    stage.done("mark it as unread").await;
+    let starred: BTreeSet<String> =
+        before.iter().cloned().chain(["STARRED", "UNREAD"].map(str::to_owned)).collect();
+    assert_eq!(stage.labels_of(&id).await, starred);
+    stage.done("mark it as read").await;
+    // A label that there is not is made, once.
+    for _ in 0..2 {
+        stage.done("label it as Travel").await;
+    }
+    let labels = stage.get("/gmail/labels").await;
+    let travel: Vec<&Value> = labels["labels"]
+        .as_array()
+        .expect("labels")
+        .iter()
+        .filter(|label| label["name"] == "Travel")
+        .collect();
+    assert_eq!(travel.len(), 1, "{labels:#}");
+    let now = stage.labels_of(&id).await;
+    assert!(now.contains(text_of(travel[0], "/id")) && !now.contains("UNREAD"), "{now:?}");
+
+    let task = stage.done("forward it to ben@x.example saying please have a look").await;
+    assert_eq!(operations(&task), ["gmail.forward"]);
+    let record = stage.assert_effects(Effects { sends: 1, ..Effects::default() }).await;
+    let sent = &record["sends"][0];
+    assert_eq!(sent["to"], json!(["ben@x.example"]));
+    assert!(text_of(sent, "/subject").starts_with("Fwd: "), "{sent:#}");
+    let body = text_of(sent, "/body");
+    assert!(body.starts_with("Please have a look.") && body.contains("Forwarded message"), "{body}");
+    assert!(body.contains(ANNA), "{body}");
+
+    let task = stage.done("delete the mail from Anna about the offsite").await;
+    assert_eq!(operations(&task), ["gmail.search", "gmail.trash"]);
+    assert!(stage.labels_of(text_of(&items(&task)[0], "/id")).await.contains("TRASH"));
+    assert!(!stage.labels_of(&id).await.contains("TRASH"));
+}
+
+#[tokio::test]
+async fn a_draft_is_written_and_not_sent() {
+    let stage = Stage::start().await;
+    let task = stage.done("draft a mail to ben@x.example saying the offer is ready").await;
+    assert_eq!(operations(&task), ["gmail.draft"]);
+    let record = stage.assert_effects(Effects::default()).await;
+    assert_eq!((&record["drafts_created"], &record["drafts_left"]), (&json!(1), &json!(1)));
+}
+
+#[tokio::test]
+async fn somebody_elses_calendar_is_asked_for_when_they_are_free() {
+    let stage = Stage::start().await;
+    let task = stage.done("is kim@example.com free tomorrow").await;
+    assert_eq!(operations(&task), ["calendar.free_busy"]);
+    assert_eq!(answer(&task), "kim@example.com: this calendar cannot be seen");
+    let team = stage.get("/calendar/calendars").await;
+    let team = team["items"].as_array().expect("calendars").iter().find(|one| one["primary"].is_null());
+    let team = text_of(team.expect("a second one"), "/id").to_owned();
+    let event = json!({"summary": "x", "start": {"dateTime": "2031-03-04T10:00:00Z"}, "end": {"dateTime": "2031-03-04T11:30:00Z"}});
+    let bearer = format!("Bearer {}", stage.key);
+    let fields = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    for calendar in ["primary", &team] {
+        let path = format!("/api/v1/calendar/events?calendar={calendar}");
+        let made = stage.caller.send("POST", &path, &fields, event.to_string()).await;
+        assert_eq!(made.status.as_u16(), 200, "{:?}", made.body);
+    }
+    let ask = json!({"steps": [
+        {"id": "own", "operation": "calendar.free_busy", "with": {"from": "2031-03-04", "to": "2031-03-04"}},
+        {"id": "team", "operation": "calendar.free_busy",
+         "with": {"from": "2031-03-04T11:30", "to": "2031-03-05", "people": [team]}},
+        {"id": "none", "operation": "calendar.free_busy",
+         "with": {"from": "2031-03-04T13:00", "to": "2031-03-04T14:00", "people": [team]}},
+    ]});
+    let put = stage.caller.send("PUT", "/api/v1/workflows/busy", &fields, ask.to_string()).await;
+    assert_eq!(put.status.as_u16(), 201, "{:?}", put.body);
+    let run = stage.caller.send("POST", "/api/v1/workflows/busy/runs", &fields, "{}").await.value();
+    let told = |index: usize| text_of(&run["steps"][index], "/text");
+    assert_eq!(told(0), "You: busy Tue 4 Mar 2031, 11:00 to 12:30");
+    assert_eq!(told(1), format!("{team}: busy Tue 4 Mar 2031, 11:30 to 12:30"));
+    assert_eq!(told(2), format!("{team}: free"));
+}
+
+#[tokio::test]
+async fn files_are_made_shared_with_each_once_and_thrown_away() {
+    let stage = Stage::start().await;
+    let task = stage.done("make a file called zebras.txt saying zebras are striped").await;
+    assert_eq!(operations(&task), ["drive.create"]);
+    let id = text_of(&items(&task)[0], "/id").to_owned();
+    let read = stage.done("open that file").await;
+    assert_eq!(text_of(&read, "/steps/0/text").trim(), "Zebras are striped.");
+
+    let task = stage.done("share it with ben@x.example and kim@example.com").await;
+    assert_eq!(operations(&task), ["drive.share"]);
+    assert!(
+        answer(&task).contains("ben@x.example and kim@example.com, who can read it"),
+        "{}",
+        answer(&task)
+    );
+    let with = |people: [(&str, &str); 2]| {
+        BTreeSet::from(people.map(|(who, role)| (who.to_owned(), role.to_owned())))
+    };
+    assert_eq!(
+        stage.shared_with(&id).await,
+        with([("ben@x.example", "reader"), ("kim@example.com", "reader")])
+    );
+    // Who has it is not told again; who may do more keeps that.
+    stage.done("share it with ben@x.example so that he can edit it").await;
+    stage.done("share it with ben@x.example and kim@example.com").await;
+    assert_eq!(
+        stage.shared_with(&id).await,
+        with([("ben@x.example", "writer"), ("kim@example.com", "reader")])
+    );
+    assert_eq!(stage.scene.sim.asked("drive.permissions.create").await, 3);
+
+    let task = stage.done("create a folder called Trips").await;
+    let folder = text_of(&items(&task)[0], "/id").to_owned();
+    let folder = stage.get(&format!("/drive/files/{folder}?fields=name,mimeType")).await;
+    assert_eq!(folder, json!({"name": "Trips", "mimeType": "application/vnd.google-apps.folder"}));
+    let task = stage.done("delete the zebras.txt file").await;
+    assert_eq!(operations(&task), ["drive.search", "drive.trash"]);
+    assert_eq!(stage.get(&format!("/drive/files/{id}?fields=trashed")).await, json!({"trashed": true}));
+}
+
+#[tokio::test]
+async fn sending_on_sharing_and_throwing_away_can_be_held_until_they_are_confirmed() {
+    let scene = Scene::start(1, &["tasks.confirm=gmail.forward,gmail.trash,drive.share,drive.trash"]);
+    let key = scene.gateway.user("ada");
+    let stage = Stage { caller: scene.caller().await, scene, key };
+    stage.done("find the file about the roadmap").await;
+    stage.done("Find the mail from Anna about the budget").await;
+    for text in [
+        "forward it to ben@x.example",
+        "delete the mail from Anna about the offsite",
+        "share that file with ben@x.example",
+        "delete that file",
+    ] {
+        let task = stage.caller.command(&stage.key, text).await;
+        assert_eq!(task["state"], "awaiting_confirmation", "{text}: {task:#}");
+    }
+    stage.assert_effects(Effects::default()).await;
+    let state = stage.scene.sim.state().await;
+    for changed in ["gmail.messages.trash", "drive.permissions.create", "drive.files.update"] {
+        assert_eq!(state["requests"][changed], Value::Null, "{changed}");
+    }
+}
+
 // ---- several steps ----
 
 /// While Gmail does not answer at all, the other two steps are asked for and done.

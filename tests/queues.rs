@@ -336,6 +336,34 @@ async fn a_hundred_commands_are_promised_together_and_a_bad_one_is_refused_alone
 }
 
 #[tokio::test]
+async fn what_is_beyond_the_bound_is_refused_before_anything_of_it_is_written() {
+    let stage =
+        Stage::start(&["limits.tasks_queued_per_core_max=8", "limits.tasks_running_per_user_max=1"]).await;
+    stage.hold("openai", -1).await;
+    let (mut promised, mut refused) = (Vec::new(), 0);
+    for _ in 0..30 {
+        let answer = stage.ada.ask("POST", "/command", &json!({"command": READ, "mode": "async"})).await;
+        if answer.status.as_u16() == 202 {
+            promised.push(answer.value()["id"].clone());
+            continue;
+        }
+        assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
+        assert!(answer.field("retry-after").is_some());
+        refused += 1;
+    }
+    assert!(promised.len() >= 7 && refused >= 20, "{} promised, {refused} refused", promised.len());
+    let stage = stage.crash().await;
+    let (listed, _) = stage.ada.pages("/tasks?limit=100", "tasks").await;
+    let mut expected: Vec<&str> = promised.iter().map(text).collect();
+    expected.reverse();
+    assert_eq!(ids(&listed), expected);
+    stage.scene.sim.clear_faults().await;
+    for task in &promised {
+        assert_eq!(stage.ada.ended(task).await["state"], "done");
+    }
+}
+
+#[tokio::test]
 async fn an_idempotency_key_stands_for_one_task_whatever_happens() {
     let stage = Stage::start(&[]).await;
     let key = [("idempotency-key", "the-one")];

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use common::scene::{Caller, Scene};
+use common::scene::{Caller, SHARDS, Scene};
 use common::{Gateway, Sim};
 use serde_json::{Value, json};
+use sluice_protocols::ids::{ApiKey, ShardCount};
+use sluice_shard::Placement;
 use tokio::task::JoinSet;
 
 const SERVICES: [&str; 3] = ["gmail", "calendar", "drive"];
@@ -199,6 +201,113 @@ async fn a_steady_load_below_the_quotas_is_never_refused() {
     assert_eq!(answers, BTreeMap::from([(200, 240)]), "{quota:#}");
 }
 
+/// Commands make batches, drafts and questions to the model, all of which count.
+#[tokio::test]
+async fn a_steady_load_of_commands_below_the_quotas_is_never_refused() {
+    // 6 users with 20 commands: 120 questions; of Gmail at most 8 searches (205 units) and 4 mails (300 units) each.
+    let plan = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 20000\n[quota.calendar]\n\
+        project_units_per_minute = 100\n[openai]\nrequests_per_minute = 150\ntokens_per_minute = 1000000\n";
+    let own = [
+        "quota.gmail_project_units_per_minute=20000",
+        "quota.calendar_project_units_per_minute=100",
+        "quota.openai_requests_per_minute=150",
+        "quota.openai_tokens_per_minute=1000000",
+    ];
+    let scene = Scene::with_sim(strict(plan), 2, &own);
+    let mut calls = JoinSet::new();
+    for user in users(&scene) {
+        let caller = scene.caller().await;
+        calls.spawn(async move {
+            for number in 0..20 {
+                let command = match number % 5 {
+                    0 | 1 => format!("Find the mail from Anna about the budget {number}"),
+                    2 => "What is on my calendar tomorrow?".to_owned(),
+                    3 => format!("send an email to ben@x.example with subject Number {number} and body Here"),
+                    _ => "find the file about the roadmap".to_owned(),
+                };
+                let body = json!({"command": command});
+                let answer = ask(&caller, &user, &("POST", "/command".to_owned(), body)).await;
+                assert_eq!(answer.status.as_u16(), 200, "{command}: {:?}", answer.body);
+                assert_eq!(answer.value()["state"], "done", "{command}");
+            }
+        });
+    }
+    while let Some(ended) = calls.join_next().await {
+        ended.expect("all are done");
+    }
+    assert_never_refused(&scene).await;
+    let openai = scene.sim.state().await["openai"].clone();
+    assert_eq!((&openai["limited"], &openai["requests"]), (&json!(0), &json!(120)), "{openai:#}");
+}
+
+#[tokio::test]
+async fn more_questions_than_the_model_may_be_asked_are_held_back_here() {
+    // By requests, then by tokens: a question is counted as about four bytes a token and 500 for its answer.
+    for (plan, own, least) in [
+        ("requests_per_minute = 30", "quota.openai_requests_per_minute=30", 25),
+        ("tokens_per_minute = 100000", "quota.openai_tokens_per_minute=100000", 10),
+    ] {
+        let scene = Scene::with_sim(strict(&format!("[openai]\n{plan}\n")), 2, &[own]);
+        let mut calls = JoinSet::new();
+        for user in users(&scene) {
+            for number in 0..15 {
+                let (caller, user) = (scene.caller().await, user.clone());
+                calls.spawn(async move {
+                    let body =
+                        json!({"command": format!("tell me joke number {number}"), "deadline_ms": 2_000});
+                    let answer = ask(&caller, &user, &("POST", "/command".to_owned(), body)).await;
+                    if answer.status.as_u16() != 200 {
+                        assert!(answer.field("retry-after").is_some(), "{:?}", answer.body);
+                    }
+                    answer.status.as_u16()
+                });
+            }
+        }
+        let mut by_status = BTreeMap::new();
+        while let Some(status) = calls.join_next().await {
+            *by_status.entry(status.expect("an answer")).or_insert(0) += 1;
+        }
+        assert_eq!(by_status.keys().copied().collect::<Vec<u16>>(), [200, 503], "{plan}: {by_status:?}");
+        let openai = scene.sim.state().await["openai"].clone();
+        assert_eq!(openai["limited"], 0, "{plan}: {openai:#}");
+        assert!(openai["requests"].as_u64() >= Some(least), "{plan}: {openai:#}");
+    }
+}
+
+/// What Google says to one of us is meant for all of us.
+#[tokio::test]
+async fn a_limit_that_one_core_is_told_of_keeps_all_cores_back() {
+    let scene = Scene::start(2, &[]);
+    let search = ("GET", "/drive/files?page_size=1".to_owned(), Value::Null);
+    let caller = scene.caller().await;
+    let owner = |key: &str| {
+        let key = ApiKey::parse(key).expect("a key");
+        let placement = Placement::dealt(ShardCount::new(SHARDS).expect("in bounds"), 2);
+        placement.owner(placement.shard_of(&key.user())).index()
+    };
+    let first = scene.gateway.user("user0");
+    let other = (1..100).map(|number| scene.gateway.user(&format!("user{number}")));
+    let other = other.into_iter().find(|key| owner(key) != owner(&first)).expect("one on the other core");
+    // Both have their tokens.
+    for user in [&first, &other] {
+        assert_eq!(ask(&caller, user, &search).await.status.as_u16(), 200);
+    }
+    let limit = json!({"service": "drive", "kind": "status", "status": 429, "reason": "rateLimitExceeded",
+        "retry_after_s": 600, "count": 1});
+    scene.sim.fault(limit).await;
+    let asked = scene.sim.asked("drive.files.list").await;
+    for user in [&first, &other] {
+        let answer = ask(&caller, user, &search).await;
+        answer.problem(503, "upstream-limited");
+        let wait: u64 = answer.field("retry-after").expect("a time").parse().expect("seconds");
+        assert!((500..=600).contains(&wait), "{wait}");
+    }
+    assert_eq!(scene.sim.asked("drive.files.list").await, asked + 1);
+    // Others are not concerned.
+    let events = ("GET", "/calendar/events?max_results=1".to_owned(), Value::Null);
+    assert_eq!(ask(&caller, &other, &events).await.status.as_u16(), 200);
+}
+
 #[tokio::test]
 async fn a_burst_beyond_the_quotas_is_held_back_before_google_sees_it() {
     let quota = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 2000\nuser_units_per_minute = 600\n\
@@ -254,6 +363,43 @@ async fn a_read_that_hangs_is_answered_by_its_second_copy_and_a_change_has_none(
     let page = scene.gateway.page().await;
     assert_eq!(page.sum("sluice_quota_hedges_total", &gmail), hedges);
     assert_eq!(scene.sim.asked("gmail.labels.create").await, 1);
+}
+
+#[tokio::test]
+async fn while_one_operation_is_left_alone_the_others_are_used() {
+    let scene = Scene::start(1, &["egress.breaker_failures_in_a_row=4", "egress.breaker_open_ms=600000"]);
+    let user = scene.gateway.user("ada");
+    let caller = scene.caller().await;
+    let get = |path: String| ("GET", path, Value::Null);
+    let list = ask(&caller, &user, &get("/gmail/messages?max_results=1".to_owned())).await.value();
+    let message = list["messages"][0]["id"].as_str().expect("an id").to_owned();
+    let fault =
+        json!({"service": "gmail", "kind": "status", "status": 503, "operation": "gmail.messages.list"});
+    scene.sim.fault(fault).await;
+    let mut asked = scene.sim.asked("gmail.messages.list").await;
+    for number in 0.. {
+        assert!(number < 20, "it is never left alone");
+        let search = get(format!("/gmail/messages?max_results=1&q=number{number}"));
+        let answer = ask(&caller, &user, &search).await;
+        answer.problem(502, "upstream-unavailable");
+        let now = scene.sim.asked("gmail.messages.list").await;
+        if now == asked {
+            assert!(answer.field("retry-after").is_some(), "{:?}", answer.body);
+            break;
+        }
+        asked = now;
+    }
+    for path in
+        [format!("/gmail/messages/{message}?format=minimal"), "/gmail/threads?max_results=1".to_owned()]
+    {
+        let answer = ask(&caller, &user, &get(path.clone())).await;
+        assert_eq!(answer.status.as_u16(), 200, "{path}: {:?}", answer.body);
+    }
+    let sent = ask(&caller, &user, &("POST", "/gmail/messages".to_owned(), mail(1))).await;
+    assert_eq!(sent.status.as_u16(), 200, "{:?}", sent.body);
+    let page = scene.gateway.page().await;
+    assert_eq!(page.sum("sluice_breaker_opened_total", &[("upstream", "gmail")]), 1);
+    assert_eq!(page.sum("sluice_breaker_state", &[("upstream", "gmail"), ("class", "read")]), 2);
 }
 
 #[tokio::test]

@@ -56,6 +56,10 @@ fn step<'a>(task: &'a Value, name: &str) -> &'a Value {
     steps.iter().find(|step| step["name"] == name).unwrap_or_else(|| panic!("no {name}: {task:#}"))
 }
 
+fn step_of(task: &Value, index: usize) -> &Value {
+    &task["steps"][index]
+}
+
 fn states(task: &Value) -> Vec<(&str, &str)> {
     let steps = task["steps"].as_array().expect("steps");
     steps.iter().map(|step| (text(&step["name"]), text(&step["state"]))).collect()
@@ -226,6 +230,95 @@ async fn what_a_failed_run_did_is_taken_back_once_even_over_a_kill() {
     }
 }
 
+/// Makes a file, gives it to two people, one of whom is named twice, and labels a mail.
+fn handed() -> Value {
+    json!({
+        "input": {"mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            {"id": "note", "operation": "drive.create", "with": {"name": "Notes ${input.mark}", "text": "For ${input.mark}."}},
+            {"id": "share", "operation": "drive.share",
+             "with": {"file": "$steps.note.files[0]", "people": ["kim@example.com", "ben@x.example", "Kim@example.com"], "role": "writer"}},
+            {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna", "limit": 1}, "after": ["share"]},
+            {"id": "label", "operation": "gmail.label",
+             "with": {"message": "$steps.find.messages[0]", "add": ["STARRED", "Trips"], "remove": "INBOX"}},
+        ],
+    })
+}
+
+const SHARE: &str = "drive.permissions.create";
+const UNSHARE: &str = "drive.permissions.delete";
+const LABEL: &str = "gmail.messages.modify";
+
+#[tokio::test]
+async fn a_file_is_shared_with_each_once_whichever_call_a_kill_falls_on() {
+    let mut stage = Stage::start();
+    let moments = [
+        after("drive", "POST", "/upload", CREATE),
+        before("drive", "POST", "/permissions"),
+        after("drive", "POST", "/permissions", SHARE),
+        after("gmail", "POST", "/labels", "gmail.labels.create"),
+        after("gmail", "POST", "/modify", LABEL),
+    ];
+    for (index, moment) in moments.iter().enumerate() {
+        let (next, task, state) = stage.killed_at(index, &handed(), moment).await;
+        stage = next;
+        assert_eq!(task["state"], "done", "{task:#}");
+        let done = [CREATE, SHARE, "gmail.labels.create"]
+            .map(|method| changes(&state, &format!("user-{index}"), method));
+        assert_eq!(done, [1, 2, 1], "{index}: {task:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
+    let mut stage = Stage::start();
+    // Ben has the file before, and one of the labels is there before: both stay.
+    let mut definition = handed();
+    let steps = definition["steps"].as_array_mut().expect("steps");
+    steps.insert(
+        1,
+        json!({"id": "before", "operation": "drive.share", "compensate": false,
+        "with": {"file": "$steps.note.files[0]", "people": "ben@x.example"}}),
+    );
+    steps[2]["after"] = json!(["before"]);
+    steps.insert(
+        4,
+        json!({"id": "star", "operation": "gmail.label", "compensate": false,
+        "with": {"message": "$steps.find.messages[0]", "add": "STARRED"}}),
+    );
+    steps[5]["after"] = json!(["star"]);
+    steps.push(json!({"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}}));
+    steps.push(json!({"id": "read", "operation": "gmail.read", "after": ["label"], "with": {"message": "$steps.none.messages[0]"}}));
+    let moments = [
+        after("gmail", "POST", "/modify", LABEL),
+        before("drive", "DELETE", "/permissions"),
+        after("drive", "DELETE", "/permissions", UNSHARE),
+    ];
+    for (index, moment) in moments.iter().enumerate() {
+        let (next, task, state) = stage.killed_at(index, &definition, moment).await;
+        stage = next;
+        assert_eq!(task["state"], "failed", "{task:#}");
+        for name in ["note", "share", "label"] {
+            assert_eq!(step(&task, name)["compensation"]["state"], "done", "{name}: {task:#}");
+        }
+        let user = format!("user-{index}");
+        assert_eq!([SHARE, UNSHARE].map(|method| changes(&state, &user, method)), [3, 1], "{task:#}");
+        let asker = Asker::of(&stage.gateway, &stage.gateway.admin(&["key", "add", &user])).await;
+        let message = text(&step(&task, "find")["items"][0]["id"]).to_owned();
+        let labels =
+            asker.get(&format!("/gmail/messages/{message}?format=minimal")).await["labelIds"].clone();
+        let labels = labels.as_array().expect("labels").clone();
+        assert!(labels.contains(&json!("STARRED")) && labels.contains(&json!("INBOX")), "{labels:?}");
+        let own = asker.get("/gmail/labels").await["labels"].clone();
+        let trips = own.as_array().expect("labels").iter().find(|label| label["name"] == "Trips").cloned();
+        assert!(!labels.contains(&trips.expect("it was made")["id"]), "{labels:?}");
+        let file = text(&step(&task, "note")["items"][0]["id"]).to_owned();
+        let path = format!("/drive/files/{file}/permissions?fields=permissions(emailAddress,role)");
+        let people = asker.get(&path).await["permissions"].as_array().expect("a list").len();
+        assert_eq!(people, 2, "its owner and Ben");
+    }
+}
+
 #[tokio::test]
 async fn what_is_cyclic_unknown_or_mistyped_is_refused_with_the_step_named() {
     let stage = Stage::start();
@@ -328,6 +421,39 @@ async fn a_workflow_has_versions_that_outlive_a_restart_and_runs_keep_theirs() {
     assert_eq!(ada.task(&newest["id"]).await["state"], "done");
     drop(gateway);
     drop((sim, directory));
+}
+
+#[tokio::test]
+async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let step = |attempts: u8| {
+        json!({"steps": [
+            {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna", "limit": 1},
+             "timeout_ms": 400, "retry": {"attempts": attempts, "wait_ms": 1}},
+            {"id": "read", "operation": "gmail.read", "with": {"message": "$steps.find.messages[0]"}},
+        ]})
+    };
+    ada.expect(201, "PUT", "/workflows/patient", &step(2)).await;
+    ada.expect(201, "PUT", "/workflows/hasty", &step(1)).await;
+    let hang = json!({"service": "gmail", "kind": "hang", "operation": "gmail.messages.list", "count": 1});
+    stage.sim.fault(hang.clone()).await;
+    let answer = ada.ask("POST", "/workflows/hasty/runs", &json!({})).await;
+    let problem = answer.value();
+    assert_eq!(problem["task"]["state"], "failed", "{problem:#}");
+    let (find, read) = (step_of(&problem["task"], 0), step_of(&problem["task"], 1));
+    assert_eq!((&find["state"], &find["tries"]), (&json!("failed"), &json!(1)), "{problem:#}");
+    assert_eq!(read["state"], "skipped", "{problem:#}");
+    assert_eq!(stage.sim.asked("gmail.messages.list").await, 1);
+    // The same search hangs again, and the second try finds it.
+    stage.sim.fault(hang).await;
+    let run = ada.expect(200, "POST", "/workflows/patient/runs", &json!({})).await;
+    assert_eq!(run["state"], "done", "{run:#}");
+    assert_eq!((&step_of(&run, 0)["tries"], &step_of(&run, 1)["tries"]), (&json!(2), &json!(1)), "{run:#}");
+    assert_eq!(stage.sim.asked("gmail.messages.list").await, 3);
+    let never = json!({"steps": [{"id": "find", "operation": "gmail.search", "with": {"query": "x"}, "timeout_ms": 99}]});
+    let refused = ada.ask("POST", "/workflows/check", &never).await.problem(422, "invalid-field");
+    assert_eq!(refused["errors"][0]["pointer"], "/steps/0/timeout_ms", "{refused:#}");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::retry::{DELAY_MAX, RetryAfter};
 /// Where plans are asked for, relative to the base URL.
 pub const RESPONSES_PATH: &str = "/v1/responses";
 /// Groups our requests for the provider's prompt cache; it changes with [`INSTRUCTIONS`] or the schema.
-pub const PROMPT_CACHE_KEY: &str = "sluice-plan-v2";
+pub const PROMPT_CACHE_KEY: &str = "sluice-plan-v3";
 /// The most turns that are told to the model.
 pub const CONTEXT_TURNS_MAX: usize = 10;
 /// The most items of one turn that are told to the model.
@@ -38,8 +38,8 @@ questions, jokes, phone calls), needs something no operation can do, or is too v
 without anyone to send it to. Leave \"steps\" empty and set \"reason\" to one polite sentence to the user, in the \
 user's language, that says what is missing or that this is outside what you help with.
 Never guess an address, and never invent a person, message, event or file. Looking something up is harmless, so \
-prefer a search over declining; writing to people and changing the calendar is not, so do those only when the \
-command asks for them.
+prefer a search over declining; writing to people, sharing, throwing away and changing anything is not, so do those only \
+when the command asks for them.
 
 Operations
 - gmail.search: find messages, newest first. \"query\" is Gmail search syntax, such as from:anna subject:budget \
@@ -47,6 +47,12 @@ is:unread newer_than:7d after:2026/11/01; an empty query means the newest messag
 - gmail.read: fetch the text of one message. Result: that message.
 - gmail.send: send a new message. Write the complete body as the user would. Result: the sent message.
 - gmail.reply: answer a message in its thread. Write only the new text. Result: the sent message.
+- gmail.forward: send a message on to others. \"body\" is what the user says about it, or empty. Result: the sent message.
+- gmail.draft: write a message and leave it among the drafts, when the user wants a draft and not to send. Result: that message.
+- gmail.label: put labels on a message (\"add\") and take labels off (\"remove\"). STARRED, UNREAD, IMPORTANT, INBOX and \
+SPAM are labels: to mark as read is to remove UNREAD, to archive is to remove INBOX. A label that there is not is made. \
+Result: that message.
+- gmail.trash: move one message to the trash. Result: that message.
 - calendar.list: events between \"from\" and \"to\", earliest first, optionally with words in \"query\". \
 Results are events.
 - calendar.create: make an event. Without an \"end\" it lasts one hour, or one day when \"start\" is a date. \
@@ -54,8 +60,14 @@ Result: the event.
 - calendar.change: change an event; null leaves a field as it is. A new \"start\" without \"end\" keeps the \
 duration. Result: the event.
 - calendar.delete: cancel an event. No result.
+- calendar.free_busy: tell when people are busy between \"from\" and \"to\", without what they do; an empty \"people\" is \
+the user. Use calendar.list for what the user has planned. No result.
 - drive.search: find files by plain words, without operators. Results are files.
 - drive.read: fetch the text of one file. Result: that file.
+- drive.create: make a folder, or a file with \"text\" in it. Result: that file.
+- drive.share: let people read, comment on or write a file; they are told by mail. Use \"reader\" unless the user says \
+otherwise. Result: that file.
+- drive.trash: move one file to the trash. Result: that file.
 \"limit\" is how many results are wanted: the number the user asked for; 1 when one particular item is meant \
 (\"the last mail from Anna\"); otherwise 10. At most 20.
 

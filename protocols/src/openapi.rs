@@ -461,6 +461,14 @@ fn operation(endpoint: &Endpoint) -> Value {
     if endpoint.effect != rest::Effect::Read {
         parameters.push(idempotency_key());
     }
+    if endpoint.heeds_if_match() {
+        parameters.push(json!({
+            "name": "if-match",
+            "in": "header",
+            "description": "The event's `ETag` as it was read: it is changed only if it is that still",
+            "schema": {"type": "string", "pattern": "^(\\*|\"[!#-~]{1,256}\")$"},
+        }));
+    }
     let answer = match endpoint.answer {
         Answer::Empty => json!({"204": {"description": "Done"}}),
         Answer::Json => json!({
@@ -482,6 +490,12 @@ fn operation(endpoint: &Endpoint) -> Value {
     let mut problems = vec![400, 401, 403, 404, 409, 422, 425, 431, 500, 502, 503, 504];
     if endpoint.body.is_some() {
         problems.extend([408, 413, 415]);
+    }
+    if endpoint.effect != rest::Effect::Read {
+        problems.push(412);
+    }
+    if endpoint.takes_sync_token() {
+        problems.push(410);
     }
     if endpoint.effect == rest::Effect::Read && endpoint.method == Method::Get {
         all["304"] = json!({"description": "It is what `If-None-Match` names"});

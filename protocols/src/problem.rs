@@ -92,6 +92,8 @@ kinds! {
     Conflict = "conflict", 409, false, "This cannot be done now";
     /// What is stored is not what `If-Match` names, or is what `If-None-Match` names.
     PreconditionFailed = "precondition-failed", 412, false, "It is not what the request expects";
+    /// Google has forgotten the token from which changes were to be told.
+    SyncExpired = "sync-expired", 410, false, "The sync token is not good any more";
     /// No part of what is there is what `Range` asks for.
     RangeNotSatisfiable = "range-not-satisfiable", 416, false, "There is no such part";
     /// A request with the same idempotency key is being carried out.

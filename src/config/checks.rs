@@ -1,6 +1,6 @@
 //! Bounds of single values, and combinations that cannot work.
 
-use sluice_protocols::plan::Operation;
+use sluice_protocols::workflow::operation_names;
 
 use super::{Config, Origin, Problem};
 
@@ -231,9 +231,13 @@ impl Checks<'_> {
         if webhooks.ports.contains(&0) {
             self.refuse("webhooks.ports", "0 is no port; allowed is 1 to 65535".to_owned());
         }
-        for name in tasks.confirm.iter().filter(|name| !Operation::NAMES.contains(&name.as_str())) {
-            let text = format!("{name:?} is no operation; allowed are {}", Operation::NAMES.join(", "));
-            self.refuse("tasks.confirm", text);
+        for name in tasks.confirm.iter().filter(|name| !operation_names().any(|known| known == name.as_str()))
+        {
+            let known: Vec<&str> = operation_names().collect();
+            self.refuse(
+                "tasks.confirm",
+                format!("{name:?} is no operation; allowed are {}", known.join(", ")),
+            );
         }
         self.master_keys();
         if egress.retry_backoff_max_ms.0 < egress.retry_backoff_base_ms.0 {

@@ -185,6 +185,8 @@ fn impossible_combinations_are_refused_by_key() {
         assert!(problems[0].contains(&about), "{text}: {problems:?}");
     }
     load("[tls]\ncertificate = 'a'\nkey = 'b'\n", &[], &[]).expect("a certificate needs nothing more");
+    load("[tasks]\nconfirm = ['gmail.trash', 'drive.trash']\n", &[], &[])
+        .expect("what workflows alone may do can be held, too");
     load("[listen]\nport = 0\n", &[], &[]).expect("the system chooses every port");
     load("[listen]\ncore_port_base = 4429\n[server]\ncores = 4\n", &[], &[])
         .expect("next to the shared port");

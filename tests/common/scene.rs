@@ -153,6 +153,11 @@ impl Sim {
         self.control("revoke", &json!({ "user": user })).await;
     }
 
+    /// Has Google forget what it could tell changes from: sync tokens and the like.
+    pub async fn expire(&self, user: &str) {
+        self.control("expire", &json!({ "user": user })).await;
+    }
+
     /// Forgets users, effects, faults and revocations.
     pub async fn reset(&self) {
         self.control("reset", &json!({})).await;

@@ -326,6 +326,15 @@ def drive(token):
     copy = files.copy(fileId=first["id"], body={"name": "c.csv"}, supportsAllDrives=True).execute()
     files.get(fileId=copy["id"], fields="id,capabilities/canEdit", acknowledgeAbuse=False).execute()
 
+    shared = files.create(body={"name": "team.txt", "parents": ["0AAshared"]}, supportsAllDrives=True, fields="id,driveId").execute()
+    assert shared["driveId"] == "0AAshared"
+    refused(files.get(fileId=shared["id"]), 404, "notFound")
+    named = {"q": "name = 'team.txt'", "supportsAllDrives": True}
+    assert files.list(**named).execute()["files"] == []
+    for more in ({}, {"corpora": "allDrives"}, {"corpora": "drive", "driveId": "0AAshared"}):
+        assert len(files.list(includeItemsFromAllDrives=True, **named, **more).execute()["files"]) == 1
+    refused(files.list(corpora="drive", driveId="0AAshared"), 400, "invalid")
+
     document = next(file for file in files.list(q="mimeType = 'application/vnd.google-apps.document'").execute()["files"])
     assert files.export(fileId=document["id"], mimeType="text/plain").execute().startswith("\ufeff".encode())
     refused(files.export(fileId=document["id"], mimeType="image/png"), 400)

@@ -52,6 +52,7 @@ pub fn batch(calls: &[ApiCall]) -> Option<ApiCall> {
         path,
         content_type: Some(CONTENT_TYPE),
         body: body.into(),
+        if_match: None,
     })
 }
 

@@ -3,6 +3,8 @@
 //! Inserting is idempotent, because the id of an event is ours ([`event_id`]): a repeat is answered with 409.
 //! Invited people are told of every change (`sendUpdates=all`).
 
+use std::collections::BTreeMap;
+
 use jiff::civil::{Date, DateTime};
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
@@ -84,6 +86,42 @@ pub fn patch_event(id: &str, patch: &EventPatch) -> ApiCall {
 #[must_use]
 pub fn delete_event(id: &str) -> ApiCall {
     ApiCall::bare(Service::Calendar, "DELETE", with_updates(event_path(id)))
+}
+
+/// Asks when these calendars are taken; a person's main calendar goes by their address.
+#[must_use]
+pub fn free_busy(from: Timestamp, to: Timestamp, calendars: &[&str]) -> ApiCall {
+    let items: Vec<Value> = calendars.iter().map(|id| json!({"id": id})).collect();
+    let body = json!({"timeMin": from, "timeMax": to, "items": items});
+    ApiCall::json(Service::Calendar, "POST", "/calendar/v3/freeBusy".to_owned(), &body)
+}
+
+/// The reply to [`free_busy`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct FreeBusy {
+    /// By the id it was asked for under.
+    #[serde(default)]
+    pub calendars: BTreeMap<String, Busy>,
+}
+
+/// When a calendar is taken.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Busy {
+    /// Earliest first.
+    #[serde(default)]
+    pub busy: Vec<BusySpan>,
+    /// Why it cannot be told; none when it could.
+    #[serde(default)]
+    pub errors: Vec<Value>,
+}
+
+/// A stretch of time that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct BusySpan {
+    /// Its first moment.
+    pub start: Timestamp,
+    /// The moment after its last.
+    pub end: Timestamp,
 }
 
 fn event_path(id: &str) -> String {

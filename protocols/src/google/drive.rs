@@ -4,12 +4,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::{ApiCall, PathAndQuery, Segment};
-use crate::plan::{Item, ItemKind, Person, Service, clip};
+use crate::plan::{Item, ItemKind, Person, Service, ShareRole, clip};
 
 const FILES: &str = "/drive/v3/files";
 /// The fields asked for of each file.
 const FILE_FIELDS: &str =
     "id,name,mimeType,description,modifiedTime,size,webViewLink,owners(displayName,emailAddress,me)";
+/// Without it Drive answers as if there were no shared drives.
+pub(super) const ALL_DRIVES: (&str, bool) = ("supportsAllDrives", true);
 /// The largest file that is fetched to be read; an export has the same limit at Google's side.
 pub const READ_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
@@ -20,6 +22,8 @@ pub fn search_files(text: &str, results_max: u8) -> ApiCall {
     let path = PathAndQuery::new(FILES)
         .with("q", query)
         .with("pageSize", results_max)
+        .with(ALL_DRIVES.0, ALL_DRIVES.1)
+        .with("includeItemsFromAllDrives", true)
         .with("fields", format!("nextPageToken,files({FILE_FIELDS})"));
     ApiCall::bare(Service::Drive, "GET", path.finish())
 }
@@ -27,14 +31,14 @@ pub fn search_files(text: &str, results_max: u8) -> ApiCall {
 /// Gets what is known of a file.
 #[must_use]
 pub fn get_file(id: &str) -> ApiCall {
-    let path = PathAndQuery::new(file_path(id)).with("fields", FILE_FIELDS);
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", FILE_FIELDS);
     ApiCall::bare(Service::Drive, "GET", path.finish())
 }
 
 /// Gets the bytes of a file.
 #[must_use]
 pub fn download_file(id: &str) -> ApiCall {
-    let path = PathAndQuery::new(file_path(id)).with("alt", "media");
+    let path = PathAndQuery::new(file_path(id)).with("alt", "media").with(ALL_DRIVES.0, ALL_DRIVES.1);
     ApiCall::bare(Service::Drive, "GET", path.finish())
 }
 
@@ -62,14 +66,106 @@ pub fn create_file(id: &str, name: &str, folder: bool) -> ApiCall {
     if folder {
         file["mimeType"] = json!(FOLDER);
     }
-    let path = PathAndQuery::new(FILES).with("fields", FILE_FIELDS);
+    let path = PathAndQuery::new(FILES).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", FILE_FIELDS);
     ApiCall::json(Service::Drive, "POST", path.finish(), &file)
+}
+
+/// As [`create_file`], with a text in it; `None` when the text cannot be told from what stands around it.
+#[must_use]
+pub fn create_text(id: &str, name: &str, text: &str) -> Option<ApiCall> {
+    // One of them is in no text that was not written to have both.
+    const BOUNDARIES: [(&str, &str); 2] = [
+        ("multipart/related; boundary=c3d6a1f2b7e84c50", "--c3d6a1f2b7e84c50"),
+        ("multipart/related; boundary=9f02be417ad35c68", "--9f02be417ad35c68"),
+    ];
+    let (content_type, line) = BOUNDARIES.into_iter().find(|(_, line)| !text.contains(line))?;
+    let file = json!({"id": id, "name": name, "mimeType": "text/plain"});
+    let body = format!(
+        "{line}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{file}\r\n\
+         {line}\r\nContent-Type: text/plain; charset=UTF-8\r\n\r\n{text}\r\n{line}--\r\n"
+    );
+    let path = PathAndQuery::new(format!("/upload{FILES}"))
+        .with("uploadType", "multipart")
+        .with(ALL_DRIVES.0, ALL_DRIVES.1)
+        .with("fields", FILE_FIELDS);
+    let content_type = Some(content_type);
+    Some(ApiCall { content_type, body: body.into(), ..ApiCall::bare(Service::Drive, "POST", path.finish()) })
+}
+
+/// Lists with whom a file is shared: the first hundred.
+#[must_use]
+pub fn list_permissions(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/permissions", file_path(id)))
+        .with(ALL_DRIVES.0, ALL_DRIVES.1)
+        .with("fields", "permissions(id,type,role,emailAddress)")
+        .with("pageSize", 100);
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Gives somebody a file, or more to do with one that they have, and tells them by mail.
+#[must_use]
+pub fn share_file(id: &str, address: &str, role: ShareRole) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/permissions", file_path(id)))
+        .with(ALL_DRIVES.0, ALL_DRIVES.1)
+        .with("sendNotificationEmail", true);
+    let body = json!({"type": "user", "role": role.name(), "emailAddress": address});
+    ApiCall::json(Service::Drive, "POST", path.finish(), &body)
+}
+
+/// Takes a file from somebody. 404 when they do not have it.
+#[must_use]
+pub fn unshare_file(id: &str, permission: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/permissions/{}", file_path(id), Segment(permission)))
+        .with(ALL_DRIVES.0, ALL_DRIVES.1);
+    ApiCall::bare(Service::Drive, "DELETE", path.finish())
+}
+
+/// The reply to [`list_permissions`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PermissionList {
+    /// Who has the file.
+    #[serde(default)]
+    pub permissions: Vec<Permission>,
+}
+
+/// What somebody may do with a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Permission {
+    /// Its id.
+    pub id: String,
+    /// Whose it is: none for those of everybody.
+    pub email_address: Option<String>,
+    /// Drive's name for what they may do.
+    #[serde(default)]
+    pub role: String,
+}
+
+impl Permission {
+    /// Whether it is that of this person.
+    #[must_use]
+    pub fn is_of(&self, address: &str) -> bool {
+        self.email_address.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(address))
+    }
+
+    /// Whether it allows at least as much as this.
+    #[must_use]
+    pub fn allows(&self, role: ShareRole) -> bool {
+        let own = match self.role.as_str() {
+            "reader" => ShareRole::Reader,
+            "commenter" => ShareRole::Commenter,
+            // Owners and organizers may do more.
+            "writer" | "fileOrganizer" | "organizer" | "owner" => ShareRole::Writer,
+            _ => return false,
+        };
+        own >= role
+    }
 }
 
 /// Moves a file to the trash, or takes it out again. To repeat it changes nothing.
 #[must_use]
 pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
-    let path = PathAndQuery::new(file_path(id)).with("fields", FILE_FIELDS);
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", FILE_FIELDS);
     ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
 }
 
@@ -242,7 +338,7 @@ mod tests {
         assert_eq!(
             search_files("budget 2026", 3).path,
             "/drive/v3/files?q=fullText%20contains%20%27budget%202026%27%20and%20trashed%20%3D%20false&pageSize=3\
-             &fields=nextPageToken%2Cfiles%28id%2Cname%2CmimeType%2Cdescription%2CmodifiedTime%2Csize%2CwebViewLink\
+             &supportsAllDrives=true&includeItemsFromAllDrives=true&fields=nextPageToken%2Cfiles%28id%2Cname%2CmimeType%2Cdescription%2CmodifiedTime%2Csize%2CwebViewLink\
              %2Cowners%28displayName%2CemailAddress%2Cme%29%29"
         );
     }
@@ -263,7 +359,11 @@ mod tests {
         assert_eq!(path("application/vnd.google-apps.spreadsheet"), export("text%2Fcsv"));
         for text in ["text/plain", "text/markdown; charset=utf-8", "application/json", "application/atom+xml"]
         {
-            assert_eq!(path(text), Ok("/drive/v3/files/1aB?alt=media".to_owned()), "{text}");
+            assert_eq!(
+                path(text),
+                Ok("/drive/v3/files/1aB?alt=media&supportsAllDrives=true".to_owned()),
+                "{text}"
+            );
         }
     }
 
@@ -279,8 +379,11 @@ mod tests {
 
     #[test]
     fn ids_cannot_reach_other_endpoints() {
-        assert_eq!(download_file("../about?x").path, "/drive/v3/files/..%2Fabout%3Fx?alt=media");
-        assert!(get_file("..").path.starts_with("/drive/v3/files/_?fields="));
+        assert_eq!(
+            download_file("../about?x").path,
+            "/drive/v3/files/..%2Fabout%3Fx?alt=media&supportsAllDrives=true"
+        );
+        assert!(get_file("..").path.starts_with("/drive/v3/files/_?supportsAllDrives=true&fields="));
     }
 
     #[test]
@@ -298,6 +401,40 @@ mod tests {
         let bare: File = serde_json::from_str(r#"{"id": "x"}"#).expect("a file");
         assert_eq!(bare.size, None);
         assert_eq!(bare.to_item().person, None);
+    }
+
+    #[test]
+    fn a_text_comes_between_boundaries_that_are_not_in_it() {
+        let call = create_text("1aB", "a.txt", "one\r\ntwo").expect("a call");
+        let body = String::from_utf8(call.body.to_vec()).expect("a text");
+        let boundary = call.content_type.and_then(|kind| kind.split("boundary=").nth(1)).expect("a boundary");
+        let parts: Vec<&str> = body.split(&format!("--{boundary}")).collect();
+        assert_eq!(parts.len(), 4, "{body}");
+        assert!(parts[2].ends_with("\r\n\r\none\r\ntwo\r\n"), "{body}");
+        let other = create_text("1aB", "a.txt", &format!("--{boundary}")).expect("a call");
+        assert_ne!(other.content_type, call.content_type);
+        let both = format!(
+            "--{boundary}{}",
+            other.content_type.unwrap_or_default().replace("multipart/related; boundary=", "--")
+        );
+        assert_eq!(create_text("1aB", "a.txt", &both), None);
+    }
+
+    #[test]
+    fn what_a_permission_allows_is_what_its_role_says() {
+        let of = |role: &str| Permission {
+            id: "1".to_owned(),
+            email_address: Some("A@b.c".to_owned()),
+            role: role.to_owned(),
+        };
+        for (role, allowed) in
+            [("reader", 1), ("commenter", 2), ("writer", 3), ("owner", 3), ("organizer", 3), ("x", 0)]
+        {
+            let count = ShareRole::ALL.into_iter().filter(|wanted| of(role).allows(*wanted)).count();
+            assert_eq!(count, allowed, "{role}");
+        }
+        assert!(of("reader").is_of("a@B.c") && !of("reader").is_of("b@b.c"));
+        assert!(!Permission { email_address: None, ..of("reader") }.is_of("a@b.c"));
     }
 
     proptest! {

@@ -93,6 +93,52 @@ pub fn trash_message(id: &str, trashed: bool) -> ApiCall {
     ApiCall::bare(Service::Gmail, "POST", format!("{USER}/messages/{}/{verb}", Segment(id)))
 }
 
+/// Lists the labels there are, Gmail's own among them.
+#[must_use]
+pub fn list_labels() -> ApiCall {
+    ApiCall::bare(Service::Gmail, "GET", format!("{USER}/labels"))
+}
+
+/// Makes a label. 409 when there is one of that name.
+#[must_use]
+pub fn create_label(name: &str) -> ApiCall {
+    ApiCall::json(Service::Gmail, "POST", format!("{USER}/labels"), &json!({"name": name}))
+}
+
+/// Gets the labels of a message and nothing else of it.
+#[must_use]
+pub fn get_labels_of(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{USER}/messages/{}", Segment(id)))
+        .with("format", "minimal")
+        .with("fields", "id,labelIds");
+    ApiCall::bare(Service::Gmail, "GET", path.finish())
+}
+
+/// Puts labels on a message and takes others off, all by their ids. To repeat it changes nothing.
+#[must_use]
+pub fn modify_labels(id: &str, add: &[String], remove: &[String]) -> ApiCall {
+    let path = format!("{USER}/messages/{}/modify", Segment(id));
+    ApiCall::json(Service::Gmail, "POST", path, &json!({"addLabelIds": add, "removeLabelIds": remove}))
+}
+
+/// The reply to [`list_labels`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct LabelList {
+    /// The labels.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+}
+
+/// A label; the reply to [`create_label`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Label {
+    /// Its id.
+    pub id: String,
+    /// What people call it; of Gmail's own labels, their id.
+    #[serde(default)]
+    pub name: String,
+}
+
 /// Finds the draft with this `Message-ID` (without angle brackets).
 #[must_use]
 pub fn find_draft(message_id: &str) -> ApiCall {

@@ -44,17 +44,19 @@ pub struct ApiCall {
     pub content_type: Option<&'static str>,
     /// The body.
     pub body: Bytes,
+    /// The tag that what is changed must still have, as `If-Match` names it.
+    pub if_match: Option<String>,
 }
 
 impl ApiCall {
     fn bare(service: Service, method: &'static str, path: String) -> Self {
-        Self { service, method, path, content_type: None, body: Bytes::new() }
+        Self { service, method, path, content_type: None, body: Bytes::new(), if_match: None }
     }
 
     fn json(service: Service, method: &'static str, path: String, body: &impl Serialize) -> Self {
         // The bodies are built from strings, numbers and JSON values; none can fail to serialise.
         let body = Bytes::from(serde_json::to_vec(body).unwrap_or_default());
-        Self { service, method, path, content_type: Some("application/json"), body }
+        Self { service, method, path, content_type: Some("application/json"), body, if_match: None }
     }
 
     /// The path without the query, which may hold what the user looks for: fit to be shown and logged.

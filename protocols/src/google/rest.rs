@@ -282,31 +282,36 @@ endpoints! {
     "calendar.free-busy", Post "calendar/free-busy" => Calendar "POST" "/calendar/v3/freeBusy",
         [], Json, Read, Json, "Tell when calendars are taken";
 
-    "drive.files.list", Get "drive/files" => Drive "GET" "/drive/v3/files",
-        [text("q", "q"), integer("page_size", "pageSize", 1, 1_000), PAGE, text("order_by", "orderBy"), FIELDS],
+    "drive.files.list", Get "drive/files" => Drive "GET" "/drive/v3/files?supportsAllDrives=true",
+        [text("q", "q"), integer("page_size", "pageSize", 1, 1_000), PAGE, text("order_by", "orderBy"), FIELDS,
+         boolean("shared_drives", "includeItemsFromAllDrives"), one_of("corpora", "corpora", &["user", "drive", "domain", "allDrives"]),
+         text("drive", "driveId")],
         None, Read, Json, "Search files";
-    "drive.files.get", Get "drive/files/{id}" => Drive "GET" "/drive/v3/files/{id}",
+    "drive.files.get", Get "drive/files/{id}" => Drive "GET" "/drive/v3/files/{id}?supportsAllDrives=true",
         [FIELDS], None, Read, Json, "Read what is known of a file";
-    "drive.files.content", Get "drive/files/{id}/content" => Drive "GET" "/drive/v3/files/{id}?alt=media",
+    "drive.files.content", Get "drive/files/{id}/content" => Drive "GET" "/drive/v3/files/{id}?alt=media&supportsAllDrives=true",
         [], None, Read, Bytes, "Read a file";
     "drive.files.export", Get "drive/files/{id}/export" => Drive "GET" "/drive/v3/files/{id}/export",
         [needed("mime_type", "mimeType")], None, Read, Bytes, "Read a Google document in another format";
-    "drive.files.create", Post "drive/files" => Drive "POST" "/drive/v3/files",
+    "drive.files.create", Post "drive/files" => Drive "POST" "/drive/v3/files?supportsAllDrives=true",
         [FIELDS], Json, File, Json, "Make a file or a folder without content";
-    "drive.uploads.create", Post "drive/uploads" => Drive "POST" "/upload/drive/v3/files?uploadType=resumable",
+    "drive.uploads.create", Post "drive/uploads" => Drive "POST" "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true",
         [needed("name", ""), text("parent", ""), text("description", ""), FIELDS], Bytes, File, Json,
         "Make a file with content of any length";
-    "drive.files.upload", Put "drive/files/{id}/content" => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=resumable",
+    "drive.files.upload", Put "drive/files/{id}/content"
+        => Drive "PATCH" "/upload/drive/v3/files/{id}?uploadType=resumable&supportsAllDrives=true",
         [FIELDS], Bytes, Set, Json, "Write the content of a file";
-    "drive.files.change", Patch "drive/files/{id}" => Drive "PATCH" "/drive/v3/files/{id}",
+    "drive.files.change", Patch "drive/files/{id}" => Drive "PATCH" "/drive/v3/files/{id}?supportsAllDrives=true",
         [text("add_parents", "addParents"), text("remove_parents", "removeParents"), FIELDS], Json, Set, Json,
         "Rename or move a file, or put it into the trash";
-    "drive.permissions.list", Get "drive/files/{id}/permissions" => Drive "GET" "/drive/v3/files/{id}/permissions",
+    "drive.permissions.list", Get "drive/files/{id}/permissions"
+        => Drive "GET" "/drive/v3/files/{id}/permissions?supportsAllDrives=true",
         [PAGE, FIELDS], None, Read, Json, "Tell with whom a file is shared";
-    "drive.permissions.create", Post "drive/files/{id}/permissions" => Drive "POST" "/drive/v3/files/{id}/permissions",
+    "drive.permissions.create", Post "drive/files/{id}/permissions"
+        => Drive "POST" "/drive/v3/files/{id}/permissions?supportsAllDrives=true",
         [boolean("notify", "sendNotificationEmail")], Json, Permission, Json, "Share a file";
     "drive.permissions.delete", Delete "drive/files/{id}/permissions/{permission}"
-        => Drive "DELETE" "/drive/v3/files/{id}/permissions/{permission}", [], None, Set, Empty, "Share a file no longer";
+        => Drive "DELETE" "/drive/v3/files/{id}/permissions/{permission}?supportsAllDrives=true", [], None, Set, Empty, "Share a file no longer";
 }
 
 /// What a path fills in, decoded, by name.
@@ -435,7 +440,7 @@ impl Endpoint {
             }
         }
         let mut path = PathAndQuery::new(path);
-        if let Some((name, value)) = fixed.split_once('=') {
+        for (name, value) in fixed.split('&').filter_map(|pair| pair.split_once('=')) {
             path = path.with(name, value);
         }
         for (parameter, value) in given.iter().filter(|(parameter, _)| !parameter.upstream.is_empty()) {
@@ -447,7 +452,20 @@ impl Endpoint {
             path: path.finish(),
             content_type,
             body,
+            if_match: None,
         })
+    }
+
+    /// Whether a change can be bound to what its caller has seen: Google heeds `If-Match` on events alone.
+    #[must_use]
+    pub fn heeds_if_match(&self) -> bool {
+        self.service == Service::Calendar && self.effect == Effect::Set
+    }
+
+    /// Whether it can go on from where an earlier list ended, by a token that Google forgets after some time.
+    #[must_use]
+    pub fn takes_sync_token(&self) -> bool {
+        self.parameters.iter().any(|parameter| parameter.upstream == "syncToken")
     }
 
     /// The values of parameters that are not Google's own, such as the name of a new file.
@@ -590,13 +608,21 @@ mod tests {
         let own = call("calendar.events.list", "/api/v1/calendar/events", "").unwrap();
         assert_eq!(own.path, "/calendar/v3/calendars/primary/events");
         let content = call("drive.files.content", "/api/v1/drive/files/f1/content", "").unwrap();
-        assert_eq!(content.path, "/drive/v3/files/f1?alt=media");
+        assert_eq!(content.path, "/drive/v3/files/f1?alt=media&supportsAllDrives=true");
         let permission =
             call("drive.permissions.delete", "/api/v1/drive/files/f1/permissions/p1", "").unwrap();
         assert_eq!(
             (permission.method, permission.path.as_str()),
-            ("DELETE", "/drive/v3/files/f1/permissions/p1")
+            ("DELETE", "/drive/v3/files/f1/permissions/p1?supportsAllDrives=true")
         );
+    }
+
+    #[test]
+    fn files_of_shared_drives_are_reached_by_every_route_but_the_export_which_needs_no_leave() {
+        for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.service == Service::Drive) {
+            let reaches = endpoint.upstream.ends_with("supportsAllDrives=true");
+            assert_eq!(reaches, endpoint.name != "drive.files.export", "{}", endpoint.name);
+        }
     }
 
     #[test]

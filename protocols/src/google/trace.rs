@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::drive::ALL_DRIVES;
 use super::{ApiCall, PathAndQuery, Segment};
 
 /// What tells permissions apart; Drive leaves the address out unless it is asked for.
@@ -36,9 +37,10 @@ pub fn made(call: &ApiCall, id: &str) -> ApiCall {
     let path = path.strip_prefix("/upload").unwrap_or(path);
     let mut path = format!("{path}/{}", Segment(id));
     // Encoded already.
-    if let Some(fields) = query.split('&').find(|pair| pair.starts_with("fields=")) {
-        path.push('?');
-        path.push_str(fields);
+    let is_kept = |pair: &&str| pair.starts_with("fields=") || pair.starts_with(ALL_DRIVES.0);
+    for (index, pair) in query.split('&').filter(is_kept).enumerate() {
+        path.push(if index == 0 { '?' } else { '&' });
+        path.push_str(pair);
     }
     ApiCall::bare(call.service, "GET", path)
 }
@@ -52,7 +54,10 @@ pub fn labels(call: &ApiCall) -> ApiCall {
 /// Lists what there is where `call` makes a permission: the first hundred.
 #[must_use]
 pub fn permissions(call: &ApiCall) -> ApiCall {
-    let path = PathAndQuery::new(call.path_only()).with("fields", PERMISSION_FIELDS).with("pageSize", 100);
+    let path = PathAndQuery::new(call.path_only())
+        .with(ALL_DRIVES.0, ALL_DRIVES.1)
+        .with("fields", PERMISSION_FIELDS)
+        .with("pageSize", 100);
     ApiCall::bare(call.service, "GET", path.finish())
 }
 
@@ -99,8 +104,8 @@ mod tests {
     fn what_was_made_is_read_where_it_was_made() {
         let of = |path: &str| made(&ApiCall::bare(Service::Drive, "POST", path.to_owned()), "a/b").path;
         assert_eq!(of("/drive/v3/files"), "/drive/v3/files/a%2Fb");
-        let upload = "/upload/drive/v3/files?uploadType=resumable&fields=id%2Cname";
-        assert_eq!(of(upload), "/drive/v3/files/a%2Fb?fields=id%2Cname");
+        let upload = "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true&fields=id%2Cname";
+        assert_eq!(of(upload), "/drive/v3/files/a%2Fb?supportsAllDrives=true&fields=id%2Cname");
     }
 
     #[test]

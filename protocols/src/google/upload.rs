@@ -39,6 +39,7 @@ pub fn chunk(session: &str, bytes: Bytes) -> ApiCall {
         path: session.to_owned(),
         content_type: Some("application/octet-stream"),
         body: bytes,
+        if_match: None,
     }
 }
 

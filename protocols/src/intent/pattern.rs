@@ -317,6 +317,22 @@ const fn is_search(call: &Operation) -> bool {
     )
 }
 
+/// Whether a plan with it may become a pattern. Those that may not are asked for too seldom, and change too much, to be taken
+/// from anything but the model.
+const fn is_learned(call: &Operation) -> bool {
+    !matches!(
+        call,
+        Operation::GmailDraft { .. }
+            | Operation::GmailForward { .. }
+            | Operation::GmailLabel { .. }
+            | Operation::GmailTrash { .. }
+            | Operation::CalendarFreeBusy { .. }
+            | Operation::DriveCreate { .. }
+            | Operation::DriveShare { .. }
+            | Operation::DriveTrash { .. }
+    )
+}
+
 struct Maker<'a> {
     command: &'a Normalised,
     uses: Vec<usize>,
@@ -324,7 +340,7 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn places(&mut self, call: &Operation) -> Option<Places> {
-        if call.is_for_workflows() {
+        if !is_learned(call) {
             return None;
         }
         // What is found in the session belongs to it.
@@ -445,10 +461,14 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {
             Vec::new()
         }
-        // No plan of the model's has these: see `places`.
+        // No pattern has these: see `is_learned`.
         Operation::GmailDraft { .. }
+        | Operation::GmailForward { .. }
+        | Operation::GmailLabel { .. }
         | Operation::GmailTrash { .. }
+        | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
+        | Operation::DriveShare { .. }
         | Operation::DriveTrash { .. } => Vec::new(),
     }
 }
@@ -565,12 +585,15 @@ fn put(
             *text = next()?;
             *limit = new_limit.unwrap_or(*limit);
         }
-        Operation::GmailRead { .. }
+        Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {}
+        Operation::GmailDraft { .. }
+        | Operation::GmailForward { .. }
+        | Operation::GmailLabel { .. }
         | Operation::GmailTrash { .. }
-        | Operation::CalendarDelete { .. }
-        | Operation::DriveRead { .. }
-        | Operation::DriveTrash { .. } => {}
-        Operation::GmailDraft { .. } | Operation::DriveCreate { .. } => return None,
+        | Operation::CalendarFreeBusy { .. }
+        | Operation::DriveCreate { .. }
+        | Operation::DriveShare { .. }
+        | Operation::DriveTrash { .. } => return None,
     }
     Some(())
 }

@@ -38,6 +38,10 @@ pub const LOCATION_CHARS_MAX: usize = 500;
 pub const REASON_CHARS_MAX: usize = 1_000;
 /// The most recipients or attendees in one step.
 pub const RECIPIENTS_MAX: usize = 20;
+/// The most labels one step may put on a message, and the most it may take off.
+pub const LABELS_MAX: usize = 10;
+/// The most characters in the name of a label, as Gmail has it.
+pub const LABEL_CHARS_MAX: usize = 225;
 /// The most bytes of plan JSON that are looked at: eight steps of the longest bodies, four bytes a character,
 /// stay below it.
 pub const MODEL_JSON_BYTES_MAX: usize = 1 << 20;
@@ -253,7 +257,47 @@ pub enum Operation {
         /// Which.
         file: ItemRef,
     },
-    /// Writes a draft and leaves it; the result is the message in it. In workflows alone: the model is not told of it.
+    /// Sends a message on to others; the result is the message sent.
+    #[serde(rename = "gmail.forward")]
+    GmailForward {
+        /// Which.
+        message: ItemRef,
+        /// At least one, at most [`RECIPIENTS_MAX`].
+        to: Vec<Recipient>,
+        /// Plain text that stands before it; may be empty.
+        body: String,
+    },
+    /// Puts labels on a message and takes others off; the result is that message.
+    #[serde(rename = "gmail.label")]
+    GmailLabel {
+        /// Which.
+        message: ItemRef,
+        /// Names, `STARRED`, `UNREAD`, `IMPORTANT` and `INBOX` among them; a label that there is not yet is made.
+        add: Vec<String>,
+        /// Names; one that there is not is passed over.
+        remove: Vec<String>,
+    },
+    /// Tells when people are busy; there is no result, but a text.
+    #[serde(rename = "calendar.free_busy")]
+    CalendarFreeBusy {
+        /// From when.
+        from: DateTimeLocal,
+        /// Until when, a whole day included.
+        to: DateTimeLocal,
+        /// Whose calendars; the user's own when there is nobody.
+        people: Vec<Recipient>,
+    },
+    /// Shares a file with people, who are told by mail; the result is that file.
+    #[serde(rename = "drive.share")]
+    DriveShare {
+        /// Which.
+        file: ItemRef,
+        /// At least one, at most [`RECIPIENTS_MAX`].
+        people: Vec<Recipient>,
+        /// What they may do with it. Who may do more already keeps that.
+        role: ShareRole,
+    },
+    /// Writes a draft and leaves it; the result is the message in it.
     #[serde(rename = "gmail.draft")]
     GmailDraft {
         /// At least one, at most [`RECIPIENTS_MAX`].
@@ -263,26 +307,56 @@ pub enum Operation {
         /// Plain text.
         body: String,
     },
-    /// Moves a message to the trash; the result is that message. In workflows alone.
+    /// Moves a message to the trash; the result is that message.
     #[serde(rename = "gmail.trash")]
     GmailTrash {
         /// Which.
         message: ItemRef,
     },
-    /// Makes a file without content, or a folder; the result is the file. In workflows alone.
+    /// Makes a file, or a folder; the result is the file.
     #[serde(rename = "drive.create")]
     DriveCreate {
         /// What it is called.
         name: String,
         /// Whether it is a folder.
         folder: bool,
+        /// What stands in it, as plain text; `None` for a folder, and for a file without content.
+        #[serde(default)]
+        text: Option<String>,
     },
-    /// Moves a file to the trash; the result is that file. In workflows alone.
+    /// Moves a file to the trash; the result is that file.
     #[serde(rename = "drive.trash")]
     DriveTrash {
         /// Which.
         file: ItemRef,
     },
+}
+
+/// What people may do with a file that is shared with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareRole {
+    /// Read it.
+    Reader,
+    /// Comment on it as well.
+    Commenter,
+    /// Change it as well.
+    Writer,
+}
+
+impl ShareRole {
+    /// Every role there is, the least first.
+    pub const ALL: [Self; 3] = [Self::Reader, Self::Commenter, Self::Writer];
+
+    /// As Drive and plans call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Commenter => "commenter",
+            Self::Writer => "writer",
+        }
+    }
 }
 
 /// How something that was done is taken back.
@@ -294,6 +368,10 @@ pub enum Undo {
     DeleteDraft,
     /// The message comes back out of the trash.
     RestoreMessage,
+    /// The labels are as they were.
+    RestoreLabels,
+    /// Who was given the file has it no longer.
+    Unshare,
     /// The file that was made goes to the trash.
     TrashFile,
     /// The file comes back out of the trash.
@@ -335,17 +413,25 @@ pub struct Results {
 
 impl Operation {
     /// Every name there is.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 18] = [
         "gmail.search",
         "gmail.read",
         "gmail.send",
         "gmail.reply",
+        "gmail.forward",
+        "gmail.draft",
+        "gmail.label",
+        "gmail.trash",
         "calendar.list",
         "calendar.create",
         "calendar.change",
         "calendar.delete",
+        "calendar.free_busy",
         "drive.search",
         "drive.read",
+        "drive.create",
+        "drive.share",
+        "drive.trash",
     ];
 
     /// The name, such as `gmail.search`.
@@ -362,6 +448,10 @@ impl Operation {
             Self::CalendarDelete { .. } => "calendar.delete",
             Self::DriveSearch { .. } => "drive.search",
             Self::DriveRead { .. } => "drive.read",
+            Self::GmailForward { .. } => "gmail.forward",
+            Self::GmailLabel { .. } => "gmail.label",
+            Self::CalendarFreeBusy { .. } => "calendar.free_busy",
+            Self::DriveShare { .. } => "drive.share",
             Self::GmailDraft { .. } => "gmail.draft",
             Self::GmailTrash { .. } => "gmail.trash",
             Self::DriveCreate { .. } => "drive.create",
@@ -377,15 +467,19 @@ impl Operation {
             | Self::GmailRead { .. }
             | Self::GmailSend { .. }
             | Self::GmailReply { .. }
+            | Self::GmailForward { .. }
+            | Self::GmailLabel { .. }
             | Self::GmailDraft { .. }
             | Self::GmailTrash { .. } => Service::Gmail,
             Self::CalendarList { .. }
             | Self::CalendarCreate { .. }
             | Self::CalendarChange { .. }
-            | Self::CalendarDelete { .. } => Service::Calendar,
+            | Self::CalendarDelete { .. }
+            | Self::CalendarFreeBusy { .. } => Service::Calendar,
             Self::DriveSearch { .. }
             | Self::DriveRead { .. }
             | Self::DriveCreate { .. }
+            | Self::DriveShare { .. }
             | Self::DriveTrash { .. } => Service::Drive,
         }
     }
@@ -396,16 +490,20 @@ impl Operation {
         match self {
             Self::GmailSend { .. }
             | Self::GmailReply { .. }
+            | Self::GmailForward { .. }
+            | Self::GmailLabel { .. }
             | Self::CalendarCreate { .. }
             | Self::CalendarChange { .. }
             | Self::CalendarDelete { .. }
             | Self::GmailDraft { .. }
             | Self::GmailTrash { .. }
             | Self::DriveCreate { .. }
+            | Self::DriveShare { .. }
             | Self::DriveTrash { .. } => true,
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::CalendarList { .. }
+            | Self::CalendarFreeBusy { .. }
             | Self::DriveSearch { .. }
             | Self::DriveRead { .. } => false,
         }
@@ -421,28 +519,20 @@ impl Operation {
             Self::GmailTrash { .. } => Some(Undo::RestoreMessage),
             Self::DriveCreate { .. } => Some(Undo::TrashFile),
             Self::DriveTrash { .. } => Some(Undo::RestoreFile),
+            Self::GmailLabel { .. } => Some(Undo::RestoreLabels),
+            Self::DriveShare { .. } => Some(Undo::Unshare),
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::GmailSend { .. }
             | Self::GmailReply { .. }
+            | Self::GmailForward { .. }
+            | Self::CalendarFreeBusy { .. }
             | Self::CalendarList { .. }
             | Self::CalendarChange { .. }
             | Self::CalendarDelete { .. }
             | Self::DriveSearch { .. }
             | Self::DriveRead { .. } => None,
         }
-    }
-
-    /// Whether it may stand in workflows alone: a plan that has it is refused, for the model is not told of it.
-    #[must_use]
-    pub const fn is_for_workflows(&self) -> bool {
-        matches!(
-            self,
-            Self::GmailDraft { .. }
-                | Self::GmailTrash { .. }
-                | Self::DriveCreate { .. }
-                | Self::DriveTrash { .. }
-        )
     }
 
     /// Checks the bounds of its fields.
@@ -461,15 +551,18 @@ impl Operation {
             Self::GmailRead { .. }
             | Self::GmailSend { .. }
             | Self::GmailReply { .. }
+            | Self::GmailForward { .. }
+            | Self::GmailLabel { .. }
             | Self::GmailDraft { .. }
             | Self::GmailTrash { .. } => (ItemKind::Message, 1),
             Self::CalendarList { limit, .. } => (ItemKind::Event, *limit),
             Self::CalendarCreate { .. } | Self::CalendarChange { .. } => (ItemKind::Event, 1),
-            Self::CalendarDelete { .. } => return None,
+            Self::CalendarDelete { .. } | Self::CalendarFreeBusy { .. } => return None,
             Self::DriveSearch { limit, .. } => (ItemKind::File, *limit),
-            Self::DriveRead { .. } | Self::DriveCreate { .. } | Self::DriveTrash { .. } => {
-                (ItemKind::File, 1)
-            }
+            Self::DriveRead { .. }
+            | Self::DriveCreate { .. }
+            | Self::DriveShare { .. }
+            | Self::DriveTrash { .. } => (ItemKind::File, 1),
         };
         Some(Results { kind, count_max })
     }
@@ -478,28 +571,34 @@ impl Operation {
     #[must_use]
     pub const fn target(&self) -> Option<(ItemRef, ItemKind)> {
         match self {
-            Self::GmailRead { message } | Self::GmailReply { message, .. } | Self::GmailTrash { message } => {
-                Some((*message, ItemKind::Message))
-            }
+            Self::GmailRead { message }
+            | Self::GmailReply { message, .. }
+            | Self::GmailForward { message, .. }
+            | Self::GmailLabel { message, .. }
+            | Self::GmailTrash { message } => Some((*message, ItemKind::Message)),
             Self::CalendarChange { event, .. } | Self::CalendarDelete { event } => {
                 Some((*event, ItemKind::Event))
             }
-            Self::DriveRead { file } | Self::DriveTrash { file } => Some((*file, ItemKind::File)),
+            Self::DriveRead { file } | Self::DriveShare { file, .. } | Self::DriveTrash { file } => {
+                Some((*file, ItemKind::File))
+            }
             Self::GmailSearch { .. }
             | Self::GmailSend { .. }
             | Self::CalendarList { .. }
             | Self::CalendarCreate { .. }
+            | Self::CalendarFreeBusy { .. }
             | Self::DriveSearch { .. }
             | Self::GmailDraft { .. }
             | Self::DriveCreate { .. } => None,
         }
     }
 
-    /// The people it writes to or invites.
+    /// The people it writes to or invites, shares with, or asks after.
     #[must_use]
     pub fn recipients(&self) -> &[Recipient] {
         match self {
-            Self::GmailSend { to, .. } | Self::GmailDraft { to, .. } => to,
+            Self::GmailSend { to, .. } | Self::GmailDraft { to, .. } | Self::GmailForward { to, .. } => to,
+            Self::CalendarFreeBusy { people, .. } | Self::DriveShare { people, .. } => people,
             Self::CalendarCreate { attendees, .. } => attendees,
             Self::CalendarChange { add_attendees, .. } => add_attendees,
             _ => &[],

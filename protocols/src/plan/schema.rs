@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{LIMIT_MAX, RECIPIENTS_MAX, STEPS_MAX};
+use super::{LABELS_MAX, LIMIT_MAX, RECIPIENTS_MAX, STEPS_MAX, ShareRole};
 
 const ITEM: &str = r"\$s[1-8]\[[0-9]{1,2}\]|#[mef][0-9]{1,4}";
 const TIME: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2})?$";
@@ -37,7 +37,7 @@ fn step() -> Value {
     ])
 }
 
-fn operations() -> [Value; 10] {
+fn operations() -> [Value; 18] {
     [
         operation("gmail.search", [("query", string("Gmail search syntax.")), ("limit", limit())]),
         operation("gmail.read", [("message", item("m"))]),
@@ -50,6 +50,24 @@ fn operations() -> [Value; 10] {
             ],
         ),
         operation("gmail.reply", [("message", item("m")), ("body", string("The reply as plain text."))]),
+        operation(
+            "gmail.forward",
+            [
+                ("message", item("m")),
+                ("to", recipients(1)),
+                ("body", string("Plain text before the message; may be empty.")),
+            ],
+        ),
+        operation(
+            "gmail.draft",
+            [
+                ("to", recipients(1)),
+                ("subject", string("One line.")),
+                ("body", string("The whole message as plain text.")),
+            ],
+        ),
+        operation("gmail.label", [("message", item("m")), ("add", labels()), ("remove", labels())]),
+        operation("gmail.trash", [("message", item("m"))]),
         operation(
             "calendar.list",
             [
@@ -85,8 +103,36 @@ fn operations() -> [Value; 10] {
             ],
         ),
         operation("calendar.delete", [("event", item("e"))]),
+        operation(
+            "calendar.free_busy",
+            [
+                ("from", json!({"type": "string", "pattern": TIME})),
+                (
+                    "to",
+                    json!({"type": "string", "pattern": TIME, "description": "A date includes that day."}),
+                ),
+                ("people", recipients(0)),
+            ],
+        ),
         operation("drive.search", [("text", string("Plain words to look for.")), ("limit", limit())]),
         operation("drive.read", [("file", item("f"))]),
+        operation(
+            "drive.create",
+            [
+                ("name", string("What it is called.")),
+                ("folder", json!({"type": "boolean"})),
+                ("text", nullable("What stands in it, or null; null for a folder.")),
+            ],
+        ),
+        operation(
+            "drive.share",
+            [
+                ("file", item("f")),
+                ("people", recipients(1)),
+                ("role", json!({"type": "string", "enum": ShareRole::ALL.map(ShareRole::name)})),
+            ],
+        ),
+        operation("drive.trash", [("file", item("f"))]),
     ]
 }
 
@@ -121,6 +167,10 @@ fn time_or_null(description: &str) -> Value {
 
 fn limit() -> Value {
     json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX})
+}
+
+fn labels() -> Value {
+    json!({"type": "array", "maxItems": LABELS_MAX, "items": {"type": "string"}})
 }
 
 fn step_id() -> Value {

@@ -97,6 +97,56 @@ fn every_operation_is_read_and_written_back() {
 }
 
 #[test]
+fn what_is_done_to_mail_and_files_besides_is_read_and_held_to_its_bounds() {
+    let share = |people: Value| json!({"operation": "drive.share", "file": "#f1", "people": people, "role": "reader"});
+    let label = |add: Value, remove: Value| json!({"operation": "gmail.label", "message": "#m1", "add": add, "remove": remove});
+    let busy = |to: &str| json!({"operation": "calendar.free_busy", "from": "2026-11-24", "to": to, "people": ["#m1.from"]});
+    let make = |folder: bool, text: Value| json!({"operation": "drive.create", "name": "a", "folder": folder, "text": text});
+    let forward = |to: Value| json!({"operation": "gmail.forward", "message": "#m1", "to": to, "body": ""});
+    let good = [
+        share(json!(["#m1.from", "kim@example.com"])),
+        label(json!(["Travel"]), json!(["UNREAD"])),
+        busy("2026-11-24"),
+        make(true, Value::Null),
+        make(false, json!("one\ntwo")),
+        forward(json!(["kim@example.com"])),
+    ];
+    for call in good {
+        let text = act(&[step("s1", &[], call.clone())]);
+        let plan = Plan::from_model_json(&text).unwrap_or_else(|error| panic!("{call}: {error}"));
+        assert_eq!(
+            serde_json::to_value(&plan).expect("serialises"),
+            serde_json::from_str::<Value>(&text).expect("json")
+        );
+        assert_eq!(
+            plan.steps()[0].call.is_side_effect(),
+            plan.steps()[0].call.name() != "calendar.free_busy"
+        );
+    }
+    let bad = [
+        (share(json!([])), "people"),
+        (label(json!([]), json!([])), "call"),
+        (label(json!(["a\nb"]), json!([])), "add"),
+        (label(json!([]), json!([" "])), "remove"),
+        (label(json!(vec!["a"; LABELS_MAX + 1]), json!([])), "add"),
+        (busy("2026-11-23"), "to"),
+        (make(true, json!("x")), "text"),
+        (forward(json!([])), "to"),
+    ];
+    for (call, wrong) in bad {
+        match read(&[step("s1", &[], call.clone())]) {
+            Err(PlanError::Field { field, .. }) => assert_eq!(field, wrong, "{call}"),
+            other => panic!("{call}: {other:?}"),
+        }
+    }
+    let role =
+        json!({"operation": "drive.share", "file": "#f1", "people": ["kim@example.com"], "role": "owner"});
+    assert!(matches!(read(&[step("s1", &[], role)]), Err(PlanError::Malformed(_))));
+    let kind = step("s1", &[], json!({"operation": "drive.trash", "file": "#m1"}));
+    assert!(matches!(read(&[kind]), Err(PlanError::WrongKind { .. })));
+}
+
+#[test]
 fn dependencies_are_the_steps_waited_for_and_the_steps_used() {
     let plan = read(&every_operation()).expect("a valid plan");
     let of = |number| plan.step(id(number)).expect("the step").dependencies();

@@ -1,9 +1,9 @@
 //! The rules of a plan that types and schema cannot state.
 
 use super::{
-    BODY_CHARS_MAX, DateTimeLocal, Decision, ItemKind, ItemRef, LIMIT_MAX, LOCATION_CHARS_MAX, Operation,
-    Plan, PlanError, QUERY_CHARS_MAX, REASON_CHARS_MAX, RECIPIENTS_MAX, STEPS_MAX, Step, StepId,
-    TITLE_CHARS_MAX,
+    BODY_CHARS_MAX, DateTimeLocal, Decision, ItemKind, ItemRef, LABEL_CHARS_MAX, LABELS_MAX, LIMIT_MAX,
+    LOCATION_CHARS_MAX, Operation, Plan, PlanError, QUERY_CHARS_MAX, REASON_CHARS_MAX, RECIPIENTS_MAX,
+    STEPS_MAX, Step, StepId, TITLE_CHARS_MAX,
 };
 
 pub(super) fn plan(plan: &Plan) -> Result<(), PlanError> {
@@ -14,10 +14,6 @@ pub(super) fn plan(plan: &Plan) -> Result<(), PlanError> {
         Decision::Act(steps) => {
             count(steps)?;
             for step in steps {
-                if step.call.is_for_workflows() {
-                    let name = step.call.name();
-                    return Err(PlanError::Malformed(format!("no plan may have the operation {name}")));
-                }
                 dependencies_exist(step, steps)?;
             }
             acyclic(steps)?;
@@ -160,10 +156,30 @@ pub(super) fn fields(call: &Operation) -> FieldResult {
             filled("text", text)?;
             limit_fits(*limit)
         }
-        Operation::DriveCreate { name, .. } => {
+        Operation::DriveCreate { name, folder, text } => {
             line("name", name, TITLE_CHARS_MAX)?;
-            filled("name", name)
+            filled("name", name)?;
+            if *folder && text.is_some() {
+                return Err(("text", "stands in a file, not in a folder"));
+            }
+            text.as_deref().map_or(Ok(()), |text| lines("text", text))
         }
+        Operation::GmailForward { to, body, .. } => {
+            recipients("to", to.len(), 1)?;
+            lines("body", body)
+        }
+        Operation::GmailLabel { add, remove, .. } => {
+            labels("add", add)?;
+            labels("remove", remove)?;
+            if add.is_empty() && remove.is_empty() { Err(("call", "changes nothing")) } else { Ok(()) }
+        }
+        Operation::CalendarFreeBusy { from, to, people } => {
+            if to.end() <= from.start() {
+                return Err(("to", "is not after `from`"));
+            }
+            recipients("people", people.len(), 0)
+        }
+        Operation::DriveShare { people, .. } => recipients("people", people.len(), 1),
         Operation::GmailRead { .. }
         | Operation::GmailTrash { .. }
         | Operation::CalendarDelete { .. }
@@ -201,6 +217,16 @@ fn recipients(field: &'static str, count: usize, count_min: usize) -> FieldResul
         return Err((field, "is empty"));
     }
     if count > RECIPIENTS_MAX { Err((field, "has more than 20 entries")) } else { Ok(()) }
+}
+
+fn labels(field: &'static str, names: &[String]) -> FieldResult {
+    if names.len() > LABELS_MAX {
+        return Err((field, "has more than 10 entries"));
+    }
+    names.iter().try_for_each(|name| {
+        line(field, name, LABEL_CHARS_MAX)?;
+        filled(field, name)
+    })
 }
 
 fn filled(field: &'static str, value: &str) -> FieldResult {

@@ -14,7 +14,9 @@ use super::{
     Graph, INPUTS_MAX, InputSpec, Node, STEPS_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, TRIES_DEFAULT, TRIES_MAX,
     Tries, WAIT_MS_DEFAULT, WAIT_MS_MAX, Workflow,
 };
-use crate::plan::{DateTimeLocal, ItemKind, LIMIT_MAX, Operation, RECIPIENTS_MAX, Recipient, StepId};
+use crate::plan::{
+    DateTimeLocal, ItemKind, LABELS_MAX, LIMIT_MAX, Operation, RECIPIENTS_MAX, Recipient, ShareRole, StepId,
+};
 
 /// How many results a search brings when nothing is said.
 const LIMIT_DEFAULT: u8 = 10;
@@ -22,6 +24,12 @@ const LIMIT_DEFAULT: u8 = 10;
 const SOMEBODY: &str = "somebody@example.com";
 const SOMETHING: &str = "something";
 const SOMETIME: &str = "2026-01-01T00:00";
+const SOMETIME_LATER: &str = "2026-01-02T00:00";
+
+/// A text that is meant as it stands.
+fn is_written_out(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.starts_with('$'))
+}
 
 /// One token of a JSON pointer behind `base`, of a length fit for a reply.
 pub(super) fn pointer(base: &str, name: &str) -> String {
@@ -424,7 +432,8 @@ impl<'a> Check<'a> {
                 None => Some(Filling::Constant(match parameter.takes {
                     Takes::Limit => json!(LIMIT_DEFAULT),
                     Takes::Boolean => json!(false),
-                    Takes::People => json!([]),
+                    Takes::People | Takes::Labels => json!([]),
+                    Takes::Role => json!(ShareRole::Reader),
                     _ => Value::Null,
                 })),
             };
@@ -463,6 +472,15 @@ impl<'a> Check<'a> {
                 if fits { Some(Filling::Constant(value.clone())) } else { self.mistyped(place, takes) }
             }
             (Takes::Boolean, Value::Bool(_)) => Some(Filling::Constant(value.clone())),
+            (Takes::Labels, Value::Array(names)) if names.iter().all(is_written_out) => {
+                Some(Filling::Constant(value.clone()))
+            }
+            (Takes::Labels, Value::String(_)) if is_written_out(value) => {
+                Some(Filling::Constant(json!([value])))
+            }
+            (Takes::Role, Value::String(role)) if operations::role_names().contains(&role.as_str()) => {
+                Some(Filling::Constant(value.clone()))
+            }
             (Takes::Time, Value::String(text)) if text.parse::<DateTimeLocal>().is_ok() => {
                 Some(Filling::Constant(value.clone()))
             }
@@ -483,6 +501,10 @@ impl<'a> Check<'a> {
             Takes::People => {
                 format!("must be a list of at most {RECIPIENTS_MAX} addresses, or an input of type addresses")
             }
+            Takes::Labels => {
+                format!("must be a list of at most {LABELS_MAX} names of labels, without references")
+            }
+            Takes::Role => format!("must be one of {}", operations::role_names().join(", ")),
             Takes::Item(kind) => format!("must be a reference to a {kind}, such as $steps.find.{kind}s[0]"),
         };
         self.fault_of(place.step, place.pointer, wanted);
@@ -598,11 +620,12 @@ impl<'a> Check<'a> {
             .iter()
             .any(|(name, filling)| is_open(filling) && matches!(*name, "start" | "end" | "from" | "to"));
         for (name, filling) in &template.parameters {
-            let takes = spec.parameters.iter().find(|parameter| parameter.name == *name)?.takes;
-            let value = match (takes, filling) {
+            let parameter = spec.parameters.iter().find(|parameter| parameter.name == *name)?;
+            let value = match (parameter.takes, filling) {
                 // Whether an end fits a start that is not known yet is checked when it is.
                 (Takes::Time, _) if has_open_time => match *name {
-                    "start" => Value::from(SOMETIME),
+                    "to" if parameter.is_required => Value::from(SOMETIME_LATER),
+                    _ if parameter.is_required => Value::from(SOMETIME),
                     _ => Value::Null,
                 },
                 (_, Filling::Constant(value)) => value.clone(),

@@ -1,7 +1,9 @@
 //! What each operation takes and brings, as data.
 
 use super::input::Type;
-use crate::plan::{BODY_CHARS_MAX, ItemKind, LOCATION_CHARS_MAX, QUERY_CHARS_MAX, TITLE_CHARS_MAX};
+use crate::plan::{
+    BODY_CHARS_MAX, ItemKind, LOCATION_CHARS_MAX, QUERY_CHARS_MAX, ShareRole, TITLE_CHARS_MAX,
+};
 
 /// What a parameter takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,10 @@ pub(super) enum Takes {
     People,
     /// What the operation works on.
     Item(ItemKind),
+    /// Names of labels, written out.
+    Labels,
+    /// What people may do with a file: [`ShareRole`], written out.
+    Role,
 }
 
 impl Takes {
@@ -29,7 +35,7 @@ impl Takes {
             Self::Boolean => Some(Type::Boolean),
             Self::Time => Some(Type::Time),
             Self::People => Some(Type::Addresses),
-            Self::Item(_) => None,
+            Self::Item(_) | Self::Labels | Self::Role => None,
         }
     }
 }
@@ -90,6 +96,10 @@ operations! {
     "gmail.draft" [needed("to", Takes::People), needed("subject", TITLE), needed("body", BODY)]
         Some(ItemKind::Message), false, false;
     "gmail.reply" [needed("message", MESSAGE), needed("body", BODY)] Some(ItemKind::Message), false, false;
+    "gmail.forward" [needed("message", MESSAGE), needed("to", Takes::People), needed("body", BODY)]
+        Some(ItemKind::Message), false, false;
+    "gmail.label" [needed("message", MESSAGE), maybe("add", Takes::Labels), maybe("remove", Takes::Labels)]
+        Some(ItemKind::Message), false, false;
     "gmail.trash" [needed("message", MESSAGE)] Some(ItemKind::Message), false, false;
     "calendar.list" [maybe("from", Takes::Time), maybe("to", Takes::Time), maybe("query", QUERY), maybe("limit", Takes::Limit)]
         Some(ItemKind::Event), true, false;
@@ -99,10 +109,19 @@ operations! {
     "calendar.change" [needed("event", EVENT), maybe("title", TITLE), maybe("start", Takes::Time), maybe("end", Takes::Time),
         maybe("location", PLACE), maybe("add_attendees", Takes::People)] Some(ItemKind::Event), false, false;
     "calendar.delete" [needed("event", EVENT)] None, false, false;
+    "calendar.free_busy" [needed("from", Takes::Time), needed("to", Takes::Time), maybe("people", Takes::People)]
+        None, false, true;
     "drive.search" [needed("text", QUERY), maybe("limit", Takes::Limit)] Some(ItemKind::File), true, false;
     "drive.read" [needed("file", FILE)] Some(ItemKind::File), false, true;
-    "drive.create" [needed("name", TITLE), maybe("folder", Takes::Boolean)] Some(ItemKind::File), false, false;
+    "drive.create" [needed("name", TITLE), maybe("folder", Takes::Boolean), maybe("text", BODY)] Some(ItemKind::File), false, false;
+    "drive.share" [needed("file", FILE), needed("people", Takes::People), maybe("role", Takes::Role)]
+        Some(ItemKind::File), false, false;
     "drive.trash" [needed("file", FILE)] Some(ItemKind::File), false, false;
+}
+
+/// The roles that [`Takes::Role`] takes.
+pub(super) fn role_names() -> [&'static str; ShareRole::ALL.len()] {
+    ShareRole::ALL.map(ShareRole::name)
 }
 
 /// The operation of this name.

@@ -4,8 +4,8 @@
 //! closed --many failures--> open --time--> half open --probes good--> closed
 //!                             ^----------a probe bad----'
 //! ```
-//! Each core has its own for each upstream and class of operation: they share nothing, so a core that meets the
-//! trouble learns of it by its own calls.
+//! Each core has its own for each upstream and operation ([`super::breakers`]): they share nothing, so a core that meets
+//! the trouble learns of it by its own calls.
 //!
 //! Invariants:
 //! - While open, nothing passes; while half open, at most [`PROBES_MAX`] calls are under way.
@@ -57,8 +57,8 @@ pub(crate) enum Verdict {
     Nothing,
 }
 
-/// How a breaker stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a breaker stands, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BreakerState {
     Closed,
     HalfOpen,
@@ -92,6 +92,13 @@ pub(crate) struct Breaker {
 pub(crate) struct Leave {
     generation: u64,
     is_probe: bool,
+}
+
+impl Leave {
+    /// Whether the call finds out how the service is.
+    pub(crate) const fn is_probe(self) -> bool {
+        self.is_probe
+    }
 }
 
 impl Breaker {

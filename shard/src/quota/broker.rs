@@ -18,7 +18,8 @@ use foldhash::fast::RandomState;
 use sluice_net::egress::Upstream;
 use sluice_protocols::ids::UserId;
 
-use super::breaker::{Breaker, BreakerState, Leave, Verdict};
+use super::breaker::{BreakerState, Verdict};
+use super::breakers::{Breakers, Leaves};
 use super::gate::{Ask, Block, Gate, Grant};
 use super::hedge::{Latencies, Operation};
 use super::retry::RetryBudget;
@@ -45,7 +46,7 @@ pub(crate) enum Denied {
 
 struct Door {
     gate: RefCell<Gate>,
-    breakers: RefCell<[Breaker; 2]>,
+    breakers: RefCell<Breakers>,
     retries: RefCell<RetryBudget>,
     latencies: RefCell<Latencies>,
     waiting: RefCell<HashMap<u64, Rc<Turn>, RandomState>>,
@@ -72,7 +73,7 @@ impl Broker {
         let now = Instant::now();
         let doors = Upstream::ALL.map(|upstream| Door {
             gate: RefCell::new(quotas.gate(upstream)),
-            breakers: RefCell::new([(); 2].map(|()| Breaker::new(quotas.config().breaker, now))),
+            breakers: RefCell::new(Breakers::new(quotas.config().breaker, now)),
             retries: RefCell::new(RetryBudget::new(&quotas.config().retry, quotas.cores(), now)),
             latencies: RefCell::default(),
             waiting: RefCell::default(),
@@ -94,11 +95,11 @@ impl Broker {
     pub(crate) async fn enter(
         self: &Rc<Self>,
         upstream: Upstream,
-        class: Class,
+        kind: (Class, Operation),
         ask: Ask,
         limit: Instant,
     ) -> Result<Permit, Denied> {
-        let result = self.try_enter(upstream, class, ask, limit).await;
+        let result = self.try_enter(upstream, kind, ask, limit).await;
         if let Err(denied) = &result {
             self.stats.of(upstream).denied(*denied);
         }
@@ -108,13 +109,13 @@ impl Broker {
     async fn try_enter(
         self: &Rc<Self>,
         upstream: Upstream,
-        class: Class,
+        kind: (Class, Operation),
         ask: Ask,
         limit: Instant,
     ) -> Result<Permit, Denied> {
         let now = sluice_core::now();
         let door = self.door(upstream);
-        if let Some(wait) = door.breakers.borrow()[class as usize].closed_for(now) {
+        if let Some(wait) = door.breakers.borrow().closed_for(kind.0, kind.1, now) {
             return Err(Denied::Open(wait));
         }
         let cool = self.quotas.cool_down(upstream, now);
@@ -128,10 +129,10 @@ impl Broker {
         };
         self.publish(upstream);
         let mut permit =
-            Permit { broker: Rc::clone(self), upstream, class, grant, leave: None, was_sent: false };
+            Permit { broker: Rc::clone(self), upstream, kind, grant, leaves: None, was_sent: false };
         // Only now: who waits for units must not hold up the probes of others.
-        let leave = door.breakers.borrow_mut()[class as usize].begin(sluice_core::now());
-        permit.leave = Some(leave.map_err(Denied::Open)?);
+        let leaves = door.breakers.borrow_mut().begin(kind.0, kind.1, sluice_core::now());
+        permit.leaves = Some(leaves.map_err(Denied::Open)?);
         Ok(permit)
     }
 
@@ -266,17 +267,22 @@ impl Broker {
 
     /// Leave for a second copy of a read, if there is room for it now, the budget of repeats has one, and nothing says
     /// that the service is in trouble.
-    pub(crate) fn enter_hedge(self: &Rc<Self>, upstream: Upstream, ask: &Ask) -> Option<Permit> {
-        let (now, door, class) = (sluice_core::now(), self.door(upstream), Class::Read);
-        let is_well = door.breakers.borrow()[class as usize].state() == BreakerState::Closed
+    pub(crate) fn enter_hedge(
+        self: &Rc<Self>,
+        upstream: Upstream,
+        operation: Operation,
+        ask: &Ask,
+    ) -> Option<Permit> {
+        let (now, door, kind) = (sluice_core::now(), self.door(upstream), (Class::Read, operation));
+        let is_well = door.breakers.borrow().is_closed(kind.0, kind.1)
             && self.quotas.cool_down(upstream, now).is_zero();
         if !is_well || !door.retries.borrow_mut().withdraw(now) {
             return None;
         }
         let grant = door.gate.borrow_mut().enter(ask, Duration::ZERO, now).ok()?;
         let mut permit =
-            Permit { broker: Rc::clone(self), upstream, class, grant, leave: None, was_sent: false };
-        permit.leave = Some(door.breakers.borrow_mut()[class as usize].begin(now).ok()?);
+            Permit { broker: Rc::clone(self), upstream, kind, grant, leaves: None, was_sent: false };
+        permit.leaves = Some(door.breakers.borrow_mut().begin(kind.0, kind.1, now).ok()?);
         self.stats.of(upstream).hedges.add(1);
         Some(permit)
     }
@@ -331,9 +337,9 @@ impl Drop for Waiting {
 pub(crate) struct Permit {
     broker: Rc<Broker>,
     upstream: Upstream,
-    class: Class,
+    kind: (Class, Operation),
     grant: Grant,
-    leave: Option<Leave>,
+    leaves: Option<Leaves>,
     was_sent: bool,
 }
 
@@ -349,9 +355,9 @@ impl Permit {
         self.was_sent = was_sent;
         let now = sluice_core::now();
         let door = self.broker.door(self.upstream);
-        if let Some(leave) = self.leave.take() {
+        if let Some(leaves) = self.leaves.take() {
             self.note(verdict);
-            door.breakers.borrow_mut()[self.class as usize].end(leave, verdict, now);
+            door.breakers.borrow_mut().end(self.kind, leaves, verdict, now);
         }
         if let Some(used) = tokens {
             door.gate.borrow_mut().correct_tokens(&self.grant, used, now);
@@ -372,17 +378,18 @@ impl Drop for Permit {
         let now = sluice_core::now();
         let door = self.broker.door(self.upstream);
         let mut breakers = door.breakers.borrow_mut();
-        if let Some(leave) = self.leave.take() {
-            breakers[self.class as usize].end(leave, Verdict::Nothing, now);
+        if let Some(leaves) = self.leaves.take() {
+            breakers.end(self.kind, leaves, Verdict::Nothing, now);
         }
         let stats = self.broker.stats.of(self.upstream);
-        for (cell, breaker) in stats.breakers.iter().zip(breakers.iter()) {
-            cell.0.set(match breaker.state() {
+        for class in [Class::Read, Class::Write] {
+            let cell = &stats.breakers[class as usize];
+            cell.0.set(match breakers.state(class, now) {
                 BreakerState::Closed => 0,
                 BreakerState::HalfOpen => 1,
                 BreakerState::Open => 2,
             });
-            cell.1.set(breaker.opened());
+            cell.1.set(breakers.opened(class));
         }
         drop(breakers);
         door.gate.borrow_mut().give_back(&self.grant, self.was_sent, now);

@@ -235,6 +235,7 @@ mod tests {
             path: format!("/gmail/v1/users/me/{path}"),
             content_type: None,
             body: bytes::Bytes::new(),
+            if_match: None,
         };
         assert_eq!(units.of(&bare("POST", "drafts")), 10);
         assert_eq!(units.of(&bare("POST", "messages/send")), 100);

@@ -13,7 +13,7 @@ use sluice_protocols::google::ApiCall;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Operations of one upstream that are told apart; there are some dozen.
-const OPERATIONS_MAX: usize = 64;
+pub(super) const OPERATIONS_MAX: usize = 64;
 /// Before so many answers nothing is known of the slowest twentieth.
 const SAMPLES_MIN: u32 = 100;
 const SAMPLES_MAX: u32 = 4_096;
@@ -37,22 +37,26 @@ impl Default for HedgeConfig {
     }
 }
 
-/// What is read, apart from which.
+/// What is asked for, apart from of which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Operation(u64);
 
 impl Operation {
-    /// Of a call that changes nothing; ids do not count.
-    pub(crate) fn of(call: &ApiCall) -> Option<Self> {
-        if call.method != "GET" {
-            return None;
-        }
+    /// The one that an upstream has that has but one.
+    pub(crate) const ONLY: Self = Self(0);
+
+    /// Of a call; ids do not count.
+    pub(crate) fn of(call: &ApiCall) -> Self {
         let segments = call.resource().split('/');
         // Collections stand at even places, ids at odd ones.
         let start = segments.clone().count() as u64 * 2 + u64::from(call.path.contains("alt=media"));
-        let name =
-            segments.step_by(2).fold(start, |seed, segment| xxh3_64_with_seed(segment.as_bytes(), seed));
-        Some(Self(name))
+        let start = xxh3_64_with_seed(call.method.as_bytes(), start);
+        Self(segments.step_by(2).fold(start, |seed, segment| xxh3_64_with_seed(segment.as_bytes(), seed)))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn numbered(number: u64) -> Self {
+        Self(number)
     }
 }
 
@@ -139,7 +143,8 @@ mod tests {
         assert_eq!(of("a"), of("b"));
         assert_ne!(of("a"), Operation::of(&gmail::list_messages("a", 1)));
         assert_ne!(Operation::of(&drive::get_file("a")), Operation::of(&drive::download_file("a")));
-        assert_eq!(Operation::of(&gmail::send_draft("a")), None);
+        assert_ne!(of("a"), Operation::of(&gmail::trash_message("a", true)));
+        assert_ne!(Operation::of(&gmail::get_draft("a")), Operation::of(&gmail::delete_draft("a")));
     }
 
     #[test]
@@ -154,7 +159,7 @@ mod tests {
     #[test]
     fn the_slow_twentieth_is_known_after_enough_answers_and_follows_the_service() {
         let mut latencies = Latencies::default();
-        let operation = Operation::of(&gmail::list_messages("a", 1)).unwrap();
+        let operation = Operation::of(&gmail::list_messages("a", 1));
         for number in 0..SAMPLES_MIN {
             assert_eq!(latencies.slow(operation), None);
             let ms = if number % 50 == 0 { 900 } else { 80 };

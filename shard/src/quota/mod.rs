@@ -9,6 +9,7 @@
 //! on the user's core. Breakers and budgets of repeats are each core's own.
 
 mod breaker;
+mod breakers;
 mod broker;
 mod config;
 mod gate;
@@ -46,7 +47,7 @@ const MINUTE_SLOT: Duration = Duration::from_millis(250);
 /// A day is cut into 288.
 const DAY_SLOT: Duration = Duration::from_secs(300);
 
-/// What a call does, for the breaker: a service that takes no changes may still be read.
+/// What a call does, for the breakers: a service that takes no changes may still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// It changes nothing.

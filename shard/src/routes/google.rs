@@ -32,6 +32,8 @@ use crate::upstream::{CallError, Content, Google, UploadSessions};
 
 /// The media types that content is passed on as; what else a file says it is, a browser must not act on.
 pub(super) const BYTES_TYPE: &str = "application/octet-stream";
+/// The longest tag of Google's that is passed on.
+const TAG_BYTES_MAX: usize = 256;
 
 /// Calls under way.
 pub(crate) struct Calls {
@@ -119,7 +121,13 @@ pub(crate) async fn serve(
     let meter = Meter::default();
     let google = Google::new(&core.env, &meter, who.shard, who.user, deadline);
     let captures = endpoint.captures(request.head.path()).unwrap_or_default();
-    let told = |error: &CallError| problem_of(error, deadline);
+    let told = |error: &CallError| match error.fault() {
+        Some(UpstreamFault::Gone) if endpoint.takes_sync_token() => Problem::new(
+            ProblemKind::SyncExpired,
+            "Google does not know any more what has changed since; list everything anew without the token",
+        ),
+        _ => problem_of(error, deadline),
+    };
     let response = if endpoint.effect == Effect::Read {
         let (content_type, body) = checked_body(endpoint, &request)?;
         let call = endpoint.call(&captures, request.head.query(), content_type, body)?;
@@ -232,6 +240,7 @@ pub(super) fn problem_of(error: &CallError, deadline: Instant) -> Problem {
         Some(UpstreamFault::NotFound | UpstreamFault::Gone) => ProblemKind::NotFound,
         Some(UpstreamFault::Invalid) => ProblemKind::BadRequest,
         Some(UpstreamFault::Forbidden) => ProblemKind::Forbidden,
+        Some(UpstreamFault::Conflict) => ProblemKind::Conflict,
         _ => return problem,
     };
     Problem::new(kind, problem.detail().to_owned())
@@ -244,7 +253,7 @@ fn answer(endpoint: &Endpoint, head: &RequestHead, body: Bytes) -> Response {
     if endpoint.effect != Effect::Read {
         return Response::new(200).with_body("application/json", body);
     }
-    let tag = format!("\"{:032x}\"", xxh3_128(&body));
+    let tag = tag_of(endpoint, &body);
     let is_known = head.header("if-none-match").is_some_and(|known| has_tag(known, &tag));
     let next = match endpoint.answer {
         Answer::Json if endpoint.is_paged() => rest::next_page_token(&body),
@@ -263,6 +272,28 @@ fn answer(endpoint: &Endpoint, head: &RequestHead, body: Bytes) -> Response {
         Some(next) => response.with_field("link", next_link(head, &next)),
         None => response,
     }
+}
+
+/// The tag of what is answered: of an event Google's own, by which a change can be bound to it, where it is told.
+fn tag_of(endpoint: &Endpoint, body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Tagged {
+        etag: String,
+    }
+    let is_event = endpoint.name == "calendar.events.get";
+    let own = is_event.then(|| serde_json::from_slice::<Tagged>(body).ok()).flatten();
+    match own {
+        Some(Tagged { etag }) if is_strong_tag(&etag) => etag,
+        _ => format!("\"{:032x}\"", xxh3_128(body)),
+    }
+}
+
+/// Whether it is one strong entity tag (RFC 9110 section 8.8.3) that a header can hold.
+fn is_strong_tag(text: &str) -> bool {
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.is_some_and(|inner| {
+        inner.len() <= TAG_BYTES_MAX && inner.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x7e))
+    })
 }
 
 /// Whether a tag is in the list of `If-None-Match`, compared weakly (RFC 9110 section 13.1.2).
@@ -327,6 +358,19 @@ mod tests {
             let again = answer(list, &head, body.clone());
             assert_eq!((again.status, again.body.is_empty()), (status, status == 304), "{known}");
         }
+    }
+
+    #[test]
+    fn the_tag_of_an_event_is_googles_where_it_is_told_and_one() {
+        let event = endpoint("calendar.events.get");
+        let tag = |endpoint, body: &str| tag_of(endpoint, body.as_bytes());
+        assert_eq!(tag(event, r#"{"id": "e", "etag": "\"3181\""}"#), "\"3181\"");
+        for other in
+            [r#"{"id": "e"}"#, r#"{"etag": "x"}"#, r#"{"etag": "W/\"x\""}"#, r#"{"etag": "\"a b\""}"#]
+        {
+            assert_eq!(tag(event, other).len(), 34, "{other}");
+        }
+        assert_eq!(tag(endpoint("calendar.events.list"), r#"{"etag": "\"3181\""}"#).len(), 34);
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Writing<'_> {
     /// Makes the change; gives Google's document.
     pub(super) async fn run(&self, request: Request) -> Result<Bytes, Problem> {
         let query = request.head.query();
+        let if_match = self.condition(&request.head)?;
         match self.endpoint.body {
             Body::Mail(act) => {
                 // Refuses parameters that there are not.
@@ -54,9 +55,22 @@ impl Writing<'_> {
             Body::Bytes => self.upload(request).await,
             Body::None | Body::Json => {
                 let (content_type, body) = checked_body(self.endpoint, &request)?;
-                let call = self.endpoint.call(&self.captures, query, content_type, body)?;
+                let mut call = self.endpoint.call(&self.captures, query, content_type, body)?;
+                call.if_match = if_match;
                 self.change(call).await
             }
+        }
+    }
+
+    /// What the request asks of the present state of what it changes.
+    ///
+    /// # Errors
+    /// `precondition-failed` where that cannot be known: to go on would be to pass over it.
+    fn condition(&self, head: &RequestHead) -> Result<Option<String>, Problem> {
+        match head.header("if-match") {
+            Some(tags) if self.endpoint.heeds_if_match() => Ok(Some(tags.to_owned())),
+            Some(_) => Err(unheeded()),
+            None => Ok(None),
         }
     }
 
@@ -78,6 +92,12 @@ impl Writing<'_> {
     async fn change(&self, call: ApiCall) -> Result<Bytes, Problem> {
         let is_resumed = self.once.is_resumed();
         match self.endpoint.effect {
+            // A repeat would be refused for what the call before it did.
+            Effect::Set if call.if_match.is_some() => {
+                let deadline = self.google.deadline();
+                let done = self.google.act(&call, deadline).await.map(|reply| reply.body);
+                done.map_err(|error| if error.is_other_state() { changed() } else { self.told(&error) })
+            }
             Effect::Read | Effect::Set => match self.google.bytes(&call).await {
                 // The request before this one did it.
                 Err(error) if is_resumed && call.method == "DELETE" && is_gone(&error) => Ok(Bytes::new()),
@@ -335,6 +355,14 @@ impl Writing<'_> {
         }
         Ok(call)
     }
+}
+
+fn unheeded() -> Problem {
+    Problem::new(ProblemKind::PreconditionFailed, "Google does not heed If-Match here; leave it out")
+}
+
+fn changed() -> Problem {
+    Problem::new(ProblemKind::PreconditionFailed, "it is not what If-Match names any more; read it again")
 }
 
 fn is_gone(error: &CallError) -> bool {

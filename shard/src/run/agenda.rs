@@ -5,16 +5,22 @@
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use sluice_protocols::google::UpstreamFault;
 use sluice_protocols::google::calendar::{
-    self, Event, EventChange, EventList, EventPatch, ListEvents, NewEvent,
+    self, Busy, Event, EventChange, EventList, EventPatch, FreeBusy, ListEvents, NewEvent,
 };
-use sluice_protocols::plan::{DateTimeLocal, Item, ItemKind, ItemRef, Operation};
+use sluice_protocols::plan::{DateTimeLocal, EmailAddress, Item, ItemKind, ItemRef, Operation, Recipient};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
 use super::step::{Done, StepRun};
 use crate::upstream::{CallError, Reply};
+
+/// The user's own calendar, as Google calls it.
+const OWN_CALENDAR: &str = "primary";
+/// Most stretches of time that are told of one calendar.
+const BUSY_SPANS_MAX: usize = 50;
 
 impl StepRun<'_> {
     pub(super) async fn calendar_list(
@@ -39,6 +45,29 @@ impl StepRun<'_> {
             self.google.read(&calendar::list_events(&list)).await.map_err(|error| self.problem(&error))?;
         let events = found.items.iter().filter(|event| !event.is_cancelled()).take(usize::from(limit));
         Ok(Done::items(events.map(Event::to_item)))
+    }
+
+    pub(super) async fn calendar_free_busy(
+        &self,
+        from: DateTimeLocal,
+        to: DateTimeLocal,
+        people: &[Recipient],
+    ) -> Result<Done, Problem> {
+        let addresses = self.shared.known.addresses(people)?;
+        let mut calendars: Vec<&str> = addresses.iter().map(EmailAddress::as_str).collect();
+        if calendars.is_empty() {
+            calendars.push(OWN_CALENDAR);
+        }
+        let ask = calendar::free_busy(self.moment(from.start())?, self.moment(to.end())?, &calendars);
+        let told: FreeBusy = self.google.read(&ask).await.map_err(|error| self.problem(&error))?;
+        let lines: Vec<String> = calendars
+            .iter()
+            .map(|id| {
+                let who = if *id == OWN_CALENDAR { "You" } else { *id };
+                format!("{who}: {}", busy_times(told.calendars.get(*id), self.shared.zone))
+            })
+            .collect();
+        Ok(Done { text: Some(lines.join("\n")), ..Done::default() })
     }
 
     /// A civil time on the user's clock. A time that the clock skips in spring means the one an hour later, one
@@ -148,6 +177,25 @@ impl StepRun<'_> {
     }
 }
 
+/// When a calendar is taken, in words and on the user's clock.
+fn busy_times(busy: Option<&Busy>, zone: &TimeZone) -> String {
+    let Some(busy) = busy.filter(|busy| busy.errors.is_empty()) else {
+        return "this calendar cannot be seen".to_owned();
+    };
+    let spans = busy.busy.iter().take(BUSY_SPANS_MAX).map(|span| {
+        let (start, end) =
+            (span.start.to_zoned_datetime(zone.clone()), span.end.to_zoned_datetime(zone.clone()));
+        let until = if start.date() == end.date() { "%H:%M" } else { "%a %-d %b %Y, %H:%M" };
+        format!("{} to {}", start.strftime("%a %-d %b %Y, %H:%M"), end.strftime(until))
+    });
+    let spans: Vec<String> = spans.collect();
+    match busy.busy.len().checked_sub(BUSY_SPANS_MAX) {
+        _ if spans.is_empty() => "free".to_owned(),
+        Some(more) if more > 0 => format!("busy {}, and {more} times more", spans.join("; ")),
+        _ => format!("busy {}", spans.join("; ")),
+    }
+}
+
 fn no_event(item: &Item) -> Problem {
     unresolved(format!("the event “{}” is not there any more", item.title))
 }
@@ -173,4 +221,32 @@ fn planned(id: &str, title: &str, start: DateTimeLocal) -> Item {
 /// The dispatcher gives each function its own operation.
 fn mistaken() -> Problem {
     Problem::new(ProblemKind::Internal, "a step was given to the wrong operation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_times_are_told_on_the_users_clock() {
+        let zone = TimeZone::get("Europe/Berlin").expect("a zone");
+        let told =
+            |json: serde_json::Value| busy_times(Some(&serde_json::from_value(json).expect("times")), &zone);
+        let span = |start: &str, end: &str| serde_json::json!({"start": start, "end": end});
+        assert_eq!(told(serde_json::json!({"busy": []})), "free");
+        assert_eq!(busy_times(None, &zone), "this calendar cannot be seen");
+        let hidden = serde_json::json!({"busy": [], "errors": [{"reason": "notFound"}]});
+        assert_eq!(told(hidden), "this calendar cannot be seen");
+        let two = [
+            span("2026-11-24T09:00:00Z", "2026-11-24T10:30:00Z"),
+            span("2026-11-24T22:00:00Z", "2026-11-25T08:00:00+01:00"),
+        ];
+        let two = told(serde_json::json!({ "busy": two }));
+        assert_eq!(
+            two,
+            "busy Tue 24 Nov 2026, 10:00 to 11:30; Tue 24 Nov 2026, 23:00 to Wed 25 Nov 2026, 08:00"
+        );
+        let many = vec![span("2026-11-24T09:00:00Z", "2026-11-24T10:30:00Z"); BUSY_SPANS_MAX + 2];
+        assert!(told(serde_json::json!({ "busy": many })).ends_with(", and 2 times more"));
+    }
 }

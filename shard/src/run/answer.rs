@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use sluice_protocols::api::StepState;
-use sluice_protocols::plan::{Item, ItemKind, Operation, Recipient};
+use sluice_protocols::plan::{Item, ItemKind, Operation, Recipient, ShareRole};
 use sluice_protocols::workflow::Graph;
 use sluice_store::record::{StepRecord, TaskRecord};
 
@@ -92,6 +92,8 @@ impl Teller<'_> {
             Operation::CalendarCreate { title, .. } => format!("the event “{title}”"),
             Operation::GmailDraft { subject, .. } => format!("the draft “{subject}”"),
             Operation::DriveCreate { name, .. } => format!("the file “{name}”"),
+            Operation::GmailLabel { .. } => "the change of labels".to_owned(),
+            Operation::DriveShare { .. } => "the sharing of the file".to_owned(),
             _ => match items_of(record).first() {
                 Some(item) => format!("the {} “{}”", item.kind, title(item)),
                 None => "a step".to_owned(),
@@ -166,8 +168,29 @@ impl Teller<'_> {
             Operation::GmailDraft { to, subject, .. } => {
                 format!("Drafted “{subject}” to {}.", self.people(to))
             }
-            Operation::DriveCreate { name, folder: true } => format!("Made the folder “{name}”."),
-            Operation::DriveCreate { name, folder: false } => format!("Made the file “{name}”."),
+            Operation::GmailForward { to, .. } => match first {
+                Some(item) => format!("Forwarded “{}” to {}.", title(item), self.people(to)),
+                None => format!("Forwarded the message to {}.", self.people(to)),
+            },
+            Operation::GmailLabel { add, remove, .. } => {
+                let what =
+                    first.map_or_else(|| "the message".to_owned(), |item| format!("“{}”", title(item)));
+                match (add.is_empty(), remove.is_empty()) {
+                    (false, true) => format!("Labelled {what} {}.", joined(add.clone())),
+                    (true, _) => format!("Took {} off {what}.", joined(remove.clone())),
+                    (false, false) => {
+                        let (add, remove) = (joined(add.clone()), joined(remove.clone()));
+                        format!("Labelled {what} {add} and took {remove} off.")
+                    }
+                }
+            }
+            Operation::CalendarFreeBusy { .. } => record.text.clone().unwrap_or_default(),
+            Operation::DriveShare { people, role, .. } => {
+                let what = first.map_or_else(|| "the file".to_owned(), |item| format!("“{}”", title(item)));
+                format!("Shared {what} with {}, who can {}.", self.people(people), may(*role))
+            }
+            Operation::DriveCreate { name, folder: true, .. } => format!("Made the folder “{name}”."),
+            Operation::DriveCreate { name, folder: false, .. } => format!("Made the file “{name}”."),
             Operation::GmailTrash { .. } | Operation::DriveTrash { .. } => match first {
                 Some(item) => format!("Moved “{}” to the trash.", title(item)),
                 None => "Moved it to the trash.".to_owned(),
@@ -277,8 +300,18 @@ impl Teller<'_> {
             Operation::GmailTrash { message } => {
                 format!("move {} to the trash", about(self.known.item(*message), "message"))
             }
-            Operation::DriveCreate { name, folder: true } => format!("make the folder “{name}”"),
-            Operation::DriveCreate { name, folder: false } => format!("make the file “{name}”"),
+            Operation::GmailForward { message, .. } => {
+                format!("forward {}", about(self.known.item(*message), "message"))
+            }
+            Operation::GmailLabel { message, .. } => {
+                format!("change the labels of {}", about(self.known.item(*message), "message"))
+            }
+            Operation::CalendarFreeBusy { .. } => "look up who is busy when".to_owned(),
+            Operation::DriveShare { file, .. } => {
+                format!("share {}", about(self.known.item(*file), "file"))
+            }
+            Operation::DriveCreate { name, folder: true, .. } => format!("make the folder “{name}”"),
+            Operation::DriveCreate { name, folder: false, .. } => format!("make the file “{name}”"),
             Operation::DriveTrash { file } => {
                 format!("move {} to the trash", about(self.known.item(*file), "file"))
             }
@@ -314,6 +347,15 @@ impl Teller<'_> {
             Ok(at) => at.strftime(with_time).to_string(),
             Err(_) => when.to_owned(),
         }
+    }
+}
+
+/// What a role allows.
+const fn may(role: ShareRole) -> &'static str {
+    match role {
+        ShareRole::Reader => "read it",
+        ShareRole::Commenter => "comment on it",
+        ShareRole::Writer => "change it",
     }
 }
 

@@ -7,7 +7,7 @@ use sluice_net::egress::EgressError;
 use sluice_protocols::google::drive::{self, File, FileList, GeneratedIds};
 use sluice_protocols::google::{UpstreamFault, text_of};
 use sluice_protocols::plan::{Item, ItemKind, ItemRef, Service};
-use sluice_protocols::problem::Problem;
+use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
 use super::step::{Done, StepRun};
@@ -19,7 +19,12 @@ const FILE_ID_BYTES_MAX: usize = 256;
 const INTENT_FILE: &str = "file:";
 
 impl StepRun<'_> {
-    pub(super) async fn drive_create(&self, name: &str, folder: bool) -> Result<Done, Problem> {
+    pub(super) async fn drive_create(
+        &self,
+        name: &str,
+        folder: bool,
+        text: Option<&str>,
+    ) -> Result<Done, Problem> {
         let intent = self.shared.journal.read(|task| task.steps[self.index].intent.clone());
         let noted = intent.as_deref().and_then(|intent| intent.strip_prefix(INTENT_FILE)).map(str::to_owned);
         let is_noted = noted.is_some();
@@ -30,7 +35,12 @@ impl StepRun<'_> {
         if !is_noted {
             self.note_intent(format!("{INTENT_FILE}{id}")).await?;
         }
-        let create = drive::create_file(&id, name, folder);
+        let create = match text {
+            None => drive::create_file(&id, name, folder),
+            Some(text) => drive::create_text(&id, name, text).ok_or_else(|| {
+                Problem::new(ProblemKind::InvalidField, "the text cannot be put into a file")
+            })?,
+        };
         match self.settle(&create, "the file was made").await?.0 {
             Ok(reply) if !reply.body.is_empty() => {
                 let made: Option<File> = serde_json::from_slice(&reply.body).ok();

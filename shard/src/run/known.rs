@@ -122,14 +122,18 @@ pub(super) fn sought(call: &Operation) -> String {
         Operation::GmailRead { .. }
         | Operation::GmailSend { .. }
         | Operation::GmailReply { .. }
+        | Operation::GmailForward { .. }
+        | Operation::GmailLabel { .. }
         | Operation::GmailDraft { .. }
         | Operation::GmailTrash { .. } => "message".to_owned(),
         Operation::CalendarCreate { .. }
+        | Operation::CalendarFreeBusy { .. }
         | Operation::CalendarChange { .. }
         | Operation::CalendarDelete { .. } => "event".to_owned(),
-        Operation::DriveRead { .. } | Operation::DriveCreate { .. } | Operation::DriveTrash { .. } => {
-            "file".to_owned()
-        }
+        Operation::DriveRead { .. }
+        | Operation::DriveCreate { .. }
+        | Operation::DriveShare { .. }
+        | Operation::DriveTrash { .. } => "file".to_owned(),
     }
 }
 

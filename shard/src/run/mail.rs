@@ -148,6 +148,21 @@ impl StepRun<'_> {
         .await
     }
 
+    pub(super) async fn gmail_forward(
+        &self,
+        message: ItemRef,
+        to: &[Recipient],
+        body: &str,
+    ) -> Result<Done, Problem> {
+        self.deliver(async || {
+            let item = self.shared.known.item(message)?;
+            let to = self.shared.known.addresses(to)?;
+            let original = self.message(&item, Format::Full).await?;
+            Ok(OutgoingMail::forward((self.shared.task, self.id), self.date(), &original, to, body))
+        })
+        .await
+    }
+
     /// The same in every run, so that the mail is.
     fn date(&self) -> Timestamp {
         timestamp_of(self.shared.created_ms)

@@ -19,10 +19,12 @@ mod files;
 mod join;
 mod journal;
 mod known;
+mod labels;
 mod mail;
 pub(crate) mod marks;
 pub(crate) mod replay;
 mod script;
+mod share;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -174,8 +174,16 @@ impl StepRun<'_> {
             Operation::DriveSearch { text, limit } => self.drive_search(text, *limit).await,
             Operation::DriveRead { file } => self.drive_read(*file).await,
             Operation::GmailDraft { to, subject, body } => self.gmail_draft(to, subject, body).await,
+            Operation::GmailForward { message, to, body } => self.gmail_forward(*message, to, body).await,
+            Operation::GmailLabel { message, add, remove } => self.gmail_label(*message, add, remove).await,
             Operation::GmailTrash { message } => self.gmail_trash(*message).await,
-            Operation::DriveCreate { name, folder } => self.drive_create(name, *folder).await,
+            Operation::CalendarFreeBusy { from, to, people } => {
+                self.calendar_free_busy(*from, *to, people).await
+            }
+            Operation::DriveCreate { name, folder, text } => {
+                self.drive_create(name, *folder, text.as_deref()).await
+            }
+            Operation::DriveShare { file, people, role } => self.drive_share(*file, people, *role).await,
             Operation::DriveTrash { file } => self.drive_trash(*file).await,
         }
     }

@@ -31,6 +31,14 @@ impl StepRun<'_> {
             Undo::TrashFile => (drive::trash_file(id()?, true), true),
             Undo::RestoreMessage => (gmail::trash_message(id()?, false), false),
             Undo::RestoreFile => (drive::trash_file(id()?, false), false),
+            Undo::RestoreLabels => {
+                let call = self.labels_before(id()?);
+                (call.ok_or_else(|| unresolved("the labels before the step were not noted"))?, false)
+            }
+            Undo::Unshare => {
+                let item = items.first().ok_or_else(|| unresolved("what the step shared is not known"))?;
+                return self.unshare(item).await;
+            }
         };
         match self.settle(&call, "it was taken back").await?.0 {
             Ok(_) => Ok(()),

@@ -78,8 +78,9 @@ pub(crate) struct Outgoing<'a> {
     /// `request.retry` says whether it may be repeated, `request.deadline` until when.
     pub(crate) request: EgressRequest,
     pub(crate) class: Class,
-    /// What it reads, if a second copy of it may be made.
-    pub(crate) operation: Option<Operation>,
+    pub(crate) operation: Operation,
+    /// Whether a second copy of it may be made when it is slow.
+    pub(crate) is_hedged: bool,
     pub(crate) ask: Ask,
     pub(crate) judge: &'a dyn Fn(&EgressResponse) -> Judged,
 }
@@ -95,15 +96,16 @@ pub(crate) struct Ended {
 impl Outgoing<'_> {
     /// Makes the call.
     pub(crate) async fn run(self) -> Ended {
-        let Outgoing { env, mut request, class, operation, ask, judge } = self;
+        let Outgoing { env, mut request, class, operation, is_hedged, ask, judge } = self;
         let is_repeatable = request.retry == Retry::Safe;
         if is_repeatable {
             // Each repeat pays for itself, so it comes back here.
             request.retry = Retry::ByCaller;
         }
-        let operation = operation.filter(|_| is_repeatable && matches!(request.answer, AnswerBody::Whole));
-        let call = Attempts { env, request: Arc::new(request), is_repeatable, class, operation, ask, judge };
-        call.run().await
+        let is_hedged = is_hedged && is_repeatable && matches!(request.answer, AnswerBody::Whole);
+        let request = Arc::new(request);
+        let kind = (class, operation);
+        Attempts { env, request, is_repeatable, kind, is_hedged, ask, judge }.run().await
     }
 }
 
@@ -113,8 +115,8 @@ struct Attempts<'a> {
     /// Shared with the egress pool, so that repeating it costs no copy.
     request: Arc<EgressRequest>,
     is_repeatable: bool,
-    class: Class,
-    operation: Option<Operation>,
+    kind: (Class, Operation),
+    is_hedged: bool,
     ask: Ask,
     judge: &'a dyn Fn(&EgressResponse) -> Judged,
 }
@@ -156,19 +158,20 @@ impl Attempts<'_> {
 
     async fn attempt(&self, attempts: &mut u32) -> Attempt {
         let (upstream, deadline) = (self.request.upstream, self.request.deadline);
-        let permit = match self.env.broker.enter(upstream, self.class, self.ask, deadline).await {
+        let permit = match self.env.broker.enter(upstream, self.kind, self.ask, deadline).await {
             Ok(permit) => permit,
             Err(denied) => return Attempt { answer: Err(denied.into()), again: None, place: None },
         };
         let (began, first) = (Instant::now(), self.copy(permit));
         let broker = &self.env.broker;
-        let after = self.operation.and_then(|operation| broker.hedge_after(upstream, operation));
+        let operation = Some(self.kind.1).filter(|_| self.is_hedged);
+        let after = operation.and_then(|operation| broker.hedge_after(upstream, operation));
         let (attempt, made) = match after {
             None => first.await,
             Some(after) => self.hedged(first, after).await,
         };
         *attempts += made;
-        if let (Some(operation), true) = (self.operation, attempt.is_good()) {
+        if let (Some(operation), true) = (operation, attempt.is_good()) {
             broker.answered(upstream, operation, began.elapsed());
         }
         attempt
@@ -181,7 +184,7 @@ impl Attempts<'_> {
         if let Ok(ended) = sluice_core::timeout_at(sluice_core::now() + after, first.as_mut()).await {
             return ended;
         }
-        let Some(permit) = broker.enter_hedge(upstream, &self.ask) else { return first.await };
+        let Some(permit) = broker.enter_hedge(upstream, self.kind.1, &self.ask) else { return first.await };
         let mut second = pin!(self.copy(permit));
         let (mut failed, mut is_second_over) = (None, false);
         poll_fn(|cx| {

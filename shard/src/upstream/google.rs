@@ -152,6 +152,11 @@ impl CallError {
         matches!(self.fault(), Some(UpstreamFault::NotFound | UpstreamFault::Gone))
     }
 
+    /// Whether what was to be changed is not as `If-Match` wanted it.
+    pub(crate) fn is_other_state(&self) -> bool {
+        matches!(self, Self::Refused { error, .. } if error.status == 412)
+    }
+
     /// What the user is told. `deadline` is the command's own.
     pub(crate) fn to_problem(&self, deadline: Instant) -> Problem {
         match self {
@@ -500,6 +505,8 @@ impl<'a> Google<'a> {
         limit: Instant,
         extra: &Extra,
     ) -> Result<Answered, CallError> {
+        let mut fields = extra.fields.clone();
+        fields.extend(call.if_match.iter().map(|tags| ("if-match", tags.clone())));
         let request = EgressRequest {
             upstream: upstream(call.service),
             method: call.method,
@@ -507,7 +514,7 @@ impl<'a> Google<'a> {
             bearer: Some(token.expose().to_owned()),
             content_type: call.content_type,
             body: call.body.clone(),
-            fields: extra.fields.clone(),
+            fields,
             answer: extra.answer,
             deadline: limit,
             retry,
@@ -528,10 +535,17 @@ impl<'a> Google<'a> {
                 Judged::good()
             }
         };
-        let Ended { answer, attempts, place } =
-            Outgoing { env: self.env, request, class, operation: Operation::of(call), ask, judge: &judge }
-                .run()
-                .await;
+        let Ended { answer, attempts, place } = Outgoing {
+            env: self.env,
+            request,
+            class,
+            operation: Operation::of(call),
+            is_hedged: call.method == "GET",
+            ask,
+            judge: &judge,
+        }
+        .run()
+        .await;
         self.note(CallView {
             service: call.service.into(),
             method: call.method.to_owned(),

@@ -19,7 +19,7 @@ use super::call::{Judged, Limited, Outgoing, Unanswered};
 use super::meter::Meter;
 use super::{denied, lost, with_wait};
 use crate::env::Env;
-use crate::quota::{Ask, Class};
+use crate::quota::{Ask, Class, Operation};
 
 /// What the model is asked, and until when an answer is of use.
 pub(crate) struct Question<'a> {
@@ -114,7 +114,8 @@ async fn ask(
     let judge = |response: &EgressResponse| judge(response, counts_tokens);
     let answer = {
         let _waiting = meter.openai.begin();
-        Outgoing { env, request, class: Class::Read, operation: None, ask, judge: &judge }.run().await.answer
+        let (class, operation) = (Class::Read, Operation::ONLY);
+        Outgoing { env, request, class, operation, is_hedged: false, ask, judge: &judge }.run().await.answer
     };
     let response = answer.map_err(|error| {
         NoPlan::Final(match error {

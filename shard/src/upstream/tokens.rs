@@ -34,7 +34,7 @@ use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
 use super::{denied, lost};
 use crate::env::Env;
-use crate::quota::{Ask, Class};
+use crate::quota::{Ask, Class, Operation};
 
 /// A token is not used in its last seconds: a call may be under way that long.
 const LAST_SECONDS: Duration = Duration::from_secs(30);
@@ -361,7 +361,10 @@ impl Refresh {
         let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::High };
         let Ended { answer, attempts, .. } = {
             let class = Class::Read;
-            Outgoing { env: &self.env, request, class, operation: None, ask, judge: &judge }.run().await
+            let operation = Operation::ONLY;
+            Outgoing { env: &self.env, request, class, operation, is_hedged: false, ask, judge: &judge }
+                .run()
+                .await
         };
         self.flight.calls.borrow_mut().push(CallView {
             service: CallTarget::OAuth,

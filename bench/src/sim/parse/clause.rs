@@ -5,7 +5,7 @@
 use super::words::{FILE_NOUNS, MAIL_NOUNS, Word, is_noun, low};
 
 /// Verbs a clause may begin with.
-pub(super) const VERBS: [&str; 55] = [
+pub(super) const VERBS: [&str; 59] = [
     "find",
     "search",
     "look",
@@ -61,6 +61,10 @@ pub(super) const VERBS: [&str; 55] = [
     "fetch",
     "block",
     "forward",
+    "share",
+    "trash",
+    "star",
+    "archive",
 ];
 /// Question words a clause may begin with.
 const QUESTIONS: [&str; 10] =

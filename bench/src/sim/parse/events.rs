@@ -371,9 +371,6 @@ fn resolve(words: &[Word], builder: &mut Builder<'_>) -> Result<Ref, Refusal> {
 /// "cancel my meeting with Ben tomorrow", "delete the second one"
 pub(super) fn delete(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let rest = &words[1..];
-    if rest.iter().any(|word| word.any(MAIL_NOUNS) || word.any(FILE_NOUNS)) {
-        return Err("I do not delete mail or files.".to_owned());
-    }
     if !points_or_names(rest) || is_foreign(rest) {
         return Err(super::not_ours());
     }

@@ -4,6 +4,7 @@
 //! The rules are meant for plain commands of the kind people give; they would
 //! rather decline than guess. Every plan they make passes [`check`].
 
+mod acts;
 mod annotated;
 mod build;
 mod clause;
@@ -87,6 +88,11 @@ enum Intent {
     Delete,
     Read,
     Forward,
+    Share,
+    Label,
+    Draft,
+    Keep,
+    Busy,
     Query,
 }
 
@@ -98,9 +104,15 @@ fn carry_out(source: &str, clause: &Clause, builder: &mut Builder<'_>) -> Result
         Intent::Invite => events::invite(words, builder),
         Intent::Create => events::create(source, words, builder),
         Intent::Change => events::change(source, words, builder),
+        Intent::Delete if acts::is_thrown_away(words) => acts::throw_away(words, builder),
         Intent::Delete => events::delete(words, builder),
         Intent::Read => read(words, builder),
-        Intent::Forward => Err("I cannot forward or share things yet.".to_owned()),
+        Intent::Forward => acts::forward(source, words, builder),
+        Intent::Share => acts::share(words, builder),
+        Intent::Label => acts::label(source, words, builder),
+        Intent::Draft => acts::draft(source, words, builder),
+        Intent::Keep => acts::keep(source, words, builder),
+        Intent::Busy => acts::busy(words, builder),
         Intent::Query => query(words, builder),
     }
 }
@@ -110,7 +122,14 @@ fn intent(words: &[Word]) -> Intent {
     match (low(words, 0), low(words, 1)) {
         ("reply" | "respond", _) | ("write", "back") => Intent::Reply,
         ("answer", next) if !matches!(next, "the" | "my") || has(words::MAIL_NOUNS) => Intent::Reply,
-        ("forward" | "share", _) => Intent::Forward,
+        ("forward", _) => Intent::Forward,
+        ("share", _) => Intent::Share,
+        ("label" | "star" | "unstar" | "archive", _) => Intent::Label,
+        ("mark", "it" | "that" | "the" | "this") => Intent::Label,
+        ("draft", _) => Intent::Draft,
+        ("create" | "make" | "save", _) if acts::is_kept(words) => Intent::Keep,
+        ("is" | "are", _) if acts::asks_after(words) => Intent::Busy,
+        ("when" | "when's", _) if acts::asks_after(words) => Intent::Busy,
         ("send" | "give" | "show", _) if low(words, 0) == "send" => Intent::Send,
         ("write" | "compose" | "tell" | "ask" | "inform" | "notify" | "message", _) => Intent::Send,
         ("let", _) if has(&["know"]) => Intent::Send,
@@ -122,7 +141,7 @@ fn intent(words: &[Word]) -> Intent {
         ("invite", _) => Intent::Invite,
         ("add", _) if words.iter().any(|w| w.is("to")) && events::adds_people(words) => Intent::Invite,
         ("move" | "reschedule" | "postpone" | "shift" | "rename" | "change" | "push", _) => Intent::Change,
-        ("cancel" | "delete" | "remove" | "erase" | "clear" | "drop", _)
+        ("cancel" | "delete" | "remove" | "erase" | "clear" | "drop" | "trash", _)
         | ("call", "off")
         | ("get", "rid") => Intent::Delete,
         (

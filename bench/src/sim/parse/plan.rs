@@ -13,6 +13,8 @@ pub(super) const STEPS_MAX: usize = 8;
 const LIMIT_MAX: u64 = 20;
 /// A step writes to or invites at most this many.
 const RECIPIENTS_MAX: usize = 20;
+/// A step puts on a message, or takes off it, at most this many labels.
+const LABELS_MAX: usize = 10;
 /// One line of text has at most this many characters; a longer one is cut.
 const LINE_CHARS_MAX: usize = 300;
 
@@ -123,7 +125,15 @@ fn signature(operation: &str) -> Option<(&'static [&'static str], Option<Kind>)>
         "calendar.change" => {
             (&["event", "title", "start", "end", "location", "add_attendees"], Some(Kind::Event))
         }
+        "gmail.forward" => (&["message", "to", "body"], Some(Kind::Message)),
+        "gmail.draft" => (&["to", "subject", "body"], Some(Kind::Message)),
+        "gmail.label" => (&["message", "add", "remove"], Some(Kind::Message)),
+        "gmail.trash" => (&["message"], Some(Kind::Message)),
         "calendar.delete" => (&["event"], None),
+        "calendar.free_busy" => (&["from", "to", "people"], None),
+        "drive.create" => (&["name", "folder", "text"], Some(Kind::File)),
+        "drive.share" => (&["file", "people", "role"], Some(Kind::File)),
+        "drive.trash" => (&["file"], Some(Kind::File)),
         "drive.search" => (&["text", "limit"], Some(Kind::File)),
         "drive.read" => (&["file"], Some(Kind::File)),
         _ => return None,
@@ -212,7 +222,7 @@ fn check_member(
         (_, "message") => return check_ref(steps, index, text, Kind::Message, ""),
         (_, "event") => return check_ref(steps, index, text, Kind::Event, ""),
         (_, "file") => return check_ref(steps, index, text, Kind::File, ""),
-        (_, "to" | "attendees" | "add_attendees") if value.is_array() => {
+        (_, "to" | "attendees" | "add_attendees" | "people") if value.is_array() => {
             for one in value.as_array().into_iter().flatten() {
                 let one = one.as_str();
                 if !one.is_some_and(is_email) {
@@ -224,16 +234,26 @@ fn check_member(
                 }
             }
             let count = value.as_array().map_or(0, Vec::len);
-            count <= RECIPIENTS_MAX && (count > 0 || operation != "gmail.send")
+            let may_be_none = operation.starts_with("calendar.");
+            count <= RECIPIENTS_MAX && (count > 0 || may_be_none)
         }
+        (_, "add" | "remove") => value.as_array().is_some_and(|names| {
+            names.len() <= LABELS_MAX
+                && names.iter().all(|name| name.as_str().is_some_and(|name| !name.is_empty()))
+        }),
+        (_, "role") => text.is_some_and(|role| matches!(role, "reader" | "commenter" | "writer")),
+        (_, "folder") => value.is_boolean(),
+        ("gmail.forward", "body") => text.is_some(),
+        ("calendar.free_busy", "from" | "to") => text.is_some_and(is_moment),
+        ("drive.create", "name") => text.is_some_and(|text| !text.trim().is_empty()),
         ("calendar.create", "start") => text.is_some_and(is_moment),
         (_, "from" | "to" | "start" | "end") => value.is_null() || text.is_some_and(is_moment),
         ("gmail.search", "query")
-        | ("gmail.send", "body")
+        | ("gmail.send" | "gmail.draft", "body")
         | ("gmail.reply", "body")
         | ("drive.search", "text") => text.is_some_and(|text| !text.trim().is_empty()),
         ("calendar.create", "title") => text.is_some_and(|text| !text.trim().is_empty()),
-        ("gmail.send", "subject") => text.is_some(),
+        ("gmail.send" | "gmail.draft", "subject") => text.is_some(),
         _ => value.is_null() || text.is_some(),
     };
     if fine { Ok(()) } else { Err(format!("{value} is not allowed")) }

@@ -39,8 +39,16 @@ pub(super) fn send(source: &str, words: &[Word], builder: &mut Builder<'_>) -> R
             to.push(recipient);
         }
     }
-    builder.push(json!({"operation": "gmail.send", "to": to, "subject": subject, "body": body}));
+    let operation = if verb == "draft" { "gmail.draft" } else { "gmail.send" };
+    builder.push(json!({"operation": operation, "to": to, "subject": subject, "body": body}));
     Ok(())
+}
+
+/// What is said of something that is passed on, and where that begins.
+pub(super) fn said_of(source: &str, words: &[Word]) -> (String, usize) {
+    let begin = (1..words.len()).find(|at| introduces(words, *at) > 0).unwrap_or(words.len());
+    let content = Content::read(source, words, begin, "forward");
+    (content.body.map(|body| sentence(&body, '.')).unwrap_or_default(), begin)
 }
 
 /// "reply to her saying ..", "answer the second one with .."

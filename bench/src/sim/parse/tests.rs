@@ -50,6 +50,13 @@ fn brief(plan: &Value) -> String {
             "calendar.change" => &["event", "title", "start", "end", "add_attendees"],
             "calendar.delete" => &["event"],
             "drive.search" => &["text"],
+            "gmail.forward" => &["message", "to", "body"],
+            "gmail.draft" => &["to", "subject", "body"],
+            "gmail.label" => &["message", "add", "remove"],
+            "gmail.trash" => &["message"],
+            "calendar.free_busy" => &["from", "to", "people"],
+            "drive.create" => &["name", "folder", "text"],
+            "drive.share" => &["file", "people", "role"],
             _ => &["file"],
         };
         let members: Vec<String> = members.iter().map(|member| text(&call[member])).collect();
@@ -113,6 +120,48 @@ fn mail_is_searched_and_read() {
 }
 
 #[test]
+fn mail_and_files_are_passed_on_labelled_made_and_thrown_away() {
+    all_mean(
+        &[
+            ("forward it to Ben", "gmail.search(from:ben; 1) | gmail.forward(#m1; $s1[0].from; )"),
+            (
+                "forward the second one to kim@x.example saying have a look",
+                "gmail.forward(#m2; kim@x.example; Have a look.)",
+            ),
+            (
+                "forward the mail from Anna about the budget to kim@x.example",
+                "gmail.search(from:anna budget; 1) | gmail.forward($s1[0]; kim@x.example; )",
+            ),
+            ("share it with kim@x.example", "drive.share(#f1; kim@x.example; reader)"),
+            (
+                "share the budget file with kim@x.example so that she can edit it",
+                "drive.search(budget) | drive.share($s1[0]; kim@x.example; writer)",
+            ),
+            ("star it", "gmail.label(#m1; STARRED; )"),
+            ("mark the second one as read", "gmail.label(#m2; ; UNREAD)"),
+            ("label it as travel", "gmail.label(#m1; Travel; )"),
+            ("archive that mail", "gmail.label(#m1; ; INBOX)"),
+            ("delete the second mail", "gmail.trash(#m2)"),
+            ("delete that file", "drive.trash(#f1)"),
+            ("delete the mail from Ben", "gmail.search(from:ben; 1) | gmail.trash($s1[0])"),
+            ("delete all mails", "decline"),
+            (
+                "is kim@x.example free tomorrow",
+                "calendar.free_busy(2026-11-24T00:00; 2026-11-25T00:00; kim@x.example)",
+            ),
+            ("is Anna free", "decline"),
+            ("create a folder called Trips", "drive.create(Trips; true; -)"),
+            ("make a file called a.txt saying hello", "drive.create(a.txt; false; Hello.)"),
+            (
+                "draft a mail to kim@x.example saying the offer is ready",
+                "gmail.draft(kim@x.example; The offer is ready; The offer is ready.)",
+            ),
+        ],
+        &context(),
+    );
+}
+
+#[test]
 fn mail_is_written() {
     all_mean(
         &[
@@ -155,7 +204,7 @@ fn mail_is_written() {
             ("reply to her saying thank you", "gmail.reply(#m1; Thank you.)"),
             ("answer Ben saying yes", "gmail.search(from:ben; 1) | gmail.reply($s1[0]; Yes.)"),
             ("send a mail to Anna", "decline"),
-            ("forward that to Ben", "decline"),
+            ("forward that", "decline"),
             ("send Anna the roadmap document", "decline"),
         ],
         &context(),
@@ -300,7 +349,7 @@ fn the_rest_is_declined_politely() {
         "set an alarm for seven",
         "add milk to my shopping list",
         "order a pizza tomorrow at eight",
-        "delete the mail from Anna",
+        "delete all mails from Anna",
         "who is the president of france",
         "",
         "!!!",

@@ -29,6 +29,10 @@ pub(crate) mod kind {
 /// The id of the folder that everything is in.
 pub(crate) const ROOT: &str = "0AAroot";
 
+/// The id of a shared drive that every user may write to. A request that does not say that it knows of shared drives
+/// (`supportsAllDrives`) sees nothing in it.
+pub(crate) const SHARED_DRIVE: &str = "0AAshared";
+
 /// Who may do what with a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Permission {
@@ -124,6 +128,11 @@ impl File {
     pub(crate) fn reindex(&mut self) {
         self.name_index = index_text(&self.name);
         self.text_index = index_text(&self.text());
+    }
+
+    /// Whether it lies in the shared drive, at its top: what lies in folders there does not count.
+    pub(crate) fn is_shared_drives(&self) -> bool {
+        self.parents.iter().any(|parent| parent == SHARED_DRIVE)
     }
 
     /// Whether the content exists only through export.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::chance::{Clock, hash, mix};
 
 pub(crate) use calendar::{Attendee, Calendar, Event, Moment};
-pub(crate) use drive::{Drive, File, Permission, ROOT, kind as file_kind, md5_hex, pdf};
+pub(crate) use drive::{Drive, File, Permission, ROOT, SHARED_DRIVE, kind as file_kind, md5_hex, pdf};
 pub(crate) use mail::{Attachment, Draft, HistoryKind, HistoryRecord, Label, MailBox, Message, index_text};
 
 /// Someone with an address.

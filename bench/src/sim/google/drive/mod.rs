@@ -13,7 +13,7 @@ use super::drive_query::Query;
 use super::{Outcome, Request, unknown_path};
 use crate::sim::chance::{hash, mix};
 use crate::sim::wire::{Reply, google_error_at, page};
-use crate::sim::world::{Drive as Files, File, ROOT, User, file_kind, md5_hex};
+use crate::sim::world::{Drive as Files, File, ROOT, SHARED_DRIVE, User, file_kind, md5_hex};
 
 /// What Drive gives of a resource when no mask says otherwise.
 pub(super) fn usual_fields(method: &str) -> Option<&'static str> {
@@ -63,6 +63,13 @@ pub(super) fn serve(request: &Request<'_>) -> Outcome {
     }
 }
 
+/// Whether a list has what is in shared drives.
+enum Shared {
+    Hidden,
+    Too,
+    Alone,
+}
+
 struct Drive<'a> {
     request: &'a Request<'a>,
     user: &'a User,
@@ -74,11 +81,17 @@ impl Drive<'_> {
         let (size, offset) = (params.size("pageSize", 100, 1_000)?, params.page_offset()?);
         let query = Query::parse(params.get("q").unwrap_or_default())
             .ok_or_else(|| google_error_at(400, "invalid", "Invalid Value", Some("q")))?;
+        let shared = self.shared_drives_asked_for()?;
         let drive = self.user.drive();
         let mut found: Vec<&File> = drive
             .files
             .iter()
             .filter(|file| file.id != ROOT && query.matches(file, &self.user.person.email))
+            .filter(|file| match shared {
+                Shared::Hidden => !file.is_shared_drives(),
+                Shared::Too => true,
+                Shared::Alone => file.is_shared_drives(),
+            })
             .collect();
         found.sort_by_key(|file| std::cmp::Reverse(file.modified));
         order(&mut found, params.get("orderBy").unwrap_or_default())?;
@@ -91,6 +104,24 @@ impl Drive<'_> {
         Ok(answer.into())
     }
 
+    /// What a list says of shared drives, and whether that goes together.
+    fn shared_drives_asked_for(&self) -> Result<Shared, Reply> {
+        let invalid = |place| google_error_at(400, "invalid", "Invalid Value", Some(place));
+        let knows = self.request.flag("supportsAllDrives") && self.request.flag("includeItemsFromAllDrives");
+        let drive = self.request.param("driveId").unwrap_or_default();
+        match self.request.param("corpora").unwrap_or(if drive.is_empty() { "user" } else { "drive" }) {
+            "user" | "domain" if drive.is_empty() => Ok(if knows { Shared::Too } else { Shared::Hidden }),
+            "allDrives" if knows && drive.is_empty() => Ok(Shared::Too),
+            "drive" if knows && drive == SHARED_DRIVE => Ok(Shared::Alone),
+            "drive" if knows => {
+                let message = format!("Shared drive not found: {drive}");
+                Err(google_error_at(404, "notFound", &message, Some("driveId")))
+            }
+            "allDrives" | "drive" => Err(invalid("includeItemsFromAllDrives")),
+            _ => Err(invalid("corpora")),
+        }
+    }
+
     fn with_file(&self, id: &str, answer: impl FnOnce(&File) -> Outcome) -> Outcome {
         let drive = self.user.drive();
         let position = self.position(&drive, id)?;
@@ -99,7 +130,12 @@ impl Drive<'_> {
 
     fn position(&self, drive: &Files, id: &str) -> Result<usize, Reply> {
         let id = if id == "root" { ROOT } else { id };
-        drive.position(id).ok_or_else(|| file_not_found(id))
+        let is_seen =
+            |at: &usize| !drive.files[*at].is_shared_drives() || self.request.flag("supportsAllDrives");
+        // An export asks for no such leave.
+        let is_export = self.request.method() == "files.export";
+        let found = drive.position(id).filter(|at| is_export || is_seen(at));
+        found.ok_or_else(|| file_not_found(id))
     }
 
     fn owner_of(&self, file: &File) -> Value {
@@ -151,6 +187,9 @@ impl Drive<'_> {
                 value["webContentLink"] =
                     format!("https://drive.google.com/uc?id={}&export=download", file.id).into();
             }
+        }
+        if file.is_shared_drives() {
+            value["driveId"] = SHARED_DRIVE.into();
         }
         for (name, given) in &file.rest {
             value[name] = given.clone();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::{Outcome, done};
 use super::{Drive, file_not_found, permission_id};
 use crate::sim::wire::{Reply, google_error, google_error_at};
-use crate::sim::world::{Drive as Files, File, Permission, ROOT, file_kind};
+use crate::sim::world::{Drive as Files, File, Permission, ROOT, SHARED_DRIVE, file_kind};
 
 /// Ids that one call may ask for.
 const IDS_MAX: usize = 1_000;
@@ -103,7 +103,7 @@ impl Drive<'_> {
             file.parents.retain(|known| *known != parent);
         }
         for parent in list(self.request.param("addParents")) {
-            check_parent(&drive, &parent)?;
+            self.check_parent(&drive, &parent)?;
             // A file is in one folder.
             file.parents = vec![parent];
         }
@@ -158,7 +158,7 @@ impl Drive<'_> {
             }
             let parent = parents[0].as_str().unwrap_or_default();
             let parent = if parent == "root" { ROOT } else { parent };
-            check_parent(drive, parent)?;
+            self.check_parent(drive, parent)?;
             file.parents = vec![parent.to_owned()];
         }
         for (field, into) in [("createdTime", &mut file.created), ("modifiedTime", &mut file.modified)] {
@@ -194,6 +194,12 @@ impl Drive<'_> {
         Ok(())
     }
 
+    fn check_parent(&self, drive: &Files, id: &str) -> Result<(), Reply> {
+        let is_folder = drive.position(id).is_some_and(|at| drive.files[at].mime_type == file_kind::FOLDER);
+        let is_shared = id == SHARED_DRIVE && self.request.flag("supportsAllDrives");
+        if is_folder || is_shared { Ok(()) } else { Err(file_not_found(id)) }
+    }
+
     pub(super) fn delete(&self, id: &str) -> Outcome {
         let mut drive = self.user.drive();
         let position = self.position(&drive, id)?;
@@ -225,9 +231,4 @@ pub(super) fn no_permission() -> Reply {
 fn list(text: Option<&str>) -> Vec<String> {
     let ids = text.unwrap_or_default().split(',').map(str::trim).filter(|id| !id.is_empty());
     ids.map(|id| if id == "root" { ROOT } else { id }.to_owned()).collect()
-}
-
-fn check_parent(drive: &Files, id: &str) -> Result<(), Reply> {
-    let is_folder = drive.position(id).is_some_and(|at| drive.files[at].mime_type == file_kind::FOLDER);
-    if is_folder { Ok(()) } else { Err(file_not_found(id)) }
 }
