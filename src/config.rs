@@ -23,6 +23,8 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::IpNet;
+use sluice_shard::upstream::Delegation;
+use zeroize::Zeroizing;
 
 use checks::Checks;
 pub(crate) use identity::{IdentityProvider, UserBy, is_safe_url};
@@ -542,6 +544,17 @@ section! {
         client_secret: Secret = Secret::default(),
         /// File with the OAuth client secret; empty for none.
         client_secret_file: MaybePath = MaybePath::default(),
+        /// Key file (JSON) of a service account with domain-wide delegation, which acts for users who have connected no account
+        /// of their own and whose address is of a domain in delegated_domains; empty for none.
+        service_account_file: MaybePath = MaybePath::default(),
+        /// Domains of those addresses, such as "example.com"; those below them are not meant. 1 to 100 with a service account.
+        delegated_domains: Vec<String> = Vec::new(),
+        /// What the service account may do for them, as the domain's administrator has allowed it. 1 to 32 scopes.
+        delegated_scopes: Vec<String> = vec![
+            "https://www.googleapis.com/auth/gmail.modify".to_owned(),
+            "https://www.googleapis.com/auth/calendar".to_owned(),
+            "https://www.googleapis.com/auth/drive".to_owned(),
+        ],
     }
 }
 
@@ -718,7 +731,8 @@ impl Config {
             checks.refuse("openai.api_key", "missing; set it or openai.api_key_file".to_owned());
         }
         let google = &self.google;
-        if google.token_url.starts_with("https:") {
+        // A service account needs no client.
+        if google.token_url.starts_with("https:") && google.service_account_file.get().is_none() {
             if google.client_id.is_empty() {
                 checks.refuse("google.client_id", "missing; it comes from Google's console".to_owned());
             }
@@ -730,6 +744,32 @@ impl Config {
             }
         }
         if checks.problems.is_empty() { Ok(()) } else { Err(checks.problems) }
+    }
+
+    /// The service account from its key file, or `None` when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no key file, or is for another token endpoint.
+    pub(crate) fn resolve_delegation(&self) -> Result<Option<Delegation>, ConfigError> {
+        let google = &self.google;
+        let Some(path) = google.service_account_file.get() else { return Ok(None) };
+        let refuse = |text: String| {
+            let key = "google.service_account_file";
+            ConfigError::Refused(vec![Problem { origin: self.origin(key), key: key.to_owned(), text }])
+        };
+        let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let found = Delegation::new(&text, &google.delegated_domains, &google.delegated_scopes)
+            .map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+        if found.token_uri() != google.token_url {
+            let (theirs, ours) = (found.token_uri(), &google.token_url);
+            return Err(refuse(format!(
+                "{} is for the token endpoint {theirs}, but google.token_url is {ours}; allowed is the same",
+                path.display()
+            )));
+        }
+        Ok(Some(found))
     }
 
     /// The effective configuration as TOML, with the meaning and origin of every key and without secrets.

@@ -223,7 +223,8 @@ fn replaced_files(config: &Config) -> Vec<PathBuf> {
 
 /// Files that are read once, while the gateway starts.
 fn once_files(config: &Config) -> Vec<PathBuf> {
-    let optional = [&config.openai.api_key_file, &config.google.client_secret_file];
+    let google = &config.google;
+    let optional = [&config.openai.api_key_file, &google.client_secret_file, &google.service_account_file];
     optional.into_iter().filter_map(|path| path.get()).map(Path::to_owned).collect()
 }
 
@@ -327,6 +328,7 @@ mod tests {
         let handled = [
             "admin.socket",
             "google.client_secret_file",
+            "google.service_account_file",
             "identity.providers",
             "openai.api_key_file",
             "server.data_dir",

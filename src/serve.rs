@@ -515,6 +515,7 @@ fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
     let openai_key = config.openai.resolve_key()?.unwrap_or_default();
     let secret = config.google.resolve_client_secret()?.unwrap_or_default();
     let mut run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
+    run.delegation = config.resolve_delegation()?;
     run.cache = CacheConfig {
         bytes_max: usize::try_from(config.cache.read_bytes_per_core)?,
         fresh: config.cache.read_fresh_ms.duration(),

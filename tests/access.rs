@@ -29,6 +29,7 @@ struct Others {
     task: String,
     session: String,
     key: String,
+    browser: String,
     /// A user whom operators may well disable.
     user: String,
 }
@@ -39,12 +40,14 @@ impl Others {
         let zoe = Asker::of(&scene.gateway, &scene.gateway.user("zoe")).await;
         let task = bob.expect(200, "POST", "/command", &json!({"command": "find mails from kim"})).await;
         let key = bob.expect(201, "POST", "/keys", &json!({"name": "bob's"})).await;
+        let browser = bob.expect(201, "POST", "/browser-sessions", &json!({})).await;
         let step = json!({"id": "a", "operation": "gmail.search", "with": {"query": "x", "limit": 1}});
         bob.ask("PUT", "/workflows/bobs", &json!({"steps": [step]})).await;
         Self {
             task: text(&task["id"]).to_owned(),
             session: text(&task["session"]).to_owned(),
             key: text(&key["id"]).to_owned(),
+            browser: text(&browser["id"]).to_owned(),
             user: text(&zoe.get("/users/me").await["id"]).to_owned(),
         }
     }
@@ -55,6 +58,7 @@ impl Others {
             Some("tasks" | "dead-letters") => &self.task,
             Some("sessions") => &self.session,
             Some("keys") => &self.key,
+            Some("browser-sessions") => &self.browser,
             Some("users") => &self.user,
             _ => "bobs",
         };
@@ -65,7 +69,7 @@ impl Others {
             .replace("{permission}", "bobs");
         let is_ours = matches!(
             path.split('/').nth(3),
-            Some("tasks" | "dead-letters" | "sessions" | "keys" | "workflows")
+            Some("tasks" | "dead-letters" | "sessions" | "keys" | "browser-sessions" | "workflows")
         );
         (filled, is_ours && path.contains('{'))
     }
@@ -84,7 +88,7 @@ async fn operations(caller: &Caller, others: &Others) -> Vec<Operation> {
             let scope = access["scope"].as_str().map(str::to_owned);
             // What is shown twice is the same.
             let shown = match &scope {
-                Some(scope) => json!([{"key": [scope]}]),
+                Some(scope) => json!([{"key": [scope]}, {"cookie": [scope]}]),
                 None => json!([]),
             };
             assert_eq!(operation["security"], shown, "{method} {path}");
@@ -392,3 +396,18 @@ async fn operators_keep_users_and_auditors_see_them() {
     assert_eq!(auditor.get(&path).await["email"], "moved@example.com");
     auditor.expect(404, "GET", "/users/usr_00000000000000000000000000", &Value::Null).await;
 }
+
+#[path = "api_description.rs"]
+mod api_tmp;
+#[path = "browsers.rs"]
+mod browsers_tmp;
+#[path = "delegation.rs"]
+mod delegation_tmp;
+#[path = "erasure.rs"]
+mod erasure_tmp;
+#[path = "isolation.rs"]
+mod isolation_tmp;
+#[path = "sandbox.rs"]
+mod sandbox_tmp;
+#[path = "tokens.rs"]
+mod tokens_tmp;

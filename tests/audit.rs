@@ -6,9 +6,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 
+use common::asker::Asker;
 use common::scene::Scene;
 use common::{Gateway, Sim};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// The lines of an export.
@@ -88,6 +89,91 @@ async fn administration_is_told_and_an_export_proves_itself() {
     let export = lines(&String::from_utf8(output.stdout).expect("UTF-8"));
     assert_eq!(export.len(), 47);
     prove(&export);
+}
+
+/// The routes that are for an office, with a user's id in their paths and the act each is told as.
+async fn office_routes(asker: &Asker, user: &str) -> Vec<(String, String, &'static str)> {
+    let document = asker.caller.send("GET", "/openapi.json", &[], "").await.value();
+    let mut routes = Vec::new();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let roles = operation["x-access"]["roles"].as_array();
+            if roles.is_none_or(|roles| roles.contains(&json!("user"))) {
+                continue;
+            }
+            let act = match (&**method, path.strip_prefix("/api/v1/users").unwrap_or_default()) {
+                ("get", "" | "/{id}") => "user.read",
+                ("post", "") => "user.create",
+                ("patch", "/{id}") => "user.change",
+                ("delete", "/{id}") => "user.disable",
+                ("post", "/{id}/erase") => "user.erase",
+                ("get", "/{id}/export") => "user.export",
+                _ => panic!("{method} {path} has no act of its own"),
+            };
+            routes.push((method.to_uppercase(), path.replace("{id}", user), act));
+        }
+    }
+    routes
+}
+
+/// The entries of the log about what was refused.
+fn refusals(scene: &Scene) -> Vec<Value> {
+    let export = lines(&scene.gateway.admin(&["audit", "export"]));
+    export.into_iter().filter(|entry| field(entry, "outcome") == "refused").collect()
+}
+
+#[tokio::test]
+async fn who_is_refused_what_is_for_an_office_is_told_and_cannot_fill_the_log() {
+    let scene = Scene::start(2, &[]);
+    let mut askers = Vec::new();
+    for name in ["ada", "bob"] {
+        askers.push(Asker::of(&scene.gateway, &scene.gateway.user(name)).await);
+    }
+    let [ada, bob] = &askers[..] else { panic!("two") };
+    let id = async |asker: &Asker| asker.get("/users/me").await["id"].as_str().expect("an id").to_owned();
+    let (ada_id, bob_id) = (id(ada).await, id(bob).await);
+    let routes = office_routes(ada, &bob_id).await;
+    assert!((7..=10).contains(&routes.len()), "{routes:?}");
+    for (number, (method, path, act)) in routes.iter().enumerate() {
+        let request = format!("try-{number}");
+        let path = path.strip_prefix("/api/v1").expect("below it");
+        let body = if matches!(&**method, "POST" | "PATCH") { json!({}) } else { Value::Null };
+        let answer = ada.with(method, path, &[("x-request-id", &request)], &body).await;
+        answer.problem(403, "forbidden");
+        // It is there when the answer is.
+        let told = refusals(&scene);
+        let entry = told.iter().find(|entry| field(entry, "request") == request).expect("it is told");
+        assert_eq!((field(entry, "actor"), field(entry, "act")), (&*ada_id, *act), "{entry}");
+        let object = if path.contains(&bob_id) { &*bob_id } else { "" };
+        assert_eq!((field(entry, "object"), field(entry, "address")), (object, "127.0.0.1"), "{entry}");
+    }
+    // What is one's own is no administration, whatever the credential lacks.
+    let narrow = ada.expect(201, "POST", "/keys", &json!({"name": "narrow", "scopes": ["mail:read"]})).await;
+    let narrow = Asker::of(&scene.gateway, narrow["key"].as_str().expect("a key")).await;
+    narrow.expect(403, "GET", "/tasks", &Value::Null).await;
+    assert_eq!(refusals(&scene).len(), routes.len());
+
+    // Ten an hour of a user are told; the hour of the clock may turn once meanwhile.
+    for _ in 0..50 {
+        ada.expect(403, "GET", "/users", &Value::Null).await;
+    }
+    let told = refusals(&scene).len();
+    assert!((10..=20).contains(&told), "{told}");
+    let page = scene.gateway.page().await;
+    let sum = |name: &str| page.sum(&format!("sluice_audit_refusals_{name}_total"), &[]);
+    let all = u64::try_from(routes.len() + 50).expect("few");
+    assert_eq!((sum("told"), sum("left_out_user")), (told as u64, all - told as u64));
+    assert_eq!((sum("left_out_core"), sum("left_out_storage")), (0, 0));
+
+    // Nobody else's are left out for it; a disabled user's are told as well.
+    bob.expect(403, "GET", "/users", &Value::Null).await;
+    scene.gateway.admin(&["user", "set", "bob", "--disabled", "true"]);
+    bob.expect(403, "GET", &format!("/users/{ada_id}"), &Value::Null).await;
+    let told = refusals(&scene);
+    let of_bob: Vec<_> = told.iter().filter(|entry| field(entry, "actor") == bob_id).collect();
+    assert_eq!(of_bob.len(), 2, "{of_bob:?}");
+    assert!(of_bob.iter().any(|entry| field(entry, "object") == ada_id), "{of_bob:?}");
+    prove(&lines(&scene.gateway.admin(&["audit", "export"])));
 }
 
 #[tokio::test]

@@ -237,6 +237,41 @@ async fn who_is_disabled_or_signed_out_is_out_on_every_core_with_the_next_reques
 }
 
 #[tokio::test]
+async fn a_browsers_session_that_a_token_began_ends_with_it_and_is_no_more_than_it() {
+    let table = "roles_claim = \"groups\"\noperator_roles = [\"ops\"]\nscopes = [\"account\", \"admin\"]";
+    let Some(scene) = Scene::start(table, &[]) else { return };
+    scene.gateway.user("ada");
+    let (issuer, callers) = (&scene.issuer, scene.callers().await);
+    let ends_s = now_s() + 300;
+    let token = issuer.token("ada", json!({"groups": ["ops"], "exp": ends_s}), json!({})).await;
+    assert_eq!(callers[0].get("/api/v1/users", &token).await.status.as_u16(), 200);
+    let bearer = format!("Bearer {token}");
+    let fields = [("authorization", &*bearer), ("content-type", "application/json")];
+    let begun = callers[0].send("POST", "/api/v1/browser-sessions", &fields, "{}").await;
+    let session = begun.value();
+    assert_eq!((begun.status.as_u16(), &session["key"]), (201, &Value::Null), "{session:#}");
+    // With what clocks may be apart, as the token itself.
+    let ends = sluice_shard::clock::timestamp_of((ends_s + 30) * 1_000).to_string();
+    assert_eq!((&session["expires"], &session["scopes"]), (&json!(ends), &json!(["account", "admin"])));
+    let field = begun.field("set-cookie").expect("a cookie");
+    let cookie = field.split(';').next().expect("its first part").to_owned();
+    let get = async |caller: &Caller, path: &str| {
+        caller.send("GET", path, &[("cookie", &cookie)], "").await.status.as_u16()
+    };
+    for caller in &callers {
+        assert_eq!(get(caller, "/api/v1/users/me").await, 200);
+        // The provider's role is its tokens' alone; the user has none.
+        assert_eq!(get(caller, "/api/v1/users").await, 403);
+    }
+    scene.gateway.admin(&["user", "set", "ada", "--role", "operator"]);
+    assert_eq!(get(&callers[1], "/api/v1/users").await, 200);
+    scene.gateway.admin(&["user", "set", "ada", "--sign-out"]);
+    for caller in &callers {
+        assert_eq!(get(caller, "/api/v1/users/me").await, 401);
+    }
+}
+
+#[tokio::test]
 async fn users_are_linked_made_or_refused_as_configured() {
     let issuer_made = "create_users = true\nroles_claim = \"groups\"\noperator_roles = [\"ops\"]\n\
                        auditor_roles = [\"audit\"]\nscopes = [\"account\", \"admin:read\"]";

@@ -14,5 +14,6 @@ pub mod limiter;
 pub mod load;
 pub mod mix;
 pub mod reactors;
+pub mod refresh;
 pub mod report;
 pub mod sim;

@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_bench::{compare, connections, handshakes, intents, limiter, load, mix, reactors, report, sim};
+use sluice_bench::{
+    compare, connections, handshakes, intents, limiter, load, mix, reactors, refresh, report, sim,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +27,8 @@ enum Command {
     Load(Box<load::LoadOptions>),
     /// Measure the standard mix on a gateway and a simulator of our own, without and with upstream calls.
     Mix(mix::MixArgs),
+    /// Measure a gateway whose users' access tokens end at about the same time.
+    Refresh(refresh::RefreshArgs),
     /// Show a result of `load` again, as a table, page or percentile file.
     LoadShow(report::ShowArgs),
     /// Compare two results of `load`; exit code 1 when a gate broke, 2 when they cannot be compared.
@@ -55,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Sim(args) => sim::run(*args),
         Command::Load(args) => load::run(*args),
         Command::Mix(args) => mix::run(&args),
+        Command::Refresh(args) => refresh::run(&args),
         Command::LoadShow(args) => report::show(&args),
         Command::LoadDiff(args) => return Ok(report::diff::run(&args)),
         Command::Handshakes(args) => handshakes::run(&args),

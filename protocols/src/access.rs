@@ -149,6 +149,15 @@ impl Scopes {
         Self(self.0 | scope.bit() | scope.reading().bit())
     }
 
+    /// What of it only reads.
+    #[must_use]
+    pub fn reading(self) -> Self {
+        Scope::ALL
+            .into_iter()
+            .filter(|scope| self.allows(*scope))
+            .fold(Self::NONE, |all, scope| all.with(scope.reading()))
+    }
+
     /// What is in both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
@@ -322,6 +331,12 @@ impl Access {
         }
     }
 
+    /// Whether it is for an office: an administrative act.
+    #[must_use]
+    pub const fn is_for_office(self) -> bool {
+        matches!(self, Self::Read(_) | Self::Manage(_))
+    }
+
     /// Whether a user of this role may do it with a credential of these scopes.
     ///
     /// # Errors
@@ -355,6 +370,12 @@ mod tests {
         }
         assert_eq!(Scopes::ALL.to_string(), "commands mail calendar drive account admin");
         assert_eq!(Scopes::USER.to_string(), "commands mail calendar drive account");
+        let reading = Scopes::ALL.reading();
+        assert_eq!(
+            reading.to_string(),
+            "commands:read mail:read calendar:read drive:read account:read admin:read"
+        );
+        assert_eq!((reading.reading(), Scopes::NONE.reading()), (reading, Scopes::NONE));
         assert_eq!("mail:read,drive".parse::<Scopes>().unwrap().to_string(), "mail:read drive");
         assert_eq!("".parse::<Scopes>(), Err(ScopesError::None));
         assert_eq!("mail,male".parse::<Scopes>(), Err(ScopesError::Unknown("male".to_owned())));
@@ -375,6 +396,8 @@ mod tests {
             assert_eq!(role.name().parse(), Ok(role));
         }
         let (read, manage) = (Access::Read(Scope::AdminRead), Access::Manage(Scope::Admin));
+        assert!(read.is_for_office() && manage.is_for_office());
+        assert!(!own.is_for_office() && !Access::Public.is_for_office());
         assert_eq!(read.check(Role::User, admin), Err(Forbidden::Role(true)));
         assert_eq!(read.check(Role::Auditor, admin), Ok(()));
         assert_eq!(manage.check(Role::Auditor, admin), Err(Forbidden::Role(false)));

@@ -22,9 +22,10 @@ mod queue;
 mod webhook;
 
 pub use account::{
-    ErasedView, Erasure, ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX, KEYS_PER_USER_MAX, KeyEdit,
-    KeyListView, KeyView, NewKey, NewUser, SUBJECT_CHARS_MAX, USER_NAME_CHARS_MAX, UserEdit, UserListView,
-    UserView, key_path, user_path,
+    BROWSER_SESSION_LIFE_MAX, BROWSER_SESSIONS_PER_USER_MAX, BrowserSessionListView, BrowserSessionView,
+    CurrentSessionView, ErasedView, Erasure, ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX,
+    KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewBrowserSession, NewKey, NewUser, SUBJECT_CHARS_MAX,
+    USER_NAME_CHARS_MAX, UserEdit, UserListView, UserView, browser_session_path, key_path, user_path,
 };
 pub use history::{HistoryEntryView, HistoryQuery, HistoryView, TEXT_CHARS_MAX, TEXT_WORDS_MAX};
 pub use preferences::{CUSTOM_BYTES_MAX, CUSTOM_DEPTH_MAX, LANGUAGE_CHARS_MAX, Preferences, PreferencesView};

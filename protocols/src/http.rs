@@ -24,4 +24,5 @@ pub use build::{HeadBuilder, HeadFault, Limits, Malformed, TooLarge};
 pub use fields::Fields;
 pub(crate) use fields::{is_connection_specific, is_valid_name, is_valid_value};
 pub use head::{Method, RequestHead, ResponseHead};
+pub use query::form_fields;
 pub use response::Response;

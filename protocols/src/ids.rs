@@ -193,6 +193,11 @@ id!(
     "whk"
 );
 id!(
+    /// One sign-in of a user with a browser: `bws_` and 26 characters. It proves nothing by itself.
+    BrowserSessionId,
+    "bws"
+);
+id!(
     /// One message to one webhook, however often it is sent: `msg_` and 26 characters. Ordered by time of creation.
     DeliveryId,
     "msg"

@@ -4,6 +4,7 @@
 //! exist; tests walk the description against a gateway.
 
 mod accounts;
+mod browser;
 mod context;
 pub mod page;
 mod records;
@@ -26,6 +27,7 @@ use crate::problem::ProblemKind;
 pub fn document(version: &str) -> Value {
     let mut paths = own_paths();
     paths.extend(accounts::paths());
+    paths.extend(browser::paths());
     paths.extend(records::paths());
     paths.extend(context::paths());
     paths.extend(webhooks::paths());
@@ -62,7 +64,7 @@ pub fn document(version: &str) -> Value {
         ],
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key (`sk_...`), or a token of an identity provider that the operator trusts"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key (`sk_...`), or a token of an identity provider that the operator trusts"}, "cookie": {"type": "apiKey", "in": "cookie", "name": "__Host-sluice", "description": "The session of a browser (`/api/v1/browser-sessions`). What changes something counts from this gateway's own pages alone"}},
             "schemas": all_schemas(),
             "responses": {
                 "RateLimited": {
@@ -564,6 +566,7 @@ fn all_schemas() -> Value {
     let mut all = schemas();
     if let Value::Object(all) = &mut all {
         all.extend(accounts::schemas());
+        all.extend(browser::schemas());
         all.extend(records::schemas());
         all.extend(context::schemas());
         all.extend(webhooks::schemas());

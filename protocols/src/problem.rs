@@ -74,6 +74,8 @@ kinds! {
     Unauthorized = "unauthorized", 401, false, "A valid credential is needed";
     /// The credential is valid and does not allow this.
     Forbidden = "forbidden", 403, false, "The credential does not allow this";
+    /// With the cookie of a browser's session, and not from a page of this gateway.
+    CrossSite = "cross-site", 403, false, "The request came from another site";
     /// No such route, task or session, or not this user's.
     NotFound = "not-found", 404, false, "There is nothing here";
     /// The route exists and does not take this method.

@@ -10,13 +10,14 @@
 //! - a key's secret is shown once, by [`Admin::create_key`], and stored as its hash alone; refresh tokens are stored sealed.
 
 mod accounts;
+pub(crate) mod browser;
 mod erasure;
 mod forget;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::api::{KEYS_PER_USER_MAX, NewUser, UserEdit};
+use sluice_protocols::api::{BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit};
 use sluice_protocols::ids::{ApiKey, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
 use sluice_store::key::KeyError;
@@ -110,14 +111,23 @@ pub enum AdminError {
     /// Look at the user's keys.
     #[error("the user has no key of this id")]
     NoSuchKey,
+    /// Look at the user's sessions.
+    #[error("the user has no session of a browser of this id")]
+    NoSuchBrowserSession,
+    /// Wait.
+    #[error("you have signed in {BROWSER_SESSIONS_PER_USER_MAX} times within an hour")]
+    SignedInTooOften {
+        /// Seconds until it is possible again.
+        wait_s: u64,
+    },
     /// Revoke one that is not used any more.
     #[error("a user has at most {KEYS_PER_USER_MAX} keys; revoke one first")]
     TooManyKeys,
     /// Ask for less, or by a credential that has more.
-    #[error("a key cannot be given more, or for longer, than the credential that asks for it has")]
+    #[error("a key or session cannot be given more, or for longer, than the credential that asks for it has")]
     Beyond,
     /// Choose a later end.
-    #[error("the end of the key is past")]
+    #[error("the end is past")]
     Past,
     /// Make the user first.
     #[error("there is no user {user}")]

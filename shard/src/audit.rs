@@ -2,17 +2,20 @@
 //!
 //! An entry stands in the batch of the act it tells of, so that one is never there without the other; the store gives it its
 //! place in the shard's chain ([`sluice_store::audit`]). An act on a user stands in that user's shard, one on no user in
-//! the first.
+//! the first. One that was refused stands in the shard of whoever asked, so that nobody makes another's chain grow; how many of
+//! those are told is bounded ([`refused`]).
 //!
 //! Invariants:
 //! - never a secret: objects are ids and names of kinds, not keys, tokens, addresses of people or content;
 //! - words do not change their meaning: who searches an old log finds what is meant today.
 
+pub(crate) mod refused;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use sluice_protocols::access::Role;
-use sluice_protocols::ids::{KeyId, UserId};
+use sluice_protocols::ids::{BrowserSessionId, KeyId, UserId};
 use sluice_store::record::Provider;
 use sluice_store::{AuditEvent, Batch, CommitError, Store};
 
@@ -27,6 +30,8 @@ pub enum Actor {
     User(UserId),
     /// The gateway itself.
     Gateway,
+    /// Somebody who proved to be an identity that no user here belongs to.
+    Nobody,
 }
 
 impl fmt::Display for Actor {
@@ -35,6 +40,7 @@ impl fmt::Display for Actor {
             Self::Operator => f.write_str("operator"),
             Self::User(user) => user.fmt(f),
             Self::Gateway => f.write_str("gateway"),
+            Self::Nobody => f.write_str("nobody"),
         }
     }
 }
@@ -42,6 +48,8 @@ impl fmt::Display for Actor {
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Users were looked at. Told when it was refused alone.
+    UserRead,
     /// A user was made.
     UserCreate,
     /// A user may be served no more.
@@ -56,6 +64,8 @@ pub enum Act {
     UserSignOut,
     /// An identity at an identity provider leads to the user from now on.
     IdentityLink,
+    /// The operator's service account begins to act for the user at a provider.
+    UserImpersonate,
     /// A user's data were given out whole.
     UserExport,
     /// A user's data were erased.
@@ -70,20 +80,25 @@ pub enum Act {
     ConnectionCreate,
     /// An account's connection was taken away.
     ConnectionRevoke,
-    /// Somebody proved who they are.
+    /// Somebody began a browser's session with a credential of theirs.
     Login,
+    /// A browser's session was ended by its user.
+    Logout,
     /// A rotation to the vault's newest master key was begun.
     VaultRotate,
     /// A master key of the vault was given up.
     VaultForget,
     /// What the operator set for a user or the gateway was changed.
     SettingChange,
+    /// Something else that is for an office. Told when it was refused alone.
+    Administration,
 }
 
 impl Act {
     /// The word in the log.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::UserRead => "user.read",
             Self::UserCreate => "user.create",
             Self::UserDisable => "user.disable",
             Self::UserEnable => "user.enable",
@@ -91,6 +106,7 @@ impl Act {
             Self::UserRole => "user.role",
             Self::UserSignOut => "user.sign-out",
             Self::IdentityLink => "identity.link",
+            Self::UserImpersonate => "user.impersonate",
             Self::UserExport => "user.export",
             Self::UserErase => "user.erase",
             Self::KeyCreate => "key.create",
@@ -99,9 +115,11 @@ impl Act {
             Self::ConnectionCreate => "connection.create",
             Self::ConnectionRevoke => "connection.revoke",
             Self::Login => "login",
+            Self::Logout => "logout",
             Self::VaultRotate => "vault.rotate",
             Self::VaultForget => "vault.forget",
             Self::SettingChange => "setting.change",
+            Self::Administration => "administration",
         }
     }
 }
@@ -115,6 +133,8 @@ pub enum Object<'a> {
     Role(&'a UserId, Role),
     /// An API key of a user.
     Key(&'a UserId, &'a KeyId),
+    /// A browser's session of a user.
+    Browser(&'a UserId, &'a BrowserSessionId),
     /// A user's connection to a provider.
     Connection(&'a UserId, Provider),
     /// A user who was erased, and a part of how many records of which kinds that took.
@@ -129,6 +149,7 @@ impl fmt::Display for Object<'_> {
             Self::User(user) => user.fmt(f),
             Self::Role(user, role) => write!(f, "{user} {}", role.name()),
             Self::Key(user, key) => write!(f, "{user} {key}"),
+            Self::Browser(user, session) => write!(f, "{user} {session}"),
             Self::Connection(user, provider) => write!(f, "{user} {}", provider_name(*provider)),
             Self::Erased(user, removed) => write!(f, "{user} {removed}"),
             Self::Named(name) => f.write_str(name),

@@ -3,8 +3,8 @@
 //! ```text
 //! Authorization: Bearer sk_...          an API key           keys      checked by the core that owns its user
 //! Authorization: Bearer eyJ...          a provider's token   tokens    checked where it lands, then passed on as proven
+//! Cookie: __Host-sluice=...             a browser's session  browser   proven where it lands, looked up by the core that owns its user
 //! ```
-//! Whatever else may prove who asks, such as the cookie of a browser's session, becomes a variant of [`Shown`].
 //!
 //! What is believed of a credential is taken back at once by [`revoked`]. What a route asks for is declared beside it
 //! (`routes::Action::access`) and checked in one place, when the principal is known.
@@ -12,6 +12,7 @@
 //! Invariant: secrets and fingerprints of them are compared in constant time.
 
 pub(crate) mod activity;
+pub(crate) mod browser;
 pub(crate) mod clerk;
 mod keys;
 pub mod providers;
@@ -25,12 +26,13 @@ use std::rc::Rc;
 
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::http::RequestHead;
-use sluice_protocols::ids::{KeyId, ShardId, UserId};
+use sluice_protocols::ids::{BrowserSessionId, KeyId, ShardId, UserId};
 use sluice_protocols::problem::Problem;
 use sluice_store::ReadError;
 
 use crate::limit::{Allowance, Who};
 
+pub(crate) use browser::{Browsers, CookieText};
 pub(crate) use keys::{KeyMeans, Keys, key_id, parse, secret_hash, shown_prefix};
 pub use revoked::Revocations;
 pub(crate) use revoked::Stamp;
@@ -81,12 +83,20 @@ pub(crate) enum Credential {
     Key(KeyId),
     /// A token of this identity, by the beginning of its hash.
     Token(KeyId),
+    /// The cookie of this session of a browser.
+    Browser(BrowserSessionId),
 }
 
 impl Principal {
     /// The same, as the limits on requests know it.
     pub(crate) fn who(&self) -> Who<'_> {
-        let (Credential::Key(key) | Credential::Token(key)) = self.credential;
+        let key = match self.credential {
+            Credential::Key(key) | Credential::Token(key) => key,
+            Credential::Browser(session) => {
+                let [first @ .., _, _, _, _, _, _, _, _] = session.as_bytes();
+                KeyId::from_bytes(*first)
+            }
+        };
         Who { user: self.user, key, allowance: &self.allowance }
     }
 }
@@ -113,12 +123,24 @@ pub(crate) enum Denied {
     /// Make another key: answer 401.
     #[error("the API key has expired")]
     Expired,
+    /// The cookie is none of ours: answer 401.
+    #[error("the cookie of the browser's session is not valid: sign in again")]
+    Session,
+    /// The cookie is right, its session is over: answer 401.
+    #[error("the browser's session is over: sign in again")]
+    SessionOver,
+    /// Another site's page may have sent it: answer 403.
+    #[error(
+        "with the cookie of a browser's session, requests that change something come from this gateway's own pages, and none from \
+         other sites: send `Sec-Fetch-Site: same-origin` or this `Origin`, or use an API key"
+    )]
+    CrossSite,
     /// The token is not accepted: answer 401.
     #[error("the token is not accepted: {0}")]
     Token(#[from] TokenFault),
     /// The credential is right, its user is not to be served: answer 403.
     #[error("the user of this credential is disabled")]
-    Disabled,
+    Disabled(UserId),
     /// The token is right and means nobody here: answer 403.
     #[error("no user here belongs to the identity of this token")]
     NoUser,
@@ -141,11 +163,15 @@ pub(crate) enum Denied {
 pub(crate) enum Shown<'a> {
     Key(&'a KeyText),
     Token(&'a str),
+    /// Counts only where [`browser::is_from_here`] says so.
+    Cookie(&'a CookieText),
 }
 
-/// The credential in a request's `Authorization` field.
+/// The credential in a request's `Authorization` field, or where there is none in our cookie.
 pub(crate) fn shown(head: &RequestHead) -> Result<Shown<'_>, Denied> {
-    let field = head.header("authorization").ok_or(Denied::Missing)?;
+    let Some(field) = head.header("authorization") else {
+        return browser::shown(head).map(Shown::Cookie);
+    };
     let (scheme, text) = field.split_once(' ').ok_or(Denied::Missing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Denied::Missing);
@@ -219,6 +245,7 @@ mod tests {
         fn any_field_is_one_credential_or_none(text in "(Bearer |bearer  )?[ -~]{0,100}|Bearer [a-z.]{0,20}") {
             match shown(&head(&text)) {
                 Ok(Shown::Key(key)) => prop_assert!(text.as_bytes().ends_with(key)),
+                Ok(Shown::Cookie(_)) => prop_assert!(false, "there is none"),
                 Ok(Shown::Token(token)) => {
                     prop_assert!(text.ends_with(token) && !token.starts_with("sk_"));
                     prop_assert_eq!(token.matches('.').count(), 2);

@@ -16,7 +16,7 @@ use crate::preferences::PreferenceCache;
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
 use crate::run::Zones;
 use crate::run::replay::Recorded;
-use crate::upstream::TokenCache;
+use crate::upstream::{Delegation, TokenCache};
 use crate::watch::Watches;
 
 /// Counters of what the tasks of a core do.
@@ -126,6 +126,8 @@ pub struct RunConfig {
     pub google_client_id: String,
     /// Its secret.
     pub google_client_secret: Zeroizing<String>,
+    /// The operator's service account, which acts for users without a connection. Default none.
+    pub delegation: Option<Delegation>,
     /// Longest wait for one plan, a second try included. Default 20 s.
     pub parse_timeout: Duration,
     /// Longest wait for one call to Google, its repeats included. Default 15 s.
@@ -203,6 +205,7 @@ impl RunConfig {
             openai_model: openai_model.into(),
             google_client_id: google_client_id.into(),
             google_client_secret: Zeroizing::new(google_client_secret.into()),
+            delegation: None,
             parse_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(15),
             command_deadline_default: Duration::from_secs(60),
@@ -227,6 +230,7 @@ impl std::fmt::Debug for RunConfig {
         f.debug_struct("RunConfig")
             .field("openai_model", &self.openai_model)
             .field("google_client_id", &self.google_client_id)
+            .field("delegation", &self.delegation)
             .field("parse_timeout", &self.parse_timeout)
             .field("call_timeout", &self.call_timeout)
             .field("command_deadline_default", &self.command_deadline_default)
@@ -311,6 +315,8 @@ counters! {
     outcomes_unresolved,
     /// Access tokens fetched.
     token_refreshes,
+    /// Of these, those that the operator's service account got.
+    tokens_delegated,
     /// Fetches of an access token that failed.
     token_refresh_failures,
     /// Refresh tokens that were replaced by the provider and stored.

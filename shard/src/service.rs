@@ -36,10 +36,11 @@ use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
 use sluice_store::{CoreStore, Store, Vault};
 
 use crate::admin::{Admin, Forget, TASKS_MAX};
+use crate::audit::refused::Refusals;
 use crate::audit::{Actor, Author};
 use crate::auth::activity::Activity;
 use crate::auth::clerk::Clerk;
-use crate::auth::{self, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
+use crate::auth::{self, Browsers, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::context::Shelves;
@@ -52,9 +53,9 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Account, Action, BodyKind, Route, Target, batch, cache, command, context, dead, docs, events,
-    export, google, health, history, intents, keyed, keys, preferences, session, task, users, webhook,
-    workflow,
+    self, Account, Action, BodyKind, Route, Target, batch, browser, cache, command, context, dead, docs,
+    events, export, google, health, history, intents, keyed, keys, preferences, session, task, users,
+    webhook, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -115,6 +116,7 @@ pub(crate) struct Core {
     keys: Keys,
     tokens: Tokens,
     welcomed: Welcomed,
+    pub(crate) browsers: Browsers,
     revocations: Arc<Revocations>,
     pub(crate) activity: Rc<Activity>,
     /// For operations on accounts, which block.
@@ -133,6 +135,8 @@ pub(crate) struct Core {
     pub(crate) limiter: Rc<Limiter>,
     /// Users whose workflows are being changed.
     pub(crate) workflows_held: RefCell<HashSet<UserId, foldhash::fast::RandomState>>,
+    /// Which refused acts of administration are told.
+    refusals: Refusals,
     mesh: OnceCell<PeerMesh>,
     all_metrics: Arc<Metrics>,
     metrics: Arc<CoreMetrics>,
@@ -252,6 +256,7 @@ impl Core {
             keys: Keys::new(config),
             tokens: Tokens::new(config),
             welcomed: Welcomed::new(config),
+            browsers: Browsers::new(config),
             revocations: Arc::clone(parts.admin.revocations()),
             activity: Activity::new(),
             clerk: Clerk::new(parts.admin.clone(), parts.egress.runtime()),
@@ -267,6 +272,7 @@ impl Core {
             store,
             limiter: Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits()))),
             workflows_held: RefCell::default(),
+            refusals: Refusals::default(),
             mesh: OnceCell::new(),
             all_metrics: Arc::clone(&parts.metrics),
             metrics,
@@ -310,6 +316,7 @@ impl Core {
         self.keys.forget(&user);
         self.tokens.forget(&user);
         self.welcomed.forget(&user);
+        self.browsers.forget(&user);
         self.activity.forget_user(&user);
         self.sessions.forget_user(user);
         self.env.reads.forget(user);
@@ -342,7 +349,7 @@ impl Core {
         let head = &request.head;
         let action = find_action(head);
         let label = action.as_ref().map_or(RouteLabel::Other, |action| action.label());
-        let exchange = Exchange::new(self.context(head, label, arrived), responder);
+        let mut exchange = Exchange::new(self.context(head, label, arrived), responder);
         let action = match action {
             Ok(action) => action,
             Err(refusal) => {
@@ -361,6 +368,15 @@ impl Core {
             Action::OpenApi => exchange.reply(health::openapi()),
             Action::Docs => exchange.reply(docs::docs(head)),
             Action::Options => exchange.reply(options(head)),
+            Action::Browser(browser::Ask::Page) => exchange.reply(browser::sign_in_page(200, None)),
+            Action::Browser(browser::Ask::Form) => {
+                exchange.context.answer_people();
+                let asked = (action.access(), Target::Browser(browser::Wish::Form));
+                match browser::signed(request) {
+                    Ok(request) => self.serve_user(asked, request, exchange, way),
+                    Err(problem) => exchange.refuse(problem),
+                }
+            }
             _ => match action.target() {
                 Some(target) => self.serve_user((action.access(), target), request, exchange, way),
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
@@ -382,7 +398,8 @@ impl Core {
         }
         if let Err(forbidden) = access.check(who.role, who.scopes) {
             self.metrics.requests_forbidden.add(1);
-            return exchange.refuse(Problem::new(ProblemKind::Forbidden, forbidden.to_string()));
+            let problem = Problem::new(ProblemKind::Forbidden, forbidden.to_string());
+            return self.forbid(&asked, Actor::User(who.user), request.peer.ip(), exchange, problem);
         }
         if let Some(problem) = self.not_serving(target) {
             return exchange.refuse(problem);
@@ -433,6 +450,15 @@ impl Core {
             Target::Webhooks { .. } => {
                 sluice_core::spawn(async move {
                     let result = webhook::serve(&core, &who, &request).await;
+                    settle(exchange, result);
+                });
+            }
+            Target::Browser(wish) => {
+                sluice_core::spawn(async move {
+                    let context = &exchange.context;
+                    let author =
+                        Author::of_request(Actor::User(who.user), request.peer.ip(), context.request_id());
+                    let result = browser::serve(&core, &who, author, wish, &request).await;
                     settle(exchange, result);
                 });
             }
@@ -527,6 +553,7 @@ impl Core {
             | Target::Workflows { .. }
             | Target::Context { .. }
             | Target::Webhooks { .. }
+            | Target::Browser(_)
             | Target::IntentParse
             | Target::Account(_)
             | Target::Export(_)
@@ -675,6 +702,9 @@ impl Core {
         let target = match action {
             Action::Google(endpoint) if endpoint.body.is_some() => Target::Google(endpoint),
             Action::Google(_) => return Admit::Body { bytes_max: 0 },
+            Action::Browser(browser::Ask::Form) => {
+                return Admit::Body { bytes_max: browser::FORM_BYTES_MAX };
+            }
             Action::Context { brings: context::Brings::Content, changes } => {
                 Target::Context { brings: context::Brings::Content, changes }
             }

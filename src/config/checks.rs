@@ -10,6 +10,8 @@ const SHARDS_MAX: u64 = 4096;
 const RATE_MAX: u64 = sluice_shard::limit::COUNT_MAX as u64;
 /// All of them are read at the start, and looked at again and again.
 const CERTIFICATES_MAX: usize = 256;
+const DELEGATED_DOMAINS_MAX: usize = 100;
+const DELEGATED_SCOPES_MAX: usize = 32;
 
 /// Collects what is wrong.
 pub(super) struct Checks<'a> {
@@ -257,6 +259,45 @@ impl Checks<'_> {
         if google.client_secret.expose().is_some() && google.client_secret_file.get().is_some() {
             let text = "google.client_secret is set too; allowed is one of them".to_owned();
             self.refuse("google.client_secret_file", text);
+        }
+        self.delegation();
+    }
+
+    fn delegation(&mut self) {
+        let google = &self.config.google;
+        let domains = &google.delegated_domains;
+        match (google.service_account_file.get().is_some(), domains.is_empty()) {
+            (true, true) => {
+                let text = "needs google.delegated_domains beside it: for whose addresses it may act";
+                self.refuse("google.service_account_file", text.to_owned());
+            }
+            (false, false) => {
+                self.refuse(
+                    "google.delegated_domains",
+                    "needs google.service_account_file beside it".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        let is_domain = |text: &String| {
+            let fits = |part: &str| {
+                !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            };
+            text.contains('.') && text.len() <= 253 && text.split('.').all(fits)
+        };
+        if let Some(wrong) = domains.iter().find(|domain| !is_domain(domain)) {
+            let text = format!("{wrong:?} is no domain; allowed is a name such as \"example.com\"");
+            self.refuse("google.delegated_domains", text);
+        }
+        if domains.len() > DELEGATED_DOMAINS_MAX {
+            let text = format!("{} domains; allowed are {DELEGATED_DOMAINS_MAX}", domains.len());
+            self.refuse("google.delegated_domains", text);
+        }
+        let scopes = &google.delegated_scopes;
+        let is_scope = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !(1..=DELEGATED_SCOPES_MAX).contains(&scopes.len()) || !scopes.iter().all(is_scope) {
+            let text = format!("allowed are 1 to {DELEGATED_SCOPES_MAX} scopes, each without blanks");
+            self.refuse("google.delegated_scopes", text);
         }
     }
 

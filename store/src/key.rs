@@ -34,6 +34,7 @@
 //! 0x17  audit entry       sequence[8]                                                  see [`crate::audit`]
 //! 0x18  audit head        -                                                            see [`crate::audit`]
 //! 0x30  activity          user[16]                                                     ActivityRecord
+//! 0x38  browser session   user[16] session[16]                                         BrowserSessionRecord
 //! 0x3e  erasure           user[16]                                                     ErasureRecord
 //! 0xf0  quarantine        xxh3_64 of the value[8] the whole original key               the bytes that failed
 //! ```
@@ -51,7 +52,8 @@ use std::fmt;
 
 use sluice_protocols::api::context::{CONTEXT_KEY_CHARS_MAX, is_context_key};
 use sluice_protocols::ids::{
-    DeliveryId, GenerationId, KeyId, SessionId, ShardCount, ShardId, SnapshotId, TaskId, UserId, WebhookId,
+    BrowserSessionId, DeliveryId, GenerationId, KeyId, SessionId, ShardCount, ShardId, SnapshotId, TaskId,
+    UserId, WebhookId,
 };
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
@@ -103,6 +105,7 @@ pub enum Kind {
     AuditEntry = 0x17,
     AuditHead = 0x18,
     Activity = 0x30,
+    BrowserSession = 0x38,
     Erasure = 0x3e,
     Quarantine = 0xf0,
 }
@@ -137,6 +140,7 @@ impl Kind {
             0x17 => Self::AuditEntry,
             0x18 => Self::AuditHead,
             0x30 => Self::Activity,
+            0x38 => Self::BrowserSession,
             0x3e => Self::Erasure,
             0xf0 => Self::Quarantine,
             _ => return None,
@@ -176,7 +180,8 @@ impl Kind {
             | Self::Delivery
             | Self::DataKey
             | Self::Limit
-            | Self::Activity => Belonging::Keyed,
+            | Self::Activity
+            | Self::BrowserSession => Belonging::Keyed,
             Self::Name | Self::Identity => Belonging::Leading,
             Self::Quarantine => Belonging::Copied,
             // An erasure's mark outlives what it marks, and goes with the proof.
@@ -213,6 +218,7 @@ impl Kind {
             Self::AuditEntry => "audit",
             Self::AuditHead => "audit-head",
             Self::Activity => "activity",
+            Self::BrowserSession => "browser-session",
             Self::Erasure => "erasure",
             Self::Quarantine => "quarantine",
         }
@@ -391,6 +397,11 @@ impl Key {
         Self::of(Kind::Activity, &[user.as_bytes()])
     }
 
+    /// One sign-in of a user with a browser.
+    pub fn browser_session(user: &UserId, session: &BrowserSessionId) -> Self {
+        Self::of(Kind::BrowserSession, &[user.as_bytes(), session.as_bytes()])
+    }
+
     /// The mark that a user is being erased.
     pub fn erasure(user: &UserId) -> Self {
         Self::of(Kind::Erasure, &[user.as_bytes()])
@@ -482,7 +493,7 @@ impl Key {
             Kind::Connection => bytes.len() == 18,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
             Kind::Turn | Kind::ContextChunk => bytes.len() == 37,
-            Kind::ContextSnapshot => bytes.len() == 33,
+            Kind::ContextSnapshot | Kind::BrowserSession => bytes.len() == 33,
             Kind::ContextDocument => bytes.get(17..).is_some_and(|rest| match rest {
                 [0, generation @ ..] => generation.len() == 16,
                 key => std::str::from_utf8(key).is_ok_and(is_context_key),
@@ -883,6 +894,7 @@ mod tests {
                 Key::context_chunk(&user, &GenerationId::from_bytes(t), 7),
                 Key::context_snapshot(&user, &SnapshotId::from_bytes(t)),
                 Key::activity(&user), Key::identity(&[provider; 32]),
+                Key::browser_session(&user, &BrowserSessionId::from_bytes(t)),
                 Key::webhook(&user, &WebhookId::from_bytes(t)),
                 Key::webhook_attempts(&user, &WebhookId::from_bytes(t)),
                 Key::delivery(&user, &WebhookId::from_bytes(t), &DeliveryId::from_bytes(u)),

@@ -15,8 +15,8 @@
 //! - Where the load generator was the limit, or anything failed, the table says so.
 
 mod figures;
-mod numbers;
-mod scene;
+pub(crate) mod numbers;
+pub(crate) mod scene;
 mod table;
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub use figures::{Hits, MixResult, Part, Sources};
 
 use crate::load::result::LoadResult;
 use crate::load::{LoadOptions, RunOptions, Span, measure};
-use scene::Scene;
+use scene::{Scene, SceneOptions};
 
 /// The kinds of the standard mix.
 const KINDS: [&str; 4] = ["intent", "gmail", "calendar", "drive"];
@@ -70,15 +70,11 @@ pub enum PartName {
 /// Options of `sluice-bench mix`.
 #[derive(Debug, Clone, Args)]
 pub struct MixArgs {
-    /// The gateway's program [default: sluice, beside this one]
-    #[arg(long, value_name = "FILE")]
-    sluice: Option<PathBuf>,
+    #[command(flatten)]
+    scene: SceneOptions,
     /// Run this part alone
     #[arg(long)]
     part: Option<PartName>,
-    /// Cores of the gateway
-    #[arg(long, default_value_t = 1)]
-    cores: usize,
     /// Commands a second with upstream calls
     #[arg(long, default_value_t = 500.0)]
     rate: f64,
@@ -88,9 +84,6 @@ pub struct MixArgs {
     /// Time measured of each run
     #[arg(long, default_value = "5s")]
     duration: Span,
-    /// Override one key of the gateway's configuration; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -129,7 +122,7 @@ fn cached(args: &MixArgs) -> anyhow::Result<Part> {
     let settings = [cache.as_str(), "cache.read_fresh_ms=3600000"];
     let zero = ["openai", "oauth", "gmail", "calendar", "drive"].map(|name| format!("--{name}-latency-ms=0"));
     let sim: Vec<&str> = zero.iter().map(String::as_str).collect();
-    let scene = Scene::start(args, &settings, &sim, USERS_CACHED)?;
+    let scene = Scene::start(&args.scene, &settings, &sim, USERS_CACHED, false)?;
     let trials = Trials { args, scene: &scene, without: &ASKED };
     trials.warm_caches()?;
     let before = scene.numbers()?;
@@ -150,7 +143,7 @@ fn upstream(args: &MixArgs) -> anyhow::Result<Part> {
         "egress.openai_concurrency_max=4096",
         "egress.google_concurrency_max=4096",
     ];
-    let scene = Scene::start(args, &settings, &[], args.users)?;
+    let scene = Scene::start(&args.scene, &settings, &[], args.users, false)?;
     let trials = Trials { args, scene: &scene, without: &[] };
     // Everybody has come twice then: access tokens are there, and what is usual of the upstreams is known.
     #[allow(clippy::cast_precision_loss, reason = "at most a million users")]
@@ -189,7 +182,7 @@ impl Trials<'_> {
                 in_turn: Some(true),
                 // The gateway shares the machine with us: who watches the clock takes its CPU.
                 no_spin: Some(true),
-                server_cores: Some(self.args.cores),
+                server_cores: Some(self.args.scene.cores),
                 ..RunOptions::default()
             },
             without: self.without.iter().map(|text| (*text).to_owned()).collect(),

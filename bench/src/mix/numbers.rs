@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 /// The numbers of a page, by name and labels as they stand there.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Numbers(BTreeMap<String, f64>);
+pub(crate) struct Numbers(BTreeMap<String, f64>);
 
 impl Numbers {
     /// Reads a page in the OpenMetrics text format; what is no number is left out.
-    pub(super) fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let pairs = lines.filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
@@ -18,7 +18,7 @@ impl Numbers {
     }
 
     /// What was added to each number since `before`.
-    pub(super) fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         let added = |(name, value): (&String, &f64)| {
             (name.clone(), value - before.0.get(name).copied().unwrap_or(0.0))
         };
@@ -27,7 +27,7 @@ impl Numbers {
 
     /// The sum of a counter over all its rows that have these labels, such as `kind="gmail"`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters")]
-    pub(super) fn count(&self, name: &str, labels: &[&str]) -> u64 {
+    pub(crate) fn count(&self, name: &str, labels: &[&str]) -> u64 {
         let full = format!("sluice_{name}_total");
         let of = |row: &str| match row.split_once('{') {
             Some((found, rest)) => found == full && labels.iter().all(|label| rest.contains(label)),

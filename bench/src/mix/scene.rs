@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 use tempfile::TempDir;
 
-use super::MixArgs;
 use super::numbers::Numbers;
 use crate::load::observe;
 
@@ -70,24 +70,41 @@ impl Drop for Process {
     }
 }
 
+/// Which gateway, and how it is set.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SceneOptions {
+    /// The gateway's program [default: sluice, beside this one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sluice: Option<PathBuf>,
+    /// Cores of the gateway
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cores: usize,
+    /// Override one key of the gateway's configuration; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
 /// See the module. Fields are dropped in this order: the gateway first, the directory last.
-pub(super) struct Scene {
+pub(crate) struct Scene {
     gateway: Process,
     _sim: Process,
-    pub(super) url: String,
-    pub(super) ca: PathBuf,
-    pub(super) keys: PathBuf,
-    pub(super) metrics: String,
+    pub(crate) url: String,
+    pub(crate) ca: PathBuf,
+    pub(crate) keys: PathBuf,
+    pub(crate) metrics: String,
+    pub(crate) sim_url: String,
     _directory: TempDir,
 }
 
 impl Scene {
-    /// Starts both, with `users` users whose keys are in a file.
-    pub(super) fn start(
-        args: &MixArgs,
+    /// Starts both, with `users` users whose keys are in a file: connected, or where `delegated` says so acted for by the
+    /// simulator's service account.
+    pub(crate) fn start(
+        args: &SceneOptions,
         settings: &[&str],
         sim_options: &[&str],
         users: usize,
+        delegated: bool,
     ) -> anyhow::Result<Self> {
         let this = std::env::current_exe().context("cannot find this program")?;
         let sluice = args.sluice.clone().unwrap_or_else(|| this.with_file_name("sluice"));
@@ -95,6 +112,10 @@ impl Scene {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut command = Command::new(&this);
         command.args(["sim", "--listen", "127.0.0.1:0", "--seed", "1"]).args(sim_options);
+        let account = directory.path().join("account.json");
+        if delegated {
+            command.arg("--service-account-out").arg(&account);
+        }
         let (sim, sim_url) = Process::start(&mut command, "listening on", &directory.path().join("sim.log"))?;
         // Beside the data, as a gateway wants it.
         let master_keys = directory.path().join("master.keys");
@@ -105,6 +126,10 @@ impl Scene {
             command.env("SLUICE_VAULT__KEY_FILE", &master_keys);
             configure(&mut command, &sim_url, directory.path());
             command.args(["--set", &format!("server.cores={}", args.cores)]);
+            if delegated {
+                command.env("SLUICE_GOOGLE__SERVICE_ACCOUNT_FILE", &account);
+                command.args(["--set", "google.delegated_domains=example.com"]);
+            }
             for setting in NO_QUOTAS.iter().chain(settings) {
                 command.args(["--set", setting]);
             }
@@ -121,17 +146,19 @@ impl Scene {
         let metrics = line.split_whitespace().find_map(|part| part.strip_prefix("metrics="));
         let metrics = metrics.context("the gateway did not say where its metrics are")?;
         let keys = directory.path().join("keys");
-        let seeded = program()
-            .args(["user", "seed", "--count", &users.to_string(), "--refresh-token-prefix", "sim-refresh-"])
-            .arg("--keys-out")
-            .arg(&keys)
-            .output()?;
+        let mut seed = program();
+        seed.args(["user", "seed", "--count", &users.to_string()]).arg("--keys-out").arg(&keys);
+        if !delegated {
+            seed.args(["--refresh-token-prefix", "sim-refresh-"]);
+        }
+        let seeded = seed.output()?;
         ensure!(seeded.status.success(), "no users: {}", String::from_utf8_lossy(&seeded.stderr));
         Ok(Self {
             url: url.to_owned(),
             metrics: format!("{metrics}/metrics"),
             ca: directory.path().join("data").join("tls").join("ca.pem"),
             keys,
+            sim_url,
             gateway,
             _sim: sim,
             _directory: directory,
@@ -139,12 +166,12 @@ impl Scene {
     }
 
     /// The gateway's process.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.gateway.child.id()
     }
 
     /// What the gateway counts.
-    pub(super) fn numbers(&self) -> anyhow::Result<Numbers> {
+    pub(crate) fn numbers(&self) -> anyhow::Result<Numbers> {
         Ok(Numbers::read(&observe::fetch_text(&self.metrics)?))
     }
 }

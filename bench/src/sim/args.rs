@@ -59,6 +59,9 @@ pub struct SimArgs {
     /// Hold every answer of Google's side against the discovery documents.
     #[arg(long)]
     check_answers: bool,
+    /// Make a service account that may act for every user, and write its key file (JSON, as Google gives it).
+    #[arg(long, value_name = "FILE")]
+    service_account_out: Option<PathBuf>,
     /// Threads that serve [default: one for each CPU].
     #[arg(long)]
     threads: Option<usize>,
@@ -74,6 +77,7 @@ impl SimArgs {
         Ok(SimConfig {
             plan: self.plan.map(read).transpose()?,
             check_answers: self.check_answers,
+            service_account: self.service_account_out,
             listen: self.listen,
             seed: self.seed,
             latencies: Latencies {

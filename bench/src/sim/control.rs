@@ -8,6 +8,7 @@
 //! | `DELETE faults` | clears all faults and ends hanging requests |
 //! | `POST plan` | a plan file (TOML) that takes the place of the one before |
 //! | `POST revoke` | `{user}`: refresh and access tokens of that user stop working |
+//! | `POST peaks` | begins anew to look for the most requests at once |
 //! | `POST reset` | forgets users, effects, counts and faults |
 
 use std::sync::atomic::Ordering;
@@ -55,6 +56,10 @@ pub(crate) fn serve(state: &State, action: &str, call: &Call) -> Reply {
             }
             None => Reply::json(400, &json!({"error": "a body {\"user\": NAME} is needed"})),
         },
+        ("POST", "peaks") => {
+            state.counts.forget_peaks();
+            Reply::json(200, &json!({"peaks": 0}))
+        }
         ("POST", "reset") => {
             state.quotas.reset();
             state.oauth.reset();
@@ -77,6 +82,8 @@ fn user_of(call: &Call) -> Option<String> {
 fn snapshot(state: &State, only: Option<&str>) -> Value {
     let effects = state.world.effects(only);
     let unfit = state.counts.answers_unfit();
+    let mut oauth = state.oauth.snapshot();
+    oauth["in_flight_peak"] = state.counts.tokens_peak().into();
     json!({
         "users": effects.users,
         "totals": effects.totals,
@@ -94,7 +101,7 @@ fn snapshot(state: &State, only: Option<&str>) -> Value {
         "connections_cut": state.counts.connections_cut.load(Ordering::Relaxed),
         "quota": state.quotas.snapshot(),
         "openai": state.account.snapshot(),
-        "oauth": state.oauth.snapshot(),
+        "oauth": oauth,
         "answers_unfit": {"count": unfit.0, "first": unfit.1},
         "plans_unfit": state.counts.plans_unfit.load(Ordering::Relaxed),
     })

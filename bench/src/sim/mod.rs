@@ -86,6 +86,8 @@ pub struct SimConfig {
     pub plan: Option<String>,
     /// Holds every answer of Google's side against the discovery documents and counts those that do not fit.
     pub check_answers: bool,
+    /// Where the key file of a service account is written that may act for every simulated user; `None` has none.
+    pub service_account: Option<PathBuf>,
 }
 
 impl Default for SimConfig {
@@ -102,6 +104,7 @@ impl Default for SimConfig {
             annotations: Vec::new(),
             plan: None,
             check_answers: false,
+            service_account: None,
         }
     }
 }
@@ -156,7 +159,9 @@ pub async fn start(config: SimConfig) -> anyhow::Result<Sim> {
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let addr = listener.local_addr()?;
-    let state = Arc::new(serve::State::new(config)?);
+    let account = |path: &PathBuf| google::ServiceAccount::make(path, &format!("http://{addr}/token"));
+    let service_account = config.service_account.as_ref().map(account).transpose()?;
+    let state = Arc::new(serve::State::new(config, service_account)?);
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(async move {
         tokio::select! {

@@ -50,13 +50,17 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     pub(crate) quotas: Quotas,
     pub(crate) oauth: google::Grants,
+    pub(crate) service_account: Option<google::ServiceAccount>,
     pub(crate) uploads: google::Uploads,
     pub(crate) account: openai::Account,
     plan: RwLock<Arc<Plan>>,
 }
 
 impl State {
-    pub(crate) fn new(config: SimConfig) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: SimConfig,
+        service_account: Option<google::ServiceAccount>,
+    ) -> anyhow::Result<Self> {
         let clock = Clock::new(config.today, &config.time_zone)?;
         let (plan, faults) = match &config.plan {
             Some(text) => Plan::read(text, &config)?,
@@ -70,6 +74,7 @@ impl State {
             counts: Counts::default(),
             quotas: Quotas::default(),
             oauth: google::Grants::default(),
+            service_account,
             uploads: google::Uploads::default(),
             account: openai::Account::default(),
             plan: RwLock::new(Arc::new(plan)),
@@ -121,9 +126,31 @@ pub(crate) struct Counts {
     answers_unfit: Mutex<(u64, Vec<String>)>,
     /// Requests taken but not yet answered. Not a total: a reset leaves it.
     pub(crate) under_way: AtomicU64,
+    /// Of these, those to the token endpoint, and the most of them at once.
+    tokens_under_way: AtomicU64,
+    tokens_peak: AtomicU64,
 }
 
 impl Counts {
+    fn token_begins(&self) {
+        let now = self.tokens_under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tokens_peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn token_ends(&self) {
+        self.tokens_under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The most requests to the token endpoint at once, since the start or [`Self::forget_peaks`].
+    pub(crate) fn tokens_peak(&self) -> u64 {
+        self.tokens_peak.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew to look for the most.
+    pub(crate) fn forget_peaks(&self) {
+        self.tokens_peak.store(self.tokens_under_way.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     fn endpoint(&self, name: &'static str) {
         *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
     }
@@ -191,7 +218,14 @@ async fn handle(state: Arc<State>, cutter: Cutter, request: Request) -> Response
     let client = Client { state: &state, is_answered: false };
     state.counts.under_way.fetch_add(1, Ordering::Relaxed);
     let reply = tokio::spawn(async move {
+        let is_token = call.path == "/token";
+        if is_token {
+            worker.counts.token_begins();
+        }
         let reply = carry_out(&worker, &call, &target).await;
+        if is_token {
+            worker.counts.token_ends();
+        }
         worker.counts.under_way.fetch_sub(1, Ordering::Relaxed);
         reply
     })

@@ -1,6 +1,7 @@
 //! Keys and users: what is asked of them, and how they look.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{fields_problem, is_zone_name, object_of, pointer};
 use crate::access::{Role, Scopes};
-use crate::ids::{KeyId, UserId};
+use crate::ids::{BrowserSessionId, KeyId, UserId};
 use crate::plan::EmailAddress;
 use crate::problem::Problem;
 
@@ -22,6 +23,18 @@ pub const KEYS_PER_USER_MAX: usize = 64;
 pub const ISSUER_CHARS_MAX: usize = 512;
 /// The most characters of a subject.
 pub const SUBJECT_CHARS_MAX: usize = 255;
+
+/// The longest that a browser's session may last: a working day and more.
+pub const BROWSER_SESSION_LIFE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+/// The sessions of browsers that are kept of a user, those that are over included. One more takes the place of the oldest, unless
+/// that is younger than an hour: so it is also how often a user may sign in within an hour.
+pub const BROWSER_SESSIONS_PER_USER_MAX: usize = 16;
+
+/// The path of a browser's session.
+#[must_use]
+pub fn browser_session_path(id: BrowserSessionId) -> String {
+    format!("/api/v1/browser-sessions/{id}")
+}
 
 /// The path of a key.
 #[must_use]
@@ -43,6 +56,15 @@ pub struct NewKey {
     /// What it may be used for; without it, what the credential that makes it may, but for operators' work.
     pub scopes: Option<Scopes>,
     /// When it ends; without it, when the credential that makes it does if that is a key, else never.
+    pub expires: Option<Timestamp>,
+}
+
+/// The body of `POST /api/v1/browser-sessions`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewBrowserSession {
+    /// What it may be used for; without it, what the credential that begins it may.
+    pub scopes: Option<Scopes>,
+    /// When it ends; without it, after [`BROWSER_SESSION_LIFE_MAX`], or with that credential.
     pub expires: Option<Timestamp>,
 }
 
@@ -125,6 +147,39 @@ pub struct KeyView {
 pub struct KeyListView {
     /// All of them, the oldest first.
     pub keys: Vec<KeyView>,
+}
+
+/// A browser's session as its user sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowserSessionView {
+    /// Which.
+    pub id: BrowserSessionId,
+    /// The API key it was begun with; nothing where that was a token.
+    pub key: Option<KeyId>,
+    /// What it may be used for, as far as its key may be.
+    pub scopes: Vec<String>,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// When it ends at the latest.
+    pub expires: Timestamp,
+    /// When it was signed out.
+    pub ended: Option<Timestamp>,
+}
+
+/// A list of sessions of browsers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowserSessionListView {
+    /// All that are kept, the newest first.
+    pub sessions: Vec<BrowserSessionView>,
+}
+
+/// The session a request was made in, and in whose name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentSessionView {
+    /// The session.
+    pub session: BrowserSessionView,
+    /// Its user.
+    pub user: UserView,
 }
 
 /// A user as operators, and the user, see them.
@@ -304,6 +359,18 @@ impl NewKey {
         let name = members.required("name", name);
         let (scopes, expires) = (members.scopes(), members.take("expires", TIME, time));
         members.end(Self { name, scopes, expires })
+    }
+}
+
+impl NewBrowserSession {
+    /// Reads and checks a body.
+    ///
+    /// # Errors
+    /// As [`NewKey::parse`].
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let mut members = Members::of(body)?;
+        let (scopes, expires) = (members.scopes(), members.take("expires", TIME, time));
+        members.end(Self { scopes, expires })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Google's token endpoint (OAuth 2.0, RFC 6749 section 6): a fresh access token for a refresh token.
+//! Google's token endpoint (OAuth 2.0): a fresh access token for a refresh token (RFC 6749 section 6) or for an assertion of a service
+//! account (RFC 7523).
 //!
 //! Invariant: tokens and the client's secret stand in no `Debug` output.
 
@@ -24,6 +25,15 @@ pub fn refresh_body(client_id: &str, client_secret: &str, refresh_token: &str) -
         Encoded(client_id),
         Encoded(client_secret),
         Encoded(refresh_token)
+    )
+}
+
+/// The body of a request for an access token by an assertion (RFC 7523 section 2.1).
+#[must_use]
+pub fn delegated_body(assertion: &str) -> String {
+    format!(
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={}",
+        Encoded(assertion)
     )
 }
 
@@ -171,6 +181,13 @@ mod tests {
             refresh_body("id.apps", "s&cret=", "1//t ok"),
             "grant_type=refresh_token&client_id=id.apps&client_secret=s%26cret%3D&refresh_token=1%2F%2Ft%20ok"
         );
+    }
+
+    #[test]
+    fn the_form_of_an_assertion_is_encoded() {
+        let body = delegated_body("a-b.c_d.e+");
+        let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
+        assert_eq!(body, format!("grant_type={grant}&assertion=a-b.c_d.e%2B"));
     }
 
     fn token() -> serde_json::Value {

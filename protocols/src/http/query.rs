@@ -1,4 +1,25 @@
-//! The part of a path behind `?`.
+//! The part of a path behind `?`, and the same as a body.
+
+use std::collections::BTreeMap;
+
+/// Most fields of a form.
+const FORM_FIELDS_MAX: usize = 32;
+
+/// The fields of a body of `application/x-www-form-urlencoded`; of two with one name the last. `None` when it is not well encoded, or
+/// has control characters or more than 32 fields.
+#[must_use]
+pub fn form_fields(body: &[u8]) -> Option<BTreeMap<String, String>> {
+    let text = std::str::from_utf8(body).ok()?;
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    if pairs.clone().count() > FORM_FIELDS_MAX {
+        return None;
+    }
+    let read = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decoded(name, true)?, decoded(value, true)?))
+    };
+    pairs.map(read).collect()
+}
 
 /// Undoes percent-encoding; `None` for what is none, or is no UTF-8, or has control characters.
 pub(crate) fn decoded(text: &str, plus_is_blank: bool) -> Option<String> {
@@ -21,6 +42,20 @@ pub(crate) fn decoded(text: &str, plus_is_blank: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fields_of_a_form_are_those_that_were_sent() {
+        let told = |body: &str| form_fields(body.as_bytes());
+        let fields = told("key=+a%3Db+&changes&x=1&x=2&&").unwrap();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(fields, [("changes", ""), ("key", " a=b "), ("x", "2")]);
+        assert_eq!(told(""), Some(BTreeMap::new()));
+        assert_eq!(told("a=%zz"), None);
+        assert_eq!(told("a=b%0Ac"), None);
+        assert_eq!(form_fields(b"a=\xff"), None);
+        assert_eq!(told(&"a=b&".repeat(FORM_FIELDS_MAX)).map(|fields| fields.len()), Some(1));
+        assert_eq!(told(&"a=b&".repeat(FORM_FIELDS_MAX + 1)), None);
+    }
 
     #[test]
     fn what_is_encoded_is_undone_and_what_is_not_well_encoded_is_none() {

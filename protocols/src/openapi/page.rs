@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - it is made from [`document`](super::document) alone, so it cannot say anything else;
-//! - no script, no font, no address is loaded, and every text is escaped.
+//! - no font and no address is loaded, every text is escaped, and the one script is ours, whole in the page, so that a policy names
+//!   it by its hash.
 
 use std::fmt::Write as _;
 
@@ -10,6 +11,9 @@ use serde_json::Value;
 
 /// The style; it stands in the page once, so that a policy can name it by its hash.
 pub const STYLE: &str = include_str!("page.css");
+
+/// The script: tells who is signed in by the cookie of a browser's session, and lets them try a GET. It stands in the page once.
+pub const SCRIPT: &str = include_str!("page.js");
 
 const METHODS: [&str; 6] = ["get", "head", "post", "put", "patch", "delete"];
 
@@ -29,6 +33,7 @@ pub fn page(document: &Value) -> String {
          <a href=\"#schema-Problem\">problem document</a>.</p></header>\n",
         text(&info["summary"])
     );
+    out.push_str(SESSION);
     let tags: Vec<&Value> = document["tags"].as_array().into_iter().flatten().collect();
     out.push_str("<nav><ul>");
     for tag in &tags {
@@ -46,8 +51,29 @@ pub fn page(document: &Value) -> String {
         json(&mut out, schema);
         out.push_str("</details>\n");
     }
-    out.push_str("</section>\n</main></body></html>\n");
+    let _ = write!(out, "</section>\n</main><script>{SCRIPT}</script></body></html>\n");
     out
+}
+
+/// Who is signed in, and the form to try a GET; both by the script.
+const SESSION: &str = "<aside><p><span id=\"who\"></span> <a id=\"sign-in\" href=\"/sign-in\">Sign in</a> \
+    <button id=\"sign-out\" hidden>Sign out</button></p><form id=\"try\" hidden><label>GET <input id=\"try-path\" \
+    list=\"paths\" value=\"/api/v1/users/me\" size=\"48\" spellcheck=\"false\"></label> <button>Try</button></form>\
+    <datalist id=\"paths\"></datalist><pre id=\"try-answer\" hidden></pre></aside>\n";
+
+/// The page by which a browser signs in, and above its form what went wrong with the last one.
+#[must_use]
+pub fn sign_in(message: Option<&str>) -> String {
+    let said = message.map(|text| format!("<p role=\"alert\">{}</p>", escape(text))).unwrap_or_default();
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Sign in</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
+         <h1>Sign in</h1>{said}\n<form method=\"post\" action=\"/sign-in\">\
+         <p><label>API key<br><input name=\"key\" type=\"password\" autocomplete=\"current-password\" size=\"60\" required autofocus></label></p>\
+         <p><label><input name=\"changes\" type=\"checkbox\" value=\"1\"> also to change things, as far as the key may</label></p>\
+         <p><button>Sign in</button></p></form>\n\
+         <p>The session ends by itself within a day, with the key, or when you sign out. <a href=\"/docs\">The API</a></p></body></html>\n"
+    )
 }
 
 fn section(out: &mut String, document: &Value, tag: &Value) {
@@ -205,8 +231,21 @@ mod tests {
     }
 
     #[test]
-    fn it_loads_nothing_and_texts_stay_texts() {
+    fn the_form_says_what_went_wrong_and_runs_nothing() {
+        assert!(!sign_in(None).contains("alert"));
+        let page = sign_in(Some("<img src=x>\"&"));
+        assert!(page.contains("<p role=\"alert\">&lt;img src=x&gt;&quot;&amp;</p>"), "{page}");
+        for part in ["<script", "src=", "<img", "http://", "https://", "onclick"] {
+            assert_eq!(page.matches(part).count(), usize::from(part == "src="), "{part}");
+        }
+    }
+
+    #[test]
+    fn it_loads_nothing_runs_one_script_of_ours_and_texts_stay_texts() {
+        assert!(!SCRIPT.contains("</") && !SCRIPT.contains("innerHTML") && !SCRIPT.contains("eval"));
         let page = page(&document("1.2.3"));
+        assert_eq!(page.matches("<script").count(), 1);
+        let page = page.replacen(&format!("<script>{SCRIPT}</script>"), "", 1);
         for part in ["<script", "src=", "@import", "url(", "javascript:", "http://", "onclick"] {
             assert!(!page.contains(part), "{part}");
         }
@@ -215,7 +254,7 @@ mod tests {
             "tags": [{"name": "a\"b", "description": "<i>"}],
             "paths": {"/<x>": {"get": {"tags": ["a\"b"], "operationId": "\"><img>", "summary": "<b>", "responses": {}}}},
         });
-        let page = super::page(&hostile);
+        let page = super::page(&hostile).replacen(&format!("<script>{SCRIPT}</script>"), "", 1);
         for part in ["<script", "<img", "<i>", "<x>", "a\"b\""] {
             assert!(!page.contains(part), "{part}: {page}");
         }

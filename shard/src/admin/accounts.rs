@@ -417,6 +417,10 @@ impl AdminError {
             },
             Self::Beyond => Problem::new(ProblemKind::Forbidden, detail),
             Self::NoSuchKey => routes::not_found("key"),
+            Self::NoSuchBrowserSession => routes::not_found("browser's session"),
+            Self::SignedInTooOften { wait_s } => Problem::new(ProblemKind::RateLimited, detail)
+                .with_limit("sign-in")
+                .with_retry_after_s(u32::try_from(wait_s).unwrap_or(u32::MAX)),
             Self::NoSuchUser { .. } => Problem::new(ProblemKind::NotFound, "there is no user of this id"),
             Self::Read(error) => routes::read_problem(&error),
             Self::Commit(CommitError::Overloaded) => {

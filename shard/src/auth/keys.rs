@@ -186,7 +186,7 @@ async fn look_up(
     let record = record.ok_or(Denied::Unknown)?;
     let record = record.get();
     if record.disabled {
-        return Err(Denied::Disabled);
+        return Err(Denied::Disabled(user));
     }
     let role = Role::from_number(record.role);
     let time_zone = record.time_zone.as_str().into();

@@ -214,7 +214,7 @@ fn tokens_of_every_kind_of_key_are_their_users_and_are_remembered_until_somethin
             assert_eq!(believed(NOW_MS + 3_630_000), None);
             world.admin.set_disabled(&anna, true).unwrap();
             assert_eq!(believed(NOW_MS), None);
-            assert_eq!(world.check(&tokens, &token).await, Err(Denied::Disabled));
+            assert_eq!(world.check(&tokens, &token).await, Err(Denied::Disabled(anna)));
             world.admin.set_disabled(&anna, false).unwrap();
             assert_eq!(world.check(&tokens, &token).await, Ok(anna));
             assert_eq!(believed(NOW_MS), Some(anna));

@@ -478,7 +478,7 @@ async fn principal_of(
     let record = means.store.load::<UserRecord>(shard, &Key::user(&user)).await?.ok_or(Denied::NoUser)?;
     let record = record.get();
     if record.disabled {
-        return Err(Denied::Disabled);
+        return Err(Denied::Disabled(user));
     }
     let since_ms = record.tokens_since_ms.to_native();
     if since_ms > 0 && proven.issued_ms.is_none_or(|issued| issued < since_ms) {

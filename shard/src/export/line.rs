@@ -3,12 +3,13 @@
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::ids::{SessionId, UserId};
+use sluice_protocols::ids::{KeyId, SessionId, UserId};
 use sluice_store::record::{
-    ActivityRecord, AttemptsRecord, ConnectionRecord, ConnectionState, ContextDocumentRecord,
-    ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord, IdentityRecord, ItemRecord,
-    KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider, Record, RecordError,
-    SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord, WorkflowRecord, decode,
+    ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
+    ContextDocumentRecord, ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord,
+    IdentityRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider,
+    Record, RecordError, SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord, WorkflowRecord,
+    decode,
 };
 use sluice_store::{Key, Kind, Value};
 
@@ -51,6 +52,7 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         Kind::Limit if key.as_bytes().last() == Some(&0) => read(value, limit_state),
         Kind::Limit => read(value, limit),
         Kind::Activity => read(value, activity),
+        Kind::BrowserSession => read(value, browser_session),
         Kind::Identity => match decode::<IdentityRecord>(value) {
             Ok(identity) if identity.user == *user => Ok(self::identity(&identity)),
             // Whose a damaged one is nobody can say.
@@ -256,6 +258,16 @@ fn activity(activity: ActivityRecord) -> Json {
         .map(|used| json!({"key": used.key, "used": timestamp_of(used.used_ms)}))
         .collect();
     json!({"at": maybe_at(activity.active_ms), "keys": keys})
+}
+
+fn browser_session(session: BrowserSessionRecord) -> Json {
+    let BrowserSessionRecord { id, user: _, key, role: _, scopes, created_ms, expires_ms, ended_ms } =
+        session;
+    let scopes: Vec<_> = Scopes::from_bits(scopes).names().collect();
+    json!({
+        "id": id, "key": key.map(KeyId::from_bytes), "scopes": scopes, "at": timestamp_of(created_ms),
+        "expires": timestamp_of(expires_ms), "ended": maybe_at(ended_ms),
+    })
 }
 
 fn identity(identity: &IdentityRecord) -> Json {

@@ -115,7 +115,8 @@ const fn is_told(kind: Kind) -> bool {
         | Kind::Delivery
         | Kind::Identity
         | Kind::Limit
-        | Kind::Activity => true,
+        | Kind::Activity
+        | Kind::BrowserSession => true,
         // A secret; what the user's own record says; the operator's to read; what no release can read; and no user's.
         Kind::DataKey
         | Kind::Name
@@ -147,6 +148,7 @@ const fn is_of_account(kind: Kind) -> bool {
             | Kind::Identity
             | Kind::Limit
             | Kind::Activity
+            | Kind::BrowserSession
     )
 }
 

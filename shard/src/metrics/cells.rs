@@ -68,6 +68,8 @@ pub enum RouteLabel {
     Context,
     /// `/api/v1/webhooks/...`
     Webhooks,
+    /// `/api/v1/browser-sessions/...` and `/sign-in`
+    BrowserSessions,
     /// `POST /api/v1/intents/parse`
     IntentParse,
     /// `/api/v1/keys/...`
@@ -84,7 +86,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -104,6 +106,7 @@ impl RouteLabel {
         Self::Workflows,
         Self::Context,
         Self::Webhooks,
+        Self::BrowserSessions,
         Self::IntentParse,
         Self::Keys,
         Self::Users,
@@ -143,6 +146,7 @@ impl RouteLabel {
             Self::Workflows => "workflows",
             Self::Context => "context",
             Self::Webhooks => "webhooks",
+            Self::BrowserSessions => "browser_sessions",
             Self::IntentParse => "intent_parse",
             Self::Keys => "keys",
             Self::Users => "users",
@@ -321,9 +325,18 @@ cells! {
     Total keys_misses "API keys checked against the store",
     Total keys_refused "Requests without a valid API key",
     Total requests_forbidden "Requests whose credential is good and does not allow what they ask for",
+    Total audit_refusals_told "Administrative acts that were refused and are told in the audit log",
+    Total audit_refusals_left_out_user "Refused administrative acts that are not told since enough is told of their user in this hour",
+    Total audit_refusals_left_out_core "Refused administrative acts that are not told since enough is told of the core's users in this hour",
+    Total audit_refusals_left_out_storage "Refused administrative acts that are not told since the store did not take their entry",
     Total tokens_hits "Tokens of identity providers believed from the cache",
     Total tokens_misses "Tokens of identity providers checked",
     Total tokens_refused "Requests with a token that is not accepted",
+    Total browsers_hits "Cookies of sessions of browsers believed from the cache",
+    Total browsers_misses "Cookies of sessions of browsers looked up in the store",
+    Total browsers_refused "Requests with a cookie that is not ours, or of a session that is over",
+    Total browsers_cross_site "Requests with the cookie of a browser's session that were refused since another site's page may have sent them",
+    Gauge browsers_cached "Sessions of browsers in the cache",
     Gauge tokens_cached "Tokens of identity providers in the cache",
     Total activity_skipped "Uses of credentials that were not noted in the store, for too many notes were under way; later ones are",
     Gauge keys_cached "API keys in the cache",

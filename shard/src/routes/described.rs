@@ -43,7 +43,9 @@ fn show(access: Access, operation: &mut Value) {
     let roles: Vec<&str> = access.roles().iter().map(|role| role.name()).collect();
     match access.scope() {
         None => operation["security"] = json!([]),
-        Some(scope) => operation["security"] = json!([{"key": [scope.name()]}]),
+        Some(scope) => {
+            operation["security"] = json!([{"key": [scope.name()]}, {"cookie": [scope.name()]}]);
+        }
     }
     operation["x-access"] = json!({"scope": access.scope().map(|scope| scope.name()), "roles": roles});
 }
@@ -66,7 +68,8 @@ mod tests {
                 match access["scope"].as_str() {
                     None => public.push(path.as_str()),
                     Some(scope) => {
-                        assert_eq!(operation["security"], json!([{"key": [scope]}]), "{name} {path}")
+                        let either = json!([{"key": [scope]}, {"cookie": [scope]}]);
+                        assert_eq!(operation["security"], either, "{name} {path}");
                     }
                 }
                 // Whoever may only read changes nothing: but for what changes nothing and is a POST for its body.
@@ -74,7 +77,12 @@ mod tests {
                 let is_question = matches!(&**path, "/api/v1/calendar/free-busy" | "/api/v1/workflows/check");
                 // All that is another's is given to those alone who could change it.
                 let is_given = &**path == "/api/v1/users/{id}/export";
-                let is_reading = (name == "get" && !is_given) || is_question;
+                // A session gives nothing new, and whoever is in one may leave it.
+                let is_passing = matches!(
+                    (&**name, &**path),
+                    ("post", "/api/v1/browser-sessions") | ("delete", "/api/v1/browser-sessions/current")
+                );
+                let is_reading = (name == "get" && !is_given) || is_question || is_passing;
                 assert_eq!(reads || access["scope"].is_null(), is_reading, "{name} {path}");
             }
         }

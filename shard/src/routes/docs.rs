@@ -11,24 +11,37 @@ use sluice_protocols::openapi;
 
 use super::described;
 
-/// The page with the fields that go with it.
+/// The page, and by what it is known again.
 struct Made {
     body: Bytes,
     etag: String,
-    policy: String,
 }
 
 impl Made {
     fn new() -> Self {
         let body = openapi::page::page(&described::document());
-        // The one style is named by its hash; nothing else is shown, sent or run.
-        let style = STANDARD.encode(Sha256::digest(openapi::page::STYLE));
-        let policy = format!(
-            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        );
         let hash = URL_SAFE_NO_PAD.encode(&Sha256::digest(&body)[..12]);
-        Self { body: body.into(), etag: format!("\"{hash}\""), policy }
+        Self { body: body.into(), etag: format!("\"{hash}\"") }
     }
+}
+
+/// A page with the fields that keep it to itself. The one style and the one script, where there is one, are named by their hashes; such a
+/// script may ask this origin alone, and make no text a script or an element. Forms go where `forms` says.
+pub(crate) fn fenced(response: Response, script: Option<&str>, forms: &str) -> Response {
+    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+    let mut policy = format!("default-src 'none'; style-src 'sha256-{}'; ", hash(openapi::page::STYLE));
+    if let Some(script) = script {
+        policy.push_str(&format!(
+            "script-src 'sha256-{}'; connect-src 'self'; require-trusted-types-for 'script'; ",
+            hash(script)
+        ));
+    }
+    policy.push_str(&format!("base-uri 'none'; form-action {forms}; frame-ancestors 'none'"));
+    response
+        .with_field("content-security-policy", policy)
+        .with_field("x-content-type-options", "nosniff")
+        // Not `no-referrer`: browsers then hide even from us where a form comes from (`Origin: null`).
+        .with_field("referrer-policy", "same-origin")
 }
 
 /// Answers with the page, or with 304 to whoever has it.
@@ -44,10 +57,7 @@ pub(crate) fn docs(head: &RequestHead) -> Response {
         true => Response::new(304),
         false => Response::new(200).with_body("text/html; charset=utf-8", made.body.clone()),
     };
-    response
-        .with_field("etag", made.etag.as_str())
-        .with_field("cache-control", "public, max-age=300")
-        .with_field("content-security-policy", made.policy.as_str())
-        .with_field("x-content-type-options", "nosniff")
-        .with_field("referrer-policy", "no-referrer")
+    let response =
+        response.with_field("etag", made.etag.as_str()).with_field("cache-control", "public, max-age=300");
+    fenced(response, Some(openapi::page::SCRIPT), "'none'")
 }

@@ -13,10 +13,13 @@ use sluice_protocols::api::Timing;
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
 
+use super::browser;
 use crate::limit::{Entered, LimitFields, Place, Refused};
 use crate::metrics::{CoreMetrics, RouteLabel};
 use crate::mint::Mint;
 
+/// RFC 6750 section 3; a cookie has no scheme of its own (RFC 9110 section 11.1).
+const CHALLENGE: &str = "Bearer realm=\"sluice\"";
 /// Longest request id taken from a caller.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
@@ -28,6 +31,10 @@ pub(crate) struct Context {
     metrics: Arc<CoreMetrics>,
     /// What is told of the limits on requests.
     limits: Option<LimitFields>,
+    /// Whether the request has proven who asks by a cookie, which caches do not know for a credential.
+    by_cookie: bool,
+    /// Whether a person waits for the answer, to whom a problem document says little.
+    is_for_people: bool,
 }
 
 impl Context {
@@ -42,7 +49,15 @@ impl Context {
             Some(theirs) if is_request_id(theirs) => theirs.to_owned(),
             _ => mint.request(),
         };
-        Self { route, request_id, arrived, metrics: Arc::clone(metrics), limits: None }
+        Self {
+            route,
+            request_id,
+            arrived,
+            metrics: Arc::clone(metrics),
+            limits: None,
+            by_cookie: false,
+            is_for_people: false,
+        }
     }
 
     /// When the request was whole.
@@ -55,6 +70,16 @@ impl Context {
         &self.request_id
     }
 
+    /// Notes that the answer is for whoever has this cookie.
+    pub(crate) fn answer_by_cookie(&mut self) {
+        self.by_cookie = true;
+    }
+
+    /// Notes that what goes wrong is to be told on the page with the form.
+    pub(crate) fn answer_people(&mut self) {
+        self.is_for_people = true;
+    }
+
     /// Makes an answer complete, and counts it. For HEAD it is the same as for GET: what sends it leaves the body
     /// out and tells its length (RFC 9110 section 9.3.2).
     pub(crate) fn finish(self, response: Response) -> Response {
@@ -62,6 +87,11 @@ impl Context {
         let response = match self.limits {
             Some(limits) => limits.put_on(response),
             None => response,
+        };
+        // RFC 9111 section 3.5 keeps shared caches from answers to `Authorization` alone.
+        let response = match self.by_cookie && response.header("cache-control").is_none() {
+            true => response.with_field("cache-control", "no-store"),
+            false => response,
         };
         response.with_field("x-request-id", self.request_id)
     }
@@ -77,6 +107,9 @@ impl Context {
     /// The answer for a problem.
     pub(crate) fn problem(&self, problem: Problem) -> Response {
         self.metrics.problem(problem.kind());
+        if self.is_for_people {
+            return problem_page(&problem);
+        }
         problem_response(problem, &self.request_id)
     }
 }
@@ -148,6 +181,20 @@ fn is_request_id(text: &str) -> bool {
     (1..=REQUEST_ID_CHARS_MAX).contains(&text.len()) && text.bytes().all(fits)
 }
 
+/// A problem of the form of the page by which browsers sign in, as that page.
+fn problem_page(problem: &Problem) -> Response {
+    let fields = problem.errors().iter().map(|error| error.detail.as_str());
+    let said: Vec<&str> = std::iter::once(problem.detail()).chain(fields).collect();
+    let mut page = browser::sign_in_page(problem.status(), Some(&said.join(": ")));
+    if problem.kind() == ProblemKind::Unauthorized {
+        page = page.with_field("www-authenticate", CHALLENGE);
+    }
+    match problem.retry_after_s() {
+        Some(seconds) => page.with_field("retry-after", seconds.to_string()),
+        None => page,
+    }
+}
+
 /// A problem as a response: with the request's id, and the fields that go with the kind.
 fn problem_response(mut problem: Problem, request_id: &str) -> Response {
     let status = problem.status();
@@ -161,7 +208,7 @@ fn problem_response(mut problem: Problem, request_id: &str) -> Response {
     }
     // RFC 6750 section 3: an error code only when a key was shown at all, which the detail tells.
     if problem.kind() == ProblemKind::Unauthorized {
-        response = response.with_field("www-authenticate", "Bearer realm=\"sluice\"");
+        response = response.with_field("www-authenticate", CHALLENGE);
     }
     response
 }

@@ -38,7 +38,7 @@ fn prefix_of_user(who: &Principal) -> String {
 /// What a credential can give to keys: no more than it has, and a key nothing that outlives it.
 fn limit_of(who: &Principal) -> KeyLimit {
     let expires_ms = match who.credential {
-        Credential::Key(_) => who.expires_ms,
+        Credential::Key(_) | Credential::Browser(_) => who.expires_ms,
         // Whoever signs in may leave a key that works when the token is over.
         Credential::Token(_) => None,
     };

@@ -1,6 +1,7 @@
 //! The routes of the API: which there are, what each takes, and how it answers.
 
 pub(crate) mod batch;
+pub(crate) mod browser;
 pub(crate) mod cache;
 pub(crate) mod command;
 mod conditions;
@@ -35,6 +36,7 @@ use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::ReadError;
 
+use crate::audit::Act;
 use crate::limit::Class;
 use crate::metrics::RouteLabel;
 use crate::tasks::Unchanged;
@@ -56,6 +58,7 @@ pub(crate) enum Route<'a> {
     Workflows(workflow::Place<'a>),
     Context(context::Place<'a>),
     Webhooks(webhook::Place<'a>),
+    Browser(browser::Place<'a>),
     IntentParse,
     Keys,
     Key(&'a str),
@@ -99,6 +102,9 @@ impl<'a> Route<'a> {
             "/api/v1/keys" => Some(Self::Keys),
             "/api/v1/users" => Some(Self::Users),
             "/api/v1/users/me" => Some(Self::Me),
+            _ if path == browser::SIGN_IN || path.starts_with(browser::ROOT) => {
+                browser::Place::of(path).map(Self::Browser)
+            }
             _ if path.starts_with(webhook::ROOT) => webhook::Place::of(path).map(Self::Webhooks),
             "/api/v1/users/me/export" => Some(Self::MyExport),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
@@ -148,6 +154,7 @@ impl<'a> Route<'a> {
             Self::Google(path) => google::allow(path),
             Self::Workflows(place) => place.allow(),
             Self::Webhooks(place) => place.allow(),
+            Self::Browser(place) => place.allow(),
             Self::Context(place) => place.allow(),
             Self::DeadLetter(_) | Self::Key(_) | Self::User(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Keys | Self::Users => "GET, HEAD, POST, OPTIONS",
@@ -203,6 +210,7 @@ impl<'a> Route<'a> {
                 let changes = !is_read;
                 place.takes(method).map(|body| Action::Webhooks { body, changes })
             }
+            Self::Browser(place) => place.ask(method).map(Action::Browser),
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::Keys if is_read => Some(Action::KeyList),
             Self::Keys if method == Method::Post => Some(Action::KeyMake),
@@ -271,6 +279,7 @@ pub(crate) enum Action<'a> {
         body: webhook::WebhookBody,
         changes: bool,
     },
+    Browser(browser::Ask<'a>),
     IntentParse,
     KeyList,
     KeyMake,
@@ -310,6 +319,7 @@ impl Action<'_> {
             Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs | Self::Options => {
                 Access::Public
             }
+            Self::Browser(ask) => ask.access(),
             Self::Command
             | Self::Commands
             | Self::TaskCancel(_)
@@ -376,6 +386,7 @@ impl Action<'_> {
             Self::Workflows { .. } => RouteLabel::Workflows,
             Self::Context { .. } => RouteLabel::Context,
             Self::Webhooks { .. } => RouteLabel::Webhooks,
+            Self::Browser(_) => RouteLabel::BrowserSessions,
             Self::IntentParse => RouteLabel::IntentParse,
             Self::KeyList | Self::KeyMake | Self::KeyGet(_) | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
                 RouteLabel::Keys
@@ -420,6 +431,7 @@ impl Action<'_> {
             Self::Workflows { has_body, runs, .. } => Target::Workflows { has_body, runs },
             Self::Context { brings, changes } => Target::Context { brings, changes },
             Self::Webhooks { body, .. } => Target::Webhooks { body },
+            Self::Browser(ask) => Target::Browser(ask.wish()?),
             Self::IntentParse => Target::IntentParse,
             Self::KeyList => Target::Account(Account::KeyList),
             Self::KeyMake => Target::Account(Account::KeyMake),
@@ -486,6 +498,7 @@ pub(crate) enum Target {
     Webhooks {
         body: webhook::WebhookBody,
     },
+    Browser(browser::Wish),
     IntentParse,
     Account(Account),
     /// Of the user named, or of whoever asks.
@@ -519,6 +532,20 @@ pub(crate) enum Account {
 }
 
 impl Target {
+    /// As which act the audit log tells it when it is for an office and refused, and the user it was meant for.
+    pub(crate) const fn act(self) -> (Act, Option<UserId>) {
+        match self {
+            Self::Account(Account::UserList) => (Act::UserRead, None),
+            Self::Account(Account::UserGet(user)) => (Act::UserRead, Some(user)),
+            Self::Account(Account::UserMake) => (Act::UserCreate, None),
+            Self::Account(Account::UserEdit(user)) => (Act::UserChange, Some(user)),
+            Self::Account(Account::UserDisable(user)) => (Act::UserDisable, Some(user)),
+            Self::Account(Account::UserErase(user)) => (Act::UserErase, Some(user)),
+            Self::Export(Some(user)) => (Act::UserExport, Some(user)),
+            _ => (Act::Administration, None),
+        }
+    }
+
     /// Whether it makes work: a core that drains does not take it.
     pub(crate) const fn makes_work(self) -> bool {
         matches!(
@@ -555,6 +582,7 @@ impl Target {
             | Self::Account(
                 Account::KeyList | Account::KeyGet(_) | Account::UserList | Account::Me | Account::UserGet(_),
             )
+            | Self::Browser(browser::Wish::List | browser::Wish::Current | browser::Wish::Get(_))
             | Self::Context { changes: false, .. } => Class::Reads,
             Self::Google(_) => Class::Google,
             Self::TaskCancel(_)
@@ -569,6 +597,7 @@ impl Target {
             | Self::Export(_)
             | Self::Workflows { runs: false, .. }
             | Self::Webhooks { .. }
+            | Self::Browser(_)
             | Self::Context { changes: true, .. } => Class::Administration,
         }
     }
@@ -579,6 +608,7 @@ impl Target {
             Self::Command
             | Self::CacheInvalidate
             | Self::IntentParse
+            | Self::Browser(browser::Wish::Begin)
             | Self::Context { brings: context::Brings::Json, .. } => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
             Self::Webhooks { body: webhook::WebhookBody::Json } => Some(BodyKind::Command),
@@ -664,6 +694,10 @@ mod tests {
             "/api/v1/sessions/a/events",
             "/api/v1/users/x/y",
             "/api/v1/keys/",
+            "/api/v1/browser-sessions/",
+            "/api/v1/browser-sessions/current/x",
+            "/api/v1/browser-sessionsx",
+            "/sign-in/",
             "/api/v1/gmail/",
             "/api/v1/gmail/messages/",
             "/api/v1/gmail/settings",
@@ -708,6 +742,10 @@ mod tests {
             Route::Webhooks(webhook::Place::All),
             Route::Webhooks(webhook::Place::One("x")),
             Route::Webhooks(webhook::Place::Test("x")),
+            Route::Browser(browser::Place::All),
+            Route::Browser(browser::Place::Current),
+            Route::Browser(browser::Place::One("x")),
+            Route::Browser(browser::Place::SignIn),
             Route::IntentParse,
             Route::Keys,
             Route::Key("x"),

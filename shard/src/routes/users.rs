@@ -55,9 +55,14 @@ fn nobody() -> Problem {
 
 /// The answer to `GET /api/v1/users/{id}`, and for oneself to `GET /api/v1/users/me`.
 pub(crate) async fn get(core: &Core, id: UserId) -> Result<Response, Problem> {
+    Ok(Response::new(200).json(&view_of(core, id).await?))
+}
+
+/// A user as they are shown.
+pub(crate) async fn view_of(core: &Core, id: UserId) -> Result<UserView, Problem> {
     let found = core.store.load::<UserRecord>(core.shard_of(&id), &Key::user(&id)).await;
     let found = found.map_err(|error| read_problem(&error))?.ok_or_else(nobody)?;
-    Ok(Response::new(200).json(&with_activity(core, found.to_record()).await?))
+    with_activity(core, found.to_record()).await
 }
 
 /// The answer to `POST /api/v1/users`.

@@ -5,11 +5,14 @@ use std::rc::Rc;
 
 use sluice_net::Request;
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::Batch;
 
 use super::{Asked, Core, Way};
+use crate::audit::refused::LeftOut;
+use crate::audit::{Actor, Author, Object, Outcome};
+use crate::auth::browser::is_from_here;
 use crate::auth::tokens::{Fingerprint, Means as TokenMeans};
-use crate::auth::{self, Denied, KeyMeans, KeyText, Passed, Shown};
-use crate::limit::Class;
+use crate::auth::{self, CookieText, Denied, KeyMeans, KeyText, Passed, Shown};
 use crate::routes;
 use crate::routes::exchange::Exchange;
 
@@ -34,7 +37,60 @@ impl Core {
                 self.metrics.tokens_misses.add(1);
                 sluice_core::spawn(Rc::clone(self).serve_token(asked, fingerprint, request, exchange));
             }
-            Err(denied) => self.deny_counted(exchange, &denied, request.peer.ip(), asked.1.class()),
+            Ok(Shown::Cookie(text)) => {
+                let text = *text;
+                self.serve_cookie(asked, &text, request, exchange, way);
+            }
+            Err(denied) => self.deny_counted(&asked, exchange, &denied, request.peer.ip()),
+        }
+    }
+
+    fn serve_cookie(
+        self: &Rc<Self>,
+        asked: Asked,
+        text: &CookieText,
+        request: Request,
+        mut exchange: Exchange,
+        way: Way,
+    ) {
+        let (now, address) = (sluice_core::now(), request.peer.ip());
+        exchange.context.answer_by_cookie();
+        if !is_from_here(&request.head) {
+            self.metrics.browsers_cross_site.add(1);
+            return self.deny(&asked, exchange, &Denied::CrossSite, address);
+        }
+        if let Some(who) = self.browsers.believed(text, &self.revocations, now) {
+            self.metrics.browsers_hits.add(1);
+            return self.perform(asked, who, request, exchange);
+        }
+        let opened = match self.browsers.open(text) {
+            Ok(opened) => opened,
+            Err(denied) => return self.deny_counted(&asked, exchange, &denied, address),
+        };
+        let shard = self.placement.shard_of(&opened.user);
+        let owner = self.placement.owner(shard);
+        if owner != self.id {
+            return self.pass_on(owner, request, exchange, way, None);
+        }
+        self.metrics.browsers_misses.add(1);
+        let (core, text) = (Rc::clone(self), *text);
+        sluice_core::spawn(async move {
+            let means = core.key_means();
+            let checked = core.browsers.check(means, &text, &opened, shard, now).await;
+            core.metrics.browsers_cached.set(core.browsers.len() as u64);
+            match checked {
+                Ok(who) => core.perform(asked, who, request, exchange),
+                Err(denied) => core.deny(&asked, exchange, &denied, address),
+            }
+        });
+    }
+
+    fn key_means(&self) -> KeyMeans<'_> {
+        KeyMeans {
+            store: &self.store,
+            revocations: &self.revocations,
+            limiter: &self.limiter,
+            clock: &self.clock,
         }
     }
 
@@ -53,7 +109,7 @@ impl Core {
         }
         let user = match auth::parse(text) {
             Ok(key) => key.user(),
-            Err(denied) => return self.deny_counted(exchange, &denied, request.peer.ip(), class),
+            Err(denied) => return self.deny_counted(&asked, exchange, &denied, request.peer.ip()),
         };
         let shard = self.placement.shard_of(&user);
         let owner = self.placement.owner(shard);
@@ -69,30 +125,25 @@ impl Core {
         self.metrics.keys_misses.add(1);
         let (core, text) = (Rc::clone(self), *text);
         sluice_core::spawn(async move {
-            let means = KeyMeans {
-                store: &core.store,
-                revocations: &core.revocations,
-                limiter: &core.limiter,
-                clock: &core.clock,
-            };
+            let means = core.key_means();
             let checked = core.keys.check(means, &text, shard, now).await;
             core.metrics.keys_cached.set(core.keys.len() as u64);
             match checked {
                 Ok(who) => core.perform(asked, who, request, exchange),
                 Err(denied @ (Denied::Missing | Denied::Unknown)) => {
-                    core.deny_counted(exchange, &denied, address, class);
+                    core.deny_counted(&asked, exchange, &denied, address);
                 }
-                Err(denied) => core.deny(exchange, &denied),
+                Err(denied) => core.deny(&asked, exchange, &denied, address),
             }
         });
     }
 
     /// Denies a request that shows no credential, what cannot be one, or a token that is not accepted, unless its address
     /// has shown too many of those.
-    fn deny_counted(&self, exchange: Exchange, denied: &Denied, address: IpAddr, class: Class) {
+    fn deny_counted(self: &Rc<Self>, asked: &Asked, exchange: Exchange, denied: &Denied, address: IpAddr) {
         let now_ns = self.limiter.limits().ns(sluice_core::now());
-        match self.limiter.note_unauthorized(address, class, now_ns) {
-            Ok(()) => self.deny(exchange, denied),
+        match self.limiter.note_unauthorized(address, asked.1.class(), now_ns) {
+            Ok(()) => self.deny(asked, exchange, denied, address),
             Err(refused) => exchange.limited(&refused),
         }
     }
@@ -106,7 +157,7 @@ impl Core {
         exchange: Exchange,
     ) {
         let Ok(Shown::Token(token)) = auth::shown(&request.head) else {
-            return self.deny(exchange, &Denied::Missing);
+            return self.deny(&asked, exchange, &Denied::Missing, request.peer.ip());
         };
         // As a key, it does not count meanwhile: everybody behind an address may bring one at once when their provider's
         // keys change.
@@ -127,8 +178,8 @@ impl Core {
         self.metrics.tokens_cached.set(self.tokens.len() as u64);
         match checked {
             Ok(who) => self.serve_proven(asked, &who, request, exchange),
-            Err(denied @ Denied::Token(_)) => self.deny_counted(exchange, &denied, address, class),
-            Err(denied) => self.deny(exchange, &denied),
+            Err(denied @ Denied::Token(_)) => self.deny_counted(&asked, exchange, &denied, address),
+            Err(denied) => self.deny(&asked, exchange, &denied, address),
         }
     }
 
@@ -155,23 +206,33 @@ impl Core {
                     core.welcomed.insert(&passed, &who, now);
                     core.perform(asked, who, request, exchange);
                 }
-                Err(error) => core.deny(exchange, &Denied::Storage(error)),
+                Err(error) => core.deny(&asked, exchange, &Denied::Storage(error), request.peer.ip()),
             }
         });
     }
 
-    fn deny(&self, exchange: Exchange, denied: &Denied) {
+    fn deny(self: &Rc<Self>, asked: &Asked, exchange: Exchange, denied: &Denied, address: IpAddr) {
         let detail = denied.to_string();
         let overloaded = |detail| Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1);
+        let mut actor = Actor::Nobody;
         let problem = match denied {
             Denied::Missing | Denied::Unknown | Denied::Expired => {
                 Problem::new(ProblemKind::Unauthorized, detail)
             }
+            Denied::Session | Denied::SessionOver => {
+                self.metrics.browsers_refused.add(1);
+                return exchange.refuse(Problem::new(ProblemKind::Unauthorized, detail));
+            }
+            Denied::CrossSite => return exchange.refuse(Problem::new(ProblemKind::CrossSite, detail)),
             Denied::Token(_) => {
                 self.metrics.tokens_refused.add(1);
                 return exchange.refuse(Problem::new(ProblemKind::Unauthorized, detail));
             }
-            Denied::Disabled | Denied::NoUser => Problem::new(ProblemKind::Forbidden, detail),
+            Denied::Disabled(user) => {
+                actor = Actor::User(*user);
+                Problem::new(ProblemKind::Forbidden, detail)
+            }
+            Denied::NoUser => Problem::new(ProblemKind::Forbidden, detail),
             Denied::NoKeysYet | Denied::Busy => overloaded(detail),
             Denied::Storage(error) => routes::read_problem(error),
             // Whose name or address is taken is not for whoever comes with a token.
@@ -182,6 +243,58 @@ impl Core {
             Denied::Clerk(problem) => problem.clone(),
         };
         self.metrics.keys_refused.add(1);
+        if problem.kind() == ProblemKind::Forbidden {
+            return self.forbid(asked, actor, address, exchange, problem);
+        }
         exchange.refuse(problem);
+    }
+
+    /// Answers 403. What is for an office is told in the audit log before, within bounds, so that whoever has the answer
+    /// finds the entry.
+    pub(super) fn forbid(
+        self: &Rc<Self>,
+        asked: &Asked,
+        actor: Actor,
+        address: IpAddr,
+        exchange: Exchange,
+        problem: Problem,
+    ) {
+        let (access, target) = *asked;
+        if !access.is_for_office() {
+            return exchange.refuse(problem);
+        }
+        let who = match actor {
+            Actor::User(user) => Some(user),
+            Actor::Operator | Actor::Gateway | Actor::Nobody => None,
+        };
+        let at_ms = self.clock.unix_ms();
+        if let Err(left_out) = self.refusals.take(who, at_ms) {
+            match left_out {
+                LeftOut::User => self.metrics.audit_refusals_left_out_user.add(1),
+                LeftOut::Core => self.metrics.audit_refusals_left_out_core.add(1),
+            }
+            return exchange.refuse(problem);
+        }
+        let shard = match who {
+            Some(user) => self.shard_of(&user),
+            None => self.store.store().shard_count().shards().next().expect("there is at least one shard"),
+        };
+        let mut batch = Batch::new(shard);
+        let (act, meant) = target.act();
+        let object = meant.as_ref().map_or(Object::Named(""), Object::User);
+        let author = Author::of_request(actor, address, exchange.context.request_id());
+        author.tell_that(&mut batch, act, object, Outcome::Refused, at_ms);
+        let commit = self.store.commit(batch);
+        let core = Rc::clone(self);
+        sluice_core::spawn(async move {
+            match commit.await {
+                Ok(_) => core.metrics.audit_refusals_told.add(1),
+                Err(error) => {
+                    core.metrics.audit_refusals_left_out_storage.add(1);
+                    tracing::warn!(%error, "a refused administrative act is not in the audit log");
+                }
+            }
+            exchange.refuse(problem);
+        });
     }
 }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod call;
+mod delegation;
 mod google;
 pub(crate) mod meter;
 pub(crate) mod openai;
@@ -20,6 +21,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 
 use crate::quota::Denied;
 
+pub use delegation::{Delegation, KeyFileError};
 pub(crate) use google::{CallError, Content, Google, Reply};
 pub use tokens::TokenCache;
 pub(crate) use upload::{Sessions as UploadSessions, Source, Upload, UploadError};

@@ -9,6 +9,9 @@
 //!   connects anew meanwhile wins. The record is held from that look until the change is durable.
 //! - Refresh tokens are written sealed. One that an older version left as it is, is sealed with the next refresh.
 //! - At most `tokens_max` tokens are kept; the oldest goes first.
+//! - For a user without a connection the operator's service account may get one, where that is configured ([`delegated`]).
+
+mod delegated;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -67,6 +70,8 @@ struct Kept {
     ends_at: Instant,
     /// Which place in the order of age is this entry's; an older place of the same user is void.
     age: u64,
+    /// The address it was given for by delegation; `None` for one of the user's own connection.
+    address: Option<Rc<str>>,
 }
 
 #[derive(Default)]
@@ -89,6 +94,7 @@ struct Flight {
 pub struct TokenCache {
     state: RefCell<State>,
     tokens_max: usize,
+    told: delegated::Told,
 }
 
 /// A token, and the calls made to get it when this caller was the one they are told to.
@@ -100,7 +106,8 @@ pub(crate) struct Granted {
 impl TokenCache {
     /// Keeps at most `tokens_max` tokens.
     pub fn new(tokens_max: usize) -> Self {
-        Self { state: RefCell::default(), tokens_max: tokens_max.max(1) }
+        let tokens_max = tokens_max.max(1);
+        Self { state: RefCell::default(), tokens_max, told: delegated::Told::new(tokens_max) }
     }
 
     /// Drops what is known of a user's tokens: call it when their connection changed.
@@ -109,6 +116,7 @@ impl TokenCache {
         state.kept.remove(user);
         // A refresh under way goes on for those who wait, but nobody new joins it and nothing of it is kept.
         state.flights.remove(user);
+        self.told.forget(user);
     }
 
     /// How many tokens are kept.
@@ -140,9 +148,20 @@ impl TokenCache {
         deadline: Instant,
     ) -> Granted {
         let now = sluice_core::now();
-        let kept =
-            self.state.borrow().kept.get(&user).map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at));
-        if let Some((token, renew_at, ends_at)) = kept
+        let kept = self
+            .state
+            .borrow()
+            .kept
+            .get(&user)
+            .map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at, kept.address.clone()));
+        let kept = match kept {
+            Some((.., Some(address))) if !delegated::is_still_for(env, shard, &user, &address).await => {
+                self.forget(&user);
+                None
+            }
+            kept => kept,
+        };
+        if let Some((token, renew_at, ends_at, _)) = kept
             && now < ends_at
         {
             if now >= renew_at {
@@ -252,8 +271,10 @@ struct Refresh {
 
 /// Why the token endpoint gave no token.
 enum NoToken {
-    /// The refresh token is dead.
+    /// The refresh token is dead, or the assertion not accepted.
     Dead,
+    /// The operator's client or service account is not accepted, or may not do this.
+    Client(String),
     Other(Problem),
 }
 
@@ -273,10 +294,16 @@ impl Refresh {
     }
 
     async fn fresh(&self) -> Result<Kept, Problem> {
-        let used = self.connection().await?;
+        let used = match self.connection().await {
+            Err(problem) if problem.kind() == ProblemKind::NotConnected => {
+                return self.delegated(problem).await;
+            }
+            found => found?,
+        };
         match self.exchange(&used.token).await {
             Ok(answer) => self.keep(used, answer).await,
             Err(NoToken::Other(problem)) => Err(problem),
+            Err(NoToken::Client(why)) => Err(unaccepted(&why)),
             Err(NoToken::Dead) => self.second_chance(used).await,
         }
     }
@@ -290,6 +317,7 @@ impl Refresh {
         match self.exchange(&now.token).await {
             Ok(answer) => self.keep(now, answer).await,
             Err(NoToken::Other(problem)) => Err(problem),
+            Err(NoToken::Client(why)) => Err(unaccepted(&why)),
             Err(NoToken::Dead) => Err(self.give_up(now).await),
         }
     }
@@ -341,8 +369,12 @@ impl Refresh {
 
     async fn exchange(&self, token: &PlainText) -> Result<TokenResponse, NoToken> {
         let config = &self.env.config;
-        let body = refresh_body(&config.google_client_id, &config.google_client_secret, token.expose());
-        let limit = sluice_core::now() + config.call_timeout;
+        self.ask(refresh_body(&config.google_client_id, &config.google_client_secret, token.expose())).await
+    }
+
+    /// Asks the token endpoint for what a form says.
+    async fn ask(&self, body: String) -> Result<TokenResponse, NoToken> {
+        let limit = sluice_core::now() + self.env.config.call_timeout;
         let request = EgressRequest {
             upstream: Upstream::OAuth,
             method: "POST",
@@ -395,14 +427,7 @@ impl Refresh {
                 self.env.stats.token_rotations.add(1);
             }
         }
-        let now = sluice_core::now();
-        let ends_at = now + answer.lifetime().saturating_sub(LAST_SECONDS);
-        // Up to a quarter earlier, by lot: tokens that were fetched together are not renewed together.
-        let lot = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
-        let ahead = self.env.config.token_refresh_ahead.mul_f64(1.0 + lot / 4.0);
-        let renew_at = now + answer.lifetime().saturating_sub(ahead);
-        let token = AccessToken(Rc::new(Zeroizing::new(answer.access_token().to_owned())));
-        Ok(Kept { token, renew_at, ends_at, age: 0 })
+        Ok(kept(&self.env, &answer))
     }
 
     async fn give_up(&self, dead: Used) -> Problem {
@@ -451,6 +476,18 @@ impl Refresh {
     }
 }
 
+/// A fresh token as it is kept.
+fn kept(env: &Env, answer: &TokenResponse) -> Kept {
+    let now = sluice_core::now();
+    let ends_at = now + answer.lifetime().saturating_sub(LAST_SECONDS);
+    // Up to a quarter earlier, by lot: tokens that were fetched together are not renewed together.
+    let lot = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+    let ahead = env.config.token_refresh_ahead.mul_f64(1.0 + lot / 4.0);
+    let renew_at = now + answer.lifetime().saturating_sub(ahead);
+    let token = AccessToken(Rc::new(Zeroizing::new(answer.access_token().to_owned())));
+    Kept { token, renew_at, ends_at, age: 0, address: None }
+}
+
 /// What an answer of the token endpoint says about calls to come.
 fn judge(response: &EgressResponse) -> Judged {
     let is_failure = response.status == 408 || response.status >= 500;
@@ -475,6 +512,11 @@ fn needs_reauth() -> Problem {
     )
 }
 
+fn unaccepted(why: &str) -> Problem {
+    tracing::error!(why, "Google does not accept the gateway's OAuth client");
+    Problem::new(ProblemKind::UpstreamRefused, "Google does not accept the gateway's OAuth client")
+}
+
 fn read(response: &EgressResponse) -> Result<TokenResponse, NoToken> {
     let answer = if (200..300).contains(&response.status) {
         TokenResponse::parse(&response.body)
@@ -483,13 +525,7 @@ fn read(response: &EgressResponse) -> Result<TokenResponse, NoToken> {
     };
     answer.map_err(|error| match error {
         OAuthError::InvalidGrant => NoToken::Dead,
-        OAuthError::InvalidClient(why) => {
-            tracing::error!(why, "Google does not accept the gateway's OAuth client");
-            NoToken::Other(Problem::new(
-                ProblemKind::UpstreamRefused,
-                "Google does not accept the gateway's OAuth client",
-            ))
-        }
+        OAuthError::InvalidClient(why) => NoToken::Client(why),
         OAuthError::RateLimited => {
             let problem =
                 Problem::new(ProblemKind::UpstreamLimited, "Google's token endpoint is limiting requests");

@@ -2,7 +2,7 @@
 
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
-use sluice_protocols::ids::{KeyId, UserId};
+use sluice_protocols::ids::{BrowserSessionId, KeyId, UserId};
 
 use super::Record;
 use super::types::Raw;
@@ -151,6 +151,31 @@ pub struct ErasureRecord {
 impl Record for ErasureRecord {
     const NAME: &'static str = "erasure";
     const KINDS: &'static [Kind] = &[Kind::Erasure];
+    const SCHEMA: u8 = 1;
+}
+
+/// One sign-in of a user with a browser. Kept when it is over, until a later one takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BrowserSessionRecord {
+    #[rkyv(with = Raw)]
+    pub id: BrowserSessionId,
+    #[rkyv(with = Raw)]
+    pub user: UserId,
+    /// The API key it was made with, without which it is over; `None` where that was a token.
+    pub key: Option<[u8; 8]>,
+    /// The role that its credential had.
+    pub role: u8,
+    /// What it may be used for at most, as bits.
+    pub scopes: u16,
+    pub created_ms: u64,
+    pub expires_ms: u64,
+    /// When it was signed out; 0 when it was not.
+    pub ended_ms: u64,
+}
+
+impl Record for BrowserSessionRecord {
+    const NAME: &'static str = "browser session";
+    const KINDS: &'static [Kind] = &[Kind::BrowserSession];
     const SCHEMA: u8 = 1;
 }
 

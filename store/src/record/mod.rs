@@ -21,8 +21,8 @@ mod types;
 mod webhook;
 
 pub use account::{
-    ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, ErasureRecord, IdentityRecord, KeyRecord, KeyUse,
-    UserRecord,
+    ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, BrowserSessionRecord, ErasureRecord,
+    IdentityRecord, KeyRecord, KeyUse, UserRecord,
 };
 pub use context::{
     ArchivedContextChunkRecord, ContextChunkRecord, ContextDocumentRecord, ContextOrphanRecord,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rkyv::{Deserialize, Serialize};
 use sluice_protocols::ids::{
-    DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+    BrowserSessionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -113,6 +113,19 @@ fn identity() -> IdentityRecord {
         subject: "7".to_owned(),
         user: UserId::from_bytes([1; 16]),
         created_ms: 8,
+    }
+}
+
+fn browser_session() -> BrowserSessionRecord {
+    BrowserSessionRecord {
+        id: BrowserSessionId::from_bytes([6; 16]),
+        user: UserId::from_bytes([1; 16]),
+        key: Some([4; 8]),
+        role: 1,
+        scopes: 0b11,
+        created_ms: 6,
+        expires_ms: 7,
+        ended_ms: 8,
     }
 }
 
@@ -507,6 +520,7 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&snapshot());
     round_trips(&identity());
     round_trips(&activity());
+    round_trips(&browser_session());
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -535,6 +549,7 @@ fn layouts_on_disk_are_pinned() {
         pin(&snapshot()),
         pin(&identity()),
         pin(&activity()),
+        pin(&browser_session()),
         pin(&webhook()),
         pin(&delivery()),
         pin(&attempts()),
@@ -542,7 +557,7 @@ fn layouts_on_disk_are_pinned() {
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 21] = [
+const PINNED: [(&str, u8, u64); 22] = [
     ("user", 2, 0xfd74_0d53_a088_88ad),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 2, 0x6058_dfa5_af9e_10e4),
@@ -561,6 +576,7 @@ const PINNED: [(&str, u8, u64); 21] = [
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
     ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
     ("activity", 1, 0x064e_b422_90a4_c9db),
+    ("browser session", 1, 0),
     ("webhook", 1, 0x7c32_92b4_c325_aead),
     ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
     ("attempts", 1, 0x5508_865a_f24a_5245),

@@ -10,7 +10,7 @@ use rkyv::rancor::Fallible;
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use sluice_protocols::ids::{
-    DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+    BrowserSessionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
 };
 
 use super::{PlainText, Record, Sealed, StoredSecret};
@@ -55,6 +55,7 @@ raw_id!(DeliveryId, 16);
 raw_id!(KeyId, 8);
 raw_id!(GenerationId, 16);
 raw_id!(SnapshotId, 16);
+raw_id!(BrowserSessionId, 16);
 
 /// Whose name (or e-mail address) it is.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 
 mod batch;
 mod calendar;
+mod delegation;
 mod drive;
 mod drive_query;
 mod gmail;
@@ -26,6 +27,7 @@ use super::wire::{Call, Mask, Reply, Service, google_error, google_error_at, inv
 use super::world::User;
 
 pub(crate) use batch::{parts as batch_parts, reply as batch_reply};
+pub(crate) use delegation::ServiceAccount;
 pub(crate) use oauth::Grants;
 pub(crate) use upload::Uploads;
 

@@ -1,14 +1,14 @@
 //! Google's OAuth 2.0: consent (given at once), codes with PKCE, refresh with or without rotation, revocation.
 //!
 //! Two kinds of refresh tokens work: `sim-refresh-NAME`, which needs no consent, and those that a code was exchanged
-//! for. Who consents is `login_hint`; whether and to what they do, `sim_consent` (`deny`) and `sim_scope` say.
+//! for. An assertion of the service account works without any ([`delegation`]). Who consents is `login_hint`; whether and to what they do, `sim_consent` (`deny`) and `sim_scope` say.
 //!
 //! Invariants:
 //! - A code is good once, for ten minutes, for the client and the address it was made for.
 //! - A refresh token that was rotated away, revoked, or pushed out by a hundred newer ones is refused.
 //! - An access token holds what it says, so nothing is remembered of it but when its user revoked.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::delegation::{self, refusal};
 use super::{Identity, Request, is_get, unknown_path};
 use crate::sim::chance::{hash, mix};
 use crate::sim::plan::Plan;
@@ -28,7 +29,7 @@ const REFRESH_PREFIX: &str = "sim-refresh-";
 /// Refresh tokens that were revoked are this and a user's name.
 const REVOKED_PREFIX: &str = "sim-revoked-";
 /// A name beyond this is no name.
-const NAME_BYTES_MAX: usize = 128;
+pub(super) const NAME_BYTES_MAX: usize = 128;
 /// Live refresh tokens of one user and client; the oldest ends when there are more.
 const TOKENS_MAX: usize = 100;
 /// How long a code is good.
@@ -71,6 +72,8 @@ struct Ledger {
     rotated: u64,
     revoked: u64,
     refused: u64,
+    /// Tokens that the service account got, by the user it acts for.
+    delegated: BTreeMap<String, u64>,
 }
 
 /// Codes, refresh tokens and consents.
@@ -99,7 +102,7 @@ impl Grants {
     pub(crate) fn snapshot(&self) -> Value {
         let ledger = self.lock();
         json!({"refresh_tokens": ledger.tokens.len(), "rotated": ledger.rotated, "revoked": ledger.revoked,
-            "invalid_grants": ledger.refused})
+            "invalid_grants": ledger.refused, "delegated": ledger.delegated})
     }
 }
 
@@ -135,6 +138,9 @@ fn form(call: &Call) -> Params {
 /// The name that a request to this side says it is about.
 pub(super) fn said(state: &State, call: &Call) -> Identity {
     let form = form(call);
+    if let Some(name) = form.get("assertion").and_then(delegation::said) {
+        return Identity::Said(name);
+    }
     let token = form.get("refresh_token").unwrap_or_default();
     let name = token.strip_prefix(REFRESH_PREFIX).or_else(|| token.strip_prefix(REVOKED_PREFIX));
     if let Some(name) = name {
@@ -232,6 +238,7 @@ fn token(state: &State, plan: &Plan, call: &Call) -> Reply {
     let kind = form.get("grant_type").unwrap_or_default();
     match kind {
         "" => return refuse("invalid_request", "Required parameter is missing: grant_type"),
+        delegation::GRANT => return delegated(state, plan, &form),
         "refresh_token" | "authorization_code" => {}
         other => return refuse("unsupported_grant_type", &format!("Invalid grant_type: {other}")),
     }
@@ -249,16 +256,52 @@ fn token(state: &State, plan: &Plan, call: &Call) -> Reply {
             return refusal;
         }
     };
-    let lifetime = plan.oauth.token_lifetime_s.map_or(state.config.token_lifetime, Duration::from_secs);
-    let expires_ms = unix_ms() + u64::try_from(lifetime.as_millis()).unwrap_or(0);
-    let access = Access { name: grant.user, scopes: grant.scopes, sequence: state.world.next_sequence() };
-    let access_token = access.write(expires_ms, state.config.seed);
-    let mut answer = json!({"access_token": access_token, "expires_in": lifetime.as_secs(),
-        "scope": access.scopes, "token_type": "Bearer"});
+    let (access_token, life_s) = access(state, plan, grant.user, grant.scopes.clone());
+    let mut answer = json!({"access_token": access_token, "expires_in": life_s, "scope": grant.scopes, "token_type": "Bearer"});
     if let Some(token) = refresh_token {
         answer["refresh_token"] = token.into();
     }
-    Reply::json(200, &answer).with("cache-control", "no-cache, no-store, max-age=0, must-revalidate")
+    given_token(&answer)
+}
+
+/// A fresh access token, and for how many seconds it is good.
+fn access(state: &State, plan: &Plan, name: String, scopes: String) -> (String, u64) {
+    let lifetime = plan.oauth.token_lifetime_s.map_or(state.config.token_lifetime, Duration::from_secs);
+    let expires_ms = unix_ms() + u64::try_from(lifetime.as_millis()).unwrap_or(0);
+    let access = Access { name, scopes, sequence: state.world.next_sequence() };
+    (access.write(expires_ms, state.config.seed), lifetime.as_secs())
+}
+
+fn given_token(answer: &Value) -> Reply {
+    Reply::json(200, answer).with("cache-control", "no-cache, no-store, max-age=0, must-revalidate")
+}
+
+/// A token for an assertion of the service account; there is no refresh token with it, nor a scope.
+fn delegated(state: &State, plan: &Plan, form: &Params) -> Reply {
+    let assertion = form.get("assertion").unwrap_or_default();
+    if assertion.is_empty() {
+        return refuse("invalid_request", "Missing required parameter: assertion");
+    }
+    let accepted = match &state.service_account {
+        Some(account) => account.accept(assertion, unix_ms() / 1_000),
+        None => Err(refusal(400, "invalid_grant", "Invalid grant: account not found")),
+    };
+    let accepted = accepted.and_then(|accepted| {
+        if state.world.is_revoked(&accepted.user) {
+            return Err(refusal(400, "invalid_grant", "Invalid email or User ID"));
+        }
+        Ok(accepted)
+    });
+    let accepted = match accepted {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            state.oauth.lock().refused += 1;
+            return refusal;
+        }
+    };
+    *state.oauth.lock().delegated.entry(accepted.user.clone()).or_default() += 1;
+    let (access_token, life_s) = access(state, plan, accepted.user, accepted.scopes);
+    given_token(&json!({"access_token": access_token, "expires_in": life_s, "token_type": "Bearer"}))
 }
 
 type Given = Result<(Grant, Option<String>), Reply>;
