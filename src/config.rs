@@ -154,6 +154,9 @@ section! {
         port: u16 = 4433,
         /// Core i also has port core_port_base + i to itself; 0 means port + 1.
         core_port_base: u16 = 0,
+        /// Where browsers reach the gateway, such as "https://sluice.example.com", without a path: links lead there, and Google
+        /// sends browsers back there. Empty for https://localhost and the port.
+        public_url: String = String::new(),
         /// Whether HTTP/2 and HTTP/1.1 are served over TLS on the shared port number of TCP.
         tcp: bool = true,
         /// Kernel buffers of each UDP socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
@@ -532,6 +535,15 @@ section! {
     Google {
         /// The OAuth token endpoint.
         token_url: String = "https://oauth2.googleapis.com/token".to_owned(),
+        /// The OAuth authorization endpoint, where users consent.
+        auth_url: String = "https://accounts.google.com/o/oauth2/v2/auth".to_owned(),
+        /// The OAuth revocation endpoint, of the same origin as token_url; empty for `revoke` in the place of the last part of
+        /// that.
+        revoke_url: String = String::new(),
+        /// Who must have made the ID tokens that say whose account it is.
+        issuer: String = "https://accounts.google.com".to_owned(),
+        /// Origins that a user may be led on to when an account is connected, such as "https://app.example.com".
+        return_origins: Vec<String> = Vec::new(),
         /// Base URL of Gmail.
         gmail_url: String = "https://gmail.googleapis.com".to_owned(),
         /// Base URL of Calendar.
@@ -873,7 +885,28 @@ impl OpenAi {
     }
 }
 
+impl Listen {
+    /// Where browsers reach the gateway: an origin.
+    pub(crate) fn public_origin(&self) -> String {
+        match (self.public_url.trim_end_matches('/'), self.port) {
+            ("", 0 | 443) => "https://localhost".to_owned(),
+            ("", port) => format!("https://localhost:{port}"),
+            (url, _) => url.to_owned(),
+        }
+    }
+}
+
 impl Google {
+    /// The revocation endpoint: as it is given, or beside the token endpoint.
+    pub(crate) fn revocation_url(&self) -> String {
+        if !self.revoke_url.is_empty() {
+            return self.revoke_url.clone();
+        }
+        let token_url = self.token_url.trim_end_matches('/');
+        let (beside, _) = token_url.rsplit_once('/').unwrap_or((token_url, ""));
+        format!("{beside}/revoke")
+    }
+
     /// The OAuth client secret from its place, or `None` when there is none.
     ///
     /// # Errors

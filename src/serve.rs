@@ -33,12 +33,15 @@ use sluice_shard::limit::{LimitConfig, Limits as RequestLimits, RatePair};
 use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::webhooks::WebhookConfig;
-use sluice_shard::{Admin, ContextConfig, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics};
+use sluice_shard::{
+    Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics,
+};
 use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
 use sluice_tuning::{Severity, Topology};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat, Rate, Webhooks};
@@ -121,6 +124,14 @@ fn serve(
     accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     let mut shard = shard_config(config, cores.get())?;
     shard.node_secret = secret;
+    shard.run.connect = ConnectConfig {
+        auth_url: config.google.auth_url.clone(),
+        revoke_url: config.google.revocation_url(),
+        issuer: config.google.issuer.clone(),
+        public_url: config.listen.public_origin(),
+        return_origins: config.google.return_origins.clone(),
+        node_secret: Zeroizing::new(shard.node_secret),
+    };
     shard.providers = identity.providers;
     let shared = Arc::new(Shared {
         identity: server,

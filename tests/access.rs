@@ -30,6 +30,7 @@ struct Others {
     session: String,
     key: String,
     browser: String,
+    connection: String,
     /// A user whom operators may well disable.
     user: String,
 }
@@ -48,6 +49,7 @@ impl Others {
             session: text(&task["session"]).to_owned(),
             key: text(&key["id"]).to_owned(),
             browser: text(&browser["id"]).to_owned(),
+            connection: text(&bob.get("/connections").await["connections"][0]["id"]).to_owned(),
             user: text(&zoe.get("/users/me").await["id"]).to_owned(),
         }
     }
@@ -60,16 +62,26 @@ impl Others {
             Some("keys") => &self.key,
             Some("browser-sessions") => &self.browser,
             Some("users") => &self.user,
+            Some("connections") => &self.connection,
             _ => "bobs",
         };
         let filled = path
             .replace("{id}", id)
             .replace("{name}", "bobs")
             .replace("{version}", "1")
-            .replace("{permission}", "bobs");
+            .replace("{permission}", "bobs")
+            .replace("{ticket}", "bobs");
         let is_ours = matches!(
             path.split('/').nth(3),
-            Some("tasks" | "dead-letters" | "sessions" | "keys" | "browser-sessions" | "workflows")
+            Some(
+                "tasks"
+                    | "dead-letters"
+                    | "sessions"
+                    | "keys"
+                    | "browser-sessions"
+                    | "workflows"
+                    | "connections"
+            )
         );
         (filled, is_ours && path.contains('{'))
     }

@@ -33,7 +33,8 @@ async fn the_description_is_served_to_anyone_and_names_every_route() {
             .replace("{key}", "x")
             .replace("{permission}", "y")
             .replace("{name}", "x")
-            .replace("{version}", "1");
+            .replace("{version}", "1")
+            .replace("{ticket}", "x");
         let options = caller.send("OPTIONS", &path, &[], "").await;
         assert_eq!(options.status.as_u16(), 204, "{path}");
     }

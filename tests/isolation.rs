@@ -55,6 +55,8 @@ struct Party {
     names: BTreeSet<String>,
     /// The API key they ask with. Asked for by lot, they would revoke it and ask nothing more.
     own_key: String,
+    /// The account they have connected. Given up by lot, nothing could be asked of Google any more.
+    own_connection: String,
 }
 
 impl Party {
@@ -62,7 +64,8 @@ impl Party {
         let key = scene.gateway.user(account);
         let asker = Asker::of(&scene.gateway, &key).await;
         let own_key = text(&asker.get("/keys").await["keys"][0]["id"]).to_owned();
-        Self { asker, account, mark, names: BTreeSet::new(), own_key }
+        let own_connection = text(&asker.get("/connections").await["connections"][0]["id"]).to_owned();
+        Self { asker, account, mark, names: BTreeSet::new(), own_key, own_connection }
     }
 
     async fn put(&mut self, method: &str, path: &str, body: Value) -> Value {
@@ -140,6 +143,7 @@ impl Party {
             "/users/me",
             "/workflows",
             "/webhooks",
+            "/connections",
             "/gmail/messages?max_results=2",
             "/gmail/threads?max_results=2",
             "/gmail/drafts",
@@ -175,6 +179,7 @@ impl Party {
         let history = self.asker.pages("/history?limit=100", "entries").await.0;
         let preferences = self.asker.get("/preferences").await;
         let webhooks = self.asker.get("/webhooks").await;
+        let connections = self.asker.get("/connections").await;
         let documents = self.asker.pages("/context?limit=100", "documents").await.0;
         let snapshots = self.asker.pages("/context/snapshots?limit=100", "snapshots").await.0;
         let notes = self.asker.get(&format!("/context/{}-notes", self.account)).await;
@@ -189,7 +194,7 @@ impl Party {
         let held = json!({
             "state": state, "tasks": tasks, "dead": dead, "workflows": workflows, "sessions": sessions,
             "history": history, "preferences": preferences, "documents": documents, "snapshots": snapshots,
-            "notes": notes, "webhooks": webhooks,
+            "notes": notes, "webhooks": webhooks, "connections": connections,
             "keys": keys,
             "user": [user["id"], user["email"], user["time_zone"], user["role"], user["disabled"]],
         });
@@ -202,7 +207,8 @@ impl Party {
         // What the other's mark stands in would be told back.
         let theirs: Vec<&str> =
             other.names.iter().map(String::as_str).filter(|name| !name.contains(other.mark)).collect();
-        let own: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let own: Vec<&str> =
+            self.names.iter().filter(|name| **name != self.own_connection).map(String::as_str).collect();
         let name = |lot: &mut Lot| {
             // Together, one's own names come in between, so that there is something to be mixed up.
             let names = if is_alone || lot.below(4) > 0 || own.is_empty() { &theirs } else { &own };
@@ -229,6 +235,7 @@ impl Party {
             }
             ("POST", "/commands") => json!({"commands": [{"command": "show my mails", "session": name}]}),
             ("PATCH", path) if path.starts_with("/dead-letters") => json!({"priority": "high"}),
+            ("POST", "/connections/google") => json!({"connection": name, "services": ["mail"]}),
             ("PATCH", "/preferences") => json!({"custom": {"note": name}}),
             ("POST", "/keys") => json!({"name": "another"}),
             ("PATCH", path) if path.starts_with("/keys") => json!({"name": "renamed"}),

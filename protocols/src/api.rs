@@ -15,6 +15,7 @@ use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
 
 mod account;
+mod connection;
 pub mod context;
 mod history;
 mod preferences;
@@ -27,6 +28,11 @@ pub use account::{
     KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewBrowserSession, NewKey, NewUser, SUBJECT_CHARS_MAX,
     USER_NAME_CHARS_MAX, UserEdit, UserListView, UserView, browser_session_path, key_path, user_path,
 };
+pub use connection::{
+    AuthorizationView, CONNECTIONS_PER_USER_MAX, ConnectRequest, ConnectionEdit, ConnectionListView,
+    ConnectionReason, ConnectionStatus, ConnectionView, LOGIN_HINT_CHARS_MAX, RETURN_URL_CHARS_MAX,
+    RevocationView, connection_path, service_names,
+};
 pub use history::{HistoryEntryView, HistoryQuery, HistoryView, TEXT_CHARS_MAX, TEXT_WORDS_MAX};
 pub use preferences::{CUSTOM_BYTES_MAX, CUSTOM_DEPTH_MAX, LANGUAGE_CHARS_MAX, Preferences, PreferencesView};
 pub use queue::{
@@ -35,9 +41,9 @@ pub use queue::{
     ListQuery, Priority, TaskListView, TaskSummary, dead_letter_path, is_idempotency_key,
 };
 pub use webhook::{
-    AttemptListView, AttemptOutcome, AttemptView, DisabledReason, EventSet, PingView, TaskNotice,
-    WEBHOOK_DESCRIPTION_CHARS_MAX, WEBHOOK_URL_CHARS_MAX, WebhookEdit, WebhookEvent, WebhookListView,
-    WebhookRequest, WebhookView, webhook_message, webhook_path,
+    AttemptListView, AttemptOutcome, AttemptView, ConnectionNotice, DisabledReason, EventSet, PingView,
+    TaskNotice, WEBHOOK_DESCRIPTION_CHARS_MAX, WEBHOOK_URL_CHARS_MAX, WebhookEdit, WebhookEvent,
+    WebhookListView, WebhookRequest, WebhookView, webhook_message, webhook_path,
 };
 
 /// The most characters in a command.

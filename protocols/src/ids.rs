@@ -203,6 +203,12 @@ id!(
     "msg"
 );
 
+id!(
+    /// One account at a provider that a user has connected, kept while it is connected anew: `con_` and 26 characters.
+    ConnectionId,
+    "con"
+);
+
 impl TaskId {
     /// A task made at `unix_ms` (milliseconds since 1970, of which the low 48 bits count: enough to the year
     /// 10889), told from others of that millisecond by `random`. The layout is that of UUIDv7 (RFC 9562 5.7)

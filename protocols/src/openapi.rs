@@ -5,6 +5,7 @@
 
 mod accounts;
 mod browser;
+mod connections;
 mod context;
 pub mod page;
 mod records;
@@ -28,6 +29,7 @@ pub fn document(version: &str) -> Value {
     let mut paths = own_paths();
     paths.extend(accounts::paths());
     paths.extend(browser::paths());
+    paths.extend(connections::paths());
     paths.extend(records::paths());
     paths.extend(context::paths());
     paths.extend(webhooks::paths());
@@ -54,7 +56,8 @@ pub fn document(version: &str) -> Value {
             {"name": "workflows", "description": "Graphs of steps, stored and run by name"},
             {"name": "context", "description": "Documents kept for some days, and snapshots of them"},
             {"name": "sessions", "description": "Conversations"},
-            {"name": "webhooks", "description": "Places that are told when tasks end, by Standard Webhooks"},
+            {"name": "connections", "description": "Google accounts, connected by their users' consent"},
+            {"name": "webhooks", "description": "Places that are told when tasks end and connections fail, by Standard Webhooks"},
             {"name": "gmail", "description": "Mail as it is"},
             {"name": "calendar", "description": "Events as they are"},
             {"name": "drive", "description": "Files as they are"},
@@ -460,6 +463,10 @@ fn operation(endpoint: &Endpoint) -> Value {
     });
     let in_query = endpoint.parameters.iter().map(parameter);
     let mut parameters: Vec<Value> = in_path.chain(in_query).collect();
+    parameters.push(json!({
+        "name": rest::ACCOUNT, "in": "query", "schema": {"$ref": "#/components/schemas/ConnectionId"},
+        "description": "Which of your accounts is meant; the default one where none is named",
+    }));
     if endpoint.effect != rest::Effect::Read {
         parameters.push(idempotency_key());
     }
@@ -567,6 +574,7 @@ fn all_schemas() -> Value {
     if let Value::Object(all) = &mut all {
         all.extend(accounts::schemas());
         all.extend(browser::schemas());
+        all.extend(connections::schemas());
         all.extend(records::schemas());
         all.extend(context::schemas());
         all.extend(webhooks::schemas());
@@ -760,6 +768,7 @@ fn schemas() -> Value {
             "retryable": {"type": "boolean"},
             "retry_after_s": count,
             "limit": text,
+            "link": {"type": "string", "format": "uri"},
             "errors": {"type": "array", "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],

@@ -171,6 +171,8 @@ struct Document {
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     errors: Vec<FieldError>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     task: Option<serde_json::Value>,
 }
 
@@ -194,6 +196,7 @@ impl Problem {
             retry_after_s: None,
             limit: None,
             errors: Vec::new(),
+            link: None,
             task: None,
         }))
     }
@@ -240,6 +243,13 @@ impl Problem {
         if self.0.errors.len() < FIELD_ERRORS_MAX {
             self.0.errors.push(FieldError { pointer: pointer.into(), detail: detail.into() });
         }
+        self
+    }
+
+    /// Adds the page on which a person can mend what is wrong.
+    #[must_use]
+    pub fn with_link(mut self, link: impl Into<String>) -> Self {
+        self.0.link = Some(link.into());
         self
     }
 
@@ -304,6 +314,12 @@ impl Problem {
         &self.0.errors
     }
 
+    /// The page on which a person can mend it.
+    #[must_use]
+    pub fn link(&self) -> Option<&str> {
+        self.0.link.as_deref()
+    }
+
     /// The task as far as it came.
     #[must_use]
     pub fn task(&self) -> Option<&serde_json::Value> {
@@ -349,6 +365,7 @@ mod tests {
             .with_retry_after_s(30)
             .with_limit("user-minute")
             .with_error("/command", "too long")
+            .with_link("https://example.com/oauth/google/start/x")
             .with_task(json!({"state": "failed"}));
         let text = serde_json::to_string(&problem).expect("serialises");
         let back: Problem = serde_json::from_str(&text).expect("parses");
@@ -356,6 +373,7 @@ mod tests {
         assert!(!back.is_retryable());
         assert_eq!((back.retry_after_s(), back.limit()), (Some(30), Some("user-minute")));
         assert_eq!(back.errors()[0].pointer, "/command");
+        assert_eq!(back.link(), Some("https://example.com/oauth/google/start/x"));
     }
 
     #[test]

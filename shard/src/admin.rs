@@ -360,15 +360,8 @@ impl Admin {
         if let Some(prefix) = prefix {
             let data_key = self.vault.key_for_new_user(&user.id, &mut batch)?;
             let place = Place::refresh_token(&user.id, Provider::Google);
-            let connection = ConnectionRecord {
-                user: user.id,
-                provider: Provider::Google,
-                email: user.email.clone(),
-                refresh_token: data_key.seal(&place, &format!("{prefix}{}", user.name))?,
-                scope: String::new(),
-                state: ConnectionState::Active,
-                updated_ms: user.created_ms,
-            };
+            let token = data_key.seal(&place, &format!("{prefix}{}", user.name))?;
+            let connection = ConnectionRecord::given(user.id, &user.email, token, "", user.created_ms);
             batch.put_record(place.key(), &connection)?;
             let object = Object::Connection(&user.id, Provider::Google);
             self.author.tell(&mut batch, Act::ConnectionCreate, object, user.created_ms);
@@ -396,16 +389,18 @@ impl Admin {
         let _guard = self.lock();
         self.require(user)?;
         let place = Place::refresh_token(user, Provider::Google);
-        let record = ConnectionRecord {
-            user: *user,
-            provider: Provider::Google,
-            email: email.to_owned(),
-            refresh_token: self.vault.seal_blocking(&place, refresh_token)?,
-            scope: scope.to_owned(),
-            state: ConnectionState::Active,
-            updated_ms: now_ms(),
-        };
+        let token = self.vault.seal_blocking(&place, refresh_token)?;
+        let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
+        // Whether it works is seen when it is used; until then it is remembered that the one before did not.
+        let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
+        if let Ok(Some(before)) = before {
+            let before = before.to_record();
+            if before.state == ConnectionState::NeedsReauth {
+                record.reason = before.reason;
+            }
+        }
         let mut batch = put(self.shard_of(user), place.key(), &record)?;
+        batch.delete(&Key::revocation(user, Provider::Google.number(), 0));
         let object = Object::Connection(user, Provider::Google);
         self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
         let _hold = self.vault.hold_blocking(place.key())?;

@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use sluice_protocols::access::Role;
-use sluice_protocols::ids::{BrowserSessionId, KeyId, UserId};
+use sluice_protocols::ids::{BrowserSessionId, ConnectionId, KeyId, UserId};
 use sluice_store::record::Provider;
 use sluice_store::{AuditEvent, Batch, CommitError, Store};
 
@@ -78,6 +78,8 @@ pub enum Act {
     KeyRevoke,
     /// An account at a provider was connected, or connected anew.
     ConnectionCreate,
+    /// Another of a user's connections became the default one.
+    ConnectionChange,
     /// An account's connection was taken away.
     ConnectionRevoke,
     /// Somebody began a browser's session with a credential of theirs.
@@ -113,6 +115,7 @@ impl Act {
             Self::KeyChange => "key.change",
             Self::KeyRevoke => "key.revoke",
             Self::ConnectionCreate => "connection.create",
+            Self::ConnectionChange => "connection.change",
             Self::ConnectionRevoke => "connection.revoke",
             Self::Login => "login",
             Self::Logout => "logout",
@@ -137,6 +140,8 @@ pub enum Object<'a> {
     Browser(&'a UserId, &'a BrowserSessionId),
     /// A user's connection to a provider.
     Connection(&'a UserId, Provider),
+    /// One account of a user's at a provider.
+    Account(&'a UserId, Provider, &'a ConnectionId),
     /// A user who was erased, and a part of how many records of which kinds that took.
     Erased(&'a UserId, &'a str),
     /// What has a name of its own, such as a setting.
@@ -151,6 +156,7 @@ impl fmt::Display for Object<'_> {
             Self::Key(user, key) => write!(f, "{user} {key}"),
             Self::Browser(user, session) => write!(f, "{user} {session}"),
             Self::Connection(user, provider) => write!(f, "{user} {}", provider_name(*provider)),
+            Self::Account(user, provider, id) => write!(f, "{user} {} {id}", provider_name(*provider)),
             Self::Erased(user, removed) => write!(f, "{user} {removed}"),
             Self::Named(name) => f.write_str(name),
         }

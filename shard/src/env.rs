@@ -1,16 +1,20 @@
 //! What a running task may use on its core: storage, the egress pool, the clock, settings and counters.
 
-use std::rc::Rc;
+use std::cell::OnceCell;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::Counter;
 use sluice_net::egress::Egress;
-use sluice_store::{CoreStore, CoreVault, Vault};
+use sluice_protocols::api::WebhookEvent;
+use sluice_store::record::ConnectionRecord;
+use sluice_store::{Batch, CoreStore, CoreVault, Vault};
 use zeroize::Zeroizing;
 
 use crate::cache::{CacheConfig, CacheStats, ReadCache};
 use crate::clock::Clock;
+use crate::connections::{ConnectConfig, Links};
 use crate::intent::{CacheLimits, IntentConfig, PatternCache};
 use crate::preferences::PreferenceCache;
 use crate::quota::{Broker, QuotaConfig, QuotaStats, Quotas};
@@ -18,6 +22,7 @@ use crate::run::Zones;
 use crate::run::replay::Recorded;
 use crate::upstream::{Delegation, TokenCache};
 use crate::watch::Watches;
+use crate::webhooks::{Announced, Webhooks};
 
 /// Counters of what the tasks of a core do.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +52,8 @@ pub struct Env {
     pub stats: Arc<RunStats>,
     /// Access tokens of this core's users.
     pub tokens: Rc<TokenCache>,
+    /// Links by which users mend their connections.
+    pub(crate) links: Rc<Links>,
     /// What this core remembers of its users' reads.
     pub reads: Rc<ReadCache>,
     /// This core's way to the upstreams.
@@ -56,6 +63,8 @@ pub struct Env {
     /// What this core's users prefer.
     pub(crate) preferences: Rc<PreferenceCache>,
     pub(crate) zones: Rc<Zones>,
+    /// Who tells users' webhooks; none where there are no users' webhooks.
+    pub(crate) webhooks: Rc<OnceCell<Weak<Webhooks>>>,
     /// The record that a replay follows instead of calling upstreams.
     pub(crate) recorded: Option<Rc<Recorded>>,
     /// Who looks on while tasks run.
@@ -80,6 +89,7 @@ impl Env {
         let config = Rc::new(config);
         let vault = CoreVault::new(vault, store.clone(), config.data_keys_max);
         let tokens = Rc::new(TokenCache::new(config.tokens_max));
+        let links = Rc::new(Links::new(&config.connect));
         let reads = Rc::new(ReadCache::new(config.cache, stats.cache));
         let broker = Rc::new(Broker::new(Arc::clone(&config.quotas), stats.quota));
         let limits =
@@ -99,14 +109,29 @@ impl Env {
             clock,
             stats: stats.run,
             tokens,
+            links,
             reads,
             broker,
             patterns,
             preferences,
             zones: Rc::default(),
+            webhooks: Rc::default(),
             recorded: None,
             watches: Rc::default(),
         }
+    }
+
+    /// Writes into a batch what users' webhooks are to be told of a connection that it changes.
+    pub(crate) fn announce_connection(
+        &self,
+        batch: &mut Batch,
+        record: &ConnectionRecord,
+        event: WebhookEvent,
+    ) -> Option<Announced> {
+        let webhooks = self.webhooks.get()?.upgrade()?;
+        let now_ms = self.clock.unix_ms();
+        let notice = || self.links.notice(record, event, now_ms);
+        Some(webhooks.announce(batch, record.user, event, now_ms, notice))
     }
 
     /// Whether runs end here, whatever is still to be done: the process stops, or the record of a replay says no more.
@@ -150,6 +175,8 @@ pub struct RunConfig {
     pub tokens_max: usize,
     /// Data keys of users kept unwrapped on a core. Default 4,096 (some 1 MiB).
     pub data_keys_max: usize,
+    /// Where accounts are connected.
+    pub connect: ConnectConfig,
     /// How long before its end an access token is renewed. Default 5 min.
     pub token_refresh_ahead: Duration,
     /// What a core remembers of its users' reads.
@@ -215,6 +242,7 @@ impl RunConfig {
             preferences_life: Duration::from_secs(60 * 60),
             tokens_max: 50_000,
             data_keys_max: 4_096,
+            connect: ConnectConfig::default(),
             token_refresh_ahead: Duration::from_secs(300),
             cache: CacheConfig::default(),
             quotas: Quotas::new(QuotaConfig::default(), 1),

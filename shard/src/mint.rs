@@ -8,7 +8,9 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
-use sluice_protocols::ids::{DeliveryId, GenerationId, SessionId, SnapshotId, TaskId, WebhookId};
+use sluice_protocols::ids::{
+    ConnectionId, DeliveryId, GenerationId, SessionId, SnapshotId, TaskId, WebhookId,
+};
 
 /// Random bytes drawn at once: enough for some 50 ids a system call.
 const BLOCK_BYTES: usize = 512;
@@ -21,6 +23,7 @@ pub(crate) struct Mint {
     context_last: Cell<u128>,
     webhook_last: Cell<u128>,
     message_last: Cell<u128>,
+    connection_last: Cell<u128>,
     request_seed: u64,
     request_count: Cell<u64>,
 }
@@ -55,6 +58,7 @@ impl Mint {
             context_last: Cell::new(0),
             webhook_last: Cell::new(0),
             message_last: Cell::new(0),
+            connection_last: Cell::new(0),
             request_seed,
             request_count: Cell::new(0),
         }
@@ -88,6 +92,11 @@ impl Mint {
     /// A message to a webhook, made at `unix_ms`.
     pub(crate) fn message(&self, unix_ms: u64) -> DeliveryId {
         DeliveryId::from_bytes(self.rising(unix_ms, &self.message_last))
+    }
+
+    /// A connection made at `unix_ms`.
+    pub(crate) fn connection(&self, unix_ms: u64) -> ConnectionId {
+        ConnectionId::from_bytes(self.rising(unix_ms, &self.connection_last))
     }
 
     /// Makes every later task id greater than `task`, which an earlier process gave out.

@@ -43,6 +43,7 @@ use crate::auth::clerk::Clerk;
 use crate::auth::{self, Browsers, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
+use crate::connections::{self, Connections};
 use crate::context::Shelves;
 use crate::cursor::Cursors;
 use crate::env::Env;
@@ -53,9 +54,9 @@ use crate::peer::{PeerEnd, PeerMesh, PeerRequest};
 use crate::placement::Placement;
 use crate::routes::exchange::{Context, Exchange};
 use crate::routes::{
-    self, Account, Action, BodyKind, Route, Target, batch, browser, cache, command, context, dead, docs,
-    events, export, google, health, history, intents, keyed, keys, preferences, session, task, users,
-    webhook, workflow,
+    self, Account, Action, BodyKind, Route, Target, batch, browser, cache, command, connection, context,
+    dead, docs, events, export, google, health, history, intents, keyed, keys, preferences, session, task,
+    users, webhook, workflow,
 };
 use crate::sessions::Sessions;
 use crate::signal::Signal;
@@ -124,6 +125,7 @@ pub(crate) struct Core {
     pub(crate) sessions: Rc<Sessions>,
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) webhooks: Rc<Webhooks>,
+    pub(crate) connections: Rc<Connections>,
     pub(crate) mint: Rc<Mint>,
     pub(crate) clock: Clock,
     /// For calls to Google that are no task's.
@@ -238,6 +240,12 @@ impl Core {
                 metrics: Arc::clone(&metrics),
             },
         );
+        assert!(env.webhooks.set(Rc::downgrade(&webhooks)).is_ok(), "set once");
+        let connections = Connections::new(connections::Means {
+            env: env.clone(),
+            mint: Rc::clone(&mint),
+            metrics: Arc::clone(&metrics),
+        });
         let means = Means {
             store: store.clone(),
             clock: clock.clone(),
@@ -263,6 +271,7 @@ impl Core {
             sessions,
             tasks,
             webhooks,
+            connections,
             mint,
             clock,
             env,
@@ -289,6 +298,7 @@ impl Core {
         self.webhooks.recover(&shards).await;
         self.tasks.recover(shards.clone(), &self.mint).await;
         sluice_core::spawn(Rc::clone(&self.tasks).keep_swept(shards.clone()));
+        sluice_core::spawn(Rc::clone(&self.connections).keep_telling(shards.clone()));
         sluice_core::spawn(Rc::clone(&self.shelves).keep_swept(shards));
         self.metrics.state.set_ready();
         self.recovered.set(());
@@ -377,11 +387,47 @@ impl Core {
                     Err(problem) => exchange.refuse(problem),
                 }
             }
+            Action::Consent(visit) => {
+                let checked = connection::check(&self.env.links, visit, head);
+                self.serve_browser(checked, request, exchange, way);
+            }
             _ => match action.target() {
                 Some(target) => self.serve_user((action.access(), target), request, exchange, way),
                 None => exchange.refuse(Problem::new(ProblemKind::NotFound, "this is no id")),
             },
         }
+    }
+
+    /// Answers a browser that comes by while its user connects an account, or passes it on to the user's core.
+    fn serve_browser(
+        self: &Rc<Self>,
+        checked: connection::Checked,
+        request: Request,
+        exchange: Exchange,
+        way: Way,
+    ) {
+        let (user, step) = match checked {
+            connection::Checked::Of(user, step) => (user, step),
+            connection::Checked::Wrong(why) => {
+                return exchange.reply(self.connections.refused(400, "This link does not work", why));
+            }
+        };
+        let shard = self.placement.shard_of(&user);
+        let owner = self.placement.owner(shard);
+        if owner != self.id {
+            return self.pass_on(owner, request, exchange, way, None);
+        }
+        if self.metrics.state() == CoreState::Starting {
+            let why = "The service is starting. Try it again in a moment.";
+            return exchange.reply(self.connections.refused(503, "Not now", why));
+        }
+        let core = Rc::clone(self);
+        sluice_core::spawn(async move {
+            let (actor, request_id) = (Actor::User(user), exchange.context.request_id());
+            let author = Author::of_request(actor, request.peer.ip(), request_id);
+            let answer = core.connections.serve(shard, user, step, &request.head, author).await;
+            exchange.reply(answer);
+        });
     }
 
     /// Does what an authenticated user of this core asks for, if they may.
@@ -459,6 +505,17 @@ impl Core {
                     let author =
                         Author::of_request(Actor::User(who.user), request.peer.ip(), context.request_id());
                     let result = browser::serve(&core, &who, author, wish, &request).await;
+                    settle(exchange, result);
+                });
+            }
+            Target::Connections { .. } => {
+                sluice_core::spawn(async move {
+                    let author = Author::of_request(
+                        Actor::User(who.user),
+                        request.peer.ip(),
+                        exchange.context.request_id(),
+                    );
+                    let result = connection::serve(&core, &who, author, &request).await;
                     settle(exchange, result);
                 });
             }
@@ -554,6 +611,7 @@ impl Core {
             | Target::Context { .. }
             | Target::Webhooks { .. }
             | Target::Browser(_)
+            | Target::Connections { .. }
             | Target::IntentParse
             | Target::Account(_)
             | Target::Export(_)

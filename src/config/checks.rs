@@ -325,6 +325,8 @@ impl Checks<'_> {
         for (key, url) in [
             ("openai.base_url", &openai.base_url),
             ("google.token_url", &google.token_url),
+            ("google.auth_url", &google.auth_url),
+            ("google.issuer", &google.issuer),
             ("google.gmail_url", &google.gmail_url),
             ("google.calendar_url", &google.calendar_url),
             ("google.drive_url", &google.drive_url),
@@ -335,7 +337,50 @@ impl Checks<'_> {
                 self.refuse(key, text);
             }
         }
+        self.places_of_consent();
     }
+
+    /// Where users' browsers go and come from.
+    fn places_of_consent(&mut self) {
+        let Config { listen, google, .. } = self.config;
+        let origins = google.return_origins.iter().map(|origin| ("google.return_origins", origin));
+        let own = Some(("listen.public_url", &listen.public_url)).filter(|(_, url)| !url.is_empty());
+        for (key, url) in origins.chain(own) {
+            if !is_origin(url.trim_end_matches('/')) || (key != "listen.public_url" && url.ends_with('/')) {
+                let text =
+                    format!("{url:?} is no origin; allowed is https://, a host in small letters, and a port");
+                self.refuse(key, text);
+            }
+        }
+        let revoke_url = google.revocation_url();
+        let is_given = !google.revoke_url.is_empty();
+        // What is wrong with the token endpoint is told by itself.
+        if (is_given && !is_base_url(&revoke_url))
+            || (is_base_url(&google.token_url) && origin(&revoke_url) != origin(&google.token_url))
+        {
+            let text = format!(
+                "{revoke_url:?} is no URL of the origin of google.token_url ({:?})",
+                google.token_url
+            );
+            self.refuse("google.revoke_url", text);
+        }
+    }
+}
+
+/// Scheme, host and port of a base URL.
+fn origin(url: &str) -> &str {
+    let host_at = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host_at..].find('/').map_or(url.len(), |length| host_at + length);
+    &url[..end]
+}
+
+/// Whether a text is an origin as browsers write it; over TLS, for a cookie and codes go there.
+fn is_origin(text: &str) -> bool {
+    is_base_url(text)
+        && text.starts_with("https://")
+        && origin(text) == text
+        && !text.bytes().any(|byte| byte.is_ascii_uppercase())
+        && !text.ends_with(":443")
 }
 
 pub(super) fn is_base_url(text: &str) -> bool {

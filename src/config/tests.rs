@@ -173,6 +173,14 @@ fn impossible_combinations_are_refused_by_key() {
         ("[openai]\nbase_url = 'api.openai.com'\n", "openai.base_url"),
         ("[google]\nclient_secret = 'a'\nclient_secret_file = 'b'\n", "google.client_secret_file"),
         ("[google]\ndrive_url = 'https://a?b'\n", "google.drive_url"),
+        ("[google]\nrevoke_url = 'https://a/revoke'\n", "google.revoke_url"),
+        ("[google]\nrevoke_url = 'revoke'\n", "google.revoke_url"),
+        ("[google]\nauth_url = 'accounts'\n", "google.auth_url"),
+        ("[google]\nreturn_origins = ['https://a/']\n", "google.return_origins"),
+        ("[google]\nreturn_origins = ['http://a']\n", "google.return_origins"),
+        ("[listen]\npublic_url = 'https://a/b'\n", "listen.public_url"),
+        ("[listen]\npublic_url = 'http://a'\n", "listen.public_url"),
+        ("[listen]\npublic_url = 'https://A'\n", "listen.public_url"),
         ("[tasks]\nconfirm = ['gmail.send', 'gmail.sent']\n", "tasks.confirm"),
         ("[tasks]\nretry_base_ms = 60000\n", "tasks.retry_max_ms"),
         ("[webhooks]\nports = [443, 0]\n", "webhooks.ports"),
@@ -188,6 +196,13 @@ fn impossible_combinations_are_refused_by_key() {
     load("[tasks]\nconfirm = ['gmail.trash', 'drive.trash']\n", &[], &[])
         .expect("what workflows alone may do can be held, too");
     load("[listen]\nport = 0\n", &[], &[]).expect("the system chooses every port");
+    let local = "[google]\ntoken_url = 'http://127.0.0.1:8/oauth/token'\n[listen]\nport = 4433\n";
+    let local = load(local, &[], &[]).expect("the rest follows");
+    assert_eq!(local.google.revocation_url(), "http://127.0.0.1:8/oauth/revoke");
+    assert_eq!(local.listen.public_origin(), "https://localhost:4433");
+    assert_eq!(Config::default().google.revocation_url(), "https://oauth2.googleapis.com/revoke");
+    let public = load("[listen]\npublic_url = 'https://a.example.com/'\n", &[], &[]).expect("an origin");
+    assert_eq!(public.listen.public_origin(), "https://a.example.com");
     load("[listen]\ncore_port_base = 4429\n[server]\ncores = 4\n", &[], &[])
         .expect("next to the shared port");
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sluice_protocols::ids::{ShardCount, ShardId, UserId};
-use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, StoredSecret};
+use sluice_store::record::{ConnectionRecord, Provider, StoredSecret};
 use sluice_store::vault::{Keyring, PART_ROWS_MAX, Place, Survey, Work};
 use sluice_store::{Batch, Store, StoreConfig, Vault};
 
@@ -94,15 +94,7 @@ fn connect(vault: &Vault, users: u64) -> Result<()> {
             let mut batch = Batch::new(ShardId::of(&user, store.shard_count()));
             let place = Place::refresh_token(&user, Provider::Google);
             let refresh_token = vault.key_for_new_user(&user, &mut batch)?.seal(&place, TOKEN)?;
-            let record = ConnectionRecord {
-                user,
-                provider: Provider::Google,
-                email: "someone@example.com".to_owned(),
-                refresh_token,
-                scope: String::new(),
-                state: ConnectionState::Active,
-                updated_ms: 0,
-            };
+            let record = ConnectionRecord::given(user, "someone@example.com", refresh_token, "", 0);
             batch.put_record(place.key(), &record)?;
             batches.push(batch);
         }

@@ -9,7 +9,8 @@
 //! 0x00  applied           -                                                            u64 sequence (8 bytes, BE)
 //! 0x01  user              user[16]                                                     UserRecord
 //! 0x02  API key           user[16] key[8]                                              KeyRecord
-//! 0x03  connection        user[16] provider[1]                                         ConnectionRecord
+//! 0x03  connection        user[16] provider[1]                                         ConnectionRecord, the default account
+//!                         user[16] provider[1] slot[1], from 1                         ConnectionRecord, a further one
 //! 0x04  session           user[16] session[16]                                         SessionRecord
 //! 0x05  task, pending     user[16] task[16]                                            TaskRecord
 //! 0x06  task, finished    user[16] task[16]                                            TaskRecord
@@ -33,6 +34,8 @@
 //! 0x16  limit             user[16] part[1]: 0 what is used, 1 what is allowed          LimitStateRecord, LimitRecord
 //! 0x17  audit entry       sequence[8]                                                  see [`crate::audit`]
 //! 0x18  audit head        -                                                            see [`crate::audit`]
+//! 0x28  consent           user[16]                                                     ConsentsRecord
+//! 0x29  revocation        user[16] provider[1] slot[1]                                 RevocationRecord
 //! 0x30  activity          user[16]                                                     ActivityRecord
 //! 0x38  browser session   user[16] session[16]                                         BrowserSessionRecord
 //! 0x3e  erasure           user[16]                                                     ErasureRecord
@@ -104,6 +107,8 @@ pub enum Kind {
     Limit = 0x16,
     AuditEntry = 0x17,
     AuditHead = 0x18,
+    Consent = 0x28,
+    Revocation = 0x29,
     Activity = 0x30,
     BrowserSession = 0x38,
     Erasure = 0x3e,
@@ -139,6 +144,8 @@ impl Kind {
             0x16 => Self::Limit,
             0x17 => Self::AuditEntry,
             0x18 => Self::AuditHead,
+            0x28 => Self::Consent,
+            0x29 => Self::Revocation,
             0x30 => Self::Activity,
             0x38 => Self::BrowserSession,
             0x3e => Self::Erasure,
@@ -180,6 +187,8 @@ impl Kind {
             | Self::Delivery
             | Self::DataKey
             | Self::Limit
+            | Self::Consent
+            | Self::Revocation
             | Self::Activity
             | Self::BrowserSession => Belonging::Keyed,
             Self::Name | Self::Identity => Belonging::Leading,
@@ -217,6 +226,8 @@ impl Kind {
             Self::Limit => "limit",
             Self::AuditEntry => "audit",
             Self::AuditHead => "audit-head",
+            Self::Consent => "consent",
+            Self::Revocation => "revocation",
             Self::Activity => "activity",
             Self::BrowserSession => "browser-session",
             Self::Erasure => "erasure",
@@ -303,9 +314,27 @@ impl Key {
         Self::of(Kind::ApiKey, &[user.as_bytes(), key.as_bytes()])
     }
 
-    /// A user's connection to one provider; `provider` is the provider's stable number.
+    /// A user's default connection to one provider; `provider` is the provider's stable number.
     pub fn connection(user: &UserId, provider: u8) -> Self {
-        Self::of(Kind::Connection, &[user.as_bytes(), &[provider]])
+        Self::connection_at(user, provider, 0)
+    }
+
+    /// A user's connection to one provider in a slot: 0 is the default one.
+    pub fn connection_at(user: &UserId, provider: u8, slot: u8) -> Self {
+        match slot {
+            0 => Self::of(Kind::Connection, &[user.as_bytes(), &[provider]]),
+            _ => Self::of(Kind::Connection, &[user.as_bytes(), &[provider, slot]]),
+        }
+    }
+
+    /// What a user is about to consent to.
+    pub fn consents(user: &UserId) -> Self {
+        Self::of(Kind::Consent, &[user.as_bytes()])
+    }
+
+    /// The mark that a connection is given up and its provider is still to be told.
+    pub fn revocation(user: &UserId, provider: u8, slot: u8) -> Self {
+        Self::of(Kind::Revocation, &[user.as_bytes(), &[provider, slot]])
     }
 
     /// One session of a user.
@@ -485,12 +514,17 @@ impl Key {
         let fits = match kind {
             Kind::Applied | Kind::AuditHead => bytes.len() == 1,
             Kind::AuditEntry => bytes.len() == 9,
-            Kind::User | Kind::Preferences | Kind::DataKey | Kind::Activity | Kind::Erasure => {
-                bytes.len() == 17
-            }
+            Kind::User
+            | Kind::Preferences
+            | Kind::DataKey
+            | Kind::Consent
+            | Kind::Activity
+            | Kind::Erasure => bytes.len() == 17,
             Kind::Identity => bytes.len() == 33,
             Kind::ApiKey => bytes.len() == 25,
-            Kind::Connection => bytes.len() == 18,
+            // The first slot is not written.
+            Kind::Connection => bytes.len() == 18 || (bytes.len() == 19 && bytes[18] != 0),
+            Kind::Revocation => bytes.len() == 19,
             Kind::Session | Kind::TaskPending | Kind::TaskFinished | Kind::DeadLetter => bytes.len() == 33,
             Kind::Turn | Kind::ContextChunk => bytes.len() == 37,
             Kind::ContextSnapshot | Kind::BrowserSession => bytes.len() == 33,
@@ -579,6 +613,14 @@ impl Key {
     pub fn delivery_id(&self) -> Option<(WebhookId, DeliveryId)> {
         let is_own = self.kind() == Kind::Delivery;
         is_own.then(|| (WebhookId::from_bytes(self.array(17)), DeliveryId::from_bytes(self.array(33))))
+    }
+
+    /// Slot of a connection's or revocation's key; `None` for other kinds.
+    pub fn connection_slot(&self) -> Option<u8> {
+        match self.kind() {
+            Kind::Connection | Kind::Revocation => Some(self.0.get(18).copied().unwrap_or(0)),
+            _ => None,
+        }
     }
 
     /// The session of a session key; `None` for other kinds.
@@ -885,6 +927,8 @@ mod tests {
             let keys = [
                 Key::applied(), Key::user(&user), Key::connection(&user, provider), Key::session(&user, &session),
                 Key::preferences(&user), Key::data_key(&user),
+                Key::connection_at(&user, provider, provider), Key::consents(&user),
+                Key::revocation(&user, provider, provider),
                 Key::task_pending(&user, &task), Key::task_finished(&user, &task), Key::history(&user, ms, &task),
                 Key::name(&name).unwrap(), Key::quarantine(&Key::name(&name).unwrap(), b"x"),
                 Key::workflow(&user, &workflow).unwrap(),

@@ -11,9 +11,7 @@ use common::{open, user_id};
 use sluice_core::{CoreId, Reactor, ReactorConfig};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_store::key::{Key, KeyRange, Kind};
-use sluice_store::record::{
-    ConnectionRecord, ConnectionState, DataKeyRecord, Provider, StoredSecret, decode,
-};
+use sluice_store::record::{ConnectionRecord, DataKeyRecord, Provider, StoredSecret, decode};
 use sluice_store::vault::{
     Cursor, ForgetError, Keyring, MasterVersion, Place, Survey, Vault, VaultError, VaultOpenError, Work,
 };
@@ -46,15 +44,7 @@ fn shard_of(store: &Store, user: &UserId) -> ShardId {
 }
 
 fn connection(user: &UserId, refresh_token: StoredSecret) -> ConnectionRecord {
-    ConnectionRecord {
-        user: *user,
-        provider: Provider::Google,
-        email: "anna@example.com".to_owned(),
-        refresh_token,
-        scope: "mail".to_owned(),
-        state: ConnectionState::Active,
-        updated_ms: 7,
-    }
+    ConnectionRecord::given(*user, "anna@example.com", refresh_token, "mail", 7)
 }
 
 fn connect(store: &Store, vault: &Vault, user: &UserId, token: &str) {

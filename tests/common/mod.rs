@@ -3,12 +3,14 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod asker;
+pub mod browser;
 pub mod forbid;
 pub mod front;
 pub mod h3;
 pub mod issuer;
 pub mod lot;
 pub mod metrics;
+pub mod node;
 pub mod python;
 pub mod raw;
 pub mod receiver;
@@ -146,6 +148,7 @@ impl Settings {
             .env("SLUICE_OPENAI__BASE_URL", sim)
             .env("SLUICE_OPENAI__API_KEY", "sk-simulated")
             .env("SLUICE_GOOGLE__TOKEN_URL", format!("{sim}/token"))
+            .env("SLUICE_GOOGLE__AUTH_URL", format!("{sim}/o/oauth2/v2/auth"))
             .env("SLUICE_GOOGLE__GMAIL_URL", sim)
             .env("SLUICE_GOOGLE__CALENDAR_URL", sim)
             .env("SLUICE_GOOGLE__DRIVE_URL", sim)
@@ -279,6 +282,13 @@ impl Gateway {
     /// Adds a user, connected with the simulated account of the same name, and
     /// returns an API key.
     pub fn user(&self, name: &str) -> String {
+        let key = self.lone_user(name);
+        self.admin(&["user", "connect", name, "--refresh-token", &format!("sim-refresh-{name}")]);
+        key
+    }
+
+    /// Adds a user who has connected nothing, and returns an API key.
+    pub fn lone_user(&self, name: &str) -> String {
         self.admin(&[
             "user",
             "add",
@@ -288,7 +298,6 @@ impl Gateway {
             "--time-zone",
             "Europe/Berlin",
         ]);
-        self.admin(&["user", "connect", name, "--refresh-token", &format!("sim-refresh-{name}")]);
         self.admin(&["key", "add", name])
     }
 }

@@ -61,6 +61,9 @@ pub(crate) struct OAuthPlan {
     pub(crate) rotate_refresh_tokens: bool,
     /// Life of an access token.
     pub(crate) token_lifetime_s: Option<u64>,
+    /// Life of a refresh token, told with it and not kept to; without it nothing is told, as Google does for clients that are
+    /// not being tested.
+    pub(crate) refresh_token_lifetime_s: Option<u64>,
     /// The scopes users grant of those they are asked for, and those that `sim-refresh-NAME` stands for.
     pub(crate) grant: Option<Vec<String>>,
 }

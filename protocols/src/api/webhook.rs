@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Mode, Priority, TaskState, fields_problem, object_of, pointer};
-use crate::ids::{DeliveryId, SessionId, TaskId, WebhookId};
+use super::{
+    ConnectionReason, ConnectionStatus, Mode, Priority, TaskState, fields_problem, object_of, pointer,
+};
+use crate::ids::{ConnectionId, DeliveryId, SessionId, TaskId, WebhookId};
 use crate::problem::{Problem, ProblemKind};
 
 /// The most characters in the URL of a webhook.
@@ -27,12 +29,23 @@ pub enum WebhookEvent {
     TaskCancelled = 4,
     /// Somebody tries the webhook. It is sent when asked for, whatever a webhook is subscribed to.
     Ping = 5,
+    /// Google does not accept a connected account any more: its user must consent again.
+    ConnectionFailed = 6,
+    /// An account that Google did not accept works again.
+    ConnectionRecovered = 7,
 }
 
 impl WebhookEvent {
     /// Every event, in the order of the numbers.
-    pub const ALL: [Self; 5] =
-        [Self::TaskDone, Self::TaskFailed, Self::TaskDeclined, Self::TaskCancelled, Self::Ping];
+    pub const ALL: [Self; 7] = [
+        Self::TaskDone,
+        Self::TaskFailed,
+        Self::TaskDeclined,
+        Self::TaskCancelled,
+        Self::Ping,
+        Self::ConnectionFailed,
+        Self::ConnectionRecovered,
+    ];
 
     /// Those that can be subscribed to.
     pub fn subscribable() -> impl Iterator<Item = Self> {
@@ -48,6 +61,8 @@ impl WebhookEvent {
             Self::TaskDeclined => "task.declined",
             Self::TaskCancelled => "task.cancelled",
             Self::Ping => "webhook.ping",
+            Self::ConnectionFailed => "connection.failed",
+            Self::ConnectionRecovered => "connection.recovered",
         }
     }
 
@@ -395,6 +410,23 @@ pub struct TaskNotice {
     pub created: Timestamp,
     /// When it ended.
     pub finished: Option<Timestamp>,
+}
+
+/// What a message tells of a connected account: which it is, and how its user mends it. The account's address stays here.
+#[derive(Serialize)]
+pub struct ConnectionNotice {
+    /// Its name.
+    pub id: ConnectionId,
+    /// `google`.
+    pub provider: &'static str,
+    /// How it is.
+    pub status: ConnectionStatus,
+    /// Why, where it cannot be used.
+    pub reason: Option<ConnectionReason>,
+    /// Where the user consents again, while that is needed.
+    pub link: Option<String>,
+    /// Where all that is known of it is.
+    pub location: String,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod calendar;
 pub mod compose;
+pub mod consent;
 pub mod drive;
 pub mod gmail;
 mod html;

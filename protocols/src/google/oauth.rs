@@ -44,6 +44,8 @@ pub struct TokenResponse {
     lifetime: Duration,
     scopes: Vec<String>,
     refresh_token: Option<String>,
+    refresh_token_lifetime: Option<Duration>,
+    id_token: Option<String>,
 }
 
 /// Why a refresh brought no token.
@@ -52,7 +54,10 @@ pub enum OAuthError {
     /// The refresh token is dead. Read the store again, for there may be a newer one; then the user must
     /// connect again.
     #[error("the connection was revoked or has expired")]
-    InvalidGrant,
+    InvalidGrant {
+        /// Whether it is the account's organisation that wants the user to sign in again (`invalid_rapt`).
+        by_policy: bool,
+    },
     /// The operator's client id or secret is wrong, or may not do this.
     #[error("the client is not accepted: {0}")]
     InvalidClient(String),
@@ -80,6 +85,8 @@ impl OAuthError {
         #[derive(Deserialize)]
         struct Body {
             error: String,
+            #[serde(default)]
+            error_subtype: String,
         }
         match status {
             429 => return Self::RateLimited,
@@ -87,7 +94,9 @@ impl OAuthError {
             _ => {}
         }
         match serde_json::from_slice::<Body>(body) {
-            Ok(body) if body.error == "invalid_grant" => Self::InvalidGrant,
+            Ok(body) if body.error == "invalid_grant" => {
+                Self::InvalidGrant { by_policy: body.error_subtype == "invalid_rapt" }
+            }
             Ok(body) if body.error == "temporarily_unavailable" => Self::Unavailable(status),
             Ok(body) => Self::InvalidClient(crate::plan::clip(&body.error)),
             Err(_) => Self::Malformed(format!("status {status} without an error")),
@@ -109,6 +118,8 @@ impl TokenResponse {
             scope: String,
             token_type: String,
             refresh_token: Option<String>,
+            refresh_token_expires_in: Option<u64>,
+            id_token: Option<String>,
         }
         // The error of serde may quote the text, and with it the token: it is not passed on.
         let body: Body = serde_json::from_slice(body)
@@ -125,6 +136,8 @@ impl TokenResponse {
             lifetime: Duration::from_secs(body.expires_in).min(LIFETIME_MAX),
             scopes: body.scope.split_ascii_whitespace().map(str::to_owned).collect(),
             refresh_token: body.refresh_token,
+            refresh_token_lifetime: body.refresh_token_expires_in.map(Duration::from_secs),
+            id_token: body.id_token,
         })
     }
 
@@ -150,6 +163,19 @@ impl TokenResponse {
     #[must_use]
     pub fn refresh_token(&self) -> Option<&str> {
         self.refresh_token.as_deref()
+    }
+
+    /// How long the permission lasts, from the moment the answer was given, where Google says so: it was granted for a
+    /// time, or the operator's client is still being tested.
+    #[must_use]
+    pub const fn refresh_token_lifetime(&self) -> Option<Duration> {
+        self.refresh_token_lifetime
+    }
+
+    /// Who consented, in the answer to a code.
+    #[must_use]
+    pub fn id_token(&self) -> Option<&str> {
+        self.id_token.as_deref()
     }
 }
 
@@ -235,7 +261,9 @@ mod tests {
         let of = |status, error: &str| {
             OAuthError::classify(status, json!({"error": error}).to_string().as_bytes())
         };
-        assert_eq!(of(400, "invalid_grant"), OAuthError::InvalidGrant);
+        assert_eq!(of(400, "invalid_grant"), OAuthError::InvalidGrant { by_policy: false });
+        let policy = br#"{"error": "invalid_grant", "error_subtype": "invalid_rapt"}"#;
+        assert_eq!(OAuthError::classify(400, policy), OAuthError::InvalidGrant { by_policy: true });
         assert_eq!(of(401, "invalid_client"), OAuthError::InvalidClient("invalid_client".to_owned()));
         assert_eq!(of(503, "invalid_grant"), OAuthError::Unavailable(503));
         assert_eq!(OAuthError::classify(429, b""), OAuthError::RateLimited);

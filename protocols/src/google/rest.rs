@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{ApiCall, PathAndQuery, Segment};
 use crate::http::Method;
 use crate::http::query::decoded;
+use crate::ids::ConnectionId;
 use crate::plan::Service;
 use crate::problem::{Problem, ProblemKind};
 
@@ -402,6 +403,30 @@ pub fn check_object(body: &[u8]) -> Result<(), serde_json::Error> {
     json.end()
 }
 
+/// The parameter by which any request of the surface says which account it is for.
+pub const ACCOUNT: &str = "account";
+
+/// The account that a query names, if it names one; without one the default account is meant.
+///
+/// # Errors
+/// `invalid-field` when it is no id of a connection, or there are two.
+pub fn account_of(query: Option<&str>) -> Result<Option<ConnectionId>, Problem> {
+    let mut found = None;
+    for pair in query.unwrap_or_default().split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if name != ACCOUNT {
+            continue;
+        }
+        let id = value
+            .parse::<ConnectionId>()
+            .map_err(|_| wrong(ACCOUNT, "is the id of one of your connections"))?;
+        if found.replace(id).is_some() {
+            return Err(wrong(ACCOUNT, "given twice"));
+        }
+    }
+    Ok(found)
+}
+
 /// The endpoints under a path, one for each method it takes.
 pub fn at_path(path: &str) -> impl Iterator<Item = &'static Endpoint> {
     ENDPOINTS.iter().filter(move |endpoint| matches(endpoint.path, path).is_some())
@@ -490,6 +515,9 @@ impl Endpoint {
             let Some(name) = decoded(name, true) else {
                 return Err(wrong("", "the query is not well encoded"));
             };
+            if name == ACCOUNT {
+                continue;
+            }
             let Some(parameter) = self.parameters.iter().find(|parameter| parameter.name == name) else {
                 let known: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -595,6 +623,20 @@ mod tests {
     fn only_a_sentence_made_into_an_event_leaves_no_trace() {
         let traceless = ENDPOINTS.iter().filter(|endpoint| !endpoint.effect.leaves_trace());
         assert_eq!(traceless.map(|endpoint| endpoint.name).collect::<Vec<_>>(), ["calendar.quick-add"]);
+    }
+
+    #[test]
+    fn an_account_is_named_beside_the_parameters_and_google_is_not_told() {
+        let id = ConnectionId::from_bytes([7; 16]);
+        let query = format!("q=x&account={id}");
+        assert_eq!(account_of(Some(&query)), Ok(Some(id)));
+        assert_eq!(account_of(Some("q=account")), Ok(None));
+        assert_eq!(account_of(None), Ok(None));
+        for wrong in ["account=", "account=con_1", &format!("account={id}&account={id}")] {
+            assert!(account_of(Some(wrong)).is_err(), "{wrong}");
+        }
+        let told = call("gmail.messages.list", "/api/v1/gmail/messages", &query).unwrap();
+        assert!(!told.path.contains("account"), "{}", told.path);
     }
 
     #[test]

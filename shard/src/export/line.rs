@@ -3,13 +3,14 @@
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sluice_protocols::access::{Role, Scopes};
+use sluice_protocols::api::ConnectionReason;
 use sluice_protocols::ids::{KeyId, SessionId, UserId};
 use sluice_store::record::{
     ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
     ContextDocumentRecord, ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord,
     IdentityRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider,
-    Record, RecordError, SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord, WorkflowRecord,
-    decode,
+    Record, RecordError, RevocationRecord, SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord,
+    WorkflowRecord, decode,
 };
 use sluice_store::{Key, Kind, Value};
 
@@ -53,6 +54,9 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         Kind::Limit => read(value, limit),
         Kind::Activity => read(value, activity),
         Kind::BrowserSession => read(value, browser_session),
+        Kind::Revocation => {
+            read(value, |record: RevocationRecord| json!({"at": timestamp_of(record.since_ms)}))
+        }
         Kind::Identity => match decode::<IdentityRecord>(value) {
             Ok(identity) if identity.user == *user => Ok(self::identity(&identity)),
             // Whose a damaged one is nobody can say.
@@ -61,6 +65,7 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         Kind::Applied
         | Kind::Name
         | Kind::ContextChunk
+        | Kind::Consent
         | Kind::DataKey
         | Kind::AuditEntry
         | Kind::AuditHead
@@ -127,17 +132,35 @@ fn delivery(delivery: DeliveryRecord) -> Json {
 
 /// Without the refresh token.
 fn connection(connection: ConnectionRecord) -> Json {
-    let ConnectionRecord { user: _, provider, email, refresh_token: _, scope, state, updated_ms } =
-        connection;
+    let ConnectionRecord {
+        id,
+        user: _,
+        provider,
+        subject,
+        email,
+        refresh_token: _,
+        scope,
+        wanted,
+        state,
+        reason,
+        created_ms,
+        updated_ms,
+        expires_ms,
+    } = connection;
     let provider = match provider {
         Provider::Google => "google",
     };
     let state = match state {
         ConnectionState::Active => "active",
         ConnectionState::NeedsReauth => "needs_reauth",
+        ConnectionState::Revoking => "revoking",
+        ConnectionState::Revoked => "revoked",
     };
+    let wanted: Vec<_> = Scopes::from_bits(wanted).names().collect();
     json!({
-        "provider": provider, "email": email, "scope": scope, "state": state, "at": timestamp_of(updated_ms),
+        "id": id, "provider": provider, "subject": subject, "email": email, "scope": scope, "services": wanted,
+        "state": state, "reason": ConnectionReason::from_number(reason), "created": timestamp_of(created_ms),
+        "at": timestamp_of(updated_ms), "expires": maybe_at(expires_ms),
     })
 }
 

@@ -113,12 +113,14 @@ const fn is_told(kind: Kind) -> bool {
         | Kind::Preferences
         | Kind::Webhook
         | Kind::Delivery
+        | Kind::Revocation
         | Kind::Identity
         | Kind::Limit
         | Kind::Activity
         | Kind::BrowserSession => true,
-        // A secret; what the user's own record says; the operator's to read; what no release can read; and no user's.
-        Kind::DataKey
+        // What is gone in minutes, and of secrets and hashes; a secret; what the user's own record says; the operator's to read; what no release can read; and no user's.
+        Kind::Consent
+        | Kind::DataKey
         | Kind::Name
         | Kind::AuditEntry
         | Kind::AuditHead
@@ -143,6 +145,7 @@ const fn is_of_account(kind: Kind) -> bool {
         Kind::User
             | Kind::ApiKey
             | Kind::Connection
+            | Kind::Revocation
             | Kind::Preferences
             | Kind::Webhook
             | Kind::Identity
@@ -259,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_erased_is_told_but_keys_copies_and_names() {
+    fn all_that_is_erased_is_told_but_keys_copies_names_and_consents_under_way() {
         for kind in Kind::all().filter(|kind| kind.belonging() != Belonging::Nobodys) {
-            let is_left_out = matches!(kind, Kind::DataKey | Kind::Quarantine | Kind::Name);
+            let is_left_out = matches!(kind, Kind::DataKey | Kind::Quarantine | Kind::Name | Kind::Consent);
             assert_eq!(is_told(kind), !is_left_out, "{kind:?}");
         }
     }

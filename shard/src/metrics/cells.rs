@@ -70,6 +70,8 @@ pub enum RouteLabel {
     Webhooks,
     /// `/api/v1/browser-sessions/...` and `/sign-in`
     BrowserSessions,
+    /// `/api/v1/connections/...` and `/oauth/google/...`
+    Connections,
     /// `POST /api/v1/intents/parse`
     IntentParse,
     /// `/api/v1/keys/...`
@@ -86,7 +88,7 @@ pub enum RouteLabel {
 
 impl RouteLabel {
     /// Every label, in declaration order.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Command,
         Self::Commands,
         Self::TaskGet,
@@ -107,6 +109,7 @@ impl RouteLabel {
         Self::Context,
         Self::Webhooks,
         Self::BrowserSessions,
+        Self::Connections,
         Self::IntentParse,
         Self::Keys,
         Self::Users,
@@ -147,6 +150,7 @@ impl RouteLabel {
             Self::Context => "context",
             Self::Webhooks => "webhooks",
             Self::BrowserSessions => "browser_sessions",
+            Self::Connections => "connections",
             Self::IntentParse => "intent_parse",
             Self::Keys => "keys",
             Self::Users => "users",
@@ -311,6 +315,12 @@ cells! {
     Total webhook_attempts_postponed "Attempts not made for want of a place in the egress pool",
     Total webhook_records_unreadable "Webhooks and messages that could not be read and stay where they are; look at the log",
     Total webhooks_disabled "Webhooks disabled since their receivers answered 410, or too many messages in a row were given up",
+    Total consents_begun "Browsers sent to Google to consent",
+    Total consents_refused "Consents that came to nothing: refused, too late, of another browser, or not stored",
+    Total connections_made "Accounts connected, or connected anew",
+    Total connections_given_up "Connections given up by their users",
+    Total connections_revoked "Connections given up of which Google knows",
+    Total connections_untold "Connections given up of which Google was never told: their tokens cannot be opened, or it did not hear for 30 days",
     Gauge tasks_queued "Tasks waiting to be run",
     Gauge tasks_running "Tasks running",
     Gauge waits "Requests waiting for the end of a task",

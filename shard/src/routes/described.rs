@@ -8,8 +8,14 @@ use sluice_protocols::openapi;
 use super::Route;
 
 /// What stands in a path for each of its places.
-const PLACES: [(&str, &str); 5] =
-    [("{key}", "x"), ("{id}", "x"), ("{permission}", "x"), ("{name}", "x"), ("{version}", "1")];
+const PLACES: [(&str, &str); 6] = [
+    ("{key}", "x"),
+    ("{id}", "x"),
+    ("{permission}", "x"),
+    ("{name}", "x"),
+    ("{version}", "1"),
+    ("{ticket}", "x"),
+];
 const METHODS: [(&str, Method); 5] = [
     ("get", Method::Get),
     ("post", Method::Post),
@@ -75,6 +81,8 @@ mod tests {
                 // Whoever may only read changes nothing: but for what changes nothing and is a POST for its body.
                 let reads = access["scope"].as_str().is_some_and(|scope| scope.ends_with(":read"));
                 let is_question = matches!(&**path, "/api/v1/calendar/free-busy" | "/api/v1/workflows/check");
+                // The link that leads there is the credential.
+                let is_question = is_question || path == "/oauth/google/start/{ticket}";
                 // All that is another's is given to those alone who could change it.
                 let is_given = &**path == "/api/v1/users/{id}/export";
                 // A session gives nothing new, and whoever is in one may leave it.
@@ -89,7 +97,15 @@ mod tests {
         public.sort_unstable();
         assert_eq!(
             public,
-            ["/docs", "/livez", "/openapi.json", "/readyz"],
+            [
+                "/docs",
+                "/livez",
+                "/oauth/google/callback",
+                "/oauth/google/start/{ticket}",
+                "/oauth/google/start/{ticket}",
+                "/openapi.json",
+                "/readyz"
+            ],
             "{public:?} ask for no credential"
         );
     }

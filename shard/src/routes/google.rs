@@ -119,7 +119,10 @@ pub(crate) async fn serve(
     let head = request.head.clone();
     let deadline = sluice_core::now() + core.config.run.call_timeout;
     let meter = Meter::default();
-    let google = Google::new(&core.env, &meter, who.shard, who.user, deadline);
+    let mut google = Google::new(&core.env, &meter, who.shard, who.user, deadline);
+    if let Some(id) = rest::account_of(request.head.query())? {
+        google = google.of_account(core.connections.slot_of(who, id).await?, id);
+    }
     let captures = endpoint.captures(request.head.path()).unwrap_or_default();
     let told = |error: &CallError| match error.fault() {
         Some(UpstreamFault::Gone) if endpoint.takes_sync_token() => Problem::new(

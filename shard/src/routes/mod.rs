@@ -5,6 +5,7 @@ pub(crate) mod browser;
 pub(crate) mod cache;
 pub(crate) mod command;
 mod conditions;
+pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod dead;
 pub(crate) mod described;
@@ -59,6 +60,9 @@ pub(crate) enum Route<'a> {
     Context(context::Place<'a>),
     Webhooks(webhook::Place<'a>),
     Browser(browser::Place<'a>),
+    Connections(connection::Place<'a>),
+    /// Where people consent.
+    Consent(connection::Page<'a>),
     IntentParse,
     Keys,
     Key(&'a str),
@@ -106,6 +110,8 @@ impl<'a> Route<'a> {
                 browser::Place::of(path).map(Self::Browser)
             }
             _ if path.starts_with(webhook::ROOT) => webhook::Place::of(path).map(Self::Webhooks),
+            _ if path.starts_with(connection::ROOT) => connection::Place::of(path).map(Self::Connections),
+            _ if path.starts_with(connection::PAGES) => connection::Page::of(path).map(Self::Consent),
             "/api/v1/users/me/export" => Some(Self::MyExport),
             _ if path.starts_with(workflow::ROOT) => workflow::Place::of(path).map(Self::Workflows),
             _ if path.starts_with(context::ROOT) => context::Place::of(path).map(Self::Context),
@@ -155,6 +161,8 @@ impl<'a> Route<'a> {
             Self::Workflows(place) => place.allow(),
             Self::Webhooks(place) => place.allow(),
             Self::Browser(place) => place.allow(),
+            Self::Connections(place) => place.allow(),
+            Self::Consent(page) => page.allow(),
             Self::Context(place) => place.allow(),
             Self::DeadLetter(_) | Self::Key(_) | Self::User(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Keys | Self::Users => "GET, HEAD, POST, OPTIONS",
@@ -211,6 +219,11 @@ impl<'a> Route<'a> {
                 place.takes(method).map(|body| Action::Webhooks { body, changes })
             }
             Self::Browser(place) => place.ask(method).map(Action::Browser),
+            Self::Connections(place) => {
+                let body = place.body(method);
+                place.takes(method).then_some(Action::Connections { body, changes: !is_read })
+            }
+            Self::Consent(page) => page.visit(method).map(Action::Consent),
             Self::IntentParse if method == Method::Post => Some(Action::IntentParse),
             Self::Keys if is_read => Some(Action::KeyList),
             Self::Keys if method == Method::Post => Some(Action::KeyMake),
@@ -280,6 +293,12 @@ pub(crate) enum Action<'a> {
         changes: bool,
     },
     Browser(browser::Ask<'a>),
+    /// As above.
+    Connections {
+        body: connection::ConnectionBody,
+        changes: bool,
+    },
+    Consent(connection::Visit<'a>),
     IntentParse,
     KeyList,
     KeyMake,
@@ -320,6 +339,8 @@ impl Action<'_> {
                 Access::Public
             }
             Self::Browser(ask) => ask.access(),
+            // A browser shows no credential. What is asked for is signed here, and a consent belongs to its browser.
+            Self::Consent(_) => Access::Public,
             Self::Command
             | Self::Commands
             | Self::TaskCancel(_)
@@ -346,10 +367,10 @@ impl Action<'_> {
             | Self::Context { changes: false, .. } => Access::Own(Scope::CommandsRead),
             // What came of commands is in it for those who may read that.
             Self::MyExport => Access::Own(Scope::AccountRead),
-            Self::PreferencesGet | Self::Webhooks { changes: false, .. } | Self::KeyList | Self::KeyGet(_) | Self::Me => {
+            Self::PreferencesGet | Self::Webhooks { changes: false, .. } | Self::Connections { changes: false, .. } | Self::KeyList | Self::KeyGet(_) | Self::Me => {
                 Access::Own(Scope::AccountRead)
             }
-            Self::PreferencesPatch | Self::Webhooks { changes: true, .. } | Self::KeyMake | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
+            Self::PreferencesPatch | Self::Webhooks { changes: true, .. } | Self::Connections { changes: true, .. } | Self::KeyMake | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
                 Access::Own(Scope::Account)
             }
             Self::UserList | Self::UserGet(_) => Access::Read(Scope::AdminRead),
@@ -387,6 +408,7 @@ impl Action<'_> {
             Self::Context { .. } => RouteLabel::Context,
             Self::Webhooks { .. } => RouteLabel::Webhooks,
             Self::Browser(_) => RouteLabel::BrowserSessions,
+            Self::Connections { .. } | Self::Consent(_) => RouteLabel::Connections,
             Self::IntentParse => RouteLabel::IntentParse,
             Self::KeyList | Self::KeyMake | Self::KeyGet(_) | Self::KeyEdit(_) | Self::KeyRevoke(_) => {
                 RouteLabel::Keys
@@ -432,6 +454,7 @@ impl Action<'_> {
             Self::Context { brings, changes } => Target::Context { brings, changes },
             Self::Webhooks { body, .. } => Target::Webhooks { body },
             Self::Browser(ask) => Target::Browser(ask.wish()?),
+            Self::Connections { body, .. } => Target::Connections { body },
             Self::IntentParse => Target::IntentParse,
             Self::KeyList => Target::Account(Account::KeyList),
             Self::KeyMake => Target::Account(Account::KeyMake),
@@ -456,9 +479,13 @@ impl Action<'_> {
             Self::PreferencesPatch => Target::PreferencesPatch,
             Self::History => Target::History,
             Self::Google(endpoint) => Target::Google(endpoint),
-            Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs | Self::Options => {
-                return None;
-            }
+            Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::OpenApi
+            | Self::Docs
+            | Self::Options
+            | Self::Consent(_) => return None,
         })
     }
 }
@@ -499,6 +526,9 @@ pub(crate) enum Target {
         body: webhook::WebhookBody,
     },
     Browser(browser::Wish),
+    Connections {
+        body: connection::ConnectionBody,
+    },
     IntentParse,
     Account(Account),
     /// Of the user named, or of whoever asks.
@@ -598,6 +628,7 @@ impl Target {
             | Self::Workflows { runs: false, .. }
             | Self::Webhooks { .. }
             | Self::Browser(_)
+            | Self::Connections { .. }
             | Self::Context { changes: true, .. } => Class::Administration,
         }
     }
@@ -611,10 +642,12 @@ impl Target {
             | Self::Browser(browser::Wish::Begin)
             | Self::Context { brings: context::Brings::Json, .. } => Some(BodyKind::Command),
             Self::Commands => Some(BodyKind::Batch),
-            Self::Webhooks { body: webhook::WebhookBody::Json } => Some(BodyKind::Command),
+            Self::Webhooks { body: webhook::WebhookBody::Json }
+            | Self::Connections { body: connection::ConnectionBody::Json } => Some(BodyKind::Command),
             Self::DeadEdit(_)
             | Self::PreferencesPatch
             | Self::Webhooks { body: webhook::WebhookBody::Patch }
+            | Self::Connections { body: connection::ConnectionBody::Patch }
             | Self::Account(Account::KeyEdit(_) | Account::UserEdit(_)) => Some(BodyKind::Edit),
             Self::Account(Account::KeyMake | Account::UserMake | Account::UserErase(_)) => {
                 Some(BodyKind::Command)
@@ -746,6 +779,11 @@ mod tests {
             Route::Browser(browser::Place::Current),
             Route::Browser(browser::Place::One("x")),
             Route::Browser(browser::Place::SignIn),
+            Route::Connections(connection::Place::All),
+            Route::Connections(connection::Place::Google),
+            Route::Connections(connection::Place::One("x")),
+            Route::Consent(connection::Page::Start("x")),
+            Route::Consent(connection::Page::Callback),
             Route::IntentParse,
             Route::Keys,
             Route::Key("x"),

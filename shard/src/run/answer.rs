@@ -115,9 +115,12 @@ impl Teller<'_> {
         match codes::step_state(record.state) {
             StepState::Done => self.done(index, record),
             StepState::Failed => {
-                let why = record.error_json.as_deref().map(problem_of);
-                let why = why.as_ref().map_or("for an unknown reason", |problem| problem.detail());
-                format!("I could not {}: {why}.", self.attempt(call))
+                let problem = record.error_json.as_deref().map(problem_of);
+                let why = problem.as_ref().map_or("for an unknown reason", |problem| problem.detail());
+                let mend = problem.as_ref().and_then(|problem| problem.link());
+                let mend =
+                    mend.map_or_else(String::new, |link| format!(" This is where it is mended: {link}"));
+                format!("I could not {}: {why}.{mend}", self.attempt(call))
             }
             StepState::Skipped => {
                 // Of a workflow it may also be that its condition did not hold.

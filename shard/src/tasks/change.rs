@@ -96,6 +96,11 @@ impl Tasks {
         }
     }
 
+    /// Whether a user has tasks that are not at their end. Walks all there are: for what is asked for rarely.
+    pub(crate) fn has_any_of(&self, user: &UserId) -> bool {
+        self.pending.borrow().values().any(|entry| entry.lane.user == *user)
+    }
+
     /// Ends a task that does not run.
     pub(super) async fn give_up(
         self: &Rc<Self>,

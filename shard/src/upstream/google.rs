@@ -6,7 +6,7 @@
 //! - Every call is noted for the step it belongs to, with its path but without its query.
 //! - What is read to be shown may come from the core's cache ([`crate::cache`]); what decides about an effect never.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,17 +14,19 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use sluice_net::egress::{
     AnswerBody, EgressError, EgressRequest, EgressResponse, PieceLimits, Pieces, Retry, Upstream,
 };
+use sluice_protocols::access::{Scope, Scopes};
 use sluice_protocols::api::{CallView, Priority};
 use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
-use sluice_protocols::ids::{ShardId, UserId};
+use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
+use sluice_store::record::ConnectionRecord;
 
 use super::batch::judge_parts;
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
 use super::meter::{Meter, micros};
-use super::tokens::AccessToken;
+use super::tokens::{AccessToken, Account};
 use crate::cache::{Joined, Read, ReadBody, Ticket};
 use crate::env::{Env, TransferConfig};
 use crate::quota::{Ask, Class, Denied, Operation, Permit};
@@ -45,6 +47,10 @@ pub(crate) struct Google<'a> {
     meter: &'a Meter,
     shard: ShardId,
     user: UserId,
+    /// Which of the user's accounts; what is read of one that is not the default one is not remembered.
+    slot: u8,
+    /// Which connection that is, from the first call on; none, where the operator's service account acts for the user.
+    connection: Cell<Option<Option<ConnectionId>>>,
     /// The command's own.
     deadline: Instant,
     priority: Priority,
@@ -268,7 +274,16 @@ impl<'a> Google<'a> {
         user: UserId,
         deadline: Instant,
     ) -> Self {
-        Self { env, meter, shard, user, deadline, priority: Priority::Normal, calls: RefCell::default() }
+        let (slot, priority, calls) = (0, Priority::Normal, RefCell::default());
+        let connection = Cell::new(None);
+        Self { env, meter, shard, user, slot, connection, deadline, priority, calls }
+    }
+
+    /// The same with this account, which stands in this slot.
+    pub(crate) fn of_account(mut self, slot: u8, connection: ConnectionId) -> Self {
+        self.slot = slot;
+        self.connection.set(Some(Some(connection)));
+        self
     }
 
     /// The same with calls as urgent as this.
@@ -326,6 +341,9 @@ impl<'a> Google<'a> {
             let _change = Change { google: self, call };
             return self.send(call, Retry::Safe, self.deadline).await.map(|reply| reply.body);
         }
+        if !self.remembers() {
+            return self.make(call, None).await;
+        }
         for _round in 0..JOINS_MAX {
             match self.env.reads.read(self.user, call, sluice_core::now()) {
                 Read::Kept(body, refresh) => {
@@ -368,6 +386,11 @@ impl<'a> Google<'a> {
         let _waiting = self.meter.google.begin();
         let landed = sluice_core::timeout_at(self.deadline, joined.land()).await;
         landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
+    }
+
+    /// Whether reads are remembered: what is kept is known by its user alone.
+    pub(super) fn remembers(&self) -> bool {
+        self.slot == 0
     }
 
     /// What the core's cache has of a read.
@@ -417,22 +440,51 @@ impl<'a> Google<'a> {
     ) -> Result<Answered, CallError> {
         let _waiting = self.meter.google.begin();
         let token = self.token(limit).await?;
-        match self.once(call, retry, &token, limit, extra).await {
+        let answered = match self.once(call, retry, &token, limit, extra).await {
             Err(error) if error.fault() == Some(UpstreamFault::Unauthorized) => {
                 self.env.stats.tokens_rejected.add(1);
-                self.env.tokens.reject(&self.user, &token);
+                self.env.tokens.reject(&self.account(), &token);
                 let token = self.token(limit).await?;
                 self.once(call, retry, &token, limit, extra).await
             }
             other => other,
+        };
+        match answered {
+            Err(error)
+                if matches!(
+                    error.fault(),
+                    Some(UpstreamFault::Unauthorized | UpstreamFault::ScopeMissing)
+                ) =>
+            {
+                Err(self.mendable(call, &error).await)
+            }
+            other => other,
         }
+    }
+
+    /// The same refusal with the link by which the user mends it: by consenting anew, and to what this call needs.
+    async fn mendable(&self, call: &ApiCall, error: &CallError) -> CallError {
+        let problem = error.to_problem(self.deadline);
+        let account = self.account();
+        let Ok(Some(loaded)) = self.env.store.load::<ConnectionRecord>(self.shard, &account.key()).await
+        else {
+            return CallError::NoToken(problem);
+        };
+        let scope = match call.service {
+            Service::Gmail => Scope::Mail,
+            Service::Calendar => Scope::Calendar,
+            Service::Drive => Scope::Drive,
+        };
+        let needed = Scopes::NONE.with(if call.method == "GET" { scope.reading() } else { scope });
+        let link = self.env.links.mend(&loaded.to_record(), needed, self.env.clock.unix_ms());
+        CallError::NoToken(problem.with_link(link))
     }
 
     /// Reads content: whole where it is small or kept, else in pieces; the part of it that `range` names, where one is
     /// given.
     pub(crate) async fn content(&self, call: &ApiCall, range: Option<&str>) -> Result<Content, CallError> {
         let mut ticket = None;
-        if range.is_none() {
+        if range.is_none() && self.remembers() {
             match self.env.reads.read(self.user, call, sluice_core::now()) {
                 Read::Kept(body, refresh) => {
                     if let Some(ticket) = refresh {
@@ -491,10 +543,23 @@ impl<'a> Google<'a> {
         self.env.broker.may_retry(upstream(service))
     }
 
+    fn account(&self) -> Account {
+        Account { shard: self.shard, user: self.user, slot: self.slot }
+    }
+
     async fn token(&self, limit: Instant) -> Result<AccessToken, CallError> {
-        let granted = self.env.tokens.get(self.env, self.shard, self.user, limit, self.deadline).await;
+        let granted = self.env.tokens.get(self.env, self.account(), limit, self.deadline).await;
         granted.calls.into_iter().for_each(|call| self.note(call));
-        granted.token.map_err(CallError::NoToken)
+        let token = granted.token.map_err(CallError::NoToken)?;
+        match self.connection.replace(Some(token.connection())) {
+            Some(begun_with) if begun_with != token.connection() => {
+                self.connection.set(Some(begun_with));
+                let detail =
+                    "accounts have just changed places; what was begun with one does not go on with another";
+                Err(CallError::NoToken(Problem::new(ProblemKind::Conflict, detail)))
+            }
+            _ => Ok(token),
+        }
     }
 
     async fn once(

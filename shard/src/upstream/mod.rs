@@ -21,9 +21,11 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 
 use crate::quota::Denied;
 
+pub(crate) use call::Outgoing;
 pub use delegation::{Delegation, KeyFileError};
 pub(crate) use google::{CallError, Content, Google, Reply};
 pub use tokens::TokenCache;
+pub(crate) use tokens::{Account, judge as judge_tokens};
 pub(crate) use upload::{Sessions as UploadSessions, Source, Upload, UploadError};
 
 /// A call to `name` that brought no answer. `deadline` is the command's own: past it, the command is what is late.

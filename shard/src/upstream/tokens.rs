@@ -1,12 +1,14 @@
-//! Access tokens for Google, by user.
+//! Access tokens for Google, by account: a user may have connected several.
 //!
 //! Invariants:
-//! - At most one refresh of a user is under way on the core that owns the user; whoever needs the token meanwhile
-//!   waits for it. It runs as a task of its own, so that a caller who goes away cannot tear it down between
+//! - At most one refresh of an account is under way, on the core that owns its user; whoever needs the token meanwhile
+//!   waits for it, and so does whoever gives the account up. It runs as a task of its own, so that a caller who goes away cannot tear it down between
 //!   Google's answer and the store.
 //! - A refresh token that Google replaced is on disk before the access token that came with it is handed out.
-//! - What a connection's record says is overwritten only if it is still what the refresh began with: a user who
-//!   connects anew meanwhile wins. The record is held from that look until the change is durable.
+//! - A refresh changes of a connection's record what it learned, and only if the record still has the refresh token that
+//!   was used: a user who connects anew meanwhile wins. The record is held from that look until the change is durable.
+//! - A connection that its user has given up brings no token, not even to those who waited for one; a refresh token that
+//!   replaced its own is kept all the same, for it is the one to be revoked.
 //! - Refresh tokens are written sealed. One that an older version left as it is, is sealed with the next refresh.
 //! - At most `tokens_max` tokens are kept; the oldest goes first.
 //! - For a user without a connection the operator's service account may get one, where that is configured ([`delegated`]).
@@ -24,11 +26,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use sluice_net::egress::{AnswerBody, EgressRequest, EgressResponse, Retry, Upstream};
-use sluice_protocols::api::{CallTarget, CallView, Priority};
+use sluice_protocols::api::{CallTarget, CallView, ConnectionReason, Priority, WebhookEvent};
 use sluice_protocols::google::oauth::{FORM, OAuthError, TokenResponse, refresh_body};
-use sluice_protocols::ids::{ShardId, UserId};
+use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{ConnectionRecord, ConnectionState, PlainText, Provider, StoredSecret};
+use sluice_store::record::{ConnectionRecord, ConnectionState, PlainText, Provider};
 use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, Key};
 use zeroize::Zeroizing;
@@ -41,18 +43,48 @@ use crate::quota::{Ask, Class, Operation};
 
 /// A token is not used in its last seconds: a call may be under way that long.
 const LAST_SECONDS: Duration = Duration::from_secs(30);
+/// How often a refresh begins anew because another token has taken the place of the one that was refused.
+const CHANCES: usize = 3;
 /// What the token endpoint is called in the list of a step's calls.
 const TOKEN_PATH: &str = "/token";
 /// What it is called to users.
 const ENDPOINT: &str = "Google's token endpoint";
 
-/// A bearer token. Wiped when the last clone goes.
+/// One of a user's accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Account {
+    pub(crate) shard: ShardId,
+    pub(crate) user: UserId,
+    /// Where its connection stands; 0 is the default account.
+    pub(crate) slot: u8,
+}
+
+impl Account {
+    /// Under which key its connection stands.
+    pub(crate) fn key(&self) -> Key {
+        Key::connection_at(&self.user, Provider::Google.number(), self.slot)
+    }
+
+    /// Where its refresh token belongs.
+    pub(crate) fn place(&self) -> Place {
+        Place::refresh_token_at(&self.user, Provider::Google, self.slot)
+    }
+}
+
+/// A bearer token, and the connection it is of, if it is not of the operator's service account. Wiped when the last clone goes.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct AccessToken(Rc<Zeroizing<String>>);
+pub(crate) struct AccessToken {
+    text: Rc<Zeroizing<String>>,
+    connection: Option<ConnectionId>,
+}
 
 impl AccessToken {
     pub(crate) fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    pub(crate) const fn connection(&self) -> Option<ConnectionId> {
+        self.connection
     }
 }
 
@@ -68,7 +100,7 @@ struct Kept {
     renew_at: Instant,
     /// From here on it is not used.
     ends_at: Instant,
-    /// Which place in the order of age is this entry's; an older place of the same user is void.
+    /// Which place in the order of age is this entry's; an older place of the same account is void.
     age: u64,
     /// The address it was given for by delegation; `None` for one of the user's own connection.
     address: Option<Rc<str>>,
@@ -76,16 +108,17 @@ struct Kept {
 
 #[derive(Default)]
 struct State {
-    kept: HashMap<UserId, Kept, foldhash::fast::RandomState>,
-    by_age: VecDeque<(u64, UserId)>,
+    kept: HashMap<Account, Kept, foldhash::fast::RandomState>,
+    by_age: VecDeque<(u64, Account)>,
     next_age: u64,
-    flights: HashMap<UserId, Rc<Flight>, foldhash::fast::RandomState>,
+    flights: HashMap<Account, Rc<Flight>, foldhash::fast::RandomState>,
 }
 
 /// A refresh under way, for all who wait for it.
 #[derive(Default)]
 struct Flight {
-    landed: RefCell<Option<Result<AccessToken, Problem>>>,
+    /// What came of it; nothing, where the account was seized meanwhile: ask again.
+    landed: RefCell<Option<Option<Result<AccessToken, Problem>>>>,
     calls: RefCell<Vec<CallView>>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -110,13 +143,29 @@ impl TokenCache {
         Self { state: RefCell::default(), tokens_max, told: delegated::Told::new(tokens_max) }
     }
 
-    /// Drops what is known of a user's tokens: call it when their connection changed.
+    /// Drops what is known of a user's tokens, as nothing may be left of them. Walks all that are kept: for what happens
+    /// once in a user's life.
     pub fn forget(&self, user: &UserId) {
         let mut state = self.state.borrow_mut();
-        state.kept.remove(user);
+        state.kept.retain(|account, _| account.user != *user);
         // A refresh under way goes on for those who wait, but nobody new joins it and nothing of it is kept.
-        state.flights.remove(user);
+        state.flights.retain(|account, _| account.user != *user);
         self.told.forget(user);
+    }
+
+    /// Drops the token of an account whose connection has changed, and waits until a refresh of it that is under way
+    /// has come to its end, whatever that is.
+    pub(crate) async fn settle(&self, account: &Account) {
+        let flight = {
+            let mut state = self.state.borrow_mut();
+            state.kept.remove(account);
+            state.flights.get(account).cloned()
+        };
+        if let Some(flight) = flight {
+            let _whatever = flight.land().await;
+        }
+        // What that brought was of the connection as it was.
+        self.state.borrow_mut().kept.remove(account);
     }
 
     /// How many tokens are kept.
@@ -129,11 +178,11 @@ impl TokenCache {
         self.len() == 0
     }
 
-    /// Drops a token that Google refused; a newer one of the user stays.
-    pub(crate) fn reject(&self, user: &UserId, token: &AccessToken) {
+    /// Drops a token that Google refused; a newer one of the account stays.
+    pub(crate) fn reject(&self, account: &Account, token: &AccessToken) {
         let mut state = self.state.borrow_mut();
-        if state.kept.get(user).is_some_and(|kept| kept.token == *token) {
-            state.kept.remove(user);
+        if state.kept.get(account).is_some_and(|kept| kept.token == *token) {
+            state.kept.remove(account);
         }
     }
 
@@ -142,21 +191,21 @@ impl TokenCache {
     pub(crate) async fn get(
         &self,
         env: &Env,
-        shard: ShardId,
-        user: UserId,
+        account: Account,
         limit: Instant,
         deadline: Instant,
     ) -> Granted {
         let now = sluice_core::now();
-        let kept = self
-            .state
-            .borrow()
-            .kept
-            .get(&user)
-            .map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at, kept.address.clone()));
+        let kept = {
+            let state = self.state.borrow();
+            state
+                .kept
+                .get(&account)
+                .map(|kept| (kept.token.clone(), kept.renew_at, kept.ends_at, kept.address.clone()))
+        };
         let kept = match kept {
-            Some((.., Some(address))) if !delegated::is_still_for(env, shard, &user, &address).await => {
-                self.forget(&user);
+            Some((.., Some(address))) if !delegated::is_still_for(env, &account, &address).await => {
+                self.state.borrow_mut().kept.remove(&account);
                 None
             }
             kept => kept,
@@ -165,45 +214,71 @@ impl TokenCache {
             && now < ends_at
         {
             if now >= renew_at {
-                let _renewed_meanwhile = self.flight(env, shard, user);
+                let _renewed_meanwhile = self.flight(env, account);
             }
             return Granted { token: Ok(token), calls: Vec::new() };
         }
-        let flight = self.flight(env, shard, user);
-        let late = |_| {
+        let late = || {
             Err(lost(
                 "Google's token endpoint",
                 &sluice_net::egress::EgressError::DeadlineExceeded { sent: true },
                 deadline,
             ))
         };
-        let token = sluice_core::timeout_at(limit, flight.land()).await.unwrap_or_else(late);
-        Granted { token, calls: flight.calls.take() }
+        loop {
+            let flight = self.flight(env, account);
+            let token = match sluice_core::timeout_at(limit, flight.land()).await {
+                Ok(Some(token)) => token,
+                Ok(None) => continue,
+                Err(_) => late(),
+            };
+            return Granted { token, calls: flight.calls.take() };
+        }
     }
 
-    /// The refresh of this user that is under way, or a new one.
-    fn flight(&self, env: &Env, shard: ShardId, user: UserId) -> Rc<Flight> {
+    /// Takes an account away from refreshes, once the one under way has ended: whoever needs a token waits until it is
+    /// given back.
+    pub(crate) async fn seize(&self, account: Account) -> Seized<'_> {
+        loop {
+            let flight = {
+                let mut state = self.state.borrow_mut();
+                state.kept.remove(&account);
+                match state.flights.get(&account) {
+                    Some(flight) => Rc::clone(flight),
+                    None => {
+                        let flight = Rc::new(Flight::default());
+                        state.flights.insert(account, Rc::clone(&flight));
+                        return Seized { tokens: self, account, flight };
+                    }
+                }
+            };
+            let _whatever = flight.land().await;
+        }
+    }
+
+    /// The refresh of this account that is under way, or a new one.
+    fn flight(&self, env: &Env, account: Account) -> Rc<Flight> {
         let mut state = self.state.borrow_mut();
-        if let Some(flight) = state.flights.get(&user) {
+        if let Some(flight) = state.flights.get(&account) {
             return Rc::clone(flight);
         }
         let flight = Rc::new(Flight::default());
-        state.flights.insert(user, Rc::clone(&flight));
+        state.flights.insert(account, Rc::clone(&flight));
         drop(state);
-        let refresh = Refresh { env: env.clone(), shard, user, flight: Rc::clone(&flight) };
+        let refresh = Refresh { env: env.clone(), account, flight: Rc::clone(&flight) };
         sluice_core::spawn(refresh.run());
         flight
     }
 
-    /// Ends a refresh: keeps its token, unless the user's connection changed meanwhile.
-    fn land(&self, env: &Env, user: UserId, flight: &Rc<Flight>, fresh: Option<Kept>) {
+    /// Ends a refresh: keeps its token, unless all of the user's was forgotten meanwhile.
+    fn land(&self, env: &Env, account: Account, flight: &Rc<Flight>, fresh: Option<Kept>) {
         let mut state = self.state.borrow_mut();
-        if !state.flights.get(&user).is_some_and(|known| Rc::ptr_eq(known, flight)) {
+        if !state.flights.get(&account).is_some_and(|known| Rc::ptr_eq(known, flight)) {
             return;
         }
-        state.flights.remove(&user);
+        state.flights.remove(&account);
         let Some(mut kept) = fresh else { return };
-        while state.kept.len() >= self.tokens_max && !state.kept.contains_key(&user) {
+        while state.kept.len() >= self.tokens_max && !state.kept.contains_key(&account) {
             let Some((age, oldest)) = state.by_age.pop_front() else { break };
             if state.kept.get(&oldest).is_some_and(|kept| kept.age == age) {
                 state.kept.remove(&oldest);
@@ -212,8 +287,8 @@ impl TokenCache {
         }
         kept.age = state.next_age;
         state.next_age += 1;
-        state.by_age.push_back((kept.age, user));
-        state.kept.insert(user, kept);
+        state.by_age.push_back((kept.age, account));
+        state.kept.insert(account, kept);
         state.drop_void_places();
     }
 }
@@ -223,7 +298,7 @@ impl State {
     fn drop_void_places(&mut self) {
         if self.by_age.len() > 2 * self.kept.len() + 16 {
             let kept = &self.kept;
-            self.by_age.retain(|(age, user)| kept.get(user).is_some_and(|entry| entry.age == *age));
+            self.by_age.retain(|(age, account)| kept.get(account).is_some_and(|entry| entry.age == *age));
         }
     }
 }
@@ -235,7 +310,7 @@ impl fmt::Debug for TokenCache {
 }
 
 impl Flight {
-    async fn land(&self) -> Result<AccessToken, Problem> {
+    async fn land(&self) -> Option<Result<AccessToken, Problem>> {
         poll_fn(|cx| {
             if let Some(result) = &*self.landed.borrow() {
                 return Poll::Ready(result.clone());
@@ -249,9 +324,27 @@ impl Flight {
         .await
     }
 
-    fn finish(&self, result: Result<AccessToken, Problem>) {
+    fn finish(&self, result: Option<Result<AccessToken, Problem>>) {
         *self.landed.borrow_mut() = Some(result);
         self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// An account that is not refreshed until this is dropped.
+pub(crate) struct Seized<'a> {
+    tokens: &'a TokenCache,
+    account: Account,
+    flight: Rc<Flight>,
+}
+
+impl Drop for Seized<'_> {
+    fn drop(&mut self) {
+        let mut state = self.tokens.state.borrow_mut();
+        if state.flights.get(&self.account).is_some_and(|known| Rc::ptr_eq(known, &self.flight)) {
+            state.flights.remove(&self.account);
+        }
+        drop(state);
+        self.flight.finish(None);
     }
 }
 
@@ -264,18 +357,38 @@ struct Used {
 /// One refresh.
 struct Refresh {
     env: Env,
-    shard: ShardId,
-    user: UserId,
+    account: Account,
     flight: Rc<Flight>,
 }
 
 /// Why the token endpoint gave no token.
 enum NoToken {
     /// The refresh token is dead, or the assertion not accepted.
-    Dead,
+    Dead(ConnectionReason),
     /// The operator's client or service account is not accepted, or may not do this.
     Client(String),
     Other(Problem),
+}
+
+/// What a refresh learned of a connection.
+#[derive(Default)]
+struct Learned<'a> {
+    /// The refresh token that takes the place of the one that was used.
+    token: Option<&'a str>,
+    scope: Option<String>,
+    expires_ms: Option<u64>,
+    /// Why it cannot be used any more.
+    dead: Option<ConnectionReason>,
+}
+
+/// What became of a record that a refresh would change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replaced {
+    Written,
+    /// It is another's now: the user has connected anew.
+    Overtaken,
+    /// Its user has given it up.
+    GivenUp,
 }
 
 impl Refresh {
@@ -285,64 +398,75 @@ impl Refresh {
             Ok(_) => self.env.stats.token_refreshes.add(1),
             Err(problem) => {
                 self.env.stats.token_refresh_failures.add(1);
-                tracing::info!(user = %self.user, problem = %problem, "no access token");
+                tracing::info!(user = %self.account.user, problem = %problem, "no access token");
             }
         }
         let result = outcome.as_ref().map(|kept| kept.token.clone()).map_err(Clone::clone);
-        self.env.tokens.land(&self.env, self.user, &self.flight, outcome.ok());
-        self.flight.finish(result);
+        self.env.tokens.land(&self.env, self.account, &self.flight, outcome.ok());
+        self.flight.finish(Some(result));
     }
 
     async fn fresh(&self) -> Result<Kept, Problem> {
-        let used = match self.connection().await {
-            Err(problem) if problem.kind() == ProblemKind::NotConnected => {
+        let mut used = match self.connection().await {
+            // Another of the user's accounts was asked for by name; none but the default one can be the domain's.
+            Err(problem) if problem.kind() == ProblemKind::NotConnected && self.account.slot == 0 => {
                 return self.delegated(problem).await;
             }
             found => found?,
         };
-        match self.exchange(&used.token).await {
-            Ok(answer) => self.keep(used, answer).await,
-            Err(NoToken::Other(problem)) => Err(problem),
-            Err(NoToken::Client(why)) => Err(unaccepted(&why)),
-            Err(NoToken::Dead) => self.second_chance(used).await,
+        for _ in 0..CHANCES {
+            let reason = match self.exchange(&used.token).await {
+                Ok(answer) => return self.keep(used, answer).await,
+                Err(NoToken::Other(problem)) => return Err(problem),
+                Err(NoToken::Client(why)) => return Err(unaccepted(&why)),
+                Err(NoToken::Dead(reason)) => reason,
+            };
+            // Another may have taken its place while it was used.
+            let now = self.connection().await?;
+            if now.token == used.token
+                && let Some(problem) = self.give_up(&now, reason).await
+            {
+                return Err(problem);
+            }
+            used = self.connection().await?;
         }
-    }
-
-    /// The refresh token was refused. Another may have taken its place while it was used.
-    async fn second_chance(&self, dead: Used) -> Result<Kept, Problem> {
-        let now = self.connection().await?;
-        if now.token == dead.token {
-            return Err(self.give_up(now).await);
-        }
-        match self.exchange(&now.token).await {
-            Ok(answer) => self.keep(now, answer).await,
-            Err(NoToken::Other(problem)) => Err(problem),
-            Err(NoToken::Client(why)) => Err(unaccepted(&why)),
-            Err(NoToken::Dead) => Err(self.give_up(now).await),
-        }
+        let detail = "the connection to Google changes all the time; try again";
+        Err(Problem::new(ProblemKind::UpstreamUnavailable, detail))
     }
 
     /// The connection as it is on disk, if it can be used.
     async fn connection(&self) -> Result<Used, Problem> {
-        match self.stored().await? {
-            None => Err(Problem::new(
-                ProblemKind::NotConnected,
-                "connect a Google account first: there is none for this user",
-            )),
-            Some(connection) if connection.state == ConnectionState::NeedsReauth => Err(needs_reauth()),
-            Some(record) => {
-                let token = self.opened(&record.refresh_token).await?;
+        let Some(record) = self.stored().await? else { return Err(self.not_connected()) };
+        match record.state {
+            ConnectionState::Revoking | ConnectionState::Revoked => Err(self.not_connected()),
+            ConnectionState::NeedsReauth => Err(self.needs_reauth(&record)),
+            ConnectionState::Active => {
+                let token = self.opened(&record).await?;
                 Ok(Used { record, token })
             }
         }
     }
 
-    async fn opened(&self, secret: &StoredSecret) -> Result<PlainText, Problem> {
-        self.env.vault.open(&self.place(), secret).await.map_err(|error| {
-            tracing::error!(user = %self.user, %error, "a refresh token cannot be opened");
+    fn not_connected(&self) -> Problem {
+        let detail = match self.account.slot {
+            0 => {
+                "connect a Google account first, or make another the default one: there is none for this user"
+            }
+            _ => "the account was given up; connect it anew",
+        };
+        Problem::new(ProblemKind::NotConnected, detail)
+    }
+
+    fn needs_reauth(&self, record: &ConnectionRecord) -> Problem {
+        self.env.links.needs_reauth(record, self.env.clock.unix_ms())
+    }
+
+    async fn opened(&self, record: &ConnectionRecord) -> Result<PlainText, Problem> {
+        self.env.vault.open(&self.account.place(), &record.refresh_token).await.map_err(|error| {
+            tracing::error!(user = %self.account.user, %error, "a refresh token cannot be opened");
             match error {
                 // It is gone for good, and a new one can be had.
-                VaultError::Destroyed { .. } => needs_reauth(),
+                VaultError::Destroyed { .. } => self.needs_reauth(record),
                 _ => Problem::new(
                     ProblemKind::Storage,
                     "the connection to Google cannot be opened at the moment",
@@ -351,20 +475,12 @@ impl Refresh {
         })
     }
 
-    fn place(&self) -> Place {
-        Place::refresh_token(&self.user, Provider::Google)
-    }
-
     async fn stored(&self) -> Result<Option<ConnectionRecord>, Problem> {
-        let loaded = self.env.store.load::<ConnectionRecord>(self.shard, &self.key()).await;
+        let loaded = self.env.store.load::<ConnectionRecord>(self.account.shard, &self.account.key()).await;
         loaded.map(|found| found.map(|loaded| loaded.to_record())).map_err(|error| {
-            tracing::error!(user = %self.user, %error, "a connection cannot be read");
+            tracing::error!(user = %self.account.user, %error, "a connection cannot be read");
             Problem::new(ProblemKind::Storage, "the connection to Google cannot be read at the moment")
         })
-    }
-
-    fn key(&self) -> Key {
-        Key::connection(&self.user, Provider::Google.number())
     }
 
     async fn exchange(&self, token: &PlainText) -> Result<TokenResponse, NoToken> {
@@ -419,77 +535,127 @@ impl Refresh {
         let rotated = answer.refresh_token().filter(|token| *token != used.token.expose());
         let scope =
             Some(answer.scopes().join(" ")).filter(|scope| !scope.is_empty() && *scope != used.record.scope);
-        if rotated.is_some() || scope.is_some() || !used.record.refresh_token.is_sealed() {
-            let scope = scope.unwrap_or_else(|| used.record.scope.clone());
-            let changed = ConnectionRecord { scope, ..used.record.clone() };
-            self.replace(&used, changed, rotated).await?;
-            if rotated.is_some() {
+        let now_ms = self.env.clock.unix_ms();
+        // With a new token comes a new end. One that stays may be told again each time, always a little later or earlier.
+        let expires_ms = answer
+            .refresh_token_lifetime()
+            .filter(|_| rotated.is_some() || used.record.expires_ms == 0)
+            .map(|lifetime| now_ms.saturating_add(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)));
+        let is_news = rotated.is_some() || scope.is_some() || expires_ms.is_some() || used.record.reason != 0;
+        if is_news || !used.record.refresh_token.is_sealed() {
+            let learned = Learned { token: rotated, scope, expires_ms, dead: None };
+            let replaced = self.replace(&used, learned).await?;
+            if rotated.is_some() && replaced != Replaced::Overtaken {
                 self.env.stats.token_rotations.add(1);
             }
+            if replaced == Replaced::GivenUp {
+                return Err(self.not_connected());
+            }
+        } else if self.is_given_up().await? {
+            return Err(self.not_connected());
         }
-        Ok(kept(&self.env, &answer))
+        Ok(kept(&self.env, &answer, Some(used.record.id)))
     }
 
-    async fn give_up(&self, dead: Used) -> Problem {
-        self.env.stats.connections_lost.add(1);
-        tracing::warn!(user = %self.user, "Google no longer accepts the refresh token; the user must connect again");
-        let marked = ConnectionRecord { state: ConnectionState::NeedsReauth, ..dead.record.clone() };
-        if let Err(problem) = self.replace(&dead, marked, None).await {
+    /// Whether the user has given the account up since the refresh began.
+    async fn is_given_up(&self) -> Result<bool, Problem> {
+        let stored = self.stored().await?;
+        Ok(stored.is_none_or(|record| {
+            matches!(record.state, ConnectionState::Revoking | ConnectionState::Revoked)
+        }))
+    }
+
+    /// Marks a connection as dead, unless another token has taken the place of its own: `None`.
+    async fn give_up(&self, dead: &Used, reason: ConnectionReason) -> Option<Problem> {
+        let user = self.account.user;
+        match self.replace(dead, Learned { dead: Some(reason), ..Learned::default() }).await {
+            Ok(Replaced::Written) => {
+                self.env.stats.connections_lost.add(1);
+                let reason = reason.name();
+                tracing::warn!(%user, reason, "Google no longer accepts the refresh token; the user must connect again");
+            }
+            Ok(Replaced::GivenUp) => return Some(self.not_connected()),
+            Ok(Replaced::Overtaken) => return None,
             // The next refresh finds out again.
-            tracing::error!(user = %self.user, %problem, "the dead connection could not be marked");
+            Err(problem) => tracing::error!(%user, %problem, "the dead connection could not be marked"),
         }
-        needs_reauth()
+        Some(self.needs_reauth(&dead.record))
     }
 
-    /// Writes the record, with another refresh token if there is one, if the one on disk still has the refresh token that
-    /// was used.
-    async fn replace(
-        &self,
-        used: &Used,
-        mut new: ConnectionRecord,
-        token: Option<&str>,
-    ) -> Result<(), Problem> {
+    /// Writes what was learned into the record, if the one on disk still has the refresh token that was used.
+    async fn replace(&self, used: &Used, learned: Learned<'_>) -> Result<Replaced, Problem> {
         let unwritten = |reason: String| {
-            tracing::error!(user = %self.user, reason, "a connection cannot be written");
+            tracing::error!(user = %self.account.user, reason, "a connection cannot be written");
             Problem::new(ProblemKind::Storage, "the connection to Google cannot be stored at the moment")
         };
         let vault = &self.env.vault;
         // Before it is held: a data key that must be made takes a commit of its own.
-        if token.is_some() || !new.refresh_token.is_sealed() {
-            let token = token.unwrap_or_else(|| used.token.expose());
-            let sealed = vault.seal(&self.place(), token).await;
-            new.refresh_token = sealed.map_err(|error| unwritten(error.to_string()))?;
-        }
-        let key = self.key();
+        let sealed = if learned.token.is_some() || !used.record.refresh_token.is_sealed() {
+            let token = learned.token.unwrap_or_else(|| used.token.expose());
+            let sealed = vault.seal(&self.account.place(), token).await;
+            Some(sealed.map_err(|error| unwritten(error.to_string()))?)
+        } else {
+            None
+        };
+        let key = self.account.key();
         let _hold = vault.hold(&key).await.map_err(|error| unwritten(error.to_string()))?;
-        let Some(stored) = self.stored().await? else { return Ok(()) };
-        // The same token may have been sealed meanwhile.
-        if stored.refresh_token != used.record.refresh_token
-            && self.opened(&stored.refresh_token).await? != used.token
-        {
-            return Ok(());
+        let Some(mut stored) = self.stored().await? else { return Ok(Replaced::GivenUp) };
+        if stored.state == ConnectionState::Revoked {
+            return Ok(Replaced::GivenUp);
         }
-        new.updated_ms = self.env.clock.unix_ms();
-        let mut batch = Batch::new(self.shard);
-        batch.put_record(&key, &new).map_err(|error| unwritten(error.to_string()))?;
-        self.env.store.commit(batch).await.map(|_| ()).map_err(|error| unwritten(error.to_string()))
+        // The same token may have been sealed meanwhile.
+        if stored.refresh_token != used.record.refresh_token && self.opened(&stored).await? != used.token {
+            return Ok(Replaced::Overtaken);
+        }
+        let is_given_up = stored.state == ConnectionState::Revoking;
+        // One that an operator connected anew keeps the reason until it is seen to work.
+        let was_dead = stored.state == ConnectionState::NeedsReauth || stored.reason != 0;
+        stored.refresh_token = sealed.unwrap_or(stored.refresh_token);
+        stored.scope = learned.scope.unwrap_or(stored.scope);
+        stored.expires_ms = learned.expires_ms.unwrap_or(stored.expires_ms);
+        match (learned.dead, stored.state) {
+            (_, ConnectionState::Revoking | ConnectionState::Revoked) => {}
+            (Some(reason), _) => {
+                stored.state = ConnectionState::NeedsReauth;
+                stored.reason = reason.number();
+            }
+            // It works. Whoever marked it has met what this refresh had not written yet.
+            (None, _) => {
+                stored.state = ConnectionState::Active;
+                stored.reason = 0;
+            }
+        }
+        stored.updated_ms = self.env.clock.unix_ms();
+        let mut batch = Batch::new(self.account.shard);
+        batch.put_record(&key, &stored).map_err(|error| unwritten(error.to_string()))?;
+        let event = match (stored.state, was_dead) {
+            (ConnectionState::NeedsReauth, false) => Some(WebhookEvent::ConnectionFailed),
+            (ConnectionState::Active, true) => Some(WebhookEvent::ConnectionRecovered),
+            _ => None,
+        };
+        let announced = event.and_then(|event| self.env.announce_connection(&mut batch, &stored, event));
+        self.env.store.commit(batch).await.map_err(|error| unwritten(error.to_string()))?;
+        if let Some(announced) = announced {
+            announced.take_up();
+        }
+        Ok(if is_given_up { Replaced::GivenUp } else { Replaced::Written })
     }
 }
 
 /// A fresh token as it is kept.
-fn kept(env: &Env, answer: &TokenResponse) -> Kept {
+fn kept(env: &Env, answer: &TokenResponse, connection: Option<ConnectionId>) -> Kept {
     let now = sluice_core::now();
     let ends_at = now + answer.lifetime().saturating_sub(LAST_SECONDS);
     // Up to a quarter earlier, by lot: tokens that were fetched together are not renewed together.
     let lot = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
     let ahead = env.config.token_refresh_ahead.mul_f64(1.0 + lot / 4.0);
     let renew_at = now + answer.lifetime().saturating_sub(ahead);
-    let token = AccessToken(Rc::new(Zeroizing::new(answer.access_token().to_owned())));
+    let token = AccessToken { text: Rc::new(Zeroizing::new(answer.access_token().to_owned())), connection };
     Kept { token, renew_at, ends_at, age: 0, address: None }
 }
 
 /// What an answer of the token endpoint says about calls to come.
-fn judge(response: &EgressResponse) -> Judged {
+pub(crate) fn judge(response: &EgressResponse) -> Judged {
     let is_failure = response.status == 408 || response.status >= 500;
     let is_limit = response.status == 429;
     Judged {
@@ -505,13 +671,6 @@ fn far(limit: Instant) -> Instant {
     limit + Duration::from_secs(3_600)
 }
 
-fn needs_reauth() -> Problem {
-    Problem::new(
-        ProblemKind::NeedsReauth,
-        "Google no longer accepts the connection; connect the account again",
-    )
-}
-
 fn unaccepted(why: &str) -> Problem {
     tracing::error!(why, "Google does not accept the gateway's OAuth client");
     Problem::new(ProblemKind::UpstreamRefused, "Google does not accept the gateway's OAuth client")
@@ -524,7 +683,8 @@ fn read(response: &EgressResponse) -> Result<TokenResponse, NoToken> {
         Err(OAuthError::classify(response.status, &response.body))
     };
     answer.map_err(|error| match error {
-        OAuthError::InvalidGrant => NoToken::Dead,
+        OAuthError::InvalidGrant { by_policy: true } => NoToken::Dead(ConnectionReason::Policy),
+        OAuthError::InvalidGrant { by_policy: false } => NoToken::Dead(ConnectionReason::Refused),
         OAuthError::InvalidClient(why) => NoToken::Client(why),
         OAuthError::RateLimited => {
             let problem =

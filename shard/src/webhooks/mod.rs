@@ -30,6 +30,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sluice_net::egress::Egress;
 use sluice_protocols::api::{EventSet, TaskNotice, WebhookEvent, task_path, webhook_message};
 use sluice_protocols::ids::{DeliveryId, ShardId, UserId, WebhookId};
@@ -118,16 +119,30 @@ impl Webhooks {
     /// Writes what is to be told of a task that ends with this batch: one message for each webhook of its user that asked for
     /// it. They are begun by [`Announced::take_up`], once the batch is durable.
     pub(crate) fn announce_end(&self, batch: &mut Batch, task: &TaskRecord) -> Announced {
-        let mut announced = self.nothing(task.user);
-        let Some(event) = WebhookEvent::of_end(codes::task_state(task.state)) else { return announced };
-        let wanting = self.index.borrow().wanting(&task.user, event);
+        let Some(event) = WebhookEvent::of_end(codes::task_state(task.state)) else {
+            return self.nothing(task.user);
+        };
+        let at_ms = task.finished_ms.unwrap_or(task.created_ms);
+        self.announce(batch, task.user, event, at_ms, || notice_of(task))
+    }
+
+    /// Writes what is to be told of something that this batch makes so, as [`Self::announce_end`] does.
+    pub(crate) fn announce<T: Serialize>(
+        &self,
+        batch: &mut Batch,
+        user: UserId,
+        event: WebhookEvent,
+        at_ms: u64,
+        notice: impl FnOnce() -> T,
+    ) -> Announced {
+        let mut announced = self.nothing(user);
+        let wanting = self.index.borrow().wanting(&user, event);
         if wanting.is_empty() {
             return announced;
         }
-        let at_ms = task.finished_ms.unwrap_or(task.created_ms);
-        let body = webhook_message(event, timestamp_of(at_ms), &notice_of(task));
+        let body = webhook_message(event, timestamp_of(at_ms), &notice());
         for webhook in wanting {
-            // It is counted and logged; what ends, ends all the same.
+            // It is counted and logged; what happens, happens all the same.
             let _full = self.write_message(batch, &mut announced, webhook, event, &body);
         }
         announced

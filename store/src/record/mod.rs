@@ -13,6 +13,7 @@
 //! - what fails validation is never returned as a record. The store keeps the bytes (see [`crate::quarantine`]).
 
 mod account;
+mod connection;
 mod context;
 mod loaded;
 mod secret;
@@ -23,6 +24,10 @@ mod webhook;
 pub use account::{
     ActivityRecord, ArchivedKeyRecord, ArchivedUserRecord, BrowserSessionRecord, ErasureRecord,
     IdentityRecord, KeyRecord, KeyUse, UserRecord,
+};
+pub use connection::{
+    ArchivedConnectionRecord, ConnectionRecord, ConnectionState, ConsentRecord, ConsentsRecord,
+    RevocationRecord,
 };
 pub use context::{
     ArchivedContextChunkRecord, ContextChunkRecord, ContextDocumentRecord, ContextOrphanRecord,
@@ -36,11 +41,11 @@ pub use task::{
 };
 pub use types::first_turn;
 pub use types::{
-    ArchivedConnectionRecord, ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord,
-    ArchivedLimitRecord, ArchivedLimitStateRecord, ArchivedNameRecord, ArchivedPreferencesRecord,
-    ArchivedSessionRecord, ArchivedStepRecord, ArchivedTurnRecord, ArchivedWorkflowRecord, ConnectionRecord,
-    ConnectionState, DataKeyRecord, HistoryRecord, ItemRecord, LimitRecord, LimitStateRecord, NameRecord,
-    PreferencesRecord, Provider, SESSION_TURNS_MAX, SessionRecord, StepRecord, TurnRecord, WorkflowRecord,
+    ArchivedDataKeyRecord, ArchivedHistoryRecord, ArchivedItemRecord, ArchivedLimitRecord,
+    ArchivedLimitStateRecord, ArchivedNameRecord, ArchivedPreferencesRecord, ArchivedSessionRecord,
+    ArchivedStepRecord, ArchivedTurnRecord, ArchivedWorkflowRecord, DataKeyRecord, HistoryRecord, ItemRecord,
+    LimitRecord, LimitStateRecord, NameRecord, PreferencesRecord, Provider, SESSION_TURNS_MAX, SessionRecord,
+    StepRecord, TurnRecord, WorkflowRecord,
 };
 pub use webhook::{
     ArchivedAttemptRecord, ArchivedAttemptsRecord, ArchivedDeliveryRecord, ArchivedWebhookRecord,

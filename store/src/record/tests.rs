@@ -154,22 +154,18 @@ fn users_and_keys_of_schema_1_are_ordinary_ones_without_an_end() {
 }
 
 fn connection() -> ConnectionRecord {
-    ConnectionRecord {
-        user: UserId::from_bytes([1; 16]),
-        provider: Provider::Google,
-        email: "anna@example.com".to_owned(),
-        refresh_token: StoredSecret::Sealed(Sealed::from_bytes(vec![1, 2, 3])),
-        scope: "gmail calendar".to_owned(),
-        state: ConnectionState::NeedsReauth,
-        updated_ms: 7,
-    }
+    let token = StoredSecret::Sealed(Sealed::from_bytes(vec![1, 2, 3]));
+    let user = UserId::from_bytes([1; 16]);
+    let given = ConnectionRecord::given(user, "anna@example.com", token, "gmail calendar", 7);
+    ConnectionRecord { state: ConnectionState::NeedsReauth, ..given }
 }
 
 /// The connection above as the first schema had it, with a token as it is.
 fn connection_v1() -> Vec<u8> {
     let ConnectionRecord { user, provider, email, scope, state, updated_ms, .. } = connection();
     let refresh_token = "1//secret".to_owned();
-    let old = types::ConnectionRecordV1 { user, provider, email, refresh_token, scope, state, updated_ms };
+    let old =
+        connection::ConnectionRecordV1 { user, provider, email, refresh_token, scope, state, updated_ms };
     let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
     bytes.push(1);
     bytes
@@ -195,6 +191,37 @@ fn a_token_that_an_older_version_left_as_it_is_can_be_read_and_not_written_again
     let sealed = ConnectionRecord { refresh_token: connection().refresh_token, ..record };
     assert_eq!(sealed, connection());
     round_trips(&sealed);
+}
+
+#[test]
+fn a_connection_of_schema_2_becomes_its_users_default_account() {
+    let ConnectionRecord { user, provider, email, refresh_token, scope, state, updated_ms, .. } =
+        connection();
+    let old =
+        connection::ConnectionRecordV2 { user, provider, email, refresh_token, scope, state, updated_ms };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(2);
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x63b6_0fee_b969_3550);
+    let read = Loaded::<ConnectionRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, connection());
+    assert_eq!(read.id.as_bytes(), user.as_bytes());
+}
+
+fn consents() -> ConsentsRecord {
+    let secret = StoredSecret::Sealed(Sealed::from_bytes(vec![4, 5]));
+    let return_url = "https://app.example.com/".to_owned();
+    let (state_hash, browser_hash, connection) = ([1; 32], [2; 32], [3; 16]);
+    let consent =
+        ConsentRecord { state_hash, browser_hash, secret, wanted: 5, connection, return_url, created_ms: 9 };
+    ConsentsRecord { pending: vec![consent] }
+}
+
+#[test]
+fn a_consent_with_a_secret_as_it_is_is_not_written() {
+    let mut plain = consents();
+    plain.pending[0].secret = StoredSecret::Plain(PlainText::from("v".to_owned()));
+    assert_eq!(encode(&plain).unwrap_err(), RecordError::Unsealed { record: "consents" });
 }
 
 fn data_key() -> DataKeyRecord {
@@ -521,6 +548,8 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&identity());
     round_trips(&activity());
     round_trips(&browser_session());
+    round_trips(&consents());
+    round_trips(&RevocationRecord { since_ms: 3 });
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -553,15 +582,17 @@ fn layouts_on_disk_are_pinned() {
         pin(&webhook()),
         pin(&delivery()),
         pin(&attempts()),
+        pin(&consents()),
+        pin(&RevocationRecord { since_ms: 3 }),
     ];
     assert_eq!(pins, PINNED);
 }
 
-const PINNED: [(&str, u8, u64); 22] = [
+const PINNED: [(&str, u8, u64); 24] = [
     ("user", 2, 0xfd74_0d53_a088_88ad),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 2, 0x6058_dfa5_af9e_10e4),
-    ("connection", 2, 0x63b6_0fee_b969_3550),
+    ("connection", 3, 0),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
     ("task", 4, 0x43e2_24c6_722c_a31a),
@@ -580,6 +611,8 @@ const PINNED: [(&str, u8, u64); 22] = [
     ("webhook", 1, 0x7c32_92b4_c325_aead),
     ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
     ("attempts", 1, 0x5508_865a_f24a_5245),
+    ("consents", 1, 0),
+    ("revocation", 1, 0),
 ];
 
 #[test]

@@ -3,17 +3,16 @@
 //! Small numbers whose meaning belongs to the layer above (a task's mode and state, a step's state, an item's kind)
 //! are `u8` here, so that this layer need not change when a state is added.
 
-use std::fmt;
-
 use rkyv::rancor;
 use rkyv::rancor::Fallible;
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 use sluice_protocols::ids::{
-    BrowserSessionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+    BrowserSessionId, ConnectionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId,
+    WebhookId,
 };
 
-use super::{PlainText, Record, Sealed, StoredSecret};
+use super::{Record, Sealed};
 use crate::key::Kind;
 
 /// Most turns a session keeps; older ones are in the history.
@@ -56,6 +55,7 @@ raw_id!(KeyId, 8);
 raw_id!(GenerationId, 16);
 raw_id!(SnapshotId, 16);
 raw_id!(BrowserSessionId, 16);
+raw_id!(ConnectionId, 16);
 
 /// Whose name (or e-mail address) it is.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -86,70 +86,6 @@ impl Provider {
     }
 }
 
-/// Whether a connection can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[rkyv(compare(PartialEq), derive(Clone, Copy, Debug, PartialEq, Eq))]
-#[repr(u8)]
-pub enum ConnectionState {
-    /// The refresh token worked when last used.
-    Active = 1,
-    /// The provider refused the refresh token: the user must consent again.
-    NeedsReauth = 2,
-}
-
-/// A user's standing permission at a provider.
-#[derive(Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct ConnectionRecord {
-    #[rkyv(with = Raw)]
-    pub user: UserId,
-    pub provider: Provider,
-    /// The account at the provider.
-    pub email: String,
-    pub refresh_token: StoredSecret,
-    /// What was granted, as the provider writes it: names separated by blanks.
-    pub scope: String,
-    pub state: ConnectionState,
-    pub updated_ms: u64,
-}
-
-impl Record for ConnectionRecord {
-    const NAME: &'static str = "connection";
-    const KINDS: &'static [Kind] = &[Kind::Connection];
-    const SCHEMA: u8 = 2;
-
-    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
-        match schema {
-            1 => Some(rkyv::from_bytes::<ConnectionRecordV1, rancor::Error>(archive).map(Self::from)),
-            _ => None,
-        }
-    }
-
-    fn is_sealed(&self) -> bool {
-        self.refresh_token.is_sealed()
-    }
-}
-
-/// Schema 1: with its token as it is.
-#[derive(Archive, Serialize, Deserialize)]
-pub(super) struct ConnectionRecordV1 {
-    #[rkyv(with = Raw)]
-    pub(super) user: UserId,
-    pub(super) provider: Provider,
-    pub(super) email: String,
-    pub(super) refresh_token: String,
-    pub(super) scope: String,
-    pub(super) state: ConnectionState,
-    pub(super) updated_ms: u64,
-}
-
-impl From<ConnectionRecordV1> for ConnectionRecord {
-    fn from(old: ConnectionRecordV1) -> Self {
-        let ConnectionRecordV1 { user, provider, email, refresh_token, scope, state, updated_ms } = old;
-        let refresh_token = StoredSecret::Plain(PlainText::from(refresh_token));
-        Self { user, provider, email, refresh_token, scope, state, updated_ms }
-    }
-}
-
 /// What seals a user's secrets: their data key, itself sealed under a master key ([`crate::vault`]).
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct DataKeyRecord {
@@ -167,20 +103,6 @@ impl Record for DataKeyRecord {
     const NAME: &'static str = "data key";
     const KINDS: &'static [Kind] = &[Kind::DataKey];
     const SCHEMA: u8 = 1;
-}
-
-impl fmt::Debug for ConnectionRecord {
-    /// Leaves the token out.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionRecord")
-            .field("user", &self.user)
-            .field("provider", &self.provider)
-            .field("email", &self.email)
-            .field("scope", &self.scope)
-            .field("state", &self.state)
-            .field("updated_ms", &self.updated_ms)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A conversation. Its last [`SESSION_TURNS_MAX`] turns have records of their own, so that a command writes one of

@@ -16,6 +16,8 @@ pub enum Field {
     /// What messages to a webhook are signed with, the present one and the one before alike: a rotation moves it within its
     /// record.
     WebhookSecret = 2,
+    /// What belongs to a consent under way: each is of use for minutes, and with its own state alone.
+    ConsentSecret = 3,
 }
 
 impl Field {
@@ -24,6 +26,7 @@ impl Field {
         match self {
             Self::RefreshToken => Kind::Connection,
             Self::WebhookSecret => Kind::Webhook,
+            Self::ConsentSecret => Kind::Consent,
         }
     }
 
@@ -51,9 +54,19 @@ impl Place {
         Self { user, field, key }
     }
 
-    /// The refresh token of a user's connection.
+    /// The refresh token of a user's default connection.
     pub fn refresh_token(user: &UserId, provider: Provider) -> Self {
-        Self::new(Field::RefreshToken, Key::connection(user, provider.number()))
+        Self::refresh_token_at(user, provider, 0)
+    }
+
+    /// The refresh token of a user's connection in a slot.
+    pub fn refresh_token_at(user: &UserId, provider: Provider, slot: u8) -> Self {
+        Self::new(Field::RefreshToken, Key::connection_at(user, provider.number(), slot))
+    }
+
+    /// What belongs to a consent of a user under way.
+    pub fn consent_secret(user: &UserId) -> Self {
+        Self::new(Field::ConsentSecret, Key::consents(user))
     }
 
     /// What messages to a user's webhook are signed with.

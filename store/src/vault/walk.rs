@@ -263,7 +263,8 @@ impl Vault {
         // It may be made in this batch, and then it is held as long.
         holds.push(self.try_hold(&Key::data_key(&user)).ok_or(VaultError::Busy)?);
         let data_key = self.key_within(&user, batch)?;
-        let place = Place::refresh_token(&user, record.provider);
+        let slot = key.connection_slot().unwrap_or(0);
+        let place = Place::refresh_token_at(&user, record.provider, slot);
         let token = self.open_blocking(&place, &record.refresh_token)?;
         let refresh_token = self.seal_with(&data_key, &place, token.expose())?;
         batch.put_record(key, &ConnectionRecord { refresh_token, ..record })?;

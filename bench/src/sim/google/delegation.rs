@@ -215,6 +215,6 @@ mod tests {
             assert_eq!(signer.status(&wrong), refused("invalid_grant"), "{wrong}");
         }
         // Another account's key.
-        assert_eq!(super::tests::signer().status(&good), refused("invalid_grant"));
+        assert_eq!(signer().status(&good), refused("invalid_grant"));
     }
 }

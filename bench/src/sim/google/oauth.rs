@@ -8,6 +8,7 @@
 //! - A refresh token that was rotated away, revoked, or pushed out by a hundred newer ones is refused.
 //! - An access token holds what it says, so nothing is remembered of it but when its user revoked.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -57,6 +58,7 @@ struct Code {
     /// Method and challenge, when the client uses PKCE.
     challenge: Option<(String, String)>,
     offline: bool,
+    nonce: Option<String>,
     made: Instant,
 }
 
@@ -66,7 +68,8 @@ struct Ledger {
     tokens: HashMap<String, Grant>,
     /// Live tokens by user and client, oldest first.
     live: HashMap<(String, String), VecDeque<String>>,
-    consented: HashSet<(String, String)>,
+    /// What was granted, by user and client.
+    consented: HashMap<(String, String), Vec<String>>,
     /// `sim-refresh-NAME` tokens that were rotated away.
     spent: HashSet<String>,
     rotated: u64,
@@ -94,7 +97,7 @@ impl Grants {
         let mut ledger = self.lock();
         ledger.tokens.retain(|_, grant| grant.user != user);
         ledger.live.retain(|(of, _), _| of != user);
-        ledger.consented.retain(|(of, _)| of != user);
+        ledger.consented.retain(|(of, _), _| of != user);
         ledger.revoked += 1;
     }
 
@@ -205,19 +208,29 @@ fn authorize(state: &State, plan: &Plan, call: &Call) -> Reply {
         (None, Some(grant)) => asked.split(' ').filter(|scope| grant.iter().any(|s| s == scope)).collect(),
         (None, None) => asked.split(' ').collect(),
     };
-    let scopes = granted.join(" ");
-    let grant = Grant { user, client: client.to_owned(), scopes: scopes.clone() };
     let mut ledger = state.oauth.lock();
     if ledger.codes.len() >= CODES_MAX {
         return page(503, "temporarily_unavailable");
     }
     // Who has consented before is given a refresh token only when asked again.
-    let is_new = ledger.consented.insert((grant.user.clone(), grant.client.clone()));
+    let consented = ledger.consented.entry((user.clone(), client.to_owned()));
+    let is_new = matches!(consented, Entry::Vacant(_));
+    let before = consented.or_default();
+    let granted: Vec<String> = granted.into_iter().map(str::to_owned).collect();
+    before.retain(|scope| !granted.contains(scope));
+    before.extend(granted.iter().cloned());
+    let scopes = match query.get("include_granted_scopes") {
+        Some("true") => before.join(" "),
+        _ => granted.join(" "),
+    };
+    let grant = Grant { user, client: client.to_owned(), scopes: scopes.clone() };
     let again = query.get("prompt").is_some_and(|prompt| prompt.split(' ').any(|word| word == "consent"));
     let offline = query.get("access_type") == Some("offline") && (is_new || again);
     let code = format!("4/0A{:016x}{:016x}", state.luck.next(), state.luck.next());
     let redirect_uri = redirect_uri.to_owned();
-    ledger.codes.insert(code.clone(), Code { grant, redirect_uri, challenge, offline, made: Instant::now() });
+    let nonce = query.get("nonce").map(str::to_owned);
+    let made = Instant::now();
+    ledger.codes.insert(code.clone(), Code { grant, redirect_uri, challenge, offline, nonce, made });
     back(&format!("code={}&scope={}", encoded(&code), encoded(&scopes)))
 }
 
@@ -248,18 +261,26 @@ fn token(state: &State, plan: &Plan, call: &Call) -> Reply {
     if form.get("client_secret").unwrap_or_default().is_empty() {
         return refuse("invalid_request", "client_secret is missing.");
     }
-    let given = if kind == "refresh_token" { refresh(state, plan, &form) } else { exchange(state, &form) };
-    let (grant, refresh_token) = match given {
+    let is_code = kind == "authorization_code";
+    let given = if is_code { exchange(state, &form) } else { refresh(state, plan, &form) };
+    let Given { grant, refresh_token, nonce } = match given {
         Ok(given) => given,
         Err(refusal) => {
             state.oauth.lock().refused += u64::from(refusal.body.starts_with(b"{\"error\":\"invalid_grant"));
             return refusal;
         }
     };
-    let (access_token, life_s) = access(state, plan, grant.user, grant.scopes.clone());
+    let (access_token, life_s) = access(state, plan, grant.user.clone(), grant.scopes.clone());
     let mut answer = json!({"access_token": access_token, "expires_in": life_s, "scope": grant.scopes, "token_type": "Bearer"});
     if let Some(token) = refresh_token {
         answer["refresh_token"] = token.into();
+        if let Some(lifetime_s) = plan.oauth.refresh_token_lifetime_s {
+            answer["refresh_token_expires_in"] = lifetime_s.into();
+        }
+    }
+    if is_code && grant.scopes.split(' ').any(|scope| scope == "openid") {
+        let client = form.get("client_id").unwrap_or_default();
+        answer["id_token"] = id_token(state, &grant.user, client, nonce.as_deref()).into();
     }
     given_token(&answer)
 }
@@ -304,9 +325,28 @@ fn delegated(state: &State, plan: &Plan, form: &Params) -> Reply {
     given_token(&json!({"access_token": access_token, "expires_in": life_s, "token_type": "Bearer"}))
 }
 
-type Given = Result<(Grant, Option<String>), Reply>;
+/// What a refresh token or a code brings.
+struct Given {
+    grant: Grant,
+    refresh_token: Option<String>,
+    nonce: Option<String>,
+}
 
-fn refresh(state: &State, plan: &Plan, form: &Params) -> Given {
+/// Who consented, as a token whose signature is none: it came from the token endpoint itself.
+fn id_token(state: &State, name: &str, client: &str, nonce: Option<&str>) -> String {
+    let user = state.world.user(name);
+    let now_s = unix_ms() / 1_000;
+    let mut claims = json!({"iss": "https://accounts.google.com", "azp": client, "aud": client,
+        "sub": account_id(name), "email": user.person.email, "email_verified": true, "iat": now_s,
+        "exp": now_s + 3_600});
+    if let Some(nonce) = nonce {
+        claims["nonce"] = nonce.into();
+    }
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{}", part(&json!({"alg": "RS256", "typ": "JWT"})), part(&claims), "c2ltdWxhdGVk")
+}
+
+fn refresh(state: &State, plan: &Plan, form: &Params) -> Result<Given, Reply> {
     let token = form.get("refresh_token").unwrap_or_default();
     if token.is_empty() {
         return Err(refuse("invalid_request", "Missing required parameter: refresh_token"));
@@ -329,7 +369,7 @@ fn refresh(state: &State, plan: &Plan, form: &Params) -> Given {
         return Err(refuse("unauthorized_client", "Unauthorized"));
     }
     if !plan.oauth.rotate_refresh_tokens {
-        return Ok((grant, None));
+        return Ok(Given { grant, refresh_token: None, nonce: None });
     }
     if ledger.tokens.remove(token).is_none() {
         ledger.spent.insert(token.to_owned());
@@ -339,10 +379,10 @@ fn refresh(state: &State, plan: &Plan, form: &Params) -> Given {
     }
     ledger.rotated += 1;
     let new = ledger.issue(&grant, state.luck.next());
-    Ok((grant, Some(new)))
+    Ok(Given { grant, refresh_token: Some(new), nonce: None })
 }
 
-fn exchange(state: &State, form: &Params) -> Given {
+fn exchange(state: &State, form: &Params) -> Result<Given, Reply> {
     let text = form.get("code").unwrap_or_default();
     if text.is_empty() {
         return Err(refuse("invalid_request", "Missing required parameter: code"));
@@ -369,8 +409,8 @@ fn exchange(state: &State, form: &Params) -> Given {
             }
         }
     }
-    let token = code.offline.then(|| ledger.issue(&code.grant, state.luck.next()));
-    Ok((code.grant, token))
+    let refresh_token = code.offline.then(|| ledger.issue(&code.grant, state.luck.next()));
+    Ok(Given { grant: code.grant, refresh_token, nonce: code.nonce })
 }
 
 /// `/revoke`: a refresh or an access token ends everything its user granted.

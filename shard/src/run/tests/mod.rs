@@ -81,15 +81,9 @@ impl Rig {
     }
 
     fn connect(&self, refresh_token: &str, state: ConnectionState) {
-        let record = ConnectionRecord {
-            user: self.user,
-            provider: Provider::Google,
-            email: "me@example.com".to_owned(),
-            refresh_token: self.vault.seal_blocking(&self.place(), refresh_token).expect("sealed"),
-            scope: "all".to_owned(),
-            state,
-            updated_ms: 0,
-        };
+        let token = self.vault.seal_blocking(&self.place(), refresh_token).expect("sealed");
+        let given = ConnectionRecord::given(self.user, "me@example.com", token, "all", 0);
+        let record = ConnectionRecord { state, ..given };
         let mut batch = Batch::new(self.shard);
         batch.put(&self.connection_key(), encode(&record).expect("encoded").as_bytes());
         self.store.write_blocking(vec![batch]).expect("written");

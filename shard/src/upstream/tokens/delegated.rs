@@ -12,12 +12,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_protocols::google::oauth::delegated_body;
-use sluice_protocols::ids::{ShardId, UserId};
+use sluice_protocols::ids::UserId;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::UserRecord;
 use sluice_store::{Batch, Key};
 
-use super::{Kept, NoToken, Refresh, kept};
+use super::{Account, Kept, NoToken, Refresh, kept};
 use crate::audit::{Act, Author, Object};
 use crate::env::Env;
 use crate::generations::Generations;
@@ -56,8 +56,8 @@ impl Told {
 }
 
 /// The address that a user's record names.
-async fn address_of(env: &Env, shard: ShardId, user: &UserId) -> Result<String, Problem> {
-    let loaded = env.store.load::<UserRecord>(shard, &Key::user(user)).await.map_err(|error| {
+async fn address_of(env: &Env, &Account { shard, user, .. }: &Account) -> Result<String, Problem> {
+    let loaded = env.store.load::<UserRecord>(shard, &Key::user(&user)).await.map_err(|error| {
         tracing::error!(%user, %error, "a user cannot be read");
         Problem::new(ProblemKind::Storage, "the user cannot be read at the moment")
     })?;
@@ -66,15 +66,15 @@ async fn address_of(env: &Env, shard: ShardId, user: &UserId) -> Result<String, 
 }
 
 /// Whether a token that was given for this address is still for its user.
-pub(super) async fn is_still_for(env: &Env, shard: ShardId, user: &UserId, address: &str) -> bool {
-    address_of(env, shard, user).await.is_ok_and(|now| now == address)
+pub(super) async fn is_still_for(env: &Env, account: &Account, address: &str) -> bool {
+    address_of(env, account).await.is_ok_and(|now| now == address)
 }
 
 impl Refresh {
     /// A token by delegation for a user without a connection, which is told by `unconnected` where there can be none.
     pub(super) async fn delegated(&self, unconnected: Problem) -> Result<Kept, Problem> {
         let Some(delegation) = self.env.config.delegation.clone() else { return Err(unconnected) };
-        let address = address_of(&self.env, self.shard, &self.user).await?;
+        let address = address_of(&self.env, &self.account).await?;
         if !delegation.is_for(&address) {
             let detail = "connect a Google account first: there is none for this user, and the operator's service account \
                           does not act for addresses of their domain";
@@ -85,12 +85,12 @@ impl Refresh {
             Ok(answer) => {
                 self.tell().await?;
                 self.env.stats.tokens_delegated.add(1);
-                Ok(Kept { address: Some(Rc::from(address)), ..kept(&self.env, &answer) })
+                Ok(Kept { address: Some(Rc::from(address)), ..kept(&self.env, &answer, None) })
             }
             Err(NoToken::Other(problem)) => Err(problem),
-            Err(refused @ (NoToken::Dead | NoToken::Client(_))) => {
+            Err(refused @ (NoToken::Dead(_) | NoToken::Client(_))) => {
                 let why = if let NoToken::Client(why) = &refused { why } else { "invalid_grant" };
-                tracing::warn!(user = %self.user, why, "Google does not let the service account act for a user");
+                tracing::warn!(user = %self.account.user, why, "Google does not let the service account act for a user");
                 let detail = "Google does not let the operator's service account act for this user: the domain's administrator \
                               must allow it, and the address must be one of the domain's";
                 Err(Problem::new(ProblemKind::UpstreamRefused, detail))
@@ -106,7 +106,7 @@ impl Refresh {
         let runtime = self.env.egress.runtime();
         let signed = delegation.assertion(&runtime, address, self.env.clock.unix_ms()).await;
         signed.ok_or_else(|| {
-            tracing::error!(user = %self.user, "an assertion of the service account could not be signed");
+            tracing::error!(user = %self.account.user, "an assertion of the service account could not be signed");
             Problem::new(ProblemKind::Internal, "the operator's service account cannot sign")
         })
     }
@@ -115,16 +115,16 @@ impl Refresh {
     async fn tell(&self) -> Result<(), Problem> {
         let (env, at_ms) = (&self.env, self.env.clock.unix_ms());
         let told = &env.tokens.told;
-        if !told.is_due(&self.user, at_ms) {
+        if !told.is_due(&self.account.user, at_ms) {
             return Ok(());
         }
-        let mut batch = Batch::new(self.shard);
-        Author::gateway().tell(&mut batch, Act::UserImpersonate, Object::User(&self.user), at_ms);
+        let mut batch = Batch::new(self.account.shard);
+        Author::gateway().tell(&mut batch, Act::UserImpersonate, Object::User(&self.account.user), at_ms);
         env.store.commit(batch).await.map_err(|error| {
-            tracing::error!(user = %self.user, %error, "the audit log does not take that the service account acts for a user");
+            tracing::error!(user = %self.account.user, %error, "the audit log does not take that the service account acts for a user");
             Problem::new(ProblemKind::Storage, "what is done cannot be told in the audit log at the moment")
         })?;
-        told.note(self.user, at_ms);
+        told.note(self.account.user, at_ms);
         Ok(())
     }
 }
