@@ -408,18 +408,3 @@ async fn operators_keep_users_and_auditors_see_them() {
     assert_eq!(auditor.get(&path).await["email"], "moved@example.com");
     auditor.expect(404, "GET", "/users/usr_00000000000000000000000000", &Value::Null).await;
 }
-
-#[path = "api_description.rs"]
-mod api_tmp;
-#[path = "browsers.rs"]
-mod browsers_tmp;
-#[path = "delegation.rs"]
-mod delegation_tmp;
-#[path = "erasure.rs"]
-mod erasure_tmp;
-#[path = "isolation.rs"]
-mod isolation_tmp;
-#[path = "sandbox.rs"]
-mod sandbox_tmp;
-#[path = "tokens.rs"]
-mod tokens_tmp;

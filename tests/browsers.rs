@@ -240,8 +240,9 @@ async fn another_sites_page_neither_changes_nor_reads_anything_with_the_cookie()
             let fields = [&[JSON], fields].concat();
             with(&caller, &cookie, ("POST", "/api/v1/keys"), &fields, &new).await
         };
+        let nothing: &[(&str, &str)] = &[];
         for fields in [
-            &[][..],
+            nothing,
             &[("sec-fetch-site", "cross-site")],
             &[("sec-fetch-site", "same-site"), ("origin", "https://localhost")],
             &[("sec-fetch-site", "none")],

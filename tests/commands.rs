@@ -371,7 +371,7 @@ async fn files_are_made_shared_with_each_once_and_thrown_away() {
     let folder = text_of(&items(&task)[0], "/id").to_owned();
     let folder = stage.get(&format!("/drive/files/{folder}?fields=name,mimeType")).await;
     assert_eq!(folder, json!({"name": "Trips", "mimeType": "application/vnd.google-apps.folder"}));
-    let task = stage.done("delete the zebras.txt file").await;
+    let task = stage.done("delete the zebras file").await;
     assert_eq!(operations(&task), ["drive.search", "drive.trash"]);
     assert_eq!(stage.get(&format!("/drive/files/{id}?fields=trashed")).await, json!({"trashed": true}));
 }

@@ -21,7 +21,7 @@ const MARK: &str = "zqxmarkzqx";
 const NAME_MARK: &str = "wvynamewvy";
 const NONE: Value = Value::Null;
 /// What the gateway keeps of a user who has done everything.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "user",
     "key",
     "connection",
@@ -41,6 +41,7 @@ const KINDS: [&str; 19] = [
     "webhook",
     "delivery",
     "activity",
+    "browser-session",
 ];
 
 async fn operator(gateway: &Gateway) -> Asker {
@@ -75,6 +76,7 @@ async fn plant(scene: &Scene, asker: &Asker, mark: &str, name: &str) {
     asker.expect(201, "PUT", &format!("/context/doc-{name}"), &content).await;
     asker.expect(201, "POST", "/context/snapshots", &json!({"label": mark})).await;
     asker.expect(201, "POST", "/keys", &json!({"name": mark})).await;
+    asker.expect(201, "POST", "/browser-sessions", &json!({})).await;
     let wait = json!({"service": "drive", "kind": "status", "status": 503, "retry_after_s": 30, "count": 1});
     scene.sim.fault(wait).await;
     let dead = json!({"command": format!("find the file about {mark}"), "deadline_ms": 5_000});
@@ -187,7 +189,17 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     let narrow = lines(std::str::from_utf8(&narrow.body).expect("UTF-8"));
     assert!(text(&narrow.last().expect("lines")["left_out"]).contains("commands:read"), "{narrow:?}");
     let kinds: BTreeSet<String> = by_kind(&narrow).into_keys().collect();
-    let of_account = ["activity", "connection", "end", "export", "key", "preferences", "user", "webhook"];
+    let of_account = [
+        "activity",
+        "browser-session",
+        "connection",
+        "end",
+        "export",
+        "key",
+        "preferences",
+        "user",
+        "webhook",
+    ];
     assert_eq!(kinds, of_account.map(str::to_owned).into());
 
     // Not by accident.
@@ -211,7 +223,12 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
         ),
         ("/sessions/", told.iter().find(|line| line["kind"] == "session").expect("one")["id"].clone()),
         ("/keys/", told.iter().find(|line| line["kind"] == "key").expect("one")["id"].clone()),
+        (
+            "/browser-sessions/",
+            told.iter().find(|line| line["kind"] == "browser-session").expect("one")["id"].clone(),
+        ),
         ("/users/", json!(id)),
+        ("/connections/", json!("con_00000000000000000000000000")),
     ];
     let before = holdings(&bob).await;
     let erased = olga.expect(200, "POST", &erase, &named).await;
@@ -255,8 +272,12 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     // The proof, without a word of the user's.
     assert!(scene.gateway.admin(&["audit", "verify"]).contains("are as they were written"));
     let log = scene.gateway.admin(&["audit", "export"]);
-    let of_erasure: Vec<Value> =
-        lines(&log).into_iter().filter(|entry| entry["act"] == "user.erase").collect();
+    // What was asked for and refused before is told as well.
+    let of_act = |act: &str| -> Vec<Value> {
+        let is_it = |entry: &Value| entry["act"] == act && entry["outcome"] != "refused";
+        lines(&log).into_iter().filter(is_it).collect()
+    };
+    let of_erasure = of_act("user.erase");
     let outcomes: Vec<&str> = of_erasure.iter().map(|entry| text(&entry["outcome"])).collect();
     assert_eq!(outcomes[0], "begun");
     assert!(outcomes[1..].iter().all(|outcome| *outcome == "done") && outcomes.len() > 1, "{outcomes:?}");
@@ -267,7 +288,7 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     for (kind, count) in erased["removed"].as_object().expect("counts") {
         assert!(proof.contains(&format!(" {kind}={count}")), "{kind} in {proof}");
     }
-    assert_eq!(lines(&log).iter().filter(|entry| entry["act"] == "user.export").count(), 4);
+    assert_eq!(of_act("user.export").len(), 4);
     for word in [MARK, NAME_MARK, "example.com"] {
         assert!(!log.contains(word), "{word} is in the log");
     }

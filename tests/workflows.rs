@@ -442,15 +442,21 @@ async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
     let problem = answer.value();
     assert_eq!(problem["task"]["state"], "failed", "{problem:#}");
     let (find, read) = (step_of(&problem["task"], 0), step_of(&problem["task"], 1));
-    assert_eq!((&find["state"], &find["tries"]), (&json!("failed"), &json!(1)), "{problem:#}");
+    // More than one would be told.
+    assert_eq!((&find["state"], &find["tries"]), (&json!("failed"), &NONE), "{problem:#}");
     assert_eq!(read["state"], "skipped", "{problem:#}");
-    assert_eq!(stage.sim.asked("gmail.messages.list").await, 1);
+    // What hangs is not among what is asked.
+    let counts = async || {
+        let state = stage.sim.state().await;
+        (state["faults_fired"].as_u64(), state["requests"]["gmail.messages.list"].as_u64())
+    };
+    assert_eq!(counts().await, (Some(1), None));
     // The same search hangs again, and the second try finds it.
     stage.sim.fault(hang).await;
     let run = ada.expect(200, "POST", "/workflows/patient/runs", &json!({})).await;
     assert_eq!(run["state"], "done", "{run:#}");
-    assert_eq!((&step_of(&run, 0)["tries"], &step_of(&run, 1)["tries"]), (&json!(2), &json!(1)), "{run:#}");
-    assert_eq!(stage.sim.asked("gmail.messages.list").await, 3);
+    assert_eq!((&step_of(&run, 0)["tries"], &step_of(&run, 1)["tries"]), (&json!(2), &NONE), "{run:#}");
+    assert_eq!(counts().await, (Some(2), Some(1)));
     let never = json!({"steps": [{"id": "find", "operation": "gmail.search", "with": {"query": "x"}, "timeout_ms": 99}]});
     let refused = ada.ask("POST", "/workflows/check", &never).await.problem(422, "invalid-field");
     assert_eq!(refused["errors"][0]["pointer"], "/steps/0/timeout_ms", "{refused:#}");

@@ -18,8 +18,13 @@ struct Server {
 
 impl Server {
     fn start(http: &str) -> Self {
+        Self::start_with(http, &[])
+    }
+
+    fn start_with(http: &str, more: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["serve-load", "--http", http])
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program runs");
@@ -98,6 +103,67 @@ fn connections_come_as_often_as_asked() {
         let resumed = result.handshakes.iter().find(|row| row.kind == "resumed");
         assert!(resumed.is_some_and(|row| row.count > 20), "{name}: {:?}", result.handshakes);
     }
+}
+
+#[test]
+fn requests_go_as_early_data_where_the_server_takes_them() {
+    let line = "--path / --rate 200 --duration 1 --clients 4 --new-connection-share 0.5 --early-data-share 1";
+    let early = |result: &LoadResult| {
+        assert_eq!(result.totals.errors, 0, "{:?}", result.totals);
+        let count =
+            |kind: &str| result.handshakes.iter().find(|row| row.kind == kind).map_or(0, |row| row.count);
+        (count("0-rtt"), result.handshakes.iter().map(|row| row.fallbacks).sum::<u64>())
+    };
+    let (taken, _) = early(&run(&Server::start_with("3", &["--early-data"]), "3", line));
+    assert!(taken > 20, "{taken} were taken");
+    let (taken, _) = early(&run(&Server::start("3"), "3", line));
+    assert_eq!(taken, 0, "a server that takes none");
+}
+
+/// What each profile is made of, over real connections; how fast anything was is not judged.
+#[test]
+fn rates_that_change_start_what_they_call_for() {
+    let server = Server::start("3");
+    let intended = |profile: &str| {
+        let result = run(&server, "3", &format!("--path / --clients 2 --profile {profile}"));
+        assert_eq!(result.run.profile, profile.split(' ').next().unwrap());
+        assert_eq!(result.totals.errors, 0, "{profile}: {:?}", result.totals);
+        (result.totals.intended, result)
+    };
+    let (ramp, _) = intended("ramp --ramp 100..300 --duration 500ms");
+    assert!((98..=102).contains(&ramp), "{ramp}");
+    // A sixth of the time at five times the rate.
+    let (spike, _) = intended("spike --rate 120 --duration 600ms");
+    assert!((118..=122).contains(&spike), "{spike}");
+    let (soak, result) = intended("soak --rate 100 --duration 2");
+    assert_eq!((soak, result.seconds.len()), (200, 2));
+    let memory = result.memory.expect("the server's process is known");
+    assert!(memory.rss_bytes.len() >= 3 && memory.rss_bytes.iter().all(|(_, bytes)| *bytes > 0));
+    assert!(memory.slope_ci95_bytes_per_min.is_some());
+    let (steps, result) = intended("steps --ramp 100..300 --steps 3 --duration 600ms");
+    assert_eq!(steps, 120);
+    assert_eq!(result.steps.iter().map(|step| step.rate_per_s).collect::<Vec<_>>(), [100.0, 200.0, 300.0]);
+    assert!(result.steps.iter().all(|step| step.lost == 0 && step.p50_us > 0.0), "{:?}", result.steps);
+}
+
+#[test]
+fn the_most_is_looked_for_and_its_shares_are_measured() {
+    let server = Server::start("3");
+    let result = run(&server, "3", "--path / --profile levels --duration 300ms --clients 2 --streams 4");
+    let percents: Vec<f64> = result.levels.iter().map(|level| level.percent).collect();
+    assert_eq!((result.run.mode.as_str(), percents), ("closed", vec![20.0, 50.0, 80.0]));
+    assert!(result.levels.iter().all(|level| level.latency.count > 0), "{:?}", result.levels);
+    let result = run(&server, "3", "--path / --profile frontier --rate 20000 --duration 200ms --clients 4");
+    let limits: Vec<f64> = result.frontier.iter().map(|point| point.p99_limit_ms).collect();
+    assert_eq!(limits, [1.0, 5.0, 10.0, 50.0]);
+    assert!(result.steps.is_sorted_by(|a, b| a.rate_per_s <= b.rate_per_s), "{:?}", result.steps);
+    for point in &result.frontier {
+        assert_eq!(point.requests_per_s.is_some(), point.p99_us.is_some());
+        assert!(point.p99_us.is_none_or(|p99_us| p99_us <= point.p99_limit_ms * 1e3), "{point:?}");
+    }
+    // A wider limit allows no less.
+    let most = |point: &sluice_bench::load::result::FrontierPoint| point.requests_per_s.unwrap_or(0.0);
+    assert!(result.frontier.is_sorted_by(|a, b| most(a) <= most(b)), "{:?}", result.frontier);
 }
 
 #[test]

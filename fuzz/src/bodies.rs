@@ -1,5 +1,5 @@
 //! JSON from callers, from the model and from upstreams: what is taken is within its bounds and survives being
-//! written and read again.
+//! written and read again. Bodies of the API other than commands are in [`requests`].
 //!
 //! Input: one byte that chooses the kind of body, and the body.
 
@@ -17,10 +17,12 @@ use sluice_protocols::openai::{self, OpenAiError};
 use sluice_protocols::plan::{Decision, Plan};
 use sluice_protocols::problem::Problem;
 
+use crate::requests;
+
 /// Reads one body, and writes and reads what it said.
 pub fn check(data: &[u8]) {
     let [choice, body @ ..] = data else { return };
-    match choice % 8 {
+    match choice % (8 + requests::KINDS) {
         0 => check_command(body),
         1 => check_plan(body),
         2 => check_problem(body),
@@ -28,21 +30,28 @@ pub fn check(data: &[u8]) {
         4 => check_view::<SessionView>(body),
         5 => check_model_answer(*choice, body),
         6 => check_google(*choice, body),
-        _ => check_header(body),
+        7 => check_header(body),
+        kind => requests::check(kind - 8, body),
     }
 }
 
-fn write(value: &impl Serialize) -> Vec<u8> {
+/// As JSON.
+pub fn write(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("our own types can be written")
+}
+
+/// That a command is within its bounds.
+pub fn check_request(request: &CommandRequest) {
+    let chars = request.command.chars().count();
+    assert!((1..=COMMAND_CHARS_MAX).contains(&chars) && !request.command.trim().is_empty());
+    assert!(request.time_zone.as_ref().is_none_or(|zone| zone.len() <= TIME_ZONE_CHARS_MAX));
+    assert!(request.deadline_ms.is_none_or(|ms| (DEADLINE_MS_MIN..=DEADLINE_MS_MAX).contains(&ms)));
 }
 
 fn check_command(body: &[u8]) {
     match CommandRequest::parse(body) {
         Ok(request) => {
-            let chars = request.command.chars().count();
-            assert!((1..=COMMAND_CHARS_MAX).contains(&chars) && !request.command.trim().is_empty());
-            assert!(request.time_zone.as_ref().is_none_or(|zone| zone.len() <= TIME_ZONE_CHARS_MAX));
-            assert!(request.deadline_ms.is_none_or(|ms| (DEADLINE_MS_MIN..=DEADLINE_MS_MAX).contains(&ms)));
+            check_request(&request);
             assert_eq!(CommandRequest::parse(&write(&request)), Ok(request));
         }
         Err(problem) => {
@@ -52,7 +61,8 @@ fn check_command(body: &[u8]) {
     }
 }
 
-fn check_problem_document(problem: &Problem) {
+/// That a problem survives being written and read.
+pub fn check_problem_document(problem: &Problem) {
     let back: Problem = serde_json::from_slice(&write(problem)).expect("our own problem");
     assert_eq!(&back, problem);
 }

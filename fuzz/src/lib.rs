@@ -7,4 +7,5 @@
 pub mod bodies;
 pub mod frames;
 pub mod qpack;
+pub mod requests;
 pub mod tables;

@@ -337,11 +337,13 @@ pub fn server_crypto(
     early_data: EarlyData,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = server_config(identity, &[ALPN_H3])?;
-    // One connection carries all that a client has to ask, and each gives it a new ticket: a second would be made,
-    // sealed and sent for nothing, and take another session's place where those are remembered.
-    config.send_tls13_tickets = 1;
     match early_data {
-        EarlyData::Off => config.ticketer = Arc::clone(&keys.ticketer) as _,
+        EarlyData::Off => {
+            config.ticketer = Arc::clone(&keys.ticketer) as _;
+            // One connection carries all that a client has to ask, and brings a new ticket before its first answer. A
+            // client that asks early may be gone before that one comes, and has the second of the time before.
+            config.send_tls13_tickets = 1;
+        }
         EarlyData::On => {
             config.session_storage = Arc::clone(&keys.sessions);
             config.max_early_data_size = EARLY_DATA_SIZE_QUIC;

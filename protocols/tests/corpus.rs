@@ -10,6 +10,9 @@ mod frames;
 #[path = "../../fuzz/src/qpack.rs"]
 mod qpack;
 #[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
+#[path = "../../fuzz/src/requests.rs"]
+mod requests;
+#[allow(unreachable_pub, reason = "the fuzz targets use it as a library")]
 #[path = "../../fuzz/src/tables.rs"]
 mod tables;
 

@@ -25,7 +25,9 @@ class Person(chromium_client.Browser):
 
     def take(self, message):
         if message.get("method") == "Audits.issueAdded":
-            self.blocked.append(message["params"]["issue"]["code"])
+            code = message["params"]["issue"]["code"]
+            if code == "ContentSecurityPolicyIssue":
+                self.blocked.append(code)
         super().take(message)
 
     async def acts(self, script):

@@ -334,6 +334,7 @@ def drive(token):
     for more in ({}, {"corpora": "allDrives"}, {"corpora": "drive", "driveId": "0AAshared"}):
         assert len(files.list(includeItemsFromAllDrives=True, **named, **more).execute()["files"]) == 1
     refused(files.list(corpora="drive", driveId="0AAshared"), 400, "invalid")
+    files.delete(fileId=shared["id"], supportsAllDrives=True).execute()
 
     document = next(file for file in files.list(q="mimeType = 'application/vnd.google-apps.document'").execute()["files"])
     assert files.export(fileId=document["id"], mimeType="text/plain").execute().startswith("\ufeff".encode())
@@ -366,7 +367,7 @@ def drive(token):
         changes += page["changes"]
         page_token = page.get("nextPageToken")
     gone = {change["fileId"] for change in changes if change["removed"]}
-    assert gone == {folder["id"], first["id"], made["id"], copy["id"]} and page["newStartPageToken"]
+    assert gone == {folder["id"], first["id"], made["id"], copy["id"], shared["id"]} and page["newStartPageToken"]
     assert [change["fileId"] for change in changes if not change["removed"]] == [huge["id"]]
     refused(root.changes().list(pageToken="x"), 400)
 

@@ -370,3 +370,45 @@ fn progress(label: &str, slice: &Slice, plan: &Plan) -> String {
         slice.errors,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A trial of two threads and a second, in which the client's threads worked this long in all, and of a hundred
+    /// starts this many came late by as much.
+    fn trial(client_cpu: Duration, late: u64, by: Duration) -> Trial {
+        let mut outcome = Outcome::new(1);
+        outcome.client_cpu = client_cpu;
+        for start in 0..100 {
+            let lag = if start < late { by } else { Duration::from_micros(20) };
+            super::super::record::lag_of(&mut outcome, lag);
+        }
+        Trial { outcome, seconds: vec![], rss: vec![], server_cpu: None, duration: SECOND, threads: 2 }
+    }
+
+    #[test]
+    fn a_client_with_time_to_spare_was_not_the_limit() {
+        // The last of a hundred may be late: what is looked at is the 99th.
+        let at_ease = trial(SECOND * 2 * 9 / 10, 1, SECOND);
+        assert_eq!(at_ease.client_limits(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_client_that_worked_nearly_all_the_time_was_the_limit_and_says_so() {
+        let [sign] = &trial(Duration::from_millis(1_900), 0, Duration::ZERO).client_limits()[..] else {
+            panic!("one sign")
+        };
+        assert!(sign.contains("busy 95 %") && sign.contains("--cores"), "{sign}");
+    }
+
+    #[test]
+    fn a_client_that_starts_late_was_the_limit_and_says_so() {
+        let [sign] = &trial(Duration::ZERO, 2, Duration::from_millis(7)).client_limits()[..] else {
+            panic!("one sign")
+        };
+        assert!(sign.contains("7.0 ms"), "{sign}");
+        let both = trial(SECOND * 2, 50, Duration::from_millis(2)).client_limits();
+        assert_eq!(both.len(), 2, "{both:?}");
+    }
+}

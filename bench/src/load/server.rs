@@ -30,6 +30,9 @@ pub struct ServeLoadArgs {
     /// CPU to run on
     #[arg(long)]
     pub cpu: Option<usize>,
+    /// Take requests as early data (HTTP/3)
+    #[arg(long)]
+    pub early_data: bool,
 }
 
 /// A running server; ended when dropped.
@@ -82,7 +85,7 @@ pub fn serve(args: &ServeLoadArgs) -> anyhow::Result<()> {
             stack: compare::Stack::Sluice,
             cpu: args.cpu,
             idle_timeout_s: 30,
-            early_data: false,
+            early_data: args.early_data,
         });
     }
     if let Some(cpu) = args.cpu {

@@ -33,7 +33,7 @@ use sluice_protocols::h3::{
 use sluice_protocols::http::{Method, RequestHead, Response};
 use sluice_protocols::qpack::{DecoderStream, HeadError};
 
-use self::answer::{Pieces, Written, encode, write_pieces};
+use self::answer::{Pieces, Written, encode, len, write_pieces};
 use self::streaming::{Streaming, Upload};
 use super::drain::WindUp;
 use super::qpack::Table;
@@ -131,16 +131,32 @@ impl Body {
 }
 
 /// What waits to be written on a stream.
+///
+/// What is left of an answer is part of the memory that all of it was in, which a client could thus have us hold by
+/// taking all but a few bytes of each. So an answer of which less than half is left moves: no more is held than twice
+/// what waits, and in all no more is copied than the answer has bytes.
 #[derive(Default)]
 struct Unwritten {
     pieces: Pieces,
+    /// Bytes that the memory behind the pieces had when they came or moved.
+    held_bytes: usize,
     /// How often it was met since some of it was taken.
     watches: u8,
 }
 
 impl Unwritten {
     fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
+        len(&self.pieces)
+    }
+
+    fn let_go(&mut self) {
+        let left = self.len();
+        if left < self.held_bytes / 2 {
+            for piece in &mut self.pieces {
+                *piece = Bytes::copy_from_slice(piece);
+            }
+            self.held_bytes = left;
+        }
     }
 }
 
@@ -253,7 +269,6 @@ impl H3Connection {
             _ if quic.is_closed() => return,
             // With the client's hello the keys for what we send are there, before those for what it sends (RFC 9114
             // section 7.2.4.2). A hello that must be said again brings neither keys nor streams: the next one does.
-            qp::Event::HandshakeDataReady if std::env::var("LATE").is_ok() => Ok(()),
             qp::Event::HandshakeDataReady => {
                 self.open_control(quic);
                 Ok(())
@@ -582,11 +597,12 @@ impl H3Connection {
         mut pieces: Pieces,
         cx: &mut Context<'_>,
     ) {
+        let held_bytes = len(&pieces);
         let written = match quic.is_closed() {
             true => Written::Refused,
             false => write_pieces(quic, id, &mut pieces, true),
         };
-        if written == Written::Blocked && !self.wait_for_room(id, pieces) {
+        if written == Written::Blocked && !self.wait_for_room(id, pieces, held_bytes) {
             cx.stats.responses_over_bound.add(1);
             let _ = quic.send_stream(id).reset(code(ErrorCode::H3_EXCESSIVE_LOAD));
             return;
@@ -604,15 +620,17 @@ impl H3Connection {
             self.writing.remove(&id);
         } else if unwritten.len() < before {
             unwritten.watches = 0;
+            unwritten.let_go();
         }
     }
 
     /// Keeps what the client has no room for; false where too much waits already.
-    fn wait_for_room(&mut self, id: StreamId, pieces: Pieces) -> bool {
-        let unwritten = Unwritten { pieces, watches: 0 };
+    fn wait_for_room(&mut self, id: StreamId, pieces: Pieces, held_bytes: usize) -> bool {
+        let mut unwritten = Unwritten { pieces, held_bytes, watches: 0 };
         let waiting: usize = self.writing.values().map(Unwritten::len).sum();
         let has_room = waiting + unwritten.len() <= UNREAD_BYTES_MAX;
         if has_room {
+            unwritten.let_go();
             self.writing.insert(id, unwritten);
         }
         has_room

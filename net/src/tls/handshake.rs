@@ -64,7 +64,10 @@ pub(crate) struct ObservedServer(pub(crate) Arc<QuicServerConfig>);
 
 impl ServerConfig for ObservedServer {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.0.initial_keys(version, id).map(trimming)
+        // They open the first packet of a connection alone, and by its length as they leave it quinn-proto counts what
+        // may be sent before the address is proven (RFC 9000 section 8.1): without its padding that would be less than a
+        // flight, and not enough to repeat one. So this one keeps it.
+        self.0.initial_keys(version, id)
     }
 
     fn retry_tag(&self, version: u32, original: &ConnectionId, packet: &[u8]) -> [u8; 16] {

@@ -157,7 +157,8 @@ mod tests {
     /// RFC 5869 appendix A, cases 1 and 3.
     #[test]
     fn derives_what_the_standard_does() {
-        let cases: [(Option<&[u8]>, &[u8], &[u8]); 2] = [
+        type Case<'a> = (Option<&'a [u8]>, &'a [u8], &'a [u8]);
+        let cases: [Case<'_>; 2] = [
             (
                 Some(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
                 &[0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9],

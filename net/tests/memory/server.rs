@@ -1,10 +1,10 @@
-//! One core that answers every request with 200 bytes, on a thread whose memory
-//! is counted.
+//! One core that answers requests with 200 bytes unless they ask for something
+//! else, on a thread whose memory is counted.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,49 @@ use crate::counting;
 
 static REPLY: [u8; 200] = [b'x'; 200];
 
-struct Reply;
+/// Longest body that is taken whole.
+pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of `/big`.
+pub(crate) const BIG_BYTES: usize = 1 << 20;
+
+/// `/big` answers 1 MiB that is its own, `/endless` without end, `/unread` takes a
+/// body in pieces and reads none of it until it may go.
+#[derive(Default)]
+pub(crate) struct Reply {
+    may_go: Arc<AtomicBool>,
+}
 
 impl Service for Reply {
-    fn admit(&self, _: &RequestHead, _: Option<IpAddr>) -> Admit {
-        Admit::Body { bytes_max: 64 << 10 }
+    fn admit(&self, head: &RequestHead, _: Option<IpAddr>) -> Admit {
+        match head.path() {
+            "/unread" => Admit::Stream { bytes_max: usize::MAX },
+            _ => Admit::Body { bytes_max: BODY_BYTES_MAX },
+        }
     }
 
-    fn call(&self, _: Request, respond: Responder) {
-        respond.send(Response::new(200).with_body("text/plain", Bytes::from_static(&REPLY)));
+    fn call(&self, request: Request, respond: Responder) {
+        match request.head.path() {
+            "/big" => {
+                let body = Bytes::from(vec![b'x'; BIG_BYTES]);
+                respond.send(Response::new(200).with_body("text/plain", body));
+            }
+            "/endless" => {
+                let mut writer = respond.stream(Response::new(200));
+                sluice_core::spawn(async move {
+                    while writer.send(Bytes::from(vec![b'x'; 10_000])).await.is_ok() {}
+                });
+            }
+            "/unread" => {
+                let (body, may_go) = (request.stream.expect("admitted so"), Arc::clone(&self.may_go));
+                sluice_core::spawn(async move {
+                    while !may_go.load(Ordering::Relaxed) {
+                        sluice_core::sleep(Duration::from_millis(5)).await;
+                    }
+                    drop((body, respond));
+                });
+            }
+            _ => respond.send(Response::new(200).with_body("text/plain", Bytes::from_static(&REPLY))),
+        }
     }
 
     fn refuse(&self, status: u16, _: &str) -> Response {
@@ -41,6 +75,7 @@ pub(crate) struct Server {
     pub(crate) stats: Arc<IngressStats>,
     balance: Arc<AtomicIsize>,
     most: Arc<AtomicIsize>,
+    may_go: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,6 +100,8 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (stats_inside, balance_inside) = (Arc::clone(&stats), Arc::clone(&balance));
         let most_inside = Arc::clone(&most);
+        let may_go = Arc::<AtomicBool>::default();
+        let reply = Reply { may_go: Arc::clone(&may_go) };
         let thread = std::thread::spawn(move || {
             let reactor = Reactor::new(ReactorConfig::new(CoreId::new(0))).unwrap();
             let serve = async move {
@@ -75,7 +112,7 @@ impl Server {
                     &identity,
                     &config,
                     forward,
-                    Rc::new(Reply),
+                    Rc::new(reply),
                     stats_inside,
                     Arc::default(),
                 )
@@ -93,13 +130,23 @@ impl Server {
             };
             reactor.block_on(serve).unwrap();
         });
-        Self { address, stats, balance, most, stop: Some(stop), thread: Some(thread) }
+        Self { address, stats, balance, most, may_go, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Lets bodies go that the service holds.
+    pub(crate) fn let_go(&self) {
+        self.may_go.store(true, Ordering::Relaxed);
     }
 
     /// Bytes allocated on the core's thread and not freed, as of a moment ago.
     pub(crate) fn balance(&self) -> isize {
         // Twice the interval at which it is noted.
         std::thread::sleep(Duration::from_millis(10));
+        self.balance.load(Ordering::Relaxed)
+    }
+
+    /// The same, without waiting for what is done now to show.
+    pub(crate) fn balance_noted(&self) -> isize {
         self.balance.load(Ordering::Relaxed)
     }
 
@@ -113,6 +160,11 @@ impl Server {
 pub(crate) struct Most<'a>(&'a Server);
 
 impl Most<'_> {
+    /// As far as it was noted by now.
+    pub(crate) fn so_far(&self) -> isize {
+        self.0.most.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn get(&self) -> isize {
         self.0.balance();
         self.0.most.load(Ordering::Relaxed)

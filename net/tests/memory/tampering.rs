@@ -37,6 +37,14 @@ impl Frames<'_> {
         self.used += frame.len();
         true
     }
+
+    /// Puts a frame at the end, if it fits.
+    fn push_last(&mut self, frame: &[u8]) -> bool {
+        let Some(at) = self.room.len().checked_sub(frame.len()) else { return false };
+        self.room[at..].copy_from_slice(frame);
+        self.used = self.room.len();
+        true
+    }
 }
 
 /// The switch between a good client and a bad one.
@@ -224,6 +232,24 @@ impl Client {
         }));
         let _ = stream.write_all(&[0; 100]).await;
         let _ = wait.await;
+    }
+
+    /// Sends one small packet with a frame at its end; padding comes before it.
+    pub(crate) async fn send_last(&self, stream: &mut quinn::SendStream, frame: Vec<u8>) {
+        let (sent, wait) = tokio::sync::oneshot::channel();
+        let mut sent = Some(sent);
+        *self.switch.write.lock().unwrap() = Some(Box::new(move |frames| {
+            if sent.is_some() && frames.push_last(&frame) {
+                let _ = sent.take().map(|sent| sent.send(()));
+            } else {
+                assert!(frames.push(&[1]));
+            }
+        }));
+        let _ = stream.write_all(&[0; 8]).await;
+        tokio::select! {
+            _ = wait => {}
+            _ = self.quic.closed() => {}
+        }
     }
 
     /// Sends this many packets with frames of `write`, or until the server has had

@@ -7,19 +7,12 @@ use sluice_net::ingress::IngressConfig;
 
 use crate::server::Server;
 use crate::tampering::{Client, Frames};
+use crate::varint;
 
 /// Packets of a flood: some 700 KB of frames.
 const PACKETS: usize = 600;
 /// What a flood may make a connection keep, beyond what an idle one takes.
 const BYTES_MAX: isize = 100_000;
-
-fn varint(value: u64) -> Vec<u8> {
-    match value {
-        0..=0x3f => vec![u8::try_from(value).unwrap()],
-        0x40..=0x3fff => (u16::try_from(value).unwrap() | 0x4000).to_be_bytes().to_vec(),
-        _ => (u32::try_from(value).unwrap() | 0x8000_0000).to_be_bytes().to_vec(),
-    }
-}
 
 fn new_connection_id(sequence: u64, retire_prior_to: u64) -> Vec<u8> {
     let mut frame = [vec![0x18], varint(sequence), varint(retire_prior_to), vec![8]].concat();

@@ -115,18 +115,24 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(setup: Setup) -> Self {
+        Self::start_at(setup, vec![])
+    }
+
+    /// With these listeners besides its own.
+    pub(crate) fn start_at(setup: Setup, mut listeners: Vec<std::net::TcpListener>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let identity = TlsIdentity::development(home.path()).unwrap();
         let tls = tcp_server_crypto(&identity, &SharedKeys::generate().unwrap()).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        listeners.push(listener);
         // A request may say whose it is.
         let owner = |head: &RequestHead| head.header("x-core")?.parse().ok().map(CoreId::new);
         let (entrance, ends) = entrance(CoreCount::new(setup.cores).unwrap(), setup.entrance, owner);
         let stats = Arc::new(TcpStats::default());
         let runtime = Handle::current();
         let (entrance_, stats_) = (entrance.clone(), Arc::clone(&stats));
-        let ingress = TcpIngress::start(&runtime, vec![listener], tls, setup.tcp, entrance_, stats_).unwrap();
+        let ingress = TcpIngress::start(&runtime, listeners, tls, setup.tcp, entrance_, stats_).unwrap();
         let mut server = Self {
             address,
             stats,

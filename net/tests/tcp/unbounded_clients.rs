@@ -9,8 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{
-    CANCEL, CONTINUATION, Client, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS,
-    code, fields, frame, get, tls,
+    CANCEL, CONTINUATION, Client, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, code, fields, frame, get, tls,
 };
 use crate::server::{Server, Setup, guard, until};
 
@@ -34,6 +33,18 @@ async fn connections_past_the_bound_are_closed_until_one_ends() {
     server.until_cut(Cut::Handshake).await;
     let mut third = Client::http2(server.address).await;
     assert_eq!(third.get("/").await.status, 200);
+}
+
+/// A socket that gives no connection, as where the process has no more files, is tried again, and others are served.
+#[tokio::test]
+async fn connections_that_the_kernel_does_not_give_are_counted_and_tried_again() {
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    bound.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    // Bound, but never told to listen.
+    let server = Server::start_at(Setup::default(), vec![bound.into()]);
+    until("it was refused twice", || server.stats.accept_failures.get() >= 2).await;
+    assert_eq!(Client::http1(server.address).await.get("/").await.status, 200);
+    assert_eq!(server.stats.accepted.get(), 1);
 }
 
 #[tokio::test]
@@ -192,29 +203,4 @@ async fn heads_without_an_end_are_cut_off() {
     assert_ne!(code(&new.frame_of(GOAWAY).await.2), 0);
     new.read_until_gone().await;
     until("both are over", || server.connections() == 0).await;
-}
-
-#[tokio::test]
-async fn frames_without_effect_are_answered_in_bounded_memory() {
-    let server = Server::start(Setup::default());
-    let mut raw = Raw::http2(server.address).await;
-    // Settings and pings are owed an answer each; a client that reads none gets no more of them read.
-    let flood = [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8])].concat().repeat(5_000);
-    let (mut read, mut write) = tokio::io::split(raw.0);
-    let writing = async { AsyncWriteExt::write_all(&mut write, &flood).await };
-    let reading = async {
-        let mut sink = vec![0; 16 << 10];
-        let mut total = 0;
-        while total < 10_000 {
-            match guard(read.read(&mut sink)).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => total += count,
-            }
-        }
-    };
-    let (written, ()) = tokio::join!(writing, reading);
-    raw = Raw::http2(server.address).await;
-    raw.write(&get(1, "/empty")).await;
-    assert_eq!(raw.frame_of(HEADERS).await.0 & END_HEADERS, END_HEADERS);
-    drop(written);
 }

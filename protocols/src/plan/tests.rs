@@ -307,7 +307,7 @@ fn a_change_changes_something() {
 #[test]
 fn unknown_operations_and_fields_are_malformed() {
     for call in [
-        json!({"operation": "gmail.trash", "message": "#m1"}),
+        json!({"operation": "gmail.burn", "message": "#m1"}),
         json!({"operation": "gmail.read", "message": "#m1", "format": "raw"}),
         json!({"operation": "gmail.search", "query": "x", "limit": 300}),
         json!({"operation": "gmail.read"}),
@@ -374,7 +374,9 @@ fn assert_strict(schema: &Value, path: &str) {
             }
         }
         Value::String(name) if name == "array" => assert_strict(&schema["items"], &format!("{path}/items")),
-        Value::String(name) => assert!(["string", "integer"].contains(&name.as_str()), "{path} is a {name}"),
+        Value::String(name) => {
+            assert!(["string", "integer", "boolean"].contains(&name.as_str()), "{path} is a {name}")
+        }
         Value::Array(names) => assert_eq!(names, &[json!("string"), json!("null")], "{path}"),
         other => panic!("{path} has the type {other}"),
     }
@@ -395,7 +397,17 @@ fn the_schema_has_exactly_the_operations_and_fields_of_the_type() {
     let mut samples: Vec<Value> = every_operation().into_iter().map(|step| step["call"].clone()).collect();
     samples.push(json!({"operation": "drive.search", "text": "x", "limit": 1}));
     samples.push(json!({"operation": "drive.read", "file": "#f1"}));
-    assert_eq!(choices.len(), samples.len());
+    samples.extend([
+        json!({"operation": "gmail.forward", "message": "#m1", "to": ["a@b.c"], "body": ""}),
+        json!({"operation": "gmail.draft", "to": ["a@b.c"], "subject": "x", "body": "x"}),
+        json!({"operation": "gmail.label", "message": "#m1", "add": [], "remove": ["UNREAD"]}),
+        json!({"operation": "gmail.trash", "message": "#m1"}),
+        json!({"operation": "calendar.free_busy", "from": "2026-11-24", "to": "2026-11-24", "people": []}),
+        json!({"operation": "drive.create", "name": "x", "folder": false, "text": null}),
+        json!({"operation": "drive.share", "file": "#f1", "people": ["a@b.c"], "role": "reader"}),
+        json!({"operation": "drive.trash", "file": "#f1"}),
+    ]);
+    assert_eq!((choices.len(), samples.len()), (Operation::NAMES.len(), Operation::NAMES.len()));
     for sample in samples {
         let choice = choices
             .iter()
@@ -404,6 +416,7 @@ fn the_schema_has_exactly_the_operations_and_fields_of_the_type() {
         let fields: Vec<&String> = sample.as_object().expect("an object").keys().collect();
         let described: Vec<&String> = choice["properties"].as_object().expect("properties").keys().collect();
         assert_eq!(fields, described);
+        assert!(serde_json::from_value::<Operation>(sample.clone()).is_ok(), "{sample}");
     }
 }
 

@@ -370,7 +370,7 @@ impl Connections {
             nonce,
             now_s: self.env.clock.unix_ms() / 1_000,
         };
-        let told = answer.id_token().ok_or("there is no ID token".to_owned());
+        let told = answer.id_token().ok_or_else(|| "there is no ID token".to_owned());
         told.and_then(|token| account_of(token, &expected).map_err(|error| error.to_string())).map_err(
             |why| {
                 tracing::error!(why, "Google's word on whose account it is is not believed");

@@ -257,6 +257,8 @@ fn read_request(stream: &mut TcpStream) -> Option<(String, BTreeMap<String, Stri
 struct Gate {
     asked: Cell<usize>,
     let_through: Cell<usize>,
+    /// Of those that were let through, those that have gone: their commits are handed over.
+    gone: Cell<usize>,
     is_open: Cell<bool>,
     wakers: RefCell<Vec<Waker>>,
 }
@@ -272,9 +274,10 @@ impl Gate {
         self.asked.set(number);
         self.wake();
         let gate = Rc::clone(self);
-        Box::pin(
-            async move { gate.until(|gate| gate.is_open.get() || gate.let_through.get() >= number).await },
-        )
+        Box::pin(async move {
+            gate.until(|gate| gate.is_open.get() || gate.let_through.get() >= number).await;
+            gate.gone.set(number);
+        })
     }
 
     async fn until(&self, ready: impl Fn(&Self) -> bool) {
@@ -522,7 +525,10 @@ impl Play {
             // Whoever is not at a gate, or held by the provider, waits for the record.
             return true;
         }
-        let is_durable = self.nodes.iter().all(|node| node.env.store.in_flight() == 0);
+        let is_durable = self
+            .nodes
+            .iter()
+            .all(|node| node.gate.gone.get() == node.gate.asked.get() && node.env.store.in_flight() == 0);
         if !is_durable || self.moves() < self.due {
             return false;
         }

@@ -55,17 +55,23 @@ impl Core {
     ) {
         let (now, address) = (sluice_core::now(), request.peer.ip());
         exchange.context.answer_by_cookie();
+        let proven = match self.browsers.believed(text, &self.revocations, now) {
+            Some(who) => Ok(who),
+            None => match self.browsers.open(text) {
+                Ok(opened) => Err(opened),
+                Err(denied) => return self.deny_counted(&asked, exchange, &denied, address),
+            },
+        };
         if !is_from_here(&request.head) {
             self.metrics.browsers_cross_site.add(1);
             return self.deny(&asked, exchange, &Denied::CrossSite, address);
         }
-        if let Some(who) = self.browsers.believed(text, &self.revocations, now) {
-            self.metrics.browsers_hits.add(1);
-            return self.perform(asked, who, request, exchange);
-        }
-        let opened = match self.browsers.open(text) {
-            Ok(opened) => opened,
-            Err(denied) => return self.deny_counted(&asked, exchange, &denied, address),
+        let opened = match proven {
+            Ok(who) => {
+                self.metrics.browsers_hits.add(1);
+                return self.perform(asked, who, request, exchange);
+            }
+            Err(opened) => opened,
         };
         let shard = self.placement.shard_of(&opened.user);
         let owner = self.placement.owner(shard);

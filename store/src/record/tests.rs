@@ -592,7 +592,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("user", 2, 0xfd74_0d53_a088_88ad),
     ("name", 1, 0xa370_4705_df0d_773a),
     ("key", 2, 0x6058_dfa5_af9e_10e4),
-    ("connection", 3, 0),
+    ("connection", 3, 0xc034_15ce_8e0a_3e4b),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
     ("task", 4, 0x43e2_24c6_722c_a31a),
@@ -607,12 +607,12 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
     ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
     ("activity", 1, 0x064e_b422_90a4_c9db),
-    ("browser session", 1, 0),
+    ("browser session", 1, 0x20df_12da_54e8_37ee),
     ("webhook", 1, 0x7c32_92b4_c325_aead),
     ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
     ("attempts", 1, 0x5508_865a_f24a_5245),
-    ("consents", 1, 0),
-    ("revocation", 1, 0),
+    ("consents", 1, 0xe1d4_16a3_9c9d_23c0),
+    ("revocation", 1, 0xdeb5_2ab7_8798_8436),
 ];
 
 #[test]

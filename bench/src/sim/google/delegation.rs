@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_good_assertion_is_taken_and_every_other_is_refused_for_its_reason() {
-        let signer = signer();
-        let status = |changes: Value| signer.status(&signer.assertion(&changes));
+        let ours = signer();
+        let status = |changes: Value| ours.status(&ours.assertion(&changes));
         let refused =
             |error: &str| (if error == "unauthorized_client" { 401 } else { 400 }, error.to_owned());
         assert_eq!(status(json!({})), (200, "ada a b".to_owned()));
@@ -207,12 +207,12 @@ mod tests {
             assert_eq!(status(json!({"sub": sub})), refused("unauthorized_client"), "{sub}");
         }
         assert_eq!(status(json!({"scope": " "})), refused("invalid_scope"));
-        let good = signer.assertion(&json!({}));
+        let good = ours.assertion(&json!({}));
         let (signed, signature) = good.rsplit_once('.').unwrap();
         let forged = URL_SAFE_NO_PAD.encode(r#"{"iss":"sluice@simulated.iam.gserviceaccount.com"}"#);
         let forged = format!("{}.{forged}.{signature}", signed.split('.').next().unwrap());
         for wrong in [forged, format!("{signed}."), "a.b.c".to_owned(), String::new()] {
-            assert_eq!(signer.status(&wrong), refused("invalid_grant"), "{wrong}");
+            assert_eq!(ours.status(&wrong), refused("invalid_grant"), "{wrong}");
         }
         // Another account's key.
         assert_eq!(signer().status(&good), refused("invalid_grant"));

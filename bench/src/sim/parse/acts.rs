@@ -9,6 +9,9 @@ use super::plan::{Kind, Ref};
 use super::words::{FILE_NOUNS, MAIL_NOUNS, THINGS, Word, capitalised, low};
 use super::{mail, send, time};
 
+/// People in one step at most.
+const PEOPLE_MAX: usize = 20;
+
 const NOBODY: &str = "With whom?";
 const WHICH: &str = "Which one do you mean?";
 
@@ -22,6 +25,9 @@ fn recipients(words: &[Word], at: usize, builder: &mut Builder<'_>) -> Result<(V
         if !all.contains(&one) {
             all.push(one);
         }
+    }
+    if all.len() > PEOPLE_MAX {
+        return Err("Those are too many people.".to_owned());
     }
     Ok((all, end))
 }
@@ -151,6 +157,9 @@ pub(super) fn keep(source: &str, words: &[Word], builder: &mut Builder<'_>) -> R
     let from = called(words).ok_or(WHICH)? + 1;
     let last = words.get(end.max(from + 1) - 1).ok_or(WHICH)?;
     let name = source[words[from].start..last.end].trim_matches(['"', '.', ' ']);
+    if name.is_empty() {
+        return Err("What should it be called?".to_owned());
+    }
     let folder = words[..from].iter().any(|word| word.is("folder"));
     let text = (!folder && !text.is_empty()).then_some(text);
     builder.push(json!({"operation": "drive.create", "name": name, "folder": folder, "text": text}));
@@ -174,6 +183,9 @@ fn somebody(words: &[Word]) -> Option<Vec<Who>> {
 pub(super) fn busy(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
     let state = words.iter().position(|word| word.any(&["free", "busy", "available"])).ok_or(WHICH)?;
     let list = somebody(&words[..state]).ok_or(NOBODY)?;
+    if list.len() > PEOPLE_MAX {
+        return Err("Those are too many people.".to_owned());
+    }
     let found = time::find(words, builder.now(), false);
     let (Some(from), Some(to)) = found.range(builder.now()) else {
         return Err("On which day?".to_owned());

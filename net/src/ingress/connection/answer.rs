@@ -14,6 +14,11 @@ pub(super) const INLINE_BODY_BYTES_MAX: usize = 4096;
 /// What is to be written, in order.
 pub(super) type Pieces = SmallVec<[Bytes; 2]>;
 
+/// Bytes of them all.
+pub(super) fn len(pieces: &Pieces) -> usize {
+    pieces.iter().map(Bytes::len).sum()
+}
+
 /// How far writing came.
 #[derive(PartialEq, Eq)]
 pub(super) enum Written {

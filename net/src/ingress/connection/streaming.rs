@@ -18,7 +18,7 @@ use sluice_protocols::http::{Method, Response};
 use sluice_protocols::qpack;
 use smallvec::smallvec;
 
-use super::answer::{INLINE_BODY_BYTES_MAX, Pieces, Written, write_pieces};
+use super::answer::{INLINE_BODY_BYTES_MAX, Pieces, Written, len, write_pieces};
 use super::{
     Answering, Body, Context, H3Connection, Outcome, Reading, SURPLUS_BYTES_MAX, Surplus, WATCHES_MAX, code,
     peer_of,
@@ -140,10 +140,6 @@ impl Streaming {
         self.watches = if self.waits_for_client() { self.watches + 1 } else { 0 };
         self.watches > WATCHES_MAX
     }
-}
-
-fn len(pieces: &Pieces) -> usize {
-    pieces.iter().map(Bytes::len).sum()
 }
 
 impl H3Connection {
