@@ -27,7 +27,7 @@ use sluice_protocols::ids::{ShardCount, ShardId, UserId};
 use sluice_protocols::problem::ProblemKind;
 use sluice_store::record::{ConnectionRecord, ConnectionState};
 use sluice_store::vault::Keyring;
-use sluice_store::{Batch, CoreStore, Store, StoreConfig, Vault};
+use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig, Vault};
 
 use super::*;
 use crate::audit::Author;
@@ -356,6 +356,17 @@ impl Rig {
         account
     }
 
+    /// Waits until all that was handed over to the log is written or never will be: a core that has died knows of neither.
+    /// The log takes what comes in order, and the second of two writes begins when the first is over.
+    fn settle(&self, account: &Account) {
+        for _ in 0..2 {
+            let mut batch = Batch::new(account.shard);
+            // Nobody's.
+            batch.delete(&Key::user(&UserId::from_bytes([0xff; 16])));
+            self.store.write_blocking(vec![batch]).expect("written");
+        }
+    }
+
     fn record(&self, account: &Account) -> ConnectionRecord {
         let loaded = self.store.load_blocking::<ConnectionRecord>(account.shard, &account.key());
         loaded.expect("read").expect("there").to_record()
@@ -636,6 +647,7 @@ impl Rig {
         let said = format!("{steps:?}{}", if crashes { ", crash" } else { "" });
         let (parts, provider) = (self.parts(), self.provider.clone());
         let played = self.on_core(play(parts, provider, account, steps.to_vec(), crashes));
+        self.settle(&account);
         self.provider.end();
         let is_given_up = played.given_up.is_some();
         for end in played.asked.iter().flatten() {
