@@ -12,6 +12,7 @@
 //! Invariant: secrets and fingerprints of them are compared in constant time.
 
 pub(crate) mod activity;
+mod beliefs;
 pub(crate) mod browser;
 pub(crate) mod clerk;
 mod keys;

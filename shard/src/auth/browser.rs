@@ -13,8 +13,6 @@
 //!   another site's page did ([`is_from_here`]);
 //! - what is signed here is signed by a key of its own.
 
-use std::cell::RefCell;
-use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,9 +25,9 @@ use sluice_protocols::ids::{BrowserSessionId, KeyId, ShardId, UserId};
 use sluice_store::Key;
 use sluice_store::record::{BrowserSessionRecord, KeyRecord, UserRecord};
 
-use super::{Credential, Denied, KeyMeans, Principal, Revocations, same};
+use super::beliefs::Beliefs;
+use super::{Credential, Denied, KeyMeans, Principal, Revocations};
 use crate::config::ShardConfig;
-use crate::generations::Generations;
 
 /// The cookie's name. Browsers take one with this prefix only from a secure origin, for the whole of it and for no other host
 /// (RFC 6265bis section 4.1.3.2).
@@ -103,19 +101,10 @@ pub(crate) fn unset_cookie() -> String {
     set_cookie("", Duration::ZERO)
 }
 
-struct Believed {
-    text: CookieText,
-    principal: Rc<Principal>,
-    until: Instant,
-}
-
 /// The sessions of browsers as one core knows them.
 pub(crate) struct Browsers {
     key: hmac::Key,
-    believed: RefCell<Generations<Believed>>,
-    /// Seeded by chance, so that nobody outside can make cookies meet in one place.
-    hasher: foldhash::fast::RandomState,
-    life: Duration,
+    believed: Beliefs<COOKIE_CHARS>,
 }
 
 impl Browsers {
@@ -124,9 +113,7 @@ impl Browsers {
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &config.node_secret), b"sessions of browsers");
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, own.as_ref()),
-            believed: RefCell::new(Generations::new(config.keys_cached_max)),
-            hasher: foldhash::fast::RandomState::default(),
-            life: config.key_life,
+            believed: Beliefs::new(config.keys_cached_max, config.key_life),
         }
     }
 
@@ -172,21 +159,17 @@ impl Browsers {
         revocations: &Revocations,
         now: Instant,
     ) -> Option<Rc<Principal>> {
-        let hash = self.hasher.hash_one(text);
-        let mut believed = self.believed.borrow_mut();
-        let entry = believed.find(hash, |entry| same(&entry.text, text))?;
-        let is_believed = entry.until > now && revocations.is_current(entry.principal.stamp);
-        is_believed.then(|| Rc::clone(&entry.principal))
+        self.believed.find(text, revocations, now)
     }
 
     /// Drops what is believed of a user who is erased.
     pub(crate) fn forget(&self, user: &UserId) {
-        self.believed.borrow_mut().retain(|entry| entry.principal.user != *user);
+        self.believed.forget(user);
     }
 
     /// Sessions that are believed.
     pub(crate) fn len(&self) -> usize {
-        self.believed.borrow().len()
+        self.believed.len()
     }
 
     /// Looks whether the session of a proven cookie still is, by the store of the core that owns its user.
@@ -200,14 +183,8 @@ impl Browsers {
     ) -> Result<Rc<Principal>, Denied> {
         let unix_ms = means.clock.unix_ms();
         let principal = Rc::new(look_up(means, opened, shard, unix_ms).await?);
-        // What was taken back while this was looked up may not be in it.
-        if means.revocations.is_current(principal.stamp) {
-            let left = principal.expires_ms.map_or(0, |end| end.saturating_sub(unix_ms));
-            let until = now + Duration::from_millis(left).min(self.life);
-            let entry = Believed { text: *text, principal: Rc::clone(&principal), until };
-            let hash = self.hasher.hash_one(text);
-            self.believed.borrow_mut().insert(hash, entry, |other| same(&other.text, text));
-        }
+        let left = principal.expires_ms.map_or(0, |end| end.saturating_sub(unix_ms));
+        self.believed.keep(text, &principal, Duration::from_millis(left), means.revocations, now);
         Ok(principal)
     }
 }

@@ -17,6 +17,7 @@ use sluice_protocols::ids::{ApiKey, KeyId, ShardId, UserId};
 use sluice_store::record::{KeyRecord, UserRecord};
 use sluice_store::{CoreStore, Key};
 
+use super::beliefs::Beliefs;
 use super::revoked::Revocations;
 use super::{Credential, Denied, KeyText, Principal, same};
 use crate::clock::Clock;
@@ -62,12 +63,6 @@ pub(crate) struct KeyMeans<'a> {
     pub(crate) clock: &'a Clock,
 }
 
-struct Believed {
-    text: KeyText,
-    principal: Rc<Principal>,
-    until: Instant,
-}
-
 struct Refused {
     text: KeyText,
     until: Instant,
@@ -75,21 +70,19 @@ struct Refused {
 
 /// The keys one core has checked.
 pub(crate) struct Keys {
-    believed: RefCell<Generations<Believed>>,
+    believed: Beliefs<{ size_of::<KeyText>() }>,
     refused: RefCell<Generations<Refused>>,
     /// Seeded by chance, so that nobody outside can make keys meet in one place.
     hasher: foldhash::fast::RandomState,
-    believed_life: Duration,
     refused_life: Duration,
 }
 
 impl Keys {
     pub(crate) fn new(config: &ShardConfig) -> Self {
         Self {
-            believed: RefCell::new(Generations::new(config.keys_cached_max)),
+            believed: Beliefs::new(config.keys_cached_max, config.key_life),
             refused: RefCell::new(Generations::new(config.keys_refused_max)),
             hasher: foldhash::fast::RandomState::default(),
-            believed_life: config.key_life,
             refused_life: config.key_refused_life,
         }
     }
@@ -101,21 +94,17 @@ impl Keys {
         revocations: &Revocations,
         now: Instant,
     ) -> Option<Rc<Principal>> {
-        let hash = self.hasher.hash_one(text);
-        let mut believed = self.believed.borrow_mut();
-        let entry = believed.find(hash, |entry| same(&entry.text, text))?;
-        let is_believed = entry.until > now && revocations.is_current(entry.principal.stamp);
-        is_believed.then(|| Rc::clone(&entry.principal))
+        self.believed.find(text, revocations, now)
     }
 
     /// Drops what is believed of a user who is erased.
     pub(crate) fn forget(&self, user: &UserId) {
-        self.believed.borrow_mut().retain(|entry| entry.principal.user != *user);
+        self.believed.forget(user);
     }
 
     /// Keys held, right ones and wrong ones.
     pub(crate) fn len(&self) -> usize {
-        self.believed.borrow().len() + self.refused.borrow().len()
+        self.believed.len() + self.refused.borrow().len()
     }
 
     /// Checks a key that is not believed, by the store of the core that owns its user.
@@ -134,14 +123,9 @@ impl Keys {
         match look_up(means, text, shard, unix_ms).await {
             Ok(principal) => {
                 let principal = Rc::new(principal);
-                // What was taken back while this was looked up may not be in it.
-                if means.revocations.is_current(principal.stamp) {
-                    let left =
-                        principal.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(unix_ms)));
-                    let until = now + left.unwrap_or(Duration::MAX).min(self.believed_life);
-                    let entry = Believed { text: *text, principal: Rc::clone(&principal), until };
-                    self.believed.borrow_mut().insert(hash, entry, |other| same(&other.text, text));
-                }
+                let left = principal.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(unix_ms)));
+                let left = left.unwrap_or(Duration::MAX);
+                self.believed.keep(text, &principal, left, means.revocations, now);
                 Ok(principal)
             }
             Err(denied) => {
