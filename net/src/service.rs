@@ -124,9 +124,22 @@ pub(crate) struct Outbox {
 impl Outbox {
     fn push(&self, to: StreamRef, answer: Answer) {
         match answer {
-            Answer::Whole(response) => self.ready.borrow_mut().push((to, response)),
-            Answer::Streamed(head, body) => self.streamed.borrow_mut().push((to, head, body)),
+            Answer::Whole(response) => self.push_whole(to, response),
+            Answer::Streamed(head, body) => {
+                self.streamed.borrow_mut().push((to, head, body));
+                self.wake();
+            }
         }
+    }
+
+    // A response has some 250 bytes, and each hand it went through copied them.
+    #[inline]
+    fn push_whole(&self, to: StreamRef, response: Response) {
+        self.ready.borrow_mut().push((to, response));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -226,8 +239,13 @@ impl Responder {
     }
 
     /// Answers. The client may be gone by now, which is no error.
-    pub fn send(self, response: Response) {
-        self.answer(Answer::Whole(response));
+    #[inline]
+    pub fn send(mut self, response: Response) {
+        match self.0.take() {
+            Some(Target::Stream { outbox, to }) => outbox.push_whole(to, response),
+            Some(Target::Callback(f)) => f(Answer::Whole(response)),
+            None => {}
+        }
     }
 
     /// Answers with `head`, whose body is empty, and gives the end that the body

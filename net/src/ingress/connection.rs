@@ -182,14 +182,13 @@ struct Surplus {
 }
 
 /// What reading a stream led to.
-#[allow(clippy::large_enum_variant, reason = "taken apart at once; a box would cost an allocation")]
 enum Outcome {
     /// More must come.
     Pending,
     /// The request is whole.
     Whole,
     /// Answer now; the rest of the request is not wanted.
-    Refuse(Response),
+    Refuse(Box<Response>),
     /// The rest of a request that the service has is not wanted: it gets this
     /// instead, unless it is the service that does not want it.
     Cut(Option<BodyError>),
@@ -503,9 +502,9 @@ impl H3Connection {
                 self.deliver(quic, id, reading, cx);
                 Ok(())
             }
-            Outcome::Refuse(response) => {
+            Outcome::Refuse(mut response) => {
                 let is_head = reading.head.as_ref().is_some_and(|head| head.method() == Method::Head);
-                self.write_answer(quic, id, response, is_head, cx);
+                self.write_answer(quic, id, &mut response, is_head, cx);
                 self.table.cancel(id);
                 self.drop_surplus(quic, id, Surplus { left_bytes: SURPLUS_BYTES_MAX, watches: 0 });
                 Ok(())
@@ -558,13 +557,13 @@ impl H3Connection {
     }
 
     /// Writes the answer to the request delivered with this place, unless the
-    /// client has given it up.
+    /// client has given it up. Its body is taken out of it.
     pub(crate) fn respond(
         &mut self,
         quic: &mut qp::Connection,
         id: StreamId,
         place: usize,
-        response: Response,
+        response: &mut Response,
         cx: &mut Context<'_>,
     ) {
         // Stream IDs are never used again, so the place tells whose it is now.
@@ -581,7 +580,7 @@ impl H3Connection {
         &mut self,
         quic: &mut qp::Connection,
         id: StreamId,
-        response: Response,
+        response: &mut Response,
         is_head: bool,
         cx: &mut Context<'_>,
     ) {
@@ -677,8 +676,8 @@ impl H3Connection {
                 continue;
             }
             // RFC 9110 section 15.5.9.
-            let response = cx.service.refuse(408, "the request did not arrive whole in time");
-            self.write_answer(quic, id, response, false, cx);
+            let mut response = cx.service.refuse(408, "the request did not arrive whole in time");
+            self.write_answer(quic, id, &mut response, false, cx);
             self.table.cancel(id);
             discard(quic, id, code(ErrorCode::H3_NO_ERROR));
         }
@@ -917,7 +916,7 @@ fn feed(
                         Admit::Reply(response) => {
                             cx.stats.requests_answered_early.add(1);
                             reading.head = Some(head);
-                            return Outcome::Refuse(response);
+                            return Outcome::Refuse(Box::new(response));
                         }
                         Admit::Body { bytes_max } => reading.body_bytes_max = bytes_max,
                         Admit::Stream { bytes_max } => {
@@ -956,7 +955,7 @@ fn feed(
                 let detail = format!(
                     "the header section has {declared_bytes} bytes; at most {FIELD_SECTION_BYTES_MAX} are taken"
                 );
-                return Outcome::Refuse(cx.service.refuse(431, &detail));
+                return Outcome::Refuse(Box::new(cx.service.refuse(431, &detail)));
             }
             Err(error) => return Outcome::Failed(error),
         }
@@ -967,12 +966,13 @@ fn feed(
 /// as such (RFC 8470 sections 4 and 5.1).
 fn refuse_early(cx: &Context<'_>) -> Outcome {
     cx.stats.requests_too_early.add(1);
-    Outcome::Refuse(cx.service.refuse(425, "send the request again when the handshake is complete"))
+    let detail = "send the request again when the handshake is complete";
+    Outcome::Refuse(Box::new(cx.service.refuse(425, detail)))
 }
 
 fn refuse_body(cx: &Context<'_>) -> Outcome {
     cx.stats.requests_body_too_large.add(1);
-    Outcome::Refuse(cx.service.refuse(413, "the body is longer than this resource takes"))
+    Outcome::Refuse(Box::new(cx.service.refuse(413, "the body is longer than this resource takes")))
 }
 
 fn refuse_head(error: &HeadError, cx: &Context<'_>) -> Outcome {
@@ -983,7 +983,7 @@ fn refuse_head(error: &HeadError, cx: &Context<'_>) -> Outcome {
                 _ => &cx.stats.requests_answered_early,
             };
             counter.add(1);
-            Outcome::Refuse(cx.service.refuse(status, &error.to_string()))
+            Outcome::Refuse(Box::new(cx.service.refuse(status, &error.to_string())))
         }
         None => Outcome::Failed(error.h3_error()),
     }

@@ -200,7 +200,7 @@ impl Http3 {
     fn take_answers(&mut self, now: Instant) {
         let mut answers = std::mem::take(&mut self.answers);
         std::mem::swap(&mut answers, &mut *self.outbox.ready.borrow_mut());
-        for (to, response) in answers.drain(..) {
+        for (to, response) in &mut answers {
             self.in_flight -= 1;
             let is_there = self.go_on_with(now, (to.connection, to.generation), |state, quic, cx| {
                 state.respond(quic, to.stream, to.place, response, cx);
@@ -209,6 +209,7 @@ impl Http3 {
                 self.stats.responses_undeliverable.add(1);
             }
         }
+        answers.clear();
         self.answers = answers;
     }
 

@@ -1,7 +1,7 @@
 //! Makes heads from field lines and holds them to the rules of RFC 9114 sections 4.2 and 4.3.
 
 use super::fields::{Fields, Span, is_connection_specific, is_token, is_valid_name, is_valid_value, offset};
-use super::head::{Method, RequestHead, ResponseHead};
+use super::head::{Method, Parts, RequestHead, ResponseHead};
 
 /// What RFC 9114 section 4.2.2 adds to each field when it measures a section, in bytes.
 const FIELD_OVERHEAD_BYTES: usize = 32;
@@ -148,12 +148,10 @@ pub struct HeadBuilder {
     limits: Limits,
     size_bytes: usize,
     lines: usize,
-    fields: Fields,
-    method: Option<Method>,
-    pseudo: Pseudo,
+    /// Filled where it stays: a request goes through some ten hands, as a pointer.
+    parts: Box<Parts>,
     host: Option<Span>,
     status: Option<u16>,
-    content_length: Option<u64>,
     /// How many lines of `cookie` came.
     cookies: usize,
 }
@@ -189,12 +187,15 @@ impl HeadBuilder {
             limits: *limits,
             size_bytes: 0,
             lines: 0,
-            fields: Fields::with_capacity(capacity.min(HEAD_BYTES_MAX)),
-            method: None,
-            pseudo: Pseudo::default(),
+            parts: Box::new(Parts {
+                fields: Fields::with_capacity(capacity.min(HEAD_BYTES_MAX)),
+                method: None,
+                pseudo: Pseudo::default(),
+                path_end: 0,
+                content_length: None,
+            }),
             host: None,
             status: None,
-            content_length: None,
             cookies: 0,
         }
     }
@@ -204,66 +205,67 @@ impl HeadBuilder {
         if name.len() + value.len() > self.decoded_bytes_max() {
             return Err(TooLarge::Decoded.into());
         }
-        self.fields.arena_mut().extend_from_slice(name);
-        let name_end = self.fields.arena().len();
-        self.fields.arena_mut().extend_from_slice(value);
+        self.parts.fields.arena_mut().extend_from_slice(name);
+        let name_end = self.parts.fields.arena().len();
+        self.parts.fields.arena_mut().extend_from_slice(value);
         self.commit(name_end, Checked::Nothing)
     }
 
     /// The end of the arena, for a decoder that writes a name and a value there and then commits them.
     pub(crate) fn arena_mut(&mut self) -> &mut Vec<u8> {
-        self.fields.arena_mut()
+        self.parts.fields.arena_mut()
     }
 
     /// Makes a line of what was appended to the arena since the last commit; the name ends at `name_end`.
     pub(crate) fn commit(&mut self, name_end: usize, checked: Checked) -> Result<(), HeadFault> {
-        let name_start = self.fields.committed();
-        self.account(self.fields.arena().len() - name_start)?;
-        if self.fields.arena().get(name_start) == Some(&b':') && name_end > name_start {
+        let name_start = self.parts.fields.committed();
+        self.account(self.parts.fields.arena().len() - name_start)?;
+        if self.parts.fields.arena().get(name_start) == Some(&b':') && name_end > name_start {
             return self.commit_pseudo(name_start, name_end);
         }
-        if checked == Checked::Nothing && !is_valid_name(&self.fields.arena()[name_start..name_end]) {
+        if checked == Checked::Nothing && !is_valid_name(&self.parts.fields.arena()[name_start..name_end]) {
             return Err(Malformed::Name.into());
         }
         if checked != Checked::Line {
-            if !is_valid_value(&self.fields.arena()[name_end..]) {
+            if !is_valid_value(&self.parts.fields.arena()[name_end..]) {
                 return Err(Malformed::Value.into());
             }
             self.trim_value(name_end);
         }
         self.check_special(name_start, name_end)?;
-        self.fields.commit_field(name_end);
+        self.parts.fields.commit_field(name_end);
         Ok(())
     }
 
     /// Ends a request.
     pub fn finish_request(self) -> Result<RequestHead, HeadFault> {
         debug_assert_eq!(self.kind, Kind::Request);
-        let Some(method) = self.method else { return Err(Malformed::PseudoMissing.into()) };
+        let Some(method) = self.parts.method else { return Err(Malformed::PseudoMissing.into()) };
         if self.method_is(b"CONNECT") {
             return Err(self.connect_fault());
         }
         // RFC 9114 section 4.3.1: all requests but CONNECT have exactly one of each.
-        if self.pseudo.scheme.is_none() || self.pseudo.path.is_none() {
+        if self.parts.pseudo.scheme.is_none() || self.parts.pseudo.path.is_none() {
             return Err(Malformed::PseudoMissing.into());
         }
-        let path = self.check_path(method)?;
+        let path_end = self.check_path(method)?;
         let mut authority = self.check_authority()?;
-        let mut fields = self.fields;
+        let mut parts = self.parts;
         if self.cookies > 1 {
-            fields = fields.with_joined("cookie", b"; ");
+            parts.fields = std::mem::take(&mut parts.fields).with_joined("cookie", b"; ");
             // A host in its place stands among the fields, which have moved.
-            if self.pseudo.authority.is_none() {
-                authority = fields.span_of("host").unwrap_or_default();
+            if parts.pseudo.authority.is_none() {
+                authority = parts.fields.span_of("host").unwrap_or_default();
             }
         }
-        let pseudo = Pseudo { authority: Some(authority), ..self.pseudo };
-        Ok(RequestHead::from_parts(fields, method, pseudo, path, self.content_length))
+        parts.path_end = path_end;
+        parts.pseudo.authority = Some(authority);
+        Ok(RequestHead::from_parts(parts))
     }
 
     /// RFC 9114 section 4.4: CONNECT has an authority, and neither scheme nor path.
     fn connect_fault(&self) -> HeadFault {
-        match &self.pseudo {
+        match &self.parts.pseudo {
             Pseudo { scheme: None, path: None, authority: Some(_), .. } => HeadFault::ConnectUnsupported,
             Pseudo { authority: None, .. } => Malformed::PseudoMissing.into(),
             _ => Malformed::PseudoUnknown.into(),
@@ -274,32 +276,24 @@ impl HeadBuilder {
     pub fn finish_response(self) -> Result<ResponseHead, HeadFault> {
         debug_assert_eq!(self.kind, Kind::Response);
         let Some(status) = self.status else { return Err(Malformed::PseudoMissing.into()) };
-        Ok(ResponseHead::from_parts(self.fields, status, self.content_length))
+        Ok(ResponseHead::from_parts(self.parts.fields, status, self.parts.content_length))
     }
 
     /// Ends a trailer section.
     pub fn finish_trailers(self) -> Fields {
         debug_assert_eq!(self.kind, Kind::Trailers);
-        self.fields
+        self.parts.fields
     }
 
     /// Takes a finished request apart again, to add fields to it.
-    pub(super) fn reopen(
-        fields: Fields,
-        method: Method,
-        pseudo: Pseudo,
-        content_length: Option<u64>,
-    ) -> Self {
+    pub(super) fn reopen(parts: Box<Parts>) -> Self {
         let mut builder = Self::new(Kind::Request, &Limits::LOCAL, 0);
-        builder.size_bytes = fields.arena().len();
-        builder.lines = fields.len();
+        builder.size_bytes = parts.fields.arena().len();
+        builder.lines = parts.fields.len();
         // A host that is there already says what the authority says, or the head would not have been made.
-        builder.host = fields.get_bytes("host").and(pseudo.authority);
-        builder.cookies = usize::from(fields.get_bytes("cookie").is_some());
-        builder.fields = fields;
-        builder.method = Some(method);
-        builder.pseudo = pseudo;
-        builder.content_length = content_length;
+        builder.host = parts.fields.get_bytes("host").and(parts.pseudo.authority);
+        builder.cookies = usize::from(parts.fields.get_bytes("cookie").is_some());
+        builder.parts = parts;
         builder
     }
 
@@ -321,7 +315,7 @@ impl HeadBuilder {
 
     /// RFC 9110 section 5.5: white space around a value is no part of it.
     fn trim_value(&mut self, start: usize) {
-        let arena = self.fields.arena_mut();
+        let arena = self.parts.fields.arena_mut();
         let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
         while arena.len() > start && arena.last().is_some_and(blank) {
             arena.pop();
@@ -334,22 +328,22 @@ impl HeadBuilder {
 
     /// Fields whose value or mere presence has a rule of its own.
     fn check_special(&mut self, name_start: usize, name_end: usize) -> Result<(), Malformed> {
-        let arena = self.fields.arena();
+        let arena = self.parts.fields.arena();
         let value = Span { start: offset(name_end), end: offset(arena.len()) };
         match &arena[name_start..name_end] {
             // RFC 9114 section 4.2: connection-specific fields make a message malformed.
             name if is_connection_specific(name) => Err(Malformed::ConnectionSpecific),
             b"te"
                 if self.kind != Kind::Request
-                    || !self.fields.bytes(value).eq_ignore_ascii_case(b"trailers") =>
+                    || !self.parts.fields.bytes(value).eq_ignore_ascii_case(b"trailers") =>
             {
                 Err(Malformed::Te)
             }
             b"content-length" => {
                 let length =
-                    parse_content_length(self.fields.bytes(value)).ok_or(Malformed::ContentLength)?;
+                    parse_content_length(self.parts.fields.bytes(value)).ok_or(Malformed::ContentLength)?;
                 // RFC 9110 section 8.6 lets a recipient refuse repeated lengths, equal or not.
-                if self.content_length.replace(length).is_some() {
+                if self.parts.content_length.replace(length).is_some() {
                     return Err(Malformed::ContentLength);
                 }
                 Ok(())
@@ -371,28 +365,28 @@ impl HeadBuilder {
 
     fn commit_pseudo(&mut self, name_start: usize, name_end: usize) -> Result<(), HeadFault> {
         // RFC 9114 section 4.3: pseudo-headers come before all regular fields.
-        if !self.fields.is_empty() {
+        if !self.parts.fields.is_empty() {
             return Err(Malformed::PseudoAfterField.into());
         }
-        let arena = self.fields.arena();
+        let arena = self.parts.fields.arena();
         let value = &arena[name_end..];
         let span = Span { start: offset(name_end), end: offset(arena.len()) };
         let twice = match (self.kind, &arena[name_start..name_end]) {
             (Kind::Request, b":method") => {
-                self.method = Some(Method::from_token(value).ok_or(Malformed::Method)?);
-                self.pseudo.method.replace(span).is_some()
+                self.parts.method = Some(Method::from_token(value).ok_or(Malformed::Method)?);
+                self.parts.pseudo.method.replace(span).is_some()
             }
             (Kind::Request, b":scheme") => {
                 check(is_scheme(value), Malformed::Scheme)?;
-                self.pseudo.scheme.replace(span).is_some()
+                self.parts.pseudo.scheme.replace(span).is_some()
             }
             (Kind::Request, b":authority") => {
                 check(is_authority(value), Malformed::Authority)?;
-                self.pseudo.authority.replace(span).is_some()
+                self.parts.pseudo.authority.replace(span).is_some()
             }
             (Kind::Request, b":path") => {
                 check(is_path(value), Malformed::Path)?;
-                self.pseudo.path.replace(span).is_some()
+                self.parts.pseudo.path.replace(span).is_some()
             }
             (Kind::Response, b":status") => {
                 let status = parse_status(value).ok_or(Malformed::Status)?;
@@ -401,19 +395,19 @@ impl HeadBuilder {
             _ => return Err(Malformed::PseudoUnknown.into()),
         };
         check(!twice, Malformed::PseudoTwice)?;
-        self.fields.commit_preface();
+        self.parts.fields.commit_preface();
         Ok(())
     }
 
     fn method_is(&self, method: &[u8]) -> bool {
-        self.pseudo.method.is_some_and(|span| self.fields.bytes(span) == method)
+        self.parts.pseudo.method.is_some_and(|span| self.parts.fields.bytes(span) == method)
     }
 
     /// RFC 9114 section 4.3.1: an absolute path, or `*` for OPTIONS. Returns where the path ends and
     /// the query begins.
     fn check_path(&self, method: Method) -> Result<u32, Malformed> {
-        let Some(span) = self.pseudo.path else { return Err(Malformed::PseudoMissing) };
-        let target = self.fields.bytes(span);
+        let Some(span) = self.parts.pseudo.path else { return Err(Malformed::PseudoMissing) };
+        let target = self.parts.fields.bytes(span);
         let asterisk = target == b"*" && method == Method::Options;
         check(asterisk || target.first() == Some(&b'/'), Malformed::Path)?;
         let path_bytes = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
@@ -422,12 +416,12 @@ impl HeadBuilder {
 
     /// RFC 9114 section 4.3.1: `:authority` or `host`, not empty, and alike when both are there.
     fn check_authority(&self) -> Result<Span, Malformed> {
-        match (self.pseudo.authority, self.host) {
-            (Some(authority), Some(host)) if self.fields.bytes(authority) != self.fields.bytes(host) => {
+        match (self.parts.pseudo.authority, self.host) {
+            (Some(authority), Some(host)) if self.parts.fields.bytes(authority) != self.parts.fields.bytes(host) => {
                 Err(Malformed::HostMismatch)
             }
             (Some(authority), _) => Ok(authority),
-            (None, Some(host)) if is_authority(self.fields.bytes(host)) => Ok(host),
+            (None, Some(host)) if is_authority(self.parts.fields.bytes(host)) => Ok(host),
             (None, _) => Err(Malformed::Authority),
         }
     }

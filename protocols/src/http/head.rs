@@ -38,23 +38,25 @@ impl Method {
 /// Two are equal when they say the same, in whatever order their pseudo-headers came.
 #[derive(Clone)]
 pub struct RequestHead {
-    fields: Fields,
-    method: Method,
-    pseudo: Pseudo,
+    parts: Box<Parts>,
+}
+
+/// What a request's head is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub(super) fields: Fields,
+    /// Known in every finished head.
+    pub(super) method: Option<Method>,
+    pub(super) pseudo: Pseudo,
     /// Where in the arena the path ends: at its `?`, or at the end of the target.
-    path_end: u32,
-    content_length: Option<u64>,
+    pub(super) path_end: u32,
+    pub(super) content_length: Option<u64>,
 }
 
 impl RequestHead {
-    pub(super) fn from_parts(
-        fields: Fields,
-        method: Method,
-        pseudo: Pseudo,
-        path_end: u32,
-        content_length: Option<u64>,
-    ) -> Self {
-        Self { fields, method, pseudo, path_end, content_length }
+    pub(super) fn from_parts(parts: Box<Parts>) -> Self {
+        debug_assert!(parts.method.is_some(), "the builder requires one");
+        Self { parts }
     }
 
     /// An `https` request head without fields, from parts that are known to be good.
@@ -95,70 +97,70 @@ impl RequestHead {
 
     /// The same head with one more field. The name may have any case.
     pub fn try_with(self, name: &str, value: &str) -> Result<Self, HeadFault> {
-        let mut builder = HeadBuilder::reopen(self.fields, self.method, self.pseudo, self.content_length);
+        let mut builder = HeadBuilder::reopen(self.parts);
         builder.field(name.to_ascii_lowercase().as_bytes(), value.as_bytes())?;
         builder.finish_request()
     }
 
     /// The method.
     pub fn method(&self) -> Method {
-        self.method
+        self.parts.method.unwrap_or(Method::Other)
     }
 
     /// The method as it was sent.
     pub fn method_str(&self) -> &str {
-        self.pseudo_text(self.pseudo.method)
+        self.pseudo_text(self.parts.pseudo.method)
     }
 
     /// The path as it was sent, percent-encoding included; begins with `/`, or is `*` for OPTIONS.
     pub fn path(&self) -> &str {
-        let span = self.pseudo.path.unwrap_or_default();
-        self.fields.text(Span { start: span.start, end: self.path_end })
+        let span = self.parts.pseudo.path.unwrap_or_default();
+        self.parts.fields.text(Span { start: span.start, end: self.parts.path_end })
     }
 
     /// What follows the first `?` of the target, undecoded.
     pub fn query(&self) -> Option<&str> {
-        let span = self.pseudo.path.unwrap_or_default();
-        (self.path_end < span.end).then(|| self.fields.text(Span { start: self.path_end + 1, end: span.end }))
+        let span = self.parts.pseudo.path.unwrap_or_default();
+        (self.parts.path_end < span.end).then(|| self.parts.fields.text(Span { start: self.parts.path_end + 1, end: span.end }))
     }
 
     /// Path and query as they were sent.
     pub fn path_and_query(&self) -> &str {
-        self.pseudo_text(self.pseudo.path)
+        self.pseudo_text(self.parts.pseudo.path)
     }
 
     /// The scheme as it was sent: `https` with all usual clients.
     pub fn scheme(&self) -> &str {
-        self.pseudo_text(self.pseudo.scheme)
+        self.pseudo_text(self.parts.pseudo.scheme)
     }
 
     /// `:authority`, or `host` where that was sent instead.
     pub fn authority(&self) -> Option<&str> {
-        self.pseudo.authority.map(|span| self.fields.text(span))
+        self.parts.pseudo.authority.map(|span| self.parts.fields.text(span))
     }
 
     /// The value of the first field of this lower-case name, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.fields.get(name)
+        self.parts.fields.get(name)
     }
 
     /// The fields whose values are UTF-8, in order; [`RequestHead::fields`] has them all.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter()
+        self.parts.fields.iter()
     }
 
     /// All fields.
     pub fn fields(&self) -> &Fields {
-        &self.fields
+        &self.parts.fields
     }
 
     /// The announced size of the body in bytes.
     pub fn content_length(&self) -> Option<u64> {
-        self.content_length
+        self.parts.content_length
     }
 
     fn pseudo_text(&self, span: Option<Span>) -> &str {
-        self.fields.text(span.unwrap_or_default())
+        self.parts.fields.text(span.unwrap_or_default())
     }
 }
 
@@ -168,7 +170,7 @@ impl PartialEq for RequestHead {
             && self.scheme() == other.scheme()
             && self.authority() == other.authority()
             && self.path_and_query() == other.path_and_query()
-            && self.fields == other.fields
+            && self.parts.fields == other.parts.fields
     }
 }
 
@@ -181,7 +183,7 @@ impl fmt::Debug for RequestHead {
             .field("scheme", &self.scheme())
             .field("authority", &self.authority())
             .field("target", &self.path_and_query())
-            .field("fields", &self.fields)
+            .field("fields", &self.parts.fields)
             .finish()
     }
 }

@@ -24,12 +24,14 @@ pub struct Response {
 
 impl Response {
     /// A response of this status without fields or body.
+    #[inline]
     pub fn new(status: u16) -> Self {
         debug_assert!((200..=599).contains(&status));
         Self { status, fields: SmallVec::new(), body: Bytes::new() }
     }
 
     /// Adds a field. The name must be lower case; encoding the response fails when name or value is invalid.
+    #[inline]
     #[must_use]
     pub fn with_field(
         mut self,
@@ -41,11 +43,13 @@ impl Response {
     }
 
     /// Sets the body and its `content-type`.
+    #[inline]
     #[must_use]
     pub fn with_body(mut self, content_type: impl Into<Cow<'static, str>>, body: Bytes) -> Self {
         self.fields.retain(|(name, _)| name != "content-type");
+        self.fields.push(("content-type".into(), content_type.into()));
         self.body = body;
-        self.with_field("content-type", content_type)
+        self
     }
 
     /// Sets the body to `value` as `application/json`.

@@ -60,9 +60,10 @@ pub(super) fn write_pieces(
 
 /// The frames of an answer, in pieces ready for the stream. They are put
 /// together in `scratch` and leave it in memory of exactly their length, since
-/// quinn-proto holds them until they are acknowledged.
-pub(super) fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
-    let Response { status, body, .. } = &response;
+/// quinn-proto holds them until they are acknowledged. A body that is long is
+/// taken out of `response`.
+pub(super) fn encode(response: &mut Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
+    let Response { status, body, .. } = &*response;
     // RFC 9110 section 8.6: no content-length where there can be no content.
     let has_length = !matches!(status, 204 | 304) && response.header("content-length").is_none();
     let mut digits = [0; 20];
@@ -86,7 +87,7 @@ pub(super) fn encode(response: Response, is_head: bool, scratch: &mut Vec<u8>) -
         scratch.extend_from_slice(body);
         return smallvec![Bytes::copy_from_slice(scratch)];
     }
-    smallvec![Bytes::copy_from_slice(scratch), response.body]
+    smallvec![Bytes::copy_from_slice(scratch), std::mem::take(&mut response.body)]
 }
 
 fn write_decimal(mut value: usize, buffer: &mut [u8; 20]) -> &str {

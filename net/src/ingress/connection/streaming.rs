@@ -237,7 +237,7 @@ impl H3Connection {
         let Some(pieces) = encode_head(&head, cx.scratch) else {
             // A field that cannot be sent is a fault of ours, not of the client.
             tracing::error!(status = head.status, "answer with an invalid field");
-            return self.write_answer(quic, id, Response::new(500), false, cx);
+            return self.write_answer(quic, id, &mut Response::new(500), false, cx);
         };
         // RFC 9110 section 6.4.1: these have no content, whatever the service gives them.
         if is_head || matches!(head.status, 204 | 304) {
