@@ -311,10 +311,8 @@ fn answers_that_are_read_but_for_their_end() {
 /// Whoever reads nothing of answers in pieces is given a piece and what waits behind it.
 #[test]
 fn answers_in_pieces_that_nobody_reads() {
-    let held = Held {
-        least: STREAMS * 32 * KIB,
-        most: STREAMS * (96 * KIB + STREAM_BYTES) + CONNECTION_BYTES,
-    };
+    let held =
+        Held { least: STREAMS * 32 * KIB, most: STREAMS * (96 * KIB + STREAM_BYTES) + CONNECTION_BYTES };
     attack("answers in pieces unread", &held, async |_, hostile| {
         for _ in 0..STREAMS {
             hostile.send(&get("/endless")).await;

@@ -417,7 +417,9 @@ impl HeadBuilder {
     /// RFC 9114 section 4.3.1: `:authority` or `host`, not empty, and alike when both are there.
     fn check_authority(&self) -> Result<Span, Malformed> {
         match (self.parts.pseudo.authority, self.host) {
-            (Some(authority), Some(host)) if self.parts.fields.bytes(authority) != self.parts.fields.bytes(host) => {
+            (Some(authority), Some(host))
+                if self.parts.fields.bytes(authority) != self.parts.fields.bytes(host) =>
+            {
                 Err(Malformed::HostMismatch)
             }
             (Some(authority), _) => Ok(authority),

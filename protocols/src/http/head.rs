@@ -121,7 +121,8 @@ impl RequestHead {
     /// What follows the first `?` of the target, undecoded.
     pub fn query(&self) -> Option<&str> {
         let span = self.parts.pseudo.path.unwrap_or_default();
-        (self.parts.path_end < span.end).then(|| self.parts.fields.text(Span { start: self.parts.path_end + 1, end: span.end }))
+        (self.parts.path_end < span.end)
+            .then(|| self.parts.fields.text(Span { start: self.parts.path_end + 1, end: span.end }))
     }
 
     /// Path and query as they were sent.
