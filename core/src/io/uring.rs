@@ -115,7 +115,7 @@ pub(crate) struct Uring {
     slots: Slots,
     ops: Slab<OpState>,
     wake_fd: RawFd,
-    wake_word: Box<u64>,
+    /// Whether each write to `wake_fd` makes a completion.
     wake_armed: bool,
     reaped: Vec<(u64, i32, u32)>,
     /// Receives that wait for a buffer, and whether one came back since.
@@ -166,7 +166,6 @@ impl Uring {
             slots: Slots::new(Arc::clone(&stats)),
             ops: Slab::new(),
             wake_fd,
-            wake_word: Box::new(0),
             wake_armed: false,
             reaped: Vec::with_capacity(256),
             starved: 0,
@@ -200,7 +199,7 @@ impl Uring {
             k if k == Kind::QuietSend as u64 => self.fail_quiet_send(index as u64, result),
             k if k == Kind::Send as u64 => self.complete_send(index, result),
             k if k == Kind::Op as u64 => self.complete_op(index, result),
-            k if k == Kind::Wake as u64 => self.wake_armed = false,
+            k if k == Kind::Wake as u64 => self.wake_armed = cqueue::more(flags),
             _ => {}
         }
     }
@@ -374,7 +373,7 @@ impl Uring {
         self.in_flight() == 0
     }
 
-    /// Unlike [`enter`](Self::enter), does not arm the wake read again.
+    /// Unlike [`enter`](Self::enter), does not arm the poll for wakes again.
     fn submit_for_drain(&mut self) -> io::Result<()> {
         let timespec = Timespec::from(Duration::from_millis(10));
         let args = SubmitArgs::new().timespec(&timespec);
@@ -395,8 +394,11 @@ impl Backend for Uring {
         }
         if !self.wake_armed {
             self.wake_armed = true;
-            let word: *mut u64 = &raw mut *self.wake_word;
-            let entry = opcode::Read::new(Fd(self.wake_fd), word.cast(), 8).build();
+            // Once for many wakes: a poll that stays is told of each write to an
+            // eventfd, read or not, and its 64 bits never fill up.
+            let entry = opcode::PollAdd::new(Fd(self.wake_fd), libc::POLLIN.cast_unsigned().into())
+                .multi(true)
+                .build();
             self.push(&entry.user_data(user_data(Kind::Wake, 0)));
         }
         self.stats.enters.add(1);
@@ -626,13 +628,13 @@ impl Drop for Uring {
             std::mem::forget(std::mem::take(&mut self.receives));
             std::mem::forget(std::mem::take(&mut self.ops));
             std::mem::forget(self.buffers.take());
-            std::mem::forget(std::mem::take(&mut self.wake_word));
         }
     }
 }
 
 /// All that a ring of ours is asked for.
-const OPERATIONS: [u8; 5] = [
+const OPERATIONS: [u8; 6] = [
+    opcode::PollAdd::CODE,
     opcode::RecvMsgMulti::CODE,
     opcode::SendMsg::CODE,
     opcode::Read::CODE,
