@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::asker::{Asker, text};
 use common::browser::{Browser, assert_page, google_answers, path_of};
 use common::receiver::{Receiver, TAKEN};
-use common::scene::{Caller, Scene};
+use common::scene::{Caller, Effects, Scene};
 use serde_json::{Value, json};
 
 const GMAIL_READ: &str = "https://www.googleapis.com/auth/gmail.readonly";
@@ -454,4 +454,42 @@ async fn several_accounts_stand_side_by_side_and_any_of_them_can_be_the_default_
         ada.connect(&json!({"services": ["mail"], "login_hint": format!("n{number}")}), "").await;
     }
     ada.asker.expect(409, "POST", "/connections/google", &json!({"services": ["mail"]})).await;
+}
+
+#[tokio::test]
+async fn a_task_whose_account_was_given_up_does_not_go_on_with_another() {
+    let scene = Scene::start(1, &[]);
+    let mut ada = Person::of(&scene, "ada").await;
+    ada.connect(&json!({"services": ["mail"], "login_hint": "ada"}), "").await;
+    let mail = "send an email to ben@x.example with subject Lunch and body See you at noon!";
+    // One has its draft, and Google asks for more patience than it has time for; another waits to be confirmed.
+    let limited = json!({"service": "gmail", "kind": "status", "status": 429, "path_contains": "/drafts/send",
+                         "count": 1, "retry_after_s": 600});
+    scene.sim.fault(limited).await;
+    let late = ada.asker.queue(&json!({"command": mail, "deadline_ms": 30_000})).await["id"].clone();
+    assert_eq!(ada.asker.ended(&late).await["error"]["type"], "/problems/upstream-limited");
+    let dead = format!("/dead-letters/{}", text(&late));
+    assert_eq!(ada.asker.get(&dead).await["task"]["id"], late);
+    let preview = json!({"command": mail, "mode": "preview"});
+    let unconfirmed = ada.asker.expect(200, "POST", "/command", &preview).await["id"].clone();
+    // The account is given up, and the next one is the default one from then on.
+    let first = ada.only().await["id"].clone();
+    ada.asker.expect(200, "DELETE", &format!("/connections/{}", text(&first)), &Value::Null).await;
+    ada.connect(&json!({"services": ["mail", "calendar"], "login_hint": "grace"}), "").await;
+    ada.asker.expect(202, "POST", &format!("{dead}/redrive"), &Value::Null).await;
+    ada.asker.expect(202, "POST", &format!("/tasks/{}/confirm", text(&unconfirmed)), &Value::Null).await;
+    for id in [&late, &unconfirmed] {
+        let ended = ada.asker.ended(id).await;
+        assert_eq!(ended["state"], "failed", "{ended:#}");
+        let error = &ended["error"];
+        assert_eq!((&error["type"], &error["retryable"]), (&json!("/problems/account-gone"), &json!(false)));
+        assert!(text(&error["detail"]).contains(text(&first)), "{error:#}");
+    }
+    for account in ["ada", "grace"] {
+        assert_eq!(scene.sim.effects(account).await.0, Effects::default(), "{account}");
+    }
+    // What is accepted from here on is for the new one.
+    let event = json!({"command": "create an event called Budget freeze on 2031-03-04"});
+    assert_eq!(ada.asker.expect(200, "POST", "/command", &event).await["state"], "done");
+    assert_eq!(scene.sim.effects("grace").await.0, Effects { inserts: 1, ..Effects::default() });
 }

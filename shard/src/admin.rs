@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::{BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit};
-use sluice_protocols::ids::{ApiKey, ShardId, UserId};
+use sluice_protocols::ids::{ApiKey, ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
 use sluice_store::key::KeyError;
 use sluice_store::record::{
@@ -391,10 +391,15 @@ impl Admin {
         let place = Place::refresh_token(user, Provider::Google);
         let token = self.vault.seal_blocking(&place, refresh_token)?;
         let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
-        // Whether it works is seen when it is used; until then it is remembered that the one before did not.
         let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
         if let Ok(Some(before)) = before {
             let before = before.to_record();
+            // Tasks keep to an account by its id: the same account keeps its own, and another does not take it over.
+            record.id = match before.email.eq_ignore_ascii_case(email) {
+                true => before.id,
+                false => ConnectionId::from_bytes(random()?),
+            };
+            // Whether it works is seen when it is used; until then it is remembered that the one before did not.
             if before.state == ConnectionState::NeedsReauth {
                 record.reason = before.reason;
             }
@@ -616,6 +621,24 @@ mod tests {
         admin.set_disabled(&anna, false).unwrap();
         admin.create_user("anna", "anna@example.com", "UTC").unwrap_err();
         assert_eq!(sluice_store::audit::verify(&admin.store, shard, &[]).unwrap().head.sequence, 5);
+    }
+
+    #[test]
+    fn an_account_keeps_its_id_and_another_does_not_take_it_over() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let connected = |email: &str| {
+            admin.connect_google(&anna, "token", email, "").unwrap();
+            let key = Key::connection(&anna, Provider::Google.number());
+            let loaded = admin.store.load_blocking::<ConnectionRecord>(admin.shard_of(&anna), &key);
+            loaded.unwrap().unwrap().to_record().id
+        };
+        let first = connected("anna@example.com");
+        assert_eq!(connected("Anna@Example.com"), first);
+        let second = connected("anna@example.org");
+        assert_ne!(second, first);
+        assert_eq!(connected("anna@example.org"), second);
+        assert_ne!(connected("anna@example.com"), first, "it was another's meanwhile");
     }
 
     #[test]

@@ -58,6 +58,7 @@ use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::preferences::Used;
 use crate::sessions::Recent;
+use crate::upstream::bound::{self, Bound};
 use crate::upstream::meter::Meter;
 use execute::{Execution, Progress, fresh_steps};
 use journal::{Journal, problem_json};
@@ -308,7 +309,26 @@ impl Run<'_> {
         Ok(plan)
     }
 
+    /// Where the account is that the task keeps to; from here on the journal says which that is.
+    ///
+    /// # Errors
+    /// When the store cannot tell for now.
+    async fn bound(&self) -> Result<Bound, Problem> {
+        if self.env.recorded.is_some() {
+            return Ok(Bound::Open);
+        }
+        let (user, known) = self.journal.read(|task| (task.user, task.account));
+        let settled = match known {
+            Some(acting) => Some(acting),
+            None => bound::default_of(self.env, self.shard, user).await?,
+        };
+        let Some(acting) = settled else { return Ok(Bound::Open) };
+        self.journal.write(|task| task.account = Some(acting));
+        bound::bound(self.env, self.shard, user, acting).await
+    }
+
     async fn carry_out(&self, graph: &Graph, input: &Input) -> Result<(), Problem> {
+        let bound = self.bound().await?;
         let known = Known::new(graph, self.recent);
         let (task, user, created_ms) = self.journal.read(|task| (task.id, task.user, task.created_ms));
         if self.journal.read(|task| task.steps.len() != graph.nodes().len()) {
@@ -327,6 +347,7 @@ impl Run<'_> {
             meter: self.meter,
             shard: self.shard,
             user,
+            bound: &bound,
         };
         let execution = Execution { shared, graph, input, cancel: self.cancel };
         let progress = execution.run().await?;

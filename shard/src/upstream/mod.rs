@@ -6,6 +6,7 @@
 //!   in the log.
 
 mod batch;
+pub(crate) mod bound;
 mod call;
 mod delegation;
 mod google;

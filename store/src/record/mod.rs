@@ -36,8 +36,8 @@ pub use context::{
 pub use loaded::Loaded;
 pub use secret::{PlainText, Sealed, StoredSecret};
 pub use task::{
-    ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord, KeyedTask,
-    TaskRecord,
+    ActingAccount, ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord,
+    KeyedTask, TaskRecord,
 };
 pub use types::first_turn;
 pub use types::{
