@@ -6,7 +6,7 @@ use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::ConnectionReason;
 use sluice_protocols::ids::{KeyId, SessionId, UserId};
 use sluice_store::record::{
-    ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
+    ActingAccount, ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
     ContextDocumentRecord, ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord,
     IdentityRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider,
     Record, RecordError, RevocationRecord, SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord,
@@ -166,7 +166,7 @@ fn connection(connection: ConnectionRecord) -> Json {
 
 fn session(session: SessionRecord) -> Json {
     let SessionRecord { id, user: _, created_ms, expires_ms, next_turn, handles: _, turns } = session;
-    let turns: Vec<_> = turns.iter().map(turn_of).collect();
+    let turns: Vec<_> = turns.into_iter().map(|turn| turn_of(&turn.into())).collect();
     json!({
         "id": id, "at": timestamp_of(created_ms), "expires": maybe_at(expires_ms), "next_turn": next_turn,
         "turns": turns,
@@ -174,11 +174,16 @@ fn session(session: SessionRecord) -> Json {
 }
 
 fn turn_of(turn: &TurnRecord) -> Json {
-    let TurnRecord { number, task, command, answer, state, at_ms, items } = turn;
+    let TurnRecord { number, task, command, answer, state, at_ms, items, account } = turn;
     let items: Vec<_> = items.iter().map(item).collect();
+    let account = match account {
+        Some(ActingAccount::Connected(id)) => json!(id),
+        Some(ActingAccount::Delegated(_)) | None => Json::Null,
+    };
     json!({
         "number": number, "task": task, "command": command, "answer": answer,
         "state": codes::task_state(*state).name(), "at": timestamp_of(*at_ms), "items": items,
+        "account": account,
     })
 }
 

@@ -112,6 +112,6 @@ async fn made(core: &Rc<Core>, who: &Principal, command: CommandRequest) -> Resu
         core.sessions.resolve(who, command.session).await.map_err(|error| read_problem(&error))?;
     let session = session.ok_or_else(|| not_found("session"))?;
     let preferred = preferred(core, who).await?;
-    let account = account_for(core, who).await?;
+    let account = account_for(core, who, command.account).await?;
     Ok(task_record(core, who, command, session, &preferred, account))
 }

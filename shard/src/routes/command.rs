@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluice_net::Request;
 use sluice_protocols::api::{AcceptedView, CommandRequest, Mode, TaskState, Timing, task_path};
 use sluice_protocols::http::{RequestHead, Response};
-use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::ids::{ConnectionId, SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::CommitError;
 use sluice_store::record::{ActingAccount, IdempotencyRecord, TaskRecord};
@@ -109,7 +109,7 @@ async fn carry(
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let preferred = preferred(core, who).await?;
-    let account = account_for(core, who).await?;
+    let account = account_for(core, who, request.account).await?;
     let (mode, record) = (request.mode, task_record(core, who, request, session, &preferred, account));
     start(core, context, who, held, mode, record).await
 }
@@ -205,9 +205,19 @@ pub(crate) async fn preferred(core: &Core, who: &Principal) -> Result<Rc<Used>, 
     core.env.preferences.used(who.shard, who.user).await.map_err(|error| read_problem(&error))
 }
 
-/// The account that a command is for, which is the one from then on; `None` where none is connected.
-pub(crate) async fn account_for(core: &Core, who: &Principal) -> Result<Option<ActingAccount>, Problem> {
-    bound::default_of(&core.env, who.shard, who.user).await
+/// The account that a command is for, from then on: the one it names, or the default one; `None` where none is connected.
+///
+/// # Errors
+/// As of the plain surface for an account that is not the user's or was given up, and the storage's.
+pub(crate) async fn account_for(
+    core: &Core,
+    who: &Principal,
+    named: Option<ConnectionId>,
+) -> Result<Option<ActingAccount>, Problem> {
+    match named {
+        Some(id) => core.connections.usable(who, id).await.map(Some),
+        None => bound::default_of(&core.env, who.shard, who.user).await,
+    }
 }
 
 pub(crate) fn task_record(

@@ -397,7 +397,7 @@ async fn run(
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let mode = request.mode;
     let preferred = preferred(core, who).await?;
-    let account = account_for(core, who).await?;
+    let account = account_for(core, who, request.account).await?;
     let mut record = task_record(core, who, request, session, &preferred, account);
     record.plan_json = Some(called_json(view, definition).ok_or_else(broken)?);
     start(core, &exchange.context, who, held, mode, record).await

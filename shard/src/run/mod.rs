@@ -104,6 +104,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
         return RunEnd::Final(task);
     }
     let (zone, zone_name) = env.zones.get(&task.time_zone);
+    let recent = recent.of_account(task.account);
     let task = taken_up(env, task);
     let left_ms = task.deadline_ms.saturating_sub(env.clock.unix_ms());
     let deadline = sluice_core::now() + Duration::from_millis(left_ms).min(DEADLINE_MAX);
@@ -112,7 +113,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
     let run = Run {
         env,
         shard,
-        recent,
+        recent: &recent,
         zone: &zone,
         zone_name: &zone_name,
         deadline,

@@ -200,6 +200,11 @@ impl CallError {
     }
 }
 
+/// What is told of an account that is named and was given up.
+pub(crate) fn given_up() -> Problem {
+    Problem::new(ProblemKind::NotConnected, "the account was given up; connect it anew")
+}
+
 /// A service as people call it.
 pub(crate) fn title(service: Service) -> &'static str {
     match service {
@@ -593,10 +598,13 @@ impl<'a> Google<'a> {
         let granted = self.env.tokens.get(self.env, self.account(), limit, self.deadline).await;
         granted.calls.into_iter().for_each(|call| self.note(call));
         let token = granted.token.map_err(|problem| {
-            // Given up since the task was taken up.
-            let bound = self.acting.get().filter(|_| problem.kind() == ProblemKind::NotConnected);
-            let bound = bound.filter(|_| matches!(self.choice, Choice::Bound(_)));
-            CallError::NoToken(bound.map_or(problem, gone))
+            CallError::NoToken(match (&self.choice, self.acting.get()) {
+                _ if problem.kind() != ProblemKind::NotConnected => problem,
+                // Given up since the task was taken up.
+                (Choice::Bound(_), Some(acting)) => gone(acting),
+                (Choice::Named, _) => given_up(),
+                _ => problem,
+            })
         })?;
         match self.acting.get() {
             None if matches!(self.choice, Choice::Unbound) => {
@@ -619,9 +627,7 @@ impl<'a> Google<'a> {
         match (&self.choice, token.acting()) {
             (Choice::Bound(_), _) => gone(meant),
             // Nobody but the user's own connections can be named.
-            (Choice::Named, ActingAccount::Delegated(_)) => {
-                Problem::new(ProblemKind::NotConnected, "the account was given up; connect it anew")
-            }
+            (Choice::Named, ActingAccount::Delegated(_)) => given_up(),
             _ => Problem::new(
                 ProblemKind::Conflict,
                 "accounts have just changed places; what was begun with one does not go on with another",

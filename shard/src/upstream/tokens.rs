@@ -37,7 +37,7 @@ use zeroize::Zeroizing;
 
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
-use super::{denied, lost};
+use super::{denied, given_up, lost};
 use crate::env::Env;
 use crate::quota::{Ask, Class, Operation};
 
@@ -477,12 +477,11 @@ impl Refresh {
     }
 
     fn not_connected(&self) -> Problem {
-        let detail = match self.account.slot {
-            0 => {
-                "connect a Google account first, or make another the default one: there is none for this user"
-            }
-            _ => "the account was given up; connect it anew",
-        };
+        if self.account.slot != 0 {
+            return given_up();
+        }
+        let detail =
+            "connect a Google account first, or make another the default one: there is none for this user";
         Problem::new(ProblemKind::NotConnected, detail)
     }
 

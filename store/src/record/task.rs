@@ -19,6 +19,16 @@ pub enum ActingAccount {
     Delegated([u8; 16]),
 }
 
+impl ArchivedActingAccount {
+    /// The account, owned.
+    pub fn to_native(&self) -> ActingAccount {
+        match self {
+            Self::Connected(id) => ActingAccount::Connected(ConnectionId::from_bytes(*id)),
+            Self::Delegated(hash) => ActingAccount::Delegated(*hash),
+        }
+    }
+}
+
 /// A command on its way, with everything needed to take it up again after a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TaskRecord {
