@@ -13,6 +13,7 @@ mod accounts;
 pub(crate) mod browser;
 mod erasure;
 mod forget;
+mod revoker;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +32,7 @@ pub(crate) use accounts::Newcomer;
 use accounts::key_record;
 pub use accounts::{KeyLimit, KeySpec};
 pub use erasure::Erased;
+pub use revoker::{RevocationClient, Revoked, Revoker, RevokerStats};
 use forget::Memories;
 pub(crate) use forget::{Forget, TASKS_MAX};
 
@@ -162,6 +164,9 @@ pub struct Admin {
     /// One erasure at a time: each rewrites tables.
     erasing: Arc<Mutex<()>>,
     memories: Arc<Memories>,
+    /// The way to Google, where there is one.
+    revoker: Option<Arc<Revoker>>,
+    revoked: Arc<RevokerStats>,
     /// On whose word they are done.
     author: Author,
 }
@@ -177,6 +182,8 @@ impl Admin {
             revocations: Arc::default(),
             erasing: Arc::default(),
             memories: Arc::default(),
+            revoker: None,
+            revoked: Arc::default(),
             author: Author::operator(),
         }
     }

@@ -230,6 +230,10 @@ pub struct ErasedView {
     pub begun: Timestamp,
     /// How many records of which kinds.
     pub removed: BTreeMap<String, u64>,
+    /// Connected accounts that Google took back before.
+    pub revoked: u32,
+    /// Connected accounts of which Google could not be told.
+    pub unrevoked: u32,
 }
 
 /// Takes members out of an object, noting what is wrong with each.

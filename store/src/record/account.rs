@@ -146,12 +146,38 @@ pub struct ErasureRecord {
     pub removed: Vec<(u8, u64)>,
     /// Shards that had names or identities which led to the user, so that a resumed erasure rewrites them as well.
     pub homes: Vec<u16>,
+    /// Once that was tried: how many accounts the provider took back, and of how many it could not be told.
+    pub revoked: Option<(u32, u32)>,
 }
 
 impl Record for ErasureRecord {
     const NAME: &'static str = "erasure";
     const KINDS: &'static [Kind] = &[Kind::Erasure];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<ErasureRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: before accounts were given back at their provider.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct ErasureRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    pub(super) begun_ms: u64,
+    pub(super) removed: Vec<(u8, u64)>,
+    pub(super) homes: Vec<u16>,
+}
+
+impl From<ErasureRecordV1> for ErasureRecord {
+    fn from(old: ErasureRecordV1) -> Self {
+        let ErasureRecordV1 { user, begun_ms, removed, homes } = old;
+        Self { user, begun_ms, removed, homes, revoked: None }
+    }
 }
 
 /// One sign-in of a user with a browser. Kept when it is over, until a later one takes its place.

@@ -618,6 +618,22 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&browser_session());
     round_trips(&consents());
     round_trips(&RevocationRecord { since_ms: 3 });
+    round_trips(&erasure());
+}
+
+fn erasure() -> ErasureRecord {
+    let user = UserId::from_bytes([1; 16]);
+    ErasureRecord { user, begun_ms: 4, removed: vec![(1, 2), (9, 3)], homes: vec![7], revoked: Some((2, 1)) }
+}
+
+#[test]
+fn an_erasure_of_schema_1_is_one_that_gave_nothing_back_yet() {
+    let ErasureRecord { user, begun_ms, removed, homes, revoked: _ } = erasure();
+    let old = account::ErasureRecordV1 { user, begun_ms, removed, homes };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(1);
+    let read = Loaded::<ErasureRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, ErasureRecord { revoked: None, ..erasure() });
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
