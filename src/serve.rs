@@ -34,8 +34,8 @@ use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::webhooks::WebhookConfig;
 use sluice_shard::{
-    Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, RevocationClient, Revoker,
-    ShardConfig, metrics,
+    Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, RevocationClient,
+    Revoker, ShardConfig, metrics,
 };
 use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
@@ -129,7 +129,9 @@ fn serve(
         node_secret: Zeroizing::new(shard.node_secret),
     };
     let accounts = Admin::new(store.clone(), vault.clone());
-    let accounts = accounts.with_revoker(Revoker::new(egress.clone(), revocation_client(config)?));
+    let accounts = accounts
+        .with_revoker(Revoker::new(egress.clone(), revocation_client(config)?))
+        .with_browser_session_life(Duration::from_secs(config.identity.browser_session_life_s));
     let erasures = metrics::erasures(Arc::clone(accounts.revoker_stats()));
     let others =
         vec![tls.collector(), identity.collector(), tcp_metrics, metrics::vault(vault.clone()), erasures];

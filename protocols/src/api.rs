@@ -23,7 +23,7 @@ mod queue;
 mod webhook;
 
 pub use account::{
-    BROWSER_SESSION_LIFE_MAX, BROWSER_SESSIONS_PER_USER_MAX, BrowserSessionListView, BrowserSessionView,
+    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, BrowserSessionListView, BrowserSessionView,
     CurrentSessionView, ErasedView, Erasure, ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX,
     KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewBrowserSession, NewKey, NewUser, SUBJECT_CHARS_MAX,
     USER_NAME_CHARS_MAX, UserEdit, UserListView, UserView, browser_session_path, key_path, user_path,
@@ -772,8 +772,16 @@ mod tests {
             "command": " \n", "mode": "later", "session": "ses_1", "time_zone": "../etc/passwd",
             "deadline_ms": 99, "priority": "low", "account": "con_1", "a/b~c": 1,
         });
-        let expected =
-            ["/a~1b~0c", "/account", "/command", "/deadline_ms", "/mode", "/priority", "/session", "/time_zone"];
+        let expected = [
+            "/a~1b~0c",
+            "/account",
+            "/command",
+            "/deadline_ms",
+            "/mode",
+            "/priority",
+            "/session",
+            "/time_zone",
+        ];
         assert_eq!(pointers(body), expected);
     }
 

@@ -95,7 +95,10 @@ fn limited(path: &str, operation: &mut Value) {
     }
     // What an item has beside its operations has no answers.
     let Some(responses) = operation.get_mut("responses") else { return };
-    responses["429"] = json!({"$ref": "#/components/responses/RateLimited"});
+    // A page tells it as a page.
+    if responses["429"].is_null() {
+        responses["429"] = json!({"$ref": "#/components/responses/RateLimited"});
+    }
 }
 
 fn method(method: Method) -> &'static str {

@@ -16,9 +16,12 @@ mod forget;
 mod revoker;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::api::{BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit};
+use sluice_protocols::api::{
+    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit,
+};
 use sluice_protocols::ids::{ApiKey, ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
 use sluice_store::key::KeyError;
@@ -32,9 +35,9 @@ pub(crate) use accounts::Newcomer;
 use accounts::key_record;
 pub use accounts::{KeyLimit, KeySpec};
 pub use erasure::Erased;
-pub use revoker::{RevocationClient, Revoked, Revoker, RevokerStats};
 use forget::Memories;
 pub(crate) use forget::{Forget, TASKS_MAX};
+pub use revoker::{RevocationClient, Revoked, Revoker, RevokerStats};
 
 use crate::audit::{Act, Author, Object};
 use crate::auth::Revocations;
@@ -167,6 +170,8 @@ pub struct Admin {
     /// The way to Google, where there is one.
     revoker: Option<Arc<Revoker>>,
     revoked: Arc<RevokerStats>,
+    /// The longest that a browser's session lasts.
+    browser_session_life: Duration,
     /// On whose word they are done.
     author: Author,
 }
@@ -184,6 +189,7 @@ impl Admin {
             memories: Arc::default(),
             revoker: None,
             revoked: Arc::default(),
+            browser_session_life: BROWSER_SESSION_LIFE_DEFAULT,
             author: Author::operator(),
         }
     }

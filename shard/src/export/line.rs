@@ -289,8 +289,17 @@ fn activity(activity: ActivityRecord) -> Json {
 }
 
 fn browser_session(session: BrowserSessionRecord) -> Json {
-    let BrowserSessionRecord { id, user: _, key, role: _, scopes, created_ms, expires_ms, ended_ms } =
-        session;
+    let BrowserSessionRecord {
+        id,
+        user: _,
+        key,
+        role: _,
+        scopes,
+        created_ms,
+        expires_ms,
+        ended_ms,
+        signer: _,
+    } = session;
     let scopes: Vec<_> = Scopes::from_bits(scopes).names().collect();
     json!({
         "id": id, "key": key.map(KeyId::from_bytes), "scopes": scopes, "at": timestamp_of(created_ms),

@@ -145,7 +145,22 @@ fn browser_session() -> BrowserSessionRecord {
         created_ms: 6,
         expires_ms: 7,
         ended_ms: 8,
+        signer: Some([9; 16]),
     }
+}
+
+#[test]
+fn a_browsers_session_of_schema_1_is_one_of_no_known_signer() {
+    let BrowserSessionRecord { id, user, key, role, scopes, created_ms, expires_ms, ended_ms, signer: _ } =
+        browser_session();
+    let old =
+        account::BrowserSessionRecordV1 { id, user, key, role, scopes, created_ms, expires_ms, ended_ms };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(1);
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x20df_12da_54e8_37ee);
+    let read = Loaded::<BrowserSessionRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, BrowserSessionRecord { signer: None, ..browser_session() });
 }
 
 fn activity() -> ActivityRecord {
@@ -691,7 +706,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
     ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
     ("activity", 1, 0x064e_b422_90a4_c9db),
-    ("browser session", 1, 0x20df_12da_54e8_37ee),
+    ("browser session", 2, 0x1a98_01cc_d578_114b),
     ("webhook", 1, 0x7c32_92b4_c325_aead),
     ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
     ("attempts", 1, 0x5508_865a_f24a_5245),
