@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::ConnectionReason;
+use sluice_protocols::hex;
 use sluice_protocols::ids::{KeyId, SessionId, UserId};
 use sluice_store::record::{
     ActingAccount, ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
@@ -72,17 +73,13 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         | Kind::Erasure
         | Kind::Quarantine => return None,
     };
-    let mut line = json!({"kind": kind.word(), "key": hex(key.as_bytes())});
+    let mut line = json!({"kind": kind.word(), "key": hex::encode(key.as_bytes())});
     match told {
         Ok(Json::Object(members)) => line.as_object_mut()?.extend(members),
         Ok(_) => {}
         Err(error) => line["unreadable"] = json!(error.to_string()),
     }
     Some(line)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read<R: Record>(value: Value, tell: impl FnOnce(R) -> Json) -> Result<Json, RecordError> {
@@ -248,7 +245,7 @@ fn workflow(workflow: WorkflowRecord) -> Json {
 
 fn document(document: &ContextDocumentRecord, began_ms: u64) -> Json {
     let mut told = json!({
-        "document": document.key, "generation": hex(document.generation.as_bytes()), "bytes": document.bytes,
+        "document": document.key, "generation": hex::encode(document.generation.as_bytes()), "bytes": document.bytes,
         "chunk_bytes": document.chunk_bytes, "media_type": document.media_type,
         "created": timestamp_of(document.created_ms), "at": timestamp_of(document.changed_ms),
         "expires": timestamp_of(document.expires_ms),
