@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluice_protocols::hex;
 use sluice_protocols::ids::ShardId;
 use sluice_shard::Admin;
 use sluice_store::{AuditEntry, AuditHead, audit};
@@ -99,21 +100,6 @@ pub(crate) struct ProofView {
     fault: Option<String>,
 }
 
-fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(hash)
-}
-
 impl EntryView {
     fn of(shard: ShardId, entry: AuditEntry) -> Self {
         let AuditEntry { sequence, hash, event } = entry;
@@ -129,18 +115,18 @@ impl EntryView {
             outcome: event.outcome,
             address: event.address,
             request: event.request,
-            hash: hex(&hash),
+            hash: hex::encode(&hash),
         }
     }
 }
 
 impl HeadView {
     fn of(shard: ShardId, head: AuditHead) -> Self {
-        Self { shard: shard.index(), sequence: head.sequence, hash: hex(&head.hash) }
+        Self { shard: shard.index(), sequence: head.sequence, hash: hex::encode(&head.hash) }
     }
 
     fn head(&self) -> anyhow::Result<AuditHead> {
-        let hash = unhex(&self.hash).with_context(|| format!("{:?} is no hash", self.hash))?;
+        let hash = hex::decode(&self.hash).with_context(|| format!("{:?} is no hash", self.hash))?;
         Ok(AuditHead { sequence: self.sequence, hash })
     }
 }
@@ -286,18 +272,4 @@ fn head(control: &Control) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hashes_survive_being_written() {
-        let hash = std::array::from_fn(|at| u8::try_from(at * 7 % 256).expect("a byte"));
-        assert_eq!(unhex(&hex(&hash)), Some(hash));
-        for text in ["", "00", &"x".repeat(64), &"+1".repeat(32)] {
-            assert_eq!(unhex(text), None, "{text}");
-        }
-    }
 }

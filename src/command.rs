@@ -10,7 +10,7 @@ use sluice_net::client::{ClientResponse, StreamedResponse};
 use sluice_protocols::api::{
     CommandRequest, DEADLINE_MS_MAX, DEADLINE_MS_MIN, Mode, Priority, TaskState, TaskView,
 };
-use sluice_protocols::ids::SessionId;
+use sluice_protocols::ids::{ConnectionId, SessionId};
 use sluice_protocols::problem::Problem;
 
 use crate::config::Config;
@@ -43,6 +43,9 @@ pub(crate) struct CommandArgs {
     /// Session to go on with; by default the newest
     #[arg(long)]
     session: Option<SessionId>,
+    /// Connected account that it is for; by default the user's default one
+    #[arg(long, value_name = "CONNECTION")]
+    account: Option<ConnectionId>,
     /// Succeed only when the task ends in this state; without it, unless it failed
     #[arg(long)]
     expect: Option<Expect>,
@@ -111,6 +114,7 @@ pub(crate) fn run(config: &Config, args: &CommandArgs) -> anyhow::Result<()> {
     request.priority = args.priority.map(PriorityArg::priority);
     request.deadline_ms = args.deadline;
     request.session = args.session;
+    request.account = args.account;
     let body = Bytes::from(serde_json::to_vec(&request)?);
     let (mode, is_json) = (args.mode, args.json);
     let task = args.target.call(config, TIMEOUT, async move |remote: &Remote| match mode {

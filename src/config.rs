@@ -582,6 +582,8 @@ section! {
         refetch_s: u64 = 10,
         /// How long a request waits for the key that its token names, in milliseconds, 0 to 10000.
         key_wait_ms: Milliseconds = Milliseconds(2_000),
+        /// The longest that the session of a browser lasts, in seconds, 300 to 2592000. Those that are begun keep their end.
+        browser_session_life_s: u64 = 43_200,
     }
 }
 

@@ -14,7 +14,7 @@ use sluice_protocols::ids::TaskId;
 use crate::command::PriorityArg;
 use crate::config::Config;
 use crate::remote::{Remote, Target, read, refusal};
-use crate::show;
+use crate::show::{self, ShowArgs};
 
 /// For all that one run does.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -41,17 +41,6 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     target: Target,
     /// Print one JSON document a line
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ShowArgs {
-    /// Its id
-    id: TaskId,
-    #[command(flatten)]
-    target: Target,
-    /// Print it as JSON
     #[arg(long)]
     json: bool,
 }

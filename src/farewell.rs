@@ -17,10 +17,11 @@ use axum::response::Response;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use sluice_protocols::ids::UserId;
-use sluice_shard::{Admin, ExportPage, ExportPlace};
+use sluice_shard::{Admin, ExportPage, ExportPlace, Revoked};
 
 use crate::admin::{Control, answer, find};
 use crate::config::Config;
+use crate::serve::with_revoker;
 
 /// How long an erasure is waited for: tables are rewritten. It is done to its end whoever waits.
 const ERASE_MAX: Duration = Duration::from_secs(60 * 60);
@@ -63,6 +64,10 @@ pub(crate) struct ErasureWanted {
 pub(crate) struct ErasedView {
     user: UserId,
     removed: BTreeMap<String, u64>,
+    #[serde(default)]
+    revoked: u32,
+    #[serde(default)]
+    unrevoked: u32,
 }
 
 // ---- what is done, wherever it is asked for ----
@@ -76,7 +81,8 @@ fn do_erase(admin: &Admin, wanted: &ErasureWanted) -> anyhow::Result<ErasedView>
     let user = find(admin, &wanted.name)?;
     let erased = admin.erase_user(&user.id, &wanted.name)?;
     let removed = erased.removed.iter().map(|(kind, count)| (kind.word().to_owned(), *count)).collect();
-    Ok(ErasedView { user: erased.user, removed })
+    let Revoked { done, failed } = erased.revoked;
+    Ok(ErasedView { user: erased.user, removed, revoked: done, unrevoked: failed })
 }
 
 pub(crate) async fn handle_export(State(admin): State<Admin>, Json(wanted): Json<PartWanted>) -> Response {
@@ -137,9 +143,22 @@ pub(crate) fn erase(config: &Config, args: &EraseArgs) -> anyhow::Result<()> {
     let wanted = ErasureWanted { name: args.name.clone() };
     let erased: ErasedView = match Control::open(config)? {
         Control::Running(socket) => socket.post_within(ERASE_MAX, "/users/erase", &wanted)?,
-        Control::Direct(admin) => do_erase(&admin, &wanted)?,
+        Control::Direct(admin) => {
+            let (admin, egress) = with_revoker(config, admin)?;
+            let erased = do_erase(&admin, &wanted);
+            if let Some(egress) = egress {
+                egress.shutdown(Duration::ZERO);
+            }
+            erased?
+        }
     };
     let removed: Vec<String> = erased.removed.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
     println!("{}\terased\t{}", erased.user, removed.join(" "));
+    if erased.unrevoked > 0 {
+        eprintln!(
+            "Google could not be told of {} of the user's accounts: they can take the permission back at myaccount.google.com",
+            erased.unrevoked
+        );
+    }
     Ok(())
 }

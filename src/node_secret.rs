@@ -8,7 +8,8 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use sluice_protocols::hex;
 
 const FILE: &str = "node.secret";
 const FILE_NEW: &str = "node.secret.new";
@@ -32,20 +33,13 @@ pub(crate) fn read_or_make(directory: &Path) -> anyhow::Result<[u8; SECRET_BYTES
 }
 
 fn parse(text: &str) -> anyhow::Result<[u8; SECRET_BYTES]> {
-    let mut secret = [0; SECRET_BYTES];
-    if text.len() != 2 * SECRET_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        bail!("it does not have {} hexadecimal digits", 2 * SECRET_BYTES);
-    }
-    for (byte, at) in secret.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16)?;
-    }
-    Ok(secret)
+    hex::decode(text).with_context(|| format!("it does not have {} hexadecimal digits", 2 * SECRET_BYTES))
 }
 
 fn make(directory: &Path) -> anyhow::Result<[u8; SECRET_BYTES]> {
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret)?;
-    let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex::encode(&secret);
     let new = directory.join(FILE_NEW);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     writeln!(file, "{digits}")?;

@@ -34,7 +34,8 @@ use sluice_shard::peer::PeerEnd;
 use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
 use sluice_shard::webhooks::WebhookConfig;
 use sluice_shard::{
-    Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, ShardConfig, metrics,
+    Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, RevocationClient,
+    Revoker, ShardConfig, metrics,
 };
 use sluice_store::{OpenError, Store, StoreConfig, Vault};
 use sluice_tuning::sandbox::Sandbox;
@@ -117,11 +118,6 @@ fn serve(
     let tcp_stats = Arc::new(TcpStats::default());
     let tcp_metrics = metrics::tcp(Arc::clone(&tcp_stats), entrance.clone());
     let identity = Identity::start(config, &egress.runtime())?;
-    let others = vec![tls.collector(), identity.collector(), tcp_metrics, metrics::vault(vault.clone())];
-    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), others);
-    let accounts = Admin::new(store.clone(), vault.clone());
-    // Before the cores take up tasks: some may be of a user who is being erased.
-    accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     let mut shard = shard_config(config, cores.get())?;
     shard.node_secret = secret;
     shard.run.connect = ConnectConfig {
@@ -132,6 +128,16 @@ fn serve(
         return_origins: config.google.return_origins.clone(),
         node_secret: Zeroizing::new(shard.node_secret),
     };
+    let accounts = Admin::new(store.clone(), vault.clone());
+    let accounts = accounts
+        .with_revoker(Revoker::new(egress.clone(), revocation_client(config)?))
+        .with_browser_session_life(Duration::from_secs(config.identity.browser_session_life_s));
+    let erasures = metrics::erasures(Arc::clone(accounts.revoker_stats()));
+    let others =
+        vec![tls.collector(), identity.collector(), tcp_metrics, metrics::vault(vault.clone()), erasures];
+    let metrics = Metrics::new(cores.get(), store.clone(), egress.clone(), others);
+    // Before the cores take up tasks: some may be of a user who is being erased.
+    accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     shard.providers = identity.providers;
     let shared = Arc::new(Shared {
         identity: server,
@@ -678,6 +684,31 @@ fn quota_config(config: &Config, cores: usize) -> QuotaConfig {
         },
         hedge: HedgeConfig { is_on: egress.hedge_reads, after_min: egress.hedge_after_min_ms.duration() },
         ..QuotaConfig::default()
+    }
+}
+
+/// As whom Google is told of what erased users had connected.
+fn revocation_client(config: &Config) -> anyhow::Result<RevocationClient> {
+    Ok(RevocationClient {
+        url: config.google.revocation_url(),
+        client_id: config.google.client_id.clone(),
+        client_secret: Zeroizing::new(config.google.resolve_client_secret()?.unwrap_or_default()),
+    })
+}
+
+/// Operations on accounts by a process that serves nobody, which gives back at Google what erased users had connected;
+/// and the pool by which it does so, to be shut down behind it. Where the client's secret cannot be read, it does without.
+pub(crate) fn with_revoker(config: &Config, admin: Admin) -> anyhow::Result<(Admin, Option<Egress>)> {
+    match revocation_client(config) {
+        Ok(client) if !client.client_id.is_empty() => {
+            let egress = Egress::start(egress_config(config, 1))?;
+            Ok((admin.with_revoker(Revoker::new(egress.clone(), client)), Some(egress)))
+        }
+        Ok(_) => Ok((admin, None)),
+        Err(error) => {
+            tracing::warn!(%error, "Google cannot be told of what the user had connected");
+            Ok((admin, None))
+        }
     }
 }
 

@@ -2,11 +2,27 @@
 
 use std::fmt::Write as _;
 
+use clap::Args;
 use serde_json::Value;
 use sluice_protocols::api::{
     CallView, DeadLetterView, StepState, StepView, TaskState, TaskSummary, TaskView,
 };
+use sluice_protocols::ids::TaskId;
 use sluice_protocols::plan::Decision;
+
+use crate::remote::Target;
+
+/// Which task or dead letter is shown, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Its id
+    pub(crate) id: TaskId,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Command, plan, calls, answer, and where the time went.
 pub(crate) fn task(task: &TaskView) -> String {

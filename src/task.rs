@@ -14,8 +14,8 @@ use sluice_store::record::{NameRecord, SESSION_TURNS_MAX, TaskRecord, TurnRecord
 use sluice_store::{Key, KeyRange, Kind, ReadOnlyStore};
 
 use crate::config::Config;
-use crate::remote::{Remote, Target, read};
-use crate::show;
+use crate::remote::{Remote, read};
+use crate::show::{self, ShowArgs};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -26,17 +26,6 @@ pub(crate) enum TaskCommand {
     Show(ShowArgs),
     /// Run one again from its record, without any upstream, and compare; reads the data directory, also beside a gateway
     Replay(ReplayArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ShowArgs {
-    /// Its id
-    id: TaskId,
-    #[command(flatten)]
-    target: Target,
-    /// Print it as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]

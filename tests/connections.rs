@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::asker::{Asker, text};
 use common::browser::{Browser, assert_page, google_answers, path_of};
 use common::receiver::{Receiver, TAKEN};
-use common::scene::{Caller, Scene};
+use common::scene::{Caller, Effects, Scene};
 use serde_json::{Value, json};
 
 const GMAIL_READ: &str = "https://www.googleapis.com/auth/gmail.readonly";
@@ -454,4 +454,126 @@ async fn several_accounts_stand_side_by_side_and_any_of_them_can_be_the_default_
         ada.connect(&json!({"services": ["mail"], "login_hint": format!("n{number}")}), "").await;
     }
     ada.asker.expect(409, "POST", "/connections/google", &json!({"services": ["mail"]})).await;
+}
+
+#[tokio::test]
+async fn a_task_whose_account_was_given_up_does_not_go_on_with_another() {
+    let scene = Scene::start(1, &[]);
+    let mut ada = Person::of(&scene, "ada").await;
+    ada.connect(&json!({"services": ["mail"], "login_hint": "ada"}), "").await;
+    let mail = "send an email to ben@x.example with subject Lunch and body See you at noon!";
+    // One has its draft, and Google asks for more patience than it has time for; another waits to be confirmed.
+    let limited = json!({"service": "gmail", "kind": "status", "status": 429, "path_contains": "/drafts/send",
+                         "count": 1, "retry_after_s": 600});
+    scene.sim.fault(limited).await;
+    let late = ada.asker.queue(&json!({"command": mail, "deadline_ms": 30_000})).await["id"].clone();
+    assert_eq!(ada.asker.ended(&late).await["error"]["type"], "/problems/upstream-limited");
+    let dead = format!("/dead-letters/{}", text(&late));
+    assert_eq!(ada.asker.get(&dead).await["task"]["id"], late);
+    let preview = json!({"command": mail, "mode": "preview"});
+    let unconfirmed = ada.asker.expect(200, "POST", "/command", &preview).await["id"].clone();
+    // The account is given up, and the next one is the default one from then on.
+    let first = ada.only().await["id"].clone();
+    ada.asker.expect(200, "DELETE", &format!("/connections/{}", text(&first)), &Value::Null).await;
+    ada.connect(&json!({"services": ["mail", "calendar"], "login_hint": "grace"}), "").await;
+    ada.asker.expect(202, "POST", &format!("{dead}/redrive"), &Value::Null).await;
+    ada.asker.expect(202, "POST", &format!("/tasks/{}/confirm", text(&unconfirmed)), &Value::Null).await;
+    for id in [&late, &unconfirmed] {
+        let ended = ada.asker.ended(id).await;
+        assert_eq!(ended["state"], "failed", "{ended:#}");
+        let error = &ended["error"];
+        assert_eq!((&error["type"], &error["retryable"]), (&json!("/problems/account-gone"), &json!(false)));
+        assert!(text(&error["detail"]).contains(text(&first)), "{error:#}");
+    }
+    for account in ["ada", "grace"] {
+        assert_eq!(scene.sim.effects(account).await.0, Effects::default(), "{account}");
+    }
+    // What is accepted from here on is for the new one.
+    let event = json!({"command": "create an event called Budget freeze on 2031-03-04"});
+    assert_eq!(ada.asker.expect(200, "POST", "/command", &event).await["state"], "done");
+    assert_eq!(scene.sim.effects("grace").await.0, Effects { inserts: 1, ..Effects::default() });
+}
+
+#[tokio::test]
+async fn a_command_names_the_account_it_is_for() {
+    let scene = Scene::start(2, &[]);
+    let mut ada = Person::of(&scene, "ada").await;
+    for account in ["ada", "grace", "kim"] {
+        ada.connect(&json!({"services": ["mail", "calendar"], "login_hint": account}), "").await;
+    }
+    let all = ada.connections().await;
+    let of = |account: &str| {
+        let address = format!("{account}@example.com");
+        all.iter().find(|one| one["account"] == address).expect("connected")["id"].clone()
+    };
+    let (default, grace, kim) = (of("ada"), of("grace"), of("kim"));
+    let inserts = async |account: &str| scene.sim.effects(account).await.0.inserts;
+    // The simulator takes what looks alike for done twice.
+    let event = |account: &Value, number: u32| json!({"command": format!("create an event called Review q{number}x tomorrow at ten"), "account": account});
+    let asker = &ada.asker;
+    // One command, a repeated one, a preview and a batch.
+    for (account, shown, number) in [(&grace, &grace, 1), (&Value::Null, &default, 2)] {
+        let task = asker.expect(200, "POST", "/command", &event(account, number)).await;
+        assert_eq!((&task["state"], &task["account"]), (&json!("done"), shown), "{task:#}");
+        assert_eq!(asker.task(&task["id"]).await["account"], *shown);
+    }
+    assert_eq!((inserts("ada").await, inserts("grace").await), (1, 1));
+    let key = [("idempotency-key", "k1")];
+    let once = asker.with("POST", "/command", &key, &event(&grace, 3)).await.value();
+    assert_eq!(asker.with("POST", "/command", &key, &event(&grace, 3)).await.value()["id"], once["id"]);
+    asker.with("POST", "/command", &key, &event(&kim, 3)).await.problem(422, "idempotency-mismatch");
+    assert_eq!(inserts("grace").await, 2);
+    let mut preview = event(&grace, 4);
+    preview["mode"] = json!("preview");
+    let shown = asker.expect(200, "POST", "/command", &preview).await;
+    assert_eq!(shown["account"], grace);
+    asker.expect(202, "POST", &format!("/tasks/{}/confirm", text(&shown["id"])), &Value::Null).await;
+    assert_eq!(asker.ended(&shown["id"]).await["state"], "done");
+    assert_eq!(inserts("grace").await, 3);
+    let unknown = json!("con_00000000000000000000000001");
+    let batch = json!({"commands": [event(&grace, 5), event(&unknown, 6), event(&Value::Null, 7)]});
+    let batch = asker.expect(207, "POST", "/commands", &batch).await;
+    let statuses: Vec<_> =
+        batch["items"].as_array().expect("items").iter().map(|item| &item["status"]).collect();
+    assert_eq!(statuses, [&json!(202), &json!(404), &json!(202)], "{batch:#}");
+    for index in [0, 2] {
+        assert_eq!(asker.ended(&batch["items"][index]["task"]["id"]).await["state"], "done");
+    }
+    assert_eq!((inserts("ada").await, inserts("grace").await), (2, 4));
+    // A run of a workflow.
+    let steps = json!([{"id": "book", "operation": "calendar.create", "with": {"title": "Talk", "start": "2031-03-04T10:00"}}]);
+    asker.expect(201, "PUT", "/workflows/talk", &json!({"steps": steps})).await;
+    let run = asker.expect(200, "POST", "/workflows/talk/runs", &json!({"account": grace})).await;
+    assert_eq!((&run["state"], &run["account"]), (&json!("done"), &grace), "{run:#}");
+    assert_eq!((inserts("ada").await, inserts("grace").await), (2, 5));
+    // What one account was asked is not answered to another from what is remembered, nor do handles mean it there.
+    let find = |account: &Value| json!({"command": "find mails from kim", "account": account});
+    for account in [&Value::Null, &grace, &Value::Null, &grace] {
+        let found = asker.expect(200, "POST", "/command", &find(account)).await;
+        let is_asked = found["steps"][0]["calls"].as_array().is_some_and(|calls| !calls.is_empty());
+        assert!(is_asked || account.is_null(), "{found:#}");
+    }
+    // What is not the user's, or not any more, is told as where mail and events are as they are.
+    let plain = async |account: &Value| {
+        asker.ask("GET", &format!("/calendar/calendars?account={}", text(account)), &Value::Null).await
+    };
+    let alike = |told: &Value, other: &Value| {
+        for member in ["type", "title", "status", "detail", "retryable"] {
+            assert_eq!(told[member], other[member], "{told:#} {other:#}");
+        }
+    };
+    let parse = |account: &Value| find(account);
+    let missing = plain(&unknown).await.problem(404, "not-found");
+    alike(&asker.ask("POST", "/command", &event(&unknown, 8)).await.problem(404, "not-found"), &missing);
+    alike(&batch["items"][1]["problem"], &missing);
+    let run = json!({"account": unknown});
+    alike(&asker.ask("POST", "/workflows/talk/runs", &run).await.problem(404, "not-found"), &missing);
+    alike(&asker.ask("POST", "/intents/parse", &parse(&unknown)).await.problem(404, "not-found"), &missing);
+    asker.expect(200, "DELETE", &format!("/connections/{}", text(&kim)), &Value::Null).await;
+    let gone = plain(&kim).await.problem(409, "not-connected");
+    alike(&asker.ask("POST", "/command", &event(&kim, 8)).await.problem(409, "not-connected"), &gone);
+    let bob = Person::of(&scene, "bob").await;
+    bob.asker.ask("POST", "/command", &event(&grace, 8)).await.problem(404, "not-found");
+    asker.ask("POST", "/command", &event(&json!("con_1"), 8)).await.problem(422, "invalid-field");
+    assert_eq!((inserts("kim").await, inserts("bob").await), (0, 0));
 }

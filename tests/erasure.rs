@@ -269,6 +269,11 @@ async fn a_user_is_exported_whole_and_erased_without_a_trace() {
     bob.expect(200, "POST", "/command", &json!({"command": "find the mail from Anna about the budget"}))
         .await;
 
+    // What was connected is given back before the tokens are destroyed.
+    assert_eq!((&erased["revoked"], &erased["unrevoked"]), (&json!(1), &json!(0)), "{erased:#}");
+    let given_back = scene.sim.asked("oauth.revoke").await;
+    assert_eq!(given_back, 1);
+
     // The proof, without a word of the user's.
     assert!(scene.gateway.admin(&["audit", "verify"]).contains("are as they were written"));
     let log = scene.gateway.admin(&["audit", "export"]);

@@ -195,9 +195,39 @@ async fn a_key_that_the_provider_takes_back_signs_nothing_any_more() {
     let (issuer, caller) = (&scene.issuer, Caller::of(&scene.gateway).await);
     let old = issuer.good("ada").await;
     assert_eq!(me(&caller, &old).await.0, 200);
-    issuer.rotate(&["rsa-2"]).await;
-    // Anything that asks for newer keys will do; it may have to wait until it is allowed to.
+    // A browser's session that the key's token began, seen on both cores; one that an API key began is beside it.
+    let callers = scene.callers().await;
+    let begun_with = async |credential: &str| {
+        let bearer = format!("Bearer {credential}");
+        let fields = [("authorization", &*bearer), ("content-type", "application/json")];
+        let begun = caller.send("POST", "/api/v1/browser-sessions", &fields, "{}").await;
+        assert_eq!(begun.status.as_u16(), 201, "{:?}", begun.body);
+        begun.field("set-cookie").expect("a cookie").split(';').next().expect("its first part").to_owned()
+    };
+    let signed_in = async |caller: &Caller, cookie: &str| {
+        caller.send("GET", "/api/v1/users/me", &[("cookie", cookie)], "").await.status.as_u16()
+    };
+    let (by_token, by_key) =
+        (begun_with(&old).await, begun_with(&scene.gateway.admin(&["key", "add", "ada"])).await);
+    for caller in &callers {
+        assert_eq!((signed_in(caller, &by_token).await, signed_in(caller, &by_key).await), (200, 200));
+    }
+    // The same key beside a new one, whatever they are called by then, takes nothing back.
+    issuer.rotate(&["rsa-2", "rsa-1"]).await;
     let new = issuer.token("ada", json!({}), json!({"key": "rsa-2"})).await;
+    for _ in 0..100 {
+        if me(&caller, &new).await.0 == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let by_new = begun_with(&new).await;
+    for caller in &callers {
+        assert_eq!((signed_in(caller, &by_token).await, signed_in(caller, &by_new).await), (200, 200));
+    }
+    issuer.rotate(&["rsa-3"]).await;
+    // Anything that asks for newer keys will do; it may have to wait until it is allowed to.
+    let new = issuer.token("ada", json!({}), json!({"key": "rsa-3"})).await;
     for _ in 0..100 {
         if me(&caller, &new).await.0 == 200 {
             break;
@@ -206,6 +236,10 @@ async fn a_key_that_the_provider_takes_back_signs_nothing_any_more() {
     }
     assert_eq!(me(&caller, &new).await.0, 200);
     assert_eq!(me(&caller, &old).await.0, 401);
+    for caller in &callers {
+        assert_eq!((signed_in(caller, &by_token).await, signed_in(caller, &by_new).await), (401, 401));
+        assert_eq!(signed_in(caller, &by_key).await, 200);
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ids::{SessionId, TaskId};
+use crate::ids::{ConnectionId, SessionId, TaskId};
 use crate::intent::IntentSource;
 use crate::plan::{Handle, Item, Plan, Service, StepId};
 use crate::problem::{Problem, ProblemKind};
@@ -23,7 +23,7 @@ mod queue;
 mod webhook;
 
 pub use account::{
-    BROWSER_SESSION_LIFE_MAX, BROWSER_SESSIONS_PER_USER_MAX, BrowserSessionListView, BrowserSessionView,
+    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, BrowserSessionListView, BrowserSessionView,
     CurrentSessionView, ErasedView, Erasure, ISSUER_CHARS_MAX, Identity, KEY_NAME_CHARS_MAX,
     KEYS_PER_USER_MAX, KeyEdit, KeyListView, KeyView, NewBrowserSession, NewKey, NewUser, SUBJECT_CHARS_MAX,
     USER_NAME_CHARS_MAX, UserEdit, UserListView, UserView, browser_session_path, key_path, user_path,
@@ -95,6 +95,9 @@ pub struct CommandRequest {
     /// How urgent it is; when not given, as its user prefers, else `normal`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// The connected account that it is for; when not given, the user's default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<ConnectionId>,
 }
 
 impl CommandRequest {
@@ -108,6 +111,7 @@ impl CommandRequest {
             time_zone: None,
             deadline_ms: None,
             priority: None,
+            account: None,
         }
     }
 
@@ -162,6 +166,7 @@ impl Fields {
             time_zone: self.time_zone(),
             deadline_ms: self.deadline_ms(),
             priority: self.priority(),
+            account: self.account(),
         };
         let unknown: Vec<String> = self.fields.keys().map(|name| pointer(name)).collect();
         for pointer in unknown {
@@ -228,6 +233,15 @@ impl Fields {
         let id = session.as_str().and_then(|text| text.parse().ok());
         if id.is_none() {
             self.wrong("session", "must be the id of a session: `ses_` and 26 characters");
+        }
+        id
+    }
+
+    fn account(&mut self) -> Option<ConnectionId> {
+        let account = self.take("account")?;
+        let id = account.as_str().and_then(|text| text.parse().ok());
+        if id.is_none() {
+            self.wrong("account", "must be the id of one of your connections: `con_` and 26 characters");
         }
         id
     }
@@ -527,6 +541,9 @@ pub struct TaskView {
     pub mode: Mode,
     /// The conversation it belongs to.
     pub session: SessionId,
+    /// The connected account that it is carried out with, once that is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<ConnectionId>,
     /// What the user asked, word for word.
     pub command: String,
     /// Who worked out what it means, once known.
@@ -728,7 +745,7 @@ mod tests {
         let session = SessionId::from_bytes([3; 16]);
         let body = json!({
             "command": "x", "mode": "async", "session": session, "time_zone": "America/Argentina/Buenos_Aires",
-            "deadline_ms": 100, "priority": "batch",
+            "deadline_ms": 100, "priority": "batch", "account": ConnectionId::from_bytes([4; 16]),
         });
         let request = parse(body.clone()).expect("valid");
         assert_eq!(
@@ -753,10 +770,18 @@ mod tests {
     fn every_wrong_field_is_named_at_once() {
         let body = json!({
             "command": " \n", "mode": "later", "session": "ses_1", "time_zone": "../etc/passwd",
-            "deadline_ms": 99, "priority": "low", "a/b~c": 1,
+            "deadline_ms": 99, "priority": "low", "account": "con_1", "a/b~c": 1,
         });
-        let expected =
-            ["/a~1b~0c", "/command", "/deadline_ms", "/mode", "/priority", "/session", "/time_zone"];
+        let expected = [
+            "/a~1b~0c",
+            "/account",
+            "/command",
+            "/deadline_ms",
+            "/mode",
+            "/priority",
+            "/session",
+            "/time_zone",
+        ];
         assert_eq!(pointers(body), expected);
     }
 
@@ -820,6 +845,7 @@ mod tests {
             state: TaskState::Failed,
             mode: Mode::Async,
             session: SessionId::from_bytes([2; 16]),
+            account: Some(ConnectionId::from_bytes([3; 16])),
             command: "read it".to_owned(),
             intent: Some(IntentView { source: IntentSource::Local, confidence: 0.97 }),
             plan: Some(Plan::decline("no")),

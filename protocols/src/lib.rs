@@ -6,6 +6,7 @@ pub mod access;
 pub mod api;
 pub mod google;
 pub mod h3;
+pub mod hex;
 pub mod http;
 pub mod ids;
 pub mod intent;

@@ -95,7 +95,10 @@ fn limited(path: &str, operation: &mut Value) {
     }
     // What an item has beside its operations has no answers.
     let Some(responses) = operation.get_mut("responses") else { return };
-    responses["429"] = json!({"$ref": "#/components/responses/RateLimited"});
+    // A page tells it as a page.
+    if responses["429"].is_null() {
+        responses["429"] = json!({"$ref": "#/components/responses/RateLimited"});
+    }
 }
 
 fn method(method: Method) -> &'static str {
@@ -174,7 +177,7 @@ fn own_paths() -> Map<String, Value> {
             "requestBody": body("application/json", &json!({"$ref": "#/components/schemas/Command"})),
             "responses": responses(
                 &[(200, "The plan", Some("IntentPlan"))],
-                &[400, 401, 403, 404, 408, 413, 415, 422, 425, 431, 500, 502, 503, 504],
+                &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504],
             ),
         }},
         "/api/v1/tasks/{id}": {"get": {
@@ -618,6 +621,7 @@ fn schemas() -> Value {
                 "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
                 "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
+                "account": {"anyOf": [{"$ref": "#/components/schemas/ConnectionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
                 "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
             },
@@ -642,6 +646,7 @@ fn schemas() -> Value {
                 "state": {"type": "string"},
                 "mode": {"type": "string"},
                 "session": {"$ref": "#/components/schemas/SessionId"},
+                "account": {"$ref": "#/components/schemas/ConnectionId"},
                 "command": text,
                 "intent": {"anyOf": [{"$ref": "#/components/schemas/Intent"}, {"type": "null"}]},
                 "plan": {"anyOf": [{"$ref": "#/components/schemas/Plan"}, {"type": "null"}]},
@@ -713,6 +718,7 @@ fn schemas() -> Value {
                 "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
                 "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
+                "account": {"anyOf": [{"$ref": "#/components/schemas/ConnectionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
                 "deadline_ms": {"type": ["integer", "null"], "minimum": DEADLINE_MS_MIN, "maximum": DEADLINE_MS_MAX},
             },

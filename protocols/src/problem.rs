@@ -90,6 +90,8 @@ kinds! {
     NotConnected = "not-connected", 409, false, "No Google account is connected";
     /// Google no longer accepts the connection; the user must connect again.
     NeedsReauth = "needs-reauth", 409, false, "The Google account must be connected again";
+    /// The Google account that a command was accepted for is not this user's any more.
+    AccountGone = "account-gone", 409, false, "The Google account of the command was given up";
     /// The thing is in a state in which this cannot be done.
     Conflict = "conflict", 409, false, "This cannot be done now";
     /// What is stored is not what `If-Match` names, or is what `If-None-Match` names.

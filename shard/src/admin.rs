@@ -13,12 +13,16 @@ mod accounts;
 pub(crate) mod browser;
 mod erasure;
 mod forget;
+mod revoker;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::api::{BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit};
-use sluice_protocols::ids::{ApiKey, ShardId, UserId};
+use sluice_protocols::api::{
+    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit,
+};
+use sluice_protocols::ids::{ApiKey, ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
 use sluice_store::key::KeyError;
 use sluice_store::record::{
@@ -33,6 +37,7 @@ pub use accounts::{KeyLimit, KeySpec};
 pub use erasure::Erased;
 use forget::Memories;
 pub(crate) use forget::{Forget, TASKS_MAX};
+pub use revoker::{RevocationClient, Revoked, Revoker, RevokerStats};
 
 use crate::audit::{Act, Author, Object};
 use crate::auth::Revocations;
@@ -162,6 +167,11 @@ pub struct Admin {
     /// One erasure at a time: each rewrites tables.
     erasing: Arc<Mutex<()>>,
     memories: Arc<Memories>,
+    /// The way to Google, where there is one.
+    revoker: Option<Arc<Revoker>>,
+    revoked: Arc<RevokerStats>,
+    /// The longest that a browser's session lasts.
+    browser_session_life: Duration,
     /// On whose word they are done.
     author: Author,
 }
@@ -177,6 +187,9 @@ impl Admin {
             revocations: Arc::default(),
             erasing: Arc::default(),
             memories: Arc::default(),
+            revoker: None,
+            revoked: Arc::default(),
+            browser_session_life: BROWSER_SESSION_LIFE_DEFAULT,
             author: Author::operator(),
         }
     }
@@ -391,10 +404,15 @@ impl Admin {
         let place = Place::refresh_token(user, Provider::Google);
         let token = self.vault.seal_blocking(&place, refresh_token)?;
         let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
-        // Whether it works is seen when it is used; until then it is remembered that the one before did not.
         let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
         if let Ok(Some(before)) = before {
             let before = before.to_record();
+            // Tasks keep to an account by its id: the same account keeps its own, and another does not take it over.
+            record.id = match before.email.eq_ignore_ascii_case(email) {
+                true => before.id,
+                false => ConnectionId::from_bytes(random()?),
+            };
+            // Whether it works is seen when it is used; until then it is remembered that the one before did not.
             if before.state == ConnectionState::NeedsReauth {
                 record.reason = before.reason;
             }
@@ -616,6 +634,24 @@ mod tests {
         admin.set_disabled(&anna, false).unwrap();
         admin.create_user("anna", "anna@example.com", "UTC").unwrap_err();
         assert_eq!(sluice_store::audit::verify(&admin.store, shard, &[]).unwrap().head.sequence, 5);
+    }
+
+    #[test]
+    fn an_account_keeps_its_id_and_another_does_not_take_it_over() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        let connected = |email: &str| {
+            admin.connect_google(&anna, "token", email, "").unwrap();
+            let key = Key::connection(&anna, Provider::Google.number());
+            let loaded = admin.store.load_blocking::<ConnectionRecord>(admin.shard_of(&anna), &key);
+            loaded.unwrap().unwrap().to_record().id
+        };
+        let first = connected("anna@example.com");
+        assert_eq!(connected("Anna@Example.com"), first);
+        let second = connected("anna@example.org");
+        assert_ne!(second, first);
+        assert_eq!(connected("anna@example.org"), second);
+        assert_ne!(connected("anna@example.com"), first, "it was another's meanwhile");
     }
 
     #[test]

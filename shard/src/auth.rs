@@ -35,6 +35,7 @@ use crate::limit::{Allowance, Who};
 
 pub(crate) use browser::{Browsers, CookieText};
 pub(crate) use keys::{KeyMeans, Keys, key_id, parse, secret_hash, shown_prefix};
+pub(crate) use providers::Signer;
 pub use revoked::Revocations;
 pub(crate) use revoked::Stamp;
 pub(crate) use tokens::{TokenFault, Tokens, Welcomed, fingerprint};
@@ -82,8 +83,8 @@ pub(crate) struct Passed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Credential {
     Key(KeyId),
-    /// A token of this identity, by the beginning of its hash.
-    Token(KeyId),
+    /// A token of this identity, by the beginning of its hash, that this key of its provider signed.
+    Token(KeyId, Signer),
     /// The cookie of this session of a browser.
     Browser(BrowserSessionId),
 }
@@ -92,7 +93,7 @@ impl Principal {
     /// The same, as the limits on requests know it.
     pub(crate) fn who(&self) -> Who<'_> {
         let key = match self.credential {
-            Credential::Key(key) | Credential::Token(key) => key,
+            Credential::Key(key) | Credential::Token(key, _) => key,
             Credential::Browser(session) => {
                 let [first @ .., _, _, _, _, _, _, _, _] = session.as_bytes();
                 KeyId::from_bytes(*first)

@@ -42,7 +42,10 @@ pub mod upstream;
 pub mod watch;
 pub mod webhooks;
 
-pub use admin::{Admin, AdminError, Erased, KeyLimit, KeySpec, SEEDED_AT_ONCE_MAX, Seed};
+pub use admin::{
+    Admin, AdminError, Erased, KeyLimit, KeySpec, RevocationClient, Revoked, Revoker, RevokerStats,
+    SEEDED_AT_ONCE_MAX, Seed,
+};
 pub use auth::Revocations;
 pub use auth::providers as identity;
 pub use cancel::Cancel;

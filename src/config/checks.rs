@@ -142,6 +142,7 @@ impl Checks<'_> {
             ("identity.refresh_s", self.config.identity.refresh_s, 10, 86_400),
             ("identity.refetch_s", self.config.identity.refetch_s, 1, 3_600),
             ("identity.key_wait_ms", self.config.identity.key_wait_ms.0, 0, 10_000),
+            ("identity.browser_session_life_s", self.config.identity.browser_session_life_s, 300, 2_592_000),
             ("intent.pattern_ttl_s", intent.pattern_ttl_s, 0, 604_800),
             ("intent.pattern_cache_bytes_per_core", intent.pattern_cache_bytes_per_core, 0, 1_073_741_824),
         ] {

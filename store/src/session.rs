@@ -33,7 +33,7 @@ impl Session {
         let mut turns: Vec<_> = turns.into_iter().map(Rc::new).collect();
         if !record.get().turns.is_empty() {
             for turn in record.to_record().turns {
-                turns.push(Rc::new(Loaded::of(&turn)?));
+                turns.push(Rc::new(Loaded::of(&TurnRecord::from(turn))?));
             }
         }
         turns.retain(|turn| remembered.contains(&turn.get().number.to_native()));

@@ -210,7 +210,7 @@ impl SessionCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Loaded, SessionRecord, TurnRecord};
+    use crate::record::{Loaded, SessionRecord, TurnRecordV1};
     use proptest::prelude::*;
     use sluice_protocols::ids::UserId;
     use std::collections::HashMap as Model;
@@ -219,7 +219,7 @@ mod tests {
         session_with(id, next_turn, expires_ms, Vec::new())
     }
 
-    fn session_with(id: u8, next_turn: u32, expires_ms: u64, turns: Vec<TurnRecord>) -> Session {
+    fn session_with(id: u8, next_turn: u32, expires_ms: u64, turns: Vec<TurnRecordV1>) -> Session {
         let (id, user) = (SessionId::from_bytes([id; 16]), UserId::from_bytes([1; 16]));
         let handles = [0; 3];
         let record = SessionRecord { id, user, created_ms: 0, expires_ms, next_turn, handles, turns };
@@ -280,7 +280,7 @@ mod tests {
         let limits = SessionCacheLimits { bytes_max: small.bytes() + ENTRY_OVERHEAD_BYTES, entries_max: 9 };
         let mut cache = SessionCache::new(limits);
         cache.insert(small, 0);
-        let large = TurnRecord {
+        let large = TurnRecordV1 {
             number: 1,
             task: sluice_protocols::ids::TaskId::new(0, [0; 10]),
             command: "x".repeat(4_096),

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::{aead, hkdf, rand};
 use rustls::crypto::tls13::{Hkdf, HkdfExpander};
 use rustls::server::ProducesTickets;
+use sluice_protocols::hex;
 
 use super::hmac_sha256::HKDF_SHA256;
 use super::{TlsError, setup};
@@ -197,7 +198,7 @@ fn parse(file: &Path, text: &str) -> Result<Vec<[u8; SECRET_BYTES]>, TlsError> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let secret = hex(line).ok_or_else(|| refuse(format!("line {} is no secret", index + 1)))?;
+        let secret = hex::decode(line).ok_or_else(|| refuse(format!("line {} is no secret", index + 1)))?;
         secrets.push(secret);
     }
     match secrets.len() {
@@ -205,13 +206,6 @@ fn parse(file: &Path, text: &str) -> Result<Vec<[u8; SECRET_BYTES]>, TlsError> {
         1..=SECRETS_MAX => Ok(secrets),
         count => Err(refuse(format!("{count} secrets are in it, at most {SECRETS_MAX} are taken"))),
     }
-}
-
-fn hex(line: &str) -> Option<[u8; SECRET_BYTES]> {
-    let digits = line.bytes().map(|byte| char::from(byte).to_digit(16)).collect::<Option<Vec<_>>>()?;
-    let bytes: Vec<u8> =
-        digits.chunks_exact(2).filter_map(|pair| u8::try_from(pair[0] << 4 | pair[1]).ok()).collect();
-    if line.len() == 2 * SECRET_BYTES { bytes.try_into().ok() } else { None }
 }
 
 #[cfg(test)]

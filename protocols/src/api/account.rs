@@ -24,8 +24,8 @@ pub const ISSUER_CHARS_MAX: usize = 512;
 /// The most characters of a subject.
 pub const SUBJECT_CHARS_MAX: usize = 255;
 
-/// The longest that a browser's session may last: a working day and more.
-pub const BROWSER_SESSION_LIFE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+/// The longest that a browser's session may last, unless the operator says otherwise: a working day and more.
+pub const BROWSER_SESSION_LIFE_DEFAULT: Duration = Duration::from_secs(12 * 60 * 60);
 /// The sessions of browsers that are kept of a user, those that are over included. One more takes the place of the oldest, unless
 /// that is younger than an hour: so it is also how often a user may sign in within an hour.
 pub const BROWSER_SESSIONS_PER_USER_MAX: usize = 16;
@@ -64,7 +64,7 @@ pub struct NewKey {
 pub struct NewBrowserSession {
     /// What it may be used for; without it, what the credential that begins it may.
     pub scopes: Option<Scopes>,
-    /// When it ends; without it, after [`BROWSER_SESSION_LIFE_MAX`], or with that credential.
+    /// When it ends; without it, as late as the operator lets it ([`BROWSER_SESSION_LIFE_DEFAULT`]), or with that credential.
     pub expires: Option<Timestamp>,
 }
 
@@ -230,6 +230,10 @@ pub struct ErasedView {
     pub begun: Timestamp,
     /// How many records of which kinds.
     pub removed: BTreeMap<String, u64>,
+    /// Connected accounts that Google took back before.
+    pub revoked: u32,
+    /// Connected accounts of which Google could not be told.
+    pub unrevoked: u32,
 }
 
 /// Takes members out of an object, noting what is wrong with each.

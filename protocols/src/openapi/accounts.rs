@@ -176,10 +176,11 @@ pub(super) fn schemas() -> Map<String, Value> {
         },
         "Erased": {
             "type": "object",
-            "required": ["user", "begun", "removed"],
+            "required": ["user", "begun", "removed", "revoked", "unrevoked"],
             "properties": {
                 "user": schema("UserId"), "begun": time,
                 "removed": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+                "revoked": {"type": "integer", "minimum": 0}, "unrevoked": {"type": "integer", "minimum": 0},
             },
         },
         "Key": {

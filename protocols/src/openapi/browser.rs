@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::connections::pages;
 use super::{body, responses};
 use crate::access::Scope;
 
@@ -66,6 +67,37 @@ pub(super) fn paths() -> Map<String, Value> {
                 "tags": ["account"],
                 "summary": "End a session of a browser, at once",
                 "responses": responses(&[(204, "It is over", None)], ENDED),
+            },
+        },
+        "/sign-in": {
+            "get": {
+                "operationId": "sign_in.page",
+                "tags": ["account"],
+                "summary": "The page by which people begin a session of their browser",
+                "security": [],
+                "responses": pages(&[(200, "The page")]),
+            },
+            "post": {
+                "operationId": "sign_in",
+                "tags": ["account"],
+                "summary": "What the form of that page does; the credential is in it",
+                "security": [],
+                "requestBody": body("application/x-www-form-urlencoded", &json!({
+                    "type": "object",
+                    "required": ["key"],
+                    "properties": {
+                        "key": {"type": "string", "minLength": 1, "description": "An API key, or a token of an identity provider"},
+                        "changes": {"type": "string", "description": "Given, the session may also change things"},
+                    },
+                })),
+                "responses": with_cookie(pages(&[
+                    (303, "To the description of the API, with the session's cookie"),
+                    (401, "The credential is wrong"),
+                    (403, "It does not allow this, or the form came from another site"),
+                    (415, "It is no form"),
+                    (422, "No credential is in it"),
+                    (429, "Too often, or too many wrong ones"),
+                ]), "303"),
             },
         },
     });

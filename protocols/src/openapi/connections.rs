@@ -15,7 +15,7 @@ fn schema(name: &str) -> Value {
 }
 
 /// The answers of a page: what is told to people is told as a page.
-fn pages(statuses: &[(u16, &str)]) -> Value {
+pub(super) fn pages(statuses: &[(u16, &str)]) -> Value {
     let mut all = responses(&[], PAGE_PROBLEMS);
     for (status, description) in statuses {
         let page =

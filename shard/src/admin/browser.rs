@@ -9,13 +9,14 @@
 use std::time::Duration;
 
 use sluice_protocols::access::{Role, Scopes};
-use sluice_protocols::api::{BROWSER_SESSION_LIFE_MAX, BROWSER_SESSIONS_PER_USER_MAX};
+use sluice_protocols::api::BROWSER_SESSIONS_PER_USER_MAX;
 use sluice_protocols::ids::{BrowserSessionId, KeyId, UserId};
 use sluice_store::record::BrowserSessionRecord;
 use sluice_store::{Key, KeyRange, Kind};
 
 use super::{Admin, AdminError, now_ms, put, random};
 use crate::audit::{Act, Object};
+use crate::auth::Signer;
 
 /// How old the oldest record must be to give its place away.
 const PLACE_LIFE: Duration = Duration::from_secs(60 * 60);
@@ -25,6 +26,8 @@ const PLACE_LIFE: Duration = Duration::from_secs(60 * 60);
 pub(crate) struct SignIn {
     /// The API key that asks; `None` where that is a token.
     pub(crate) key: Option<KeyId>,
+    /// The provider's key that signed the token that asks.
+    pub(crate) signer: Option<Signer>,
     /// The role and scopes of the credential that asks.
     pub(crate) role: Role,
     pub(crate) scopes_max: Scopes,
@@ -37,6 +40,12 @@ pub(crate) struct SignIn {
 }
 
 impl Admin {
+    /// The same operations, with sessions of browsers that last as long as this at most.
+    #[must_use]
+    pub fn with_browser_session_life(self, browser_session_life: Duration) -> Self {
+        Self { browser_session_life, ..self }
+    }
+
     /// Begins a session.
     ///
     /// # Errors
@@ -49,7 +58,7 @@ impl Admin {
         let _guard = self.lock();
         self.require(user)?;
         let at_ms = now_ms();
-        let life_ms = u64::try_from(BROWSER_SESSION_LIFE_MAX.as_millis()).unwrap_or(u64::MAX);
+        let life_ms = u64::try_from(self.browser_session_life.as_millis()).unwrap_or(u64::MAX);
         let latest_ms = at_ms.saturating_add(life_ms).min(wanted.ends_ms.unwrap_or(u64::MAX));
         let expires_ms = wanted.expires_ms.unwrap_or(latest_ms);
         if expires_ms <= at_ms {
@@ -63,6 +72,7 @@ impl Admin {
             id: BrowserSessionId::from_bytes(random()?),
             user: *user,
             key: wanted.key.map(|key| *key.as_bytes()),
+            signer: wanted.signer.map(Signer::to_bytes),
             role: wanted.role.number(),
             scopes: scopes.bits(),
             created_ms: at_ms,

@@ -3,6 +3,7 @@
 //! ```text
 //! mark      one write: the mark (Kind::Erasure), the user disabled, `user.erase begun` in the audit log
 //! fence     nothing of the user is written from here on; every core forgets them, their tasks end
+//! accounts  given back at Google, as far as it can be told within a bounded time
 //! data key  deleted: what was sealed for them is noise, wherever copies of it are
 //! names     and identities, which are free then
 //! records   kind by kind, the user's own record last
@@ -26,7 +27,7 @@ use sluice_store::key::Belonging;
 use sluice_store::record::{ErasureRecord, IdentityRecord, NameRecord, UserRecord, decode};
 use sluice_store::{Batch, Key, KeyRange, Kind, ReadError, Value};
 
-use super::{Admin, AdminError, now_ms, put};
+use super::{Admin, AdminError, Revoked, now_ms, put};
 use crate::audit::{Act, Author, Object, Outcome};
 use crate::export::{self, ExportPage, ExportPlace, Extent};
 
@@ -44,12 +45,15 @@ pub struct Erased {
     pub begun_ms: u64,
     /// How many records of which kinds.
     pub removed: Vec<(Kind, u64)>,
+    /// What Google took back before.
+    pub revoked: Revoked,
 }
 
 /// Up to where an erasure goes: tests break off behind each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Mark,
+    GiveBack,
     DataKey,
     Names,
     /// All kinds up to the one of this byte.
@@ -163,7 +167,7 @@ impl Admin {
         let user = erasure.user;
         let shard = self.shard_of(&user);
         if last == Step::Mark {
-            return Ok(Erased { user, begun_ms: erasure.begun_ms, removed: counts(&erasure) });
+            return Ok(erased(&erasure));
         }
         self.revocations.revoke(&user);
         self.store.fence(&user)?;
@@ -173,6 +177,12 @@ impl Admin {
         }
         // Behind whatever still got in before the fence: what follows finds all there is.
         self.store.write_blocking(vec![self.marked(&erasure)?])?;
+        if goes_on(Step::GiveBack) && erasure.revoked.is_none() {
+            let Revoked { done, failed } = self.give_back(&user)?;
+            erasure.revoked = Some((done, failed));
+            // Before the tokens are gone: who resumes this could not tell any more.
+            self.store.write_blocking(vec![self.marked(&erasure)?])?;
+        }
         if goes_on(Step::DataKey) {
             let hold = self.vault.hold_blocking(&Key::data_key(&user))?;
             self.remove(&mut erasure, KeyRange::of_user(Kind::DataKey, &user))?;
@@ -195,11 +205,11 @@ impl Admin {
         if goes_on(Step::Files) {
             self.store.purge_all_blocking(&self.ranges(&erasure))?;
         }
-        let erased = Erased { user, begun_ms: erasure.begun_ms, removed: counts(&erasure) };
+        let erased = erased(&erasure);
         if goes_on(Step::Proof) {
             let mut batch = Batch::new(shard);
             batch.delete(&Key::erasure(&user));
-            for part in proof(&erased.removed) {
+            for part in proof(&erased) {
                 self.author.tell(&mut batch, Act::UserErase, Object::Erased(&user, &part), now_ms());
             }
             self.store.write_blocking(vec![batch])?;
@@ -326,7 +336,7 @@ impl Admin {
 }
 
 fn unbegun(user: &UserId) -> ErasureRecord {
-    ErasureRecord { user: *user, begun_ms: now_ms(), removed: Vec::new(), homes: Vec::new() }
+    ErasureRecord { user: *user, begun_ms: now_ms(), removed: Vec::new(), homes: Vec::new(), revoked: None }
 }
 
 fn count(erasure: &mut ErasureRecord, kind: Kind) {
@@ -334,6 +344,12 @@ fn count(erasure: &mut ErasureRecord, kind: Kind) {
         Some((_, count)) => *count += 1,
         None => erasure.removed.push((kind.byte(), 1)),
     }
+}
+
+fn erased(erasure: &ErasureRecord) -> Erased {
+    let (done, failed) = erasure.revoked.unwrap_or_default();
+    let removed = counts(erasure);
+    Erased { user: erasure.user, begun_ms: erasure.begun_ms, removed, revoked: Revoked { done, failed } }
 }
 
 fn counts(erasure: &ErasureRecord) -> Vec<(Kind, u64)> {
@@ -347,10 +363,13 @@ fn counts(erasure: &ErasureRecord) -> Vec<(Kind, u64)> {
 }
 
 /// The counts in words, in as many parts as an entry of the audit log needs them in; at least one.
-fn proof(removed: &[(Kind, u64)]) -> Vec<String> {
+fn proof(erased: &Erased) -> Vec<String> {
     let mut parts = vec![String::new()];
-    for (kind, count) in removed {
-        let word = format!("{}={count}", kind.word());
+    let Revoked { done, failed } = erased.revoked;
+    let accounts = [("revoked", u64::from(done)), ("unrevoked", u64::from(failed))];
+    let removed = erased.removed.iter().map(|(kind, count)| (kind.word(), *count));
+    for (what, count) in removed.chain(accounts.into_iter().filter(|(_, count)| *count > 0)) {
+        let word = format!("{what}={count}");
         let part = parts.last_mut().expect("it begins with one");
         if part.is_empty() {
             *part = word;

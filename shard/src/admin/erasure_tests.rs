@@ -1,7 +1,13 @@
 //! Erasures that break off behind every step, and what is left of a user.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use sluice_net::egress::{Egress, EgressConfig, PerUpstream, UpstreamConfig};
 use sluice_protocols::access::Role;
 use sluice_protocols::api::{Identity, NewUser};
 use sluice_protocols::ids::{SessionId, ShardCount, TaskId};
@@ -9,6 +15,9 @@ use sluice_store::record::{HistoryRecord, LimitRecord, PreferencesRecord, Workfl
 use sluice_store::vault::Keyring;
 use sluice_store::{Store, StoreConfig, Vault, audit};
 
+use zeroize::Zeroizing;
+
+use super::super::{RevocationClient, Revoker};
 use super::*;
 
 /// In every text of the user's.
@@ -126,7 +135,7 @@ fn is_in_files(directory: &Path, text: &str) -> Vec<String> {
 
 #[test]
 fn an_erasure_that_breaks_off_behind_any_step_is_done_to_its_end_by_the_next_start() {
-    let steps = [Step::Mark, Step::DataKey, Step::Names]
+    let steps = [Step::Mark, Step::GiveBack, Step::DataKey, Step::Names]
         .into_iter()
         .chain([Kind::User, Kind::Session, Kind::History, Kind::Limit].map(|kind| Step::Records(kind.byte())))
         .chain([Step::User, Step::Files, Step::Proof]);
@@ -156,7 +165,7 @@ fn an_erasure_that_breaks_off_behind_any_step_is_done_to_its_end_by_the_next_sta
         assert_eq!((&**asker, &**begun, &**prover, &**done), ("operator", "begun", last, "done"));
         // Each record was counted once, whichever process removed it.
         let counted = "user=1 key=1 connection=1 session=1 history=600 name=2 workflow=1 workflow-version=1 \
-             preferences=1 data-key=1 identity=1 limit=1 quarantine=1";
+             preferences=1 data-key=1 identity=1 limit=1 quarantine=1 unrevoked=1";
         assert_eq!(*proof, format!("{anna} {counted}"), "{step:?}");
         for shard in admin.store.shard_count().shards() {
             assert_eq!(audit::verify(&admin.store, shard, &[]).unwrap().fault, None);
@@ -190,6 +199,103 @@ fn nothing_of_a_user_is_written_or_found_in_any_file_after_their_erasure() {
     assert!(beside.iter().all(|path| path.contains("MANIFEST")), "{beside:?}");
     drop(open(directory.path()));
     assert_eq!(is_in_files(directory.path(), MARK), [""; 0]);
+}
+
+/// An endpoint that answers each request with this status, or with nothing, and tells the bodies of those that came.
+fn endpoint(status: Option<u16>) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut text = String::new();
+            let mut piece = [0; 4_096];
+            while !text.contains("client_secret=") {
+                match stream.read(&mut piece) {
+                    Ok(count) if count > 0 => text += &String::from_utf8_lossy(&piece[..count]),
+                    _ => break,
+                }
+            }
+            let _ = tell.send(text.rsplit("\r\n").next().unwrap_or_default().to_owned());
+            if let Some(status) = status {
+                let _ =
+                    write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            } else {
+                // It is left without an answer.
+                open.push(stream);
+            }
+        }
+    });
+    (url, told)
+}
+
+/// Operations that tell this endpoint.
+fn telling(admin: Admin, url: &str) -> (Admin, Egress) {
+    let upstream = || UpstreamConfig::new(url);
+    let config = EgressConfig::new(PerUpstream {
+        openai: upstream(),
+        oauth: UpstreamConfig::new(format!("{url}/token")),
+        gmail: upstream(),
+        calendar: upstream(),
+        drive: upstream(),
+    });
+    let egress = Egress::start(config).unwrap();
+    let client = RevocationClient {
+        url: format!("{url}/revoke"),
+        client_id: "client".to_owned(),
+        client_secret: Zeroizing::new("secret".to_owned()),
+    };
+    (admin.with_revoker(Revoker::new(egress.clone(), client)), egress)
+}
+
+#[test]
+fn what_a_user_connected_is_given_back_before_it_cannot_be_any_more() {
+    let (url, asked) = endpoint(Some(200));
+    let directory = tempfile::tempdir().unwrap();
+    let (admin, egress) = telling(open(directory.path()), &url);
+    let anna = plant(&admin, "anna");
+    let user = admin.user(&anna).unwrap().unwrap();
+    let erased = admin.erase_user(&anna, &user.name).unwrap();
+    assert_eq!(erased.revoked, Revoked { done: 1, failed: 0 });
+    let form = asked.try_recv().unwrap();
+    assert!(form.starts_with(&format!("token=refresh-{MARK}&")), "{form}");
+    assert!(asked.try_recv().is_err(), "once");
+    let told = told(&admin, &anna);
+    assert!(told[1].2.ends_with(" revoked=1"), "{told:?}");
+    let stats = admin.revoker_stats();
+    assert_eq!((stats.revoked.load(Relaxed), stats.unrevoked.load(Relaxed)), (1, 0));
+    egress.shutdown(Duration::ZERO);
+}
+
+#[test]
+fn an_erasure_goes_on_when_google_fails_or_says_nothing() {
+    for status in [Some(503), None] {
+        let (url, asked) = endpoint(status);
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, egress) = telling(open(directory.path()), &url);
+        let anna = plant(&admin, "anna");
+        let erased = admin.erase_user(&anna, "anna").unwrap();
+        assert_eq!(erased.revoked, Revoked { done: 0, failed: 1 }, "{status:?}");
+        assert!(asked.try_recv().is_ok(), "it was tried");
+        assert_eq!(left(&admin, &anna, "anna"), 0);
+        assert!(told(&admin, &anna)[1].2.ends_with(" unrevoked=1"));
+        assert_eq!(admin.revoker_stats().unrevoked.load(Relaxed), 1);
+        egress.shutdown(Duration::ZERO);
+    }
+}
+
+#[test]
+fn an_erasure_that_broke_off_behind_its_giving_back_does_not_tell_google_again() {
+    let (url, asked) = endpoint(Some(200));
+    let directory = tempfile::tempdir().unwrap();
+    let (admin, egress) = telling(open(directory.path()), &url);
+    let anna = plant(&admin, "anna");
+    admin.erase_up_to(&anna, "anna", Step::GiveBack).unwrap();
+    assert_eq!(admin.resume_erasures().unwrap(), 1);
+    assert_eq!(asked.try_iter().count(), 1);
+    assert!(told(&admin, &anna)[1].2.ends_with(" revoked=1"));
+    egress.shutdown(Duration::ZERO);
 }
 
 #[test]

@@ -169,7 +169,7 @@ mod tests {
             record = with_use(record, Credential::Key(key(number)), 10 + number);
         }
         record = with_use(record, Credential::Key(key(1)), 1_000);
-        record = with_use(record, Credential::Token(key(1)), 900);
+        record = with_use(record, Credential::Token(key(1), crate::auth::Signer::from_bytes([0; 16])), 900);
         assert_eq!((record.active_ms, record.keys.len()), (1_000, KEYS_MAX));
         assert_eq!(record.keys[0], KeyUse { key: key(1), used_ms: 1_000 });
         assert!(record.keys.iter().all(|known| known.key != key(0)));

@@ -66,6 +66,11 @@ impl<const N: usize> Beliefs<N> {
         }
     }
 
+    /// Believes nothing any more.
+    pub(super) fn clear(&self) {
+        self.entries.borrow_mut().retain(|_| false);
+    }
+
     /// Drops what is believed of a user who is erased.
     pub(super) fn forget(&self, user: &UserId) {
         self.entries.borrow_mut().retain(|entry| entry.principal.user != *user);

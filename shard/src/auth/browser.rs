@@ -8,12 +8,14 @@
 //!
 //! Invariants:
 //! - a session allows no more than the credential it was made with does at the time of the request, and ends with it: with the key,
-//!   once that is revoked or over, and with its user, once that is disabled or signed out ([`super::revoked`]);
+//!   once that is revoked or over, with the key of a provider that signed its token, once that is withdrawn, and with its user, once that is disabled or signed out ([`super::revoked`]);
 //! - a request that may change something counts only when a page of this gateway made it, and one that reads never when
 //!   another site's page did ([`is_from_here`]);
 //! - what is signed here is signed by a key of its own.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
@@ -26,6 +28,7 @@ use sluice_store::Key;
 use sluice_store::record::{BrowserSessionRecord, KeyRecord, UserRecord};
 
 use super::beliefs::Beliefs;
+use super::providers::{Providers, Signer};
 use super::{Credential, Denied, KeyMeans, Principal, Revocations};
 use crate::config::ShardConfig;
 
@@ -105,6 +108,9 @@ pub(crate) fn unset_cookie() -> String {
 pub(crate) struct Browsers {
     key: hmac::Key,
     believed: Beliefs<COOKIE_CHARS>,
+    providers: Arc<Providers>,
+    /// The keys of providers that what is believed was looked up with ([`Providers::version`]).
+    keys_version: Cell<u64>,
 }
 
 impl Browsers {
@@ -114,6 +120,8 @@ impl Browsers {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, own.as_ref()),
             believed: Beliefs::new(config.keys_cached_max, config.key_life),
+            providers: Arc::clone(&config.providers),
+            keys_version: Cell::new(config.providers.version()),
         }
     }
 
@@ -159,6 +167,11 @@ impl Browsers {
         revocations: &Revocations,
         now: Instant,
     ) -> Option<Rc<Principal>> {
+        // Keys change now and then; which sessions that concerns is looked up, all of them being few.
+        let version = self.providers.version();
+        if self.keys_version.replace(version) != version {
+            self.believed.clear();
+        }
         self.believed.find(text, revocations, now)
     }
 
@@ -181,16 +194,20 @@ impl Browsers {
         shard: ShardId,
         now: Instant,
     ) -> Result<Rc<Principal>, Denied> {
-        let unix_ms = means.clock.unix_ms();
-        let principal = Rc::new(look_up(means, opened, shard, unix_ms).await?);
+        let (unix_ms, version) = (means.clock.unix_ms(), self.providers.version());
+        let principal = Rc::new(look_up(means, &self.providers, opened, shard, unix_ms).await?);
         let left = principal.expires_ms.map_or(0, |end| end.saturating_sub(unix_ms));
-        self.believed.keep(text, &principal, Duration::from_millis(left), means.revocations, now);
+        // What changed while it was looked up may not be in it.
+        if version == self.providers.version() {
+            self.believed.keep(text, &principal, Duration::from_millis(left), means.revocations, now);
+        }
         Ok(principal)
     }
 }
 
 async fn look_up(
     means: KeyMeans<'_>,
+    providers: &Providers,
     opened: &Opened,
     shard: ShardId,
     unix_ms: u64,
@@ -228,8 +245,16 @@ async fn look_up(
                 expires_ms = expires_ms.min(end);
             }
         }
-        // A token's role may be the provider's word; here it counts no further than the user's own.
-        None => role = role.min(Role::from_number(session.role)),
+        None => {
+            match session.signer.map(|signer| providers.has_signer(Signer::from_bytes(signer))) {
+                Some(Some(false)) => return Err(Denied::SessionOver),
+                Some(None) => return Err(Denied::NoKeysYet),
+                // One that an older version began does not say.
+                Some(Some(true)) | None => {}
+            }
+            // A token's role may be the provider's word; here it counts no further than the user's own.
+            role = role.min(Role::from_number(session.role));
+        }
     }
     if expires_ms <= unix_ms {
         return Err(Denied::SessionOver);

@@ -108,22 +108,48 @@ pub(crate) struct KeySet {
     keys: Vec<SigningKey>,
 }
 
+/// Which key of which provider it is, whatever it is called there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Signer([u8; 16]);
+
+impl Signer {
+    /// As it was stored.
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// To be stored.
+    pub(crate) const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    fn of(issuer: &str, parameters: &AlgorithmParameters) -> Option<Self> {
+        let mut hash = Sha256::new();
+        // An issuer is a URL of the configuration, far below 2^32 bytes.
+        hash.update(u32::try_from(issuer.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hash.update(issuer);
+        hash.update(serde_json::to_vec(parameters).ok()?);
+        hash.finalize().first_chunk().copied().map(Self)
+    }
+}
+
 #[derive(Debug)]
-struct SigningKey {
+pub(crate) struct SigningKey {
     name: Option<String>,
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    pub(crate) key: DecodingKey,
+    pub(crate) signer: Signer,
 }
 
 impl KeySet {
     /// The key for a token's header: by its name, or without one the only key that fits.
-    pub(crate) fn find(&self, name: Option<&str>, algorithm: Algorithm) -> Option<&DecodingKey> {
+    pub(crate) fn find(&self, name: Option<&str>, algorithm: Algorithm) -> Option<&SigningKey> {
         let mut fitting = self.keys.iter().filter(|key| {
             key.algorithms.contains(&algorithm) && (name.is_none() || key.name.as_deref() == name)
         });
         let first = fitting.next()?;
         // Without a name a second one leaves it open which was meant.
-        (name.is_some() || fitting.next().is_none()).then_some(&first.key)
+        (name.is_some() || fitting.next().is_none()).then_some(first)
     }
 }
 
@@ -133,7 +159,10 @@ struct KeySetDocument {
 }
 
 /// The key of a set's member; `None` for keys of other uses and kinds, which a set may hold as well.
-fn signing_key(member: &Value, allowed: &[Algorithm]) -> Option<SigningKey> {
+fn signing_key(
+    member: &Value,
+    ProviderConfig { issuer, algorithms: allowed, .. }: &ProviderConfig,
+) -> Option<SigningKey> {
     let jwk: Jwk = serde_json::from_value(member.clone()).ok()?;
     if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
         return None;
@@ -165,7 +194,8 @@ fn signing_key(member: &Value, allowed: &[Algorithm]) -> Option<SigningKey> {
     };
     let algorithms: Vec<_> = of_type.iter().filter(fits).copied().collect();
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    (!algorithms.is_empty()).then_some(SigningKey { name: jwk.common.key_id, algorithms, key })
+    let signer = Signer::of(issuer, &jwk.algorithm)?;
+    (!algorithms.is_empty()).then_some(SigningKey { name: jwk.common.key_id, algorithms, key, signer })
 }
 
 /// When newer keys were asked for, and how many sets had come by then.
@@ -220,9 +250,8 @@ impl Provider {
     /// [`KeySetError`]; the one before stays.
     pub fn install(&self, bytes: &[u8]) -> Result<usize, KeySetError> {
         let document: KeySetDocument = serde_json::from_slice(bytes)?;
-        let allowed = &self.config.algorithms;
-        let keys: Vec<_> =
-            document.keys.iter().filter_map(|key| signing_key(key, allowed)).take(KEYS_MAX).collect();
+        let keys = document.keys.iter().filter_map(|key| signing_key(key, &self.config));
+        let keys: Vec<_> = keys.take(KEYS_MAX).collect();
         if keys.is_empty() {
             return Err(KeySetError::Unusable(document.keys.len()));
         }
@@ -321,6 +350,21 @@ impl Providers {
 
     pub(crate) fn of_issuer(&self, issuer: &str) -> Option<(usize, &Arc<Provider>)> {
         self.0.iter().enumerate().find(|(_, provider)| provider.config.issuer == issuer)
+    }
+
+    /// A number that is another one once any provider's keys have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.0.iter().map(|provider| provider.version()).sum()
+    }
+
+    /// Whether a key is one that a provider signs with now; `None` while that cannot be told, for the keys of one are not
+    /// known yet.
+    pub(crate) fn has_signer(&self, signer: Signer) -> Option<bool> {
+        let sets = || self.0.iter().map(|provider| Arc::clone(&provider.keys.borrow()));
+        if sets().any(|set| set.keys.iter().any(|key| key.signer == signer)) {
+            return Some(true);
+        }
+        sets().all(|set| set.version > 0).then_some(false)
     }
 
     pub(crate) fn get(&self, index: usize) -> &Arc<Provider> {

@@ -274,6 +274,34 @@ fn key_sets_give_what_can_be_used_and_nothing_else() {
 }
 
 #[test]
+fn a_signer_is_known_by_its_key_and_its_provider_and_not_by_its_name() {
+    let install = |provider: &Provider, keys: Value| {
+        provider.install(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
+        let set = provider.keys().borrow().clone();
+        set.find(None, algorithm("ES256").unwrap()).map(|key| key.signer)
+    };
+    let (jwk, other) = (Signer::ec().jwk(), Signer::ec().jwk());
+    let mut renamed = jwk.clone();
+    renamed["kid"] = json!("another");
+    renamed["use"] = json!("sig");
+    let signer = install(&provider(), json!([jwk])).expect("a key");
+    assert_eq!(install(&provider(), json!([renamed])), Some(signer));
+    assert_ne!(install(&provider(), json!([other])), Some(signer));
+    let elsewhere = ProviderConfig { issuer: "https://id.example.org".to_owned(), ..provider().config };
+    let elsewhere = Arc::new(Provider::new(elsewhere));
+    assert_ne!(install(&elsewhere, json!([jwk])), Some(signer));
+    // Whether it is withdrawn is known when all keys are.
+    let here = Arc::new(provider());
+    let providers = Providers::new(vec![elsewhere, Arc::clone(&here)]);
+    assert_eq!((providers.has_signer(signer), providers.version()), (None, 1));
+    install(&here, json!([renamed, Signer::Ed(Ed25519KeyPair::generate().unwrap()).jwk()]));
+    assert_eq!((providers.has_signer(signer), providers.version()), (Some(true), 2));
+    install(&here, json!([other]));
+    assert_eq!((providers.has_signer(signer), providers.version()), (Some(false), 3));
+    assert_eq!(Providers::default().has_signer(signer), Some(false));
+}
+
+#[test]
 fn roles_are_found_wherever_the_provider_puts_them() {
     let claims = json!({
         "groups": "staff ops",

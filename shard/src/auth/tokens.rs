@@ -32,7 +32,7 @@ use sluice_store::record::{IdentityRecord, UserRecord};
 use sluice_store::{Key, ReadError};
 
 use super::clerk::Clerk;
-use super::providers::{Provider, Providers, UserLink, claim};
+use super::providers::{Provider, Providers, Signer, UserLink, claim};
 use super::revoked::Revocations;
 use super::{Credential, Denied, Passed, Principal, same};
 use crate::admin::Newcomer;
@@ -98,6 +98,8 @@ pub(crate) fn identity_hash(issuer: &str, subject: &str) -> [u8; 32] {
 pub(super) struct Proven {
     provider: usize,
     keys_version: u64,
+    /// The key that its signature was checked by.
+    signer: Signer,
     identity: [u8; 32],
     /// Nothing where the provider gives no roles.
     role: Option<Role>,
@@ -279,7 +281,7 @@ impl Tokens {
         check_header(provider, &header)?;
         // Before the signature, for it costs least: an old token is refused without waiting for a key.
         check_times(provider, &said, unix_ms)?;
-        let (key, keys_version) = self.key_for(provider, &header).await?;
+        let (key, signer, keys_version) = self.key_for(provider, &header).await?;
         // The library wants all that is allowed to fit the key: it is the header's algorithm, which was found allowed.
         let demands = provider.demands_with(header.alg);
         let TokenData { claims, .. } = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &demands)
@@ -300,6 +302,7 @@ impl Tokens {
         let proven = Proven {
             provider: index,
             keys_version,
+            signer,
             identity: identity_hash(&provider.config.issuer, subject),
             role: provider.role_of(&claims),
             issued_ms,
@@ -310,16 +313,20 @@ impl Tokens {
 
     /// The key that a header names. When it is unknown newer ones are asked for, at most now and then, and awaited with a
     /// bound.
-    async fn key_for(&self, provider: &Provider, header: &Header) -> Result<(DecodingKey, u64), Denied> {
+    async fn key_for(
+        &self,
+        provider: &Provider,
+        header: &Header,
+    ) -> Result<(DecodingKey, Signer, u64), Denied> {
         let mut keys = provider.keys();
         let find = |keys: &mut tokio::sync::watch::Receiver<_>| {
             let keys: tokio::sync::watch::Ref<'_, Arc<super::providers::KeySet>> = keys.borrow_and_update();
-            let key = keys.find(header.kid.as_deref(), header.alg).cloned();
+            let key = keys.find(header.kid.as_deref(), header.alg).map(|key| (key.key.clone(), key.signer));
             (key, keys.version)
         };
         let (found, version) = find(&mut keys);
-        if let Some(key) = found {
-            return Ok((key, version));
+        if let Some((key, signer)) = found {
+            return Ok((key, signer, version));
         }
         let unknown = |version| if version == 0 { Denied::NoKeysYet } else { TokenFault::Key.into() };
         let now = sluice_core::now();
@@ -330,7 +337,7 @@ impl Tokens {
         match sluice_core::timeout_at(now + provider.config.key_wait, keys.changed()).await {
             Ok(Ok(())) => {
                 let (found, version) = find(&mut keys);
-                found.map(|key| (key, version)).ok_or_else(|| unknown(version))
+                found.map(|(key, signer)| (key, signer, version)).ok_or_else(|| unknown(version))
             }
             Ok(Err(_)) | Err(_) => Err(unknown(version)),
         }
@@ -489,7 +496,7 @@ async fn principal_of(
     let time_zone = record.time_zone.as_str().into();
     let mut id = [0; 8];
     id.copy_from_slice(&proven.identity[..8]);
-    let credential = Credential::Token(KeyId::from_bytes(id));
+    let credential = Credential::Token(KeyId::from_bytes(id), proven.signer);
     Ok(Passed {
         user,
         shard,

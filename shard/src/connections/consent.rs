@@ -1,5 +1,8 @@
 //! A consent, from our page to the stored connection. What is told is told as a page, to a person.
 
+#[cfg(test)]
+mod life;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;

@@ -35,7 +35,7 @@ use sluice_protocols::api::{
 use sluice_protocols::google::consent::allowed_by;
 use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{ConnectionRecord, ConnectionState};
+use sluice_store::record::{ActingAccount, ConnectionRecord, ConnectionState};
 use sluice_store::{KeyRange, Kind};
 
 pub use config::ConnectConfig;
@@ -49,7 +49,7 @@ use crate::holds::Holds;
 use crate::metrics::CoreMetrics;
 use crate::mint::Mint;
 use crate::routes::{not_found, read_problem};
-use crate::upstream::Account;
+use crate::upstream::{Account, given_up};
 
 /// How long a consent may take, from our page to Google's redirect.
 const CONSENT_LIFE_MS: u64 = 10 * 60 * 1_000;
@@ -164,6 +164,17 @@ impl Connections {
     /// `not-found`, or the storage's.
     pub(crate) async fn slot_of(&self, who: &Principal, id: ConnectionId) -> Result<u8, Problem> {
         Ok(self.find(who.shard, &who.user, id).await?.account.slot)
+    }
+
+    /// An account of a user, for a command to be for.
+    ///
+    /// # Errors
+    /// `not-found`, `not-connected` when it was given up, or the storage's.
+    pub(crate) async fn usable(&self, who: &Principal, id: ConnectionId) -> Result<ActingAccount, Problem> {
+        match self.find(who.shard, &who.user, id).await?.record.state {
+            ConnectionState::Active | ConnectionState::NeedsReauth => Ok(ActingAccount::Connected(id)),
+            ConnectionState::Revoking | ConnectionState::Revoked => Err(given_up()),
+        }
     }
 
     async fn find(&self, shard: ShardId, user: &UserId, id: ConnectionId) -> Result<Placed, Problem> {

@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::ConnectionReason;
+use sluice_protocols::hex;
 use sluice_protocols::ids::{KeyId, SessionId, UserId};
 use sluice_store::record::{
-    ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
+    ActingAccount, ActivityRecord, AttemptsRecord, BrowserSessionRecord, ConnectionRecord, ConnectionState,
     ContextDocumentRecord, ContextSnapshotRecord, DeliveryRecord, HistoryRecord, IdempotencyRecord,
     IdentityRecord, ItemRecord, KeyRecord, LimitRecord, LimitStateRecord, PreferencesRecord, Provider,
     Record, RecordError, RevocationRecord, SessionRecord, TaskRecord, TurnRecord, UserRecord, WebhookRecord,
@@ -72,17 +73,13 @@ pub(super) fn of(key: &Key, value: Value, user: &UserId, began_ms: u64) -> Optio
         | Kind::Erasure
         | Kind::Quarantine => return None,
     };
-    let mut line = json!({"kind": kind.word(), "key": hex(key.as_bytes())});
+    let mut line = json!({"kind": kind.word(), "key": hex::encode(key.as_bytes())});
     match told {
         Ok(Json::Object(members)) => line.as_object_mut()?.extend(members),
         Ok(_) => {}
         Err(error) => line["unreadable"] = json!(error.to_string()),
     }
     Some(line)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read<R: Record>(value: Value, tell: impl FnOnce(R) -> Json) -> Result<Json, RecordError> {
@@ -166,7 +163,7 @@ fn connection(connection: ConnectionRecord) -> Json {
 
 fn session(session: SessionRecord) -> Json {
     let SessionRecord { id, user: _, created_ms, expires_ms, next_turn, handles: _, turns } = session;
-    let turns: Vec<_> = turns.iter().map(turn_of).collect();
+    let turns: Vec<_> = turns.into_iter().map(|turn| turn_of(&turn.into())).collect();
     json!({
         "id": id, "at": timestamp_of(created_ms), "expires": maybe_at(expires_ms), "next_turn": next_turn,
         "turns": turns,
@@ -174,11 +171,16 @@ fn session(session: SessionRecord) -> Json {
 }
 
 fn turn_of(turn: &TurnRecord) -> Json {
-    let TurnRecord { number, task, command, answer, state, at_ms, items } = turn;
+    let TurnRecord { number, task, command, answer, state, at_ms, items, account } = turn;
     let items: Vec<_> = items.iter().map(item).collect();
+    let account = match account {
+        Some(ActingAccount::Connected(id)) => json!(id),
+        Some(ActingAccount::Delegated(_)) | None => Json::Null,
+    };
     json!({
         "number": number, "task": task, "command": command, "answer": answer,
         "state": codes::task_state(*state).name(), "at": timestamp_of(*at_ms), "items": items,
+        "account": account,
     })
 }
 
@@ -243,7 +245,7 @@ fn workflow(workflow: WorkflowRecord) -> Json {
 
 fn document(document: &ContextDocumentRecord, began_ms: u64) -> Json {
     let mut told = json!({
-        "document": document.key, "generation": hex(document.generation.as_bytes()), "bytes": document.bytes,
+        "document": document.key, "generation": hex::encode(document.generation.as_bytes()), "bytes": document.bytes,
         "chunk_bytes": document.chunk_bytes, "media_type": document.media_type,
         "created": timestamp_of(document.created_ms), "at": timestamp_of(document.changed_ms),
         "expires": timestamp_of(document.expires_ms),
@@ -284,8 +286,17 @@ fn activity(activity: ActivityRecord) -> Json {
 }
 
 fn browser_session(session: BrowserSessionRecord) -> Json {
-    let BrowserSessionRecord { id, user: _, key, role: _, scopes, created_ms, expires_ms, ended_ms } =
-        session;
+    let BrowserSessionRecord {
+        id,
+        user: _,
+        key,
+        role: _,
+        scopes,
+        created_ms,
+        expires_ms,
+        ended_ms,
+        signer: _,
+    } = session;
     let scopes: Vec<_> = Scopes::from_bits(scopes).names().collect();
     json!({
         "id": id, "key": key.map(KeyId::from_bytes), "scopes": scopes, "at": timestamp_of(created_ms),

@@ -237,7 +237,7 @@ fn chunk(codec: &mut Codec, key: &Key, value: Value) -> Option<Json> {
         Ok(chunk) => codec.open(&generation, index, chunk.get()).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let generation = line::hex(generation.as_bytes());
+    let generation = sluice_protocols::hex::encode(generation.as_bytes());
     Some(match content {
         Ok(content) => json!({
             "kind": "chunk", "generation": generation, "index": index, "content": STANDARD.encode(&content),

@@ -4,6 +4,7 @@
 //! of them from whatever thread asks. Names and labels are few and fixed.
 
 mod cells;
+mod erasures;
 mod page;
 mod tcp;
 mod vault;
@@ -21,6 +22,7 @@ use sluice_net::ingress::IngressStats;
 use sluice_store::Store;
 
 pub use cells::{CoreMetrics, EndState, RouteLabel};
+pub use erasures::erasures;
 pub use tcp::tcp;
 pub use vault::vault;
 

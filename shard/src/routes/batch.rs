@@ -12,7 +12,7 @@ use sluice_protocols::ids::SessionId;
 use sluice_protocols::problem::Problem;
 use sluice_store::record::TaskRecord;
 
-use super::command::{Refusal, check_zone, preferred, refused, task_record};
+use super::command::{Refusal, account_for, check_zone, preferred, refused, task_record};
 use super::exchange::Exchange;
 use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
@@ -112,5 +112,6 @@ async fn made(core: &Rc<Core>, who: &Principal, command: CommandRequest) -> Resu
         core.sessions.resolve(who, command.session).await.map_err(|error| read_problem(&error))?;
     let session = session.ok_or_else(|| not_found("session"))?;
     let preferred = preferred(core, who).await?;
-    Ok(task_record(core, who, command, session, &preferred))
+    let account = account_for(core, who, command.account).await?;
+    Ok(task_record(core, who, command, session, &preferred, account))
 }

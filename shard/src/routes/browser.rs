@@ -233,9 +233,9 @@ async fn begin(
     author: Author,
     wanted: NewBrowserSession,
 ) -> Result<(BrowserSessionRecord, String), Problem> {
-    let key = match who.credential {
-        Credential::Key(key) => Some(key),
-        Credential::Token(_) => None,
+    let (key, signer) = match who.credential {
+        Credential::Key(key) => (Some(key), None),
+        Credential::Token(_, signer) => (None, Some(signer)),
         // It would never end.
         Credential::Browser(_) => {
             let detail = "a session is begun with an API key or a token, not with another session";
@@ -244,6 +244,7 @@ async fn begin(
     };
     let sign_in = SignIn {
         key,
+        signer,
         role: who.role,
         scopes_max: who.scopes,
         ends_ms: who.expires_ms,
@@ -266,7 +267,7 @@ async fn end(core: &Core, user: UserId, author: Author, id: BrowserSessionId) ->
 fn current(who: &Principal) -> Result<BrowserSessionId, Problem> {
     match who.credential {
         Credential::Browser(session) => Ok(session),
-        Credential::Key(_) | Credential::Token(_) => {
+        Credential::Key(_) | Credential::Token(..) => {
             Err(Problem::new(ProblemKind::NotFound, "the request was made in no session of a browser"))
         }
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use sluice_net::Request;
 use sluice_protocols::api::{AcceptedView, CommandRequest, Mode, TaskState, Timing, task_path};
 use sluice_protocols::http::{RequestHead, Response};
-use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::ids::{ConnectionId, SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::CommitError;
-use sluice_store::record::{IdempotencyRecord, TaskRecord};
+use sluice_store::record::{ActingAccount, IdempotencyRecord, TaskRecord};
 
 use super::exchange::{Context, Exchange, server_timing, task_timing};
 use super::keyed::{self, Held, Keyed};
@@ -22,6 +22,7 @@ use crate::service::Core;
 use crate::signal::Signal;
 use crate::tasks::finished::{Finished, view_json};
 use crate::tasks::{Found, NotAccepted, Outcome};
+use crate::upstream::bound;
 
 /// How long a caller is kept waiting beyond the last moment the task itself may use.
 pub(crate) const REPLY_GRACE: Duration = Duration::from_secs(5);
@@ -108,7 +109,8 @@ async fn carry(
     let session = core.sessions.resolve(who, request.session).await;
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let preferred = preferred(core, who).await?;
-    let (mode, record) = (request.mode, task_record(core, who, request, session, &preferred));
+    let account = account_for(core, who, request.account).await?;
+    let (mode, record) = (request.mode, task_record(core, who, request, session, &preferred, account));
     start(core, context, who, held, mode, record).await
 }
 
@@ -203,12 +205,28 @@ pub(crate) async fn preferred(core: &Core, who: &Principal) -> Result<Rc<Used>, 
     core.env.preferences.used(who.shard, who.user).await.map_err(|error| read_problem(&error))
 }
 
+/// The account that a command is for, from then on: the one it names, or the default one; `None` where none is connected.
+///
+/// # Errors
+/// As of the plain surface for an account that is not the user's or was given up, and the storage's.
+pub(crate) async fn account_for(
+    core: &Core,
+    who: &Principal,
+    named: Option<ConnectionId>,
+) -> Result<Option<ActingAccount>, Problem> {
+    match named {
+        Some(id) => core.connections.usable(who, id).await.map(Some),
+        None => bound::default_of(&core.env, who.shard, who.user).await,
+    }
+}
+
 pub(crate) fn task_record(
     core: &Core,
     who: &Principal,
     request: CommandRequest,
     session: SessionId,
     preferred: &Used,
+    account: Option<ActingAccount>,
 ) -> TaskRecord {
     let created_ms = core.clock.unix_ms();
     let longest_ms = u64::try_from(core.config.command_timeout.as_millis()).unwrap_or(u64::MAX);
@@ -239,6 +257,7 @@ pub(crate) fn task_record(
         google_us: 0,
         total_us: 0,
         events: Vec::new(),
+        account,
     };
     marks::note(&mut record);
     record

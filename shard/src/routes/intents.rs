@@ -7,7 +7,7 @@ use sluice_protocols::http::Response;
 use sluice_protocols::plan::Decision;
 use sluice_protocols::problem::{Problem, ProblemKind};
 
-use super::command::{check_zone, preferred, zone_of};
+use super::command::{account_for, check_zone, preferred, zone_of};
 use super::{not_found, read_problem};
 use crate::auth::Principal;
 use crate::run::plan_only;
@@ -25,7 +25,8 @@ pub(crate) async fn parse(core: &Core, who: &Principal, body: &[u8]) -> Result<R
     let lane = LaneId { user: who.user, session };
     let remembered = core.sessions.for_task(who.shard, lane, core.clock.unix_ms()).await;
     let remembered = remembered.map_err(|error| read_problem(&error))?;
-    let recent = remembered.as_ref().map(Recent::of).unwrap_or_default();
+    let account = account_for(core, who, request.account).await?;
+    let recent = remembered.as_ref().map(Recent::of).unwrap_or_default().of_account(account);
     let preferred = preferred(core, who).await?;
     let time_zone = request.time_zone.as_deref().unwrap_or_else(|| zone_of(who, &preferred));
     let allowed = request.deadline_ms.map_or(core.config.command_timeout, |ms| {

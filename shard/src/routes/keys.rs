@@ -40,7 +40,7 @@ fn limit_of(who: &Principal) -> KeyLimit {
     let expires_ms = match who.credential {
         Credential::Key(_) | Credential::Browser(_) => who.expires_ms,
         // Whoever signs in may leave a key that works when the token is over.
-        Credential::Token(_) => None,
+        Credential::Token(..) => None,
     };
     KeyLimit { scopes: who.scopes, expires_ms }
 }

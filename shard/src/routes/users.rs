@@ -16,6 +16,7 @@ use sluice_store::record::UserRecord;
 use sluice_store::{Key, KeyRange, Kind};
 
 use super::read_problem;
+use crate::admin::Revoked;
 use crate::audit::Author;
 use crate::auth::{Principal, activity};
 use crate::clock::timestamp_of;
@@ -111,7 +112,9 @@ pub(crate) async fn erase(
     let erased = core.clerk.ask(author, move |admin| admin.erase_user(&id, &name)).await?;
     let removed = erased.removed.iter().map(|(kind, count)| (kind.word().to_owned(), *count)).collect();
     let begun = timestamp_of(erased.begun_ms);
-    Ok(Response::new(200).json(&ErasedView { user: erased.user, begun, removed }))
+    let Revoked { done, failed } = erased.revoked;
+    let view = ErasedView { user: erased.user, begun, removed, revoked: done, unrevoked: failed };
+    Ok(Response::new(200).json(&view))
 }
 
 async fn change(

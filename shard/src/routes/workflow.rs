@@ -20,7 +20,7 @@ use sluice_store::record::{Loaded, WorkflowRecord, encode};
 use sluice_store::{Batch, CommitError, Key, KeyRange, Kind};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::command::{self, Refusal, Reply, check_zone, known, preferred, start, task_record};
+use super::command::{self, Refusal, Reply, account_for, check_zone, known, preferred, start, task_record};
 use super::exchange::Exchange;
 use super::keyed::{self, Keyed};
 use super::{not_found, read_problem};
@@ -397,7 +397,8 @@ async fn run(
     let session = session.map_err(|error| read_problem(&error))?.ok_or_else(|| not_found("session"))?;
     let mode = request.mode;
     let preferred = preferred(core, who).await?;
-    let mut record = task_record(core, who, request, session, &preferred);
+    let account = account_for(core, who, request.account).await?;
+    let mut record = task_record(core, who, request, session, &preferred, account);
     record.plan_json = Some(called_json(view, definition).ok_or_else(broken)?);
     start(core, &exchange.context, who, held, mode, record).await
 }

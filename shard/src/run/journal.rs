@@ -259,6 +259,7 @@ mod tests {
             google_us: 0,
             total_us: 0,
             events: Vec::new(),
+            account: None,
         }
     }
 

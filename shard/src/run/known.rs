@@ -57,7 +57,13 @@ impl<'a> Known<'a> {
                 let name = handle.to_string();
                 let mut items = self.recent.turns().iter().rev().flat_map(|turn| &turn.items);
                 let found = items.find(|item| item.handle == name).and_then(item_of);
-                found.ok_or_else(|| unresolved(format!("this conversation has no {} {name}", handle.kind())))
+                found.ok_or_else(|| {
+                    let kind = handle.kind();
+                    unresolved(match self.recent.is_elsewhere(&name) {
+                        true => format!("the {kind} {name} is of another account than this command"),
+                        false => format!("this conversation has no {kind} {name}"),
+                    })
+                })
             }
             ItemRef::Result { step, index } => {
                 let brought = self.results[step.index()].get();
@@ -232,7 +238,8 @@ pub(super) fn record_of(item: Item, handle: String) -> ItemRecord {
 mod tests {
     use sluice_protocols::plan::Plan;
 
-    use sluice_store::record::TurnRecord;
+    use sluice_protocols::ids::ConnectionId;
+    use sluice_store::record::{ActingAccount, TurnRecord};
 
     use super::*;
 
@@ -268,7 +275,34 @@ mod tests {
             state: 3,
             at_ms: 0,
             items: vec![record_of(Item { title: title.to_owned(), ..item(None) }, handle.to_owned())],
+            account: None,
         }
+    }
+
+    #[test]
+    fn what_another_account_found_is_not_what_a_handle_names() {
+        let account = |number| Some(ActingAccount::Connected(ConnectionId::from_bytes([number; 16])));
+        let of = |handle: &str, account| TurnRecord { account, ..turn(handle, handle) };
+        let turns = vec![of("m1", account(1)), of("m2", account(2)), of("m3", None)];
+        let plan = plan("from:anna");
+        let found = |asking| {
+            let recent = Recent::from(turns.clone()).of_account(asking);
+            let known = Known::new(&plan, &recent);
+            let item = |name: &str| match known.item(ItemRef::Session(name.parse().expect("a handle"))) {
+                Ok(item) => item.title,
+                Err(problem) => problem.detail().to_owned(),
+            };
+            (["m1", "m2", "m3", "m4"].map(item), recent.has_items())
+        };
+        let own = |name: &str| name.to_owned();
+        let other = |name: &str| format!("the message {name} is of another account than this command");
+        let none = own("this conversation has no message m4");
+        assert_eq!(found(account(1)), ([own("m1"), other("m2"), own("m3"), none.clone()], true));
+        assert_eq!(found(account(2)), ([other("m1"), own("m2"), own("m3"), none.clone()], true));
+        assert_eq!(found(None), ([own("m1"), own("m2"), own("m3"), none], true));
+        // Nor does the newest turn offer it.
+        let recent = Recent::from(vec![of("m1", account(1))]).of_account(account(2));
+        assert!(!recent.has_items() && recent.last().expect("a turn").items.is_empty());
     }
 
     #[test]

@@ -322,7 +322,7 @@ impl StepRun<'_> {
                 ),
                 Err(error) if error.is_not_found() => return Ok(true),
                 Err(error) if error.is_passing() => (self.problem(&error), error.retry_after()),
-                Err(error) => return Err(self.unknown_sending(&self.problem(&error))),
+                Err(error) => return Err(self.unknown_sending(&error.to_problem(self.deadline()))),
             };
             if !backoff.wait(retry_after, self.limit()).await {
                 return Err(self.unknown_sending(&problem));

@@ -58,6 +58,7 @@ use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::preferences::Used;
 use crate::sessions::Recent;
+use crate::upstream::bound::{self, Bound};
 use crate::upstream::meter::Meter;
 use execute::{Execution, Progress, fresh_steps};
 use journal::{Journal, problem_json};
@@ -103,6 +104,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
         return RunEnd::Final(task);
     }
     let (zone, zone_name) = env.zones.get(&task.time_zone);
+    let recent = recent.of_account(task.account);
     let task = taken_up(env, task);
     let left_ms = task.deadline_ms.saturating_sub(env.clock.unix_ms());
     let deadline = sluice_core::now() + Duration::from_millis(left_ms).min(DEADLINE_MAX);
@@ -111,7 +113,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
     let run = Run {
         env,
         shard,
-        recent,
+        recent: &recent,
         zone: &zone,
         zone_name: &zone_name,
         deadline,
@@ -308,7 +310,26 @@ impl Run<'_> {
         Ok(plan)
     }
 
+    /// Where the account is that the task keeps to; from here on the journal says which that is.
+    ///
+    /// # Errors
+    /// When the store cannot tell for now.
+    async fn bound(&self) -> Result<Bound, Problem> {
+        if self.env.recorded.is_some() {
+            return Ok(Bound::Open);
+        }
+        let (user, known) = self.journal.read(|task| (task.user, task.account));
+        let settled = match known {
+            Some(acting) => Some(acting),
+            None => bound::default_of(self.env, self.shard, user).await?,
+        };
+        let Some(acting) = settled else { return Ok(Bound::Open) };
+        self.journal.write(|task| task.account = Some(acting));
+        bound::bound(self.env, self.shard, user, acting).await
+    }
+
     async fn carry_out(&self, graph: &Graph, input: &Input) -> Result<(), Problem> {
+        let bound = self.bound().await?;
         let known = Known::new(graph, self.recent);
         let (task, user, created_ms) = self.journal.read(|task| (task.id, task.user, task.created_ms));
         if self.journal.read(|task| task.steps.len() != graph.nodes().len()) {
@@ -327,6 +348,7 @@ impl Run<'_> {
             meter: self.meter,
             shard: self.shard,
             user,
+            bound: &bound,
         };
         let execution = Execution { shared, graph, input, cancel: self.cancel };
         let progress = execution.run().await?;

@@ -19,6 +19,7 @@ use super::known::Known;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::tasks::may_pass;
+use crate::upstream::bound::Bound;
 use crate::upstream::meter::Meter;
 use crate::upstream::{Backoff, CallError, Google, Reply};
 
@@ -76,12 +77,15 @@ pub(super) struct Shared<'a> {
     pub(super) meter: &'a Meter,
     pub(super) shard: ShardId,
     pub(super) user: UserId,
+    /// The account that the task keeps to.
+    pub(super) bound: &'a Bound,
 }
 
 impl<'a> Shared<'a> {
-    /// Google in the name of the task's user.
+    /// Google in the name of the task's user, with the account that the task keeps to.
     pub(super) fn google(&self, deadline: Instant) -> Google<'a> {
-        Google::new(self.env, self.meter, self.shard, self.user, deadline).with_priority(self.priority)
+        let google = Google::new(self.env, self.meter, self.shard, self.user, deadline);
+        google.of_task(self.bound).with_priority(self.priority)
     }
 }
 
@@ -200,7 +204,12 @@ impl StepRun<'_> {
 
     /// What the user is told of a call that failed for certain.
     pub(super) fn problem(&self, error: &CallError) -> Problem {
-        error.to_problem(self.deadline())
+        let problem = error.to_problem(self.deadline());
+        // An earlier run may have carried it out, and with the account is gone who could tell.
+        match problem.kind() {
+            ProblemKind::AccountGone if self.resumed => self.unknown("this was done before", &problem),
+            _ => problem,
+        }
     }
 
     /// Notes that a call may or may not have been carried out.
@@ -215,9 +224,14 @@ impl StepRun<'_> {
         let detail = format!("it is not known whether {whether}: {}", last.detail());
         let kind = match last.kind() {
             ProblemKind::UpstreamTimeout | ProblemKind::DeadlineExceeded => ProblemKind::UpstreamTimeout,
+            ProblemKind::AccountGone => ProblemKind::AccountGone,
             _ => ProblemKind::UpstreamUnavailable,
         };
-        Problem::new(kind, detail).with_retryable(false)
+        let problem = Problem::new(kind, detail).with_retryable(false);
+        match last.link() {
+            Some(link) => problem.with_link(link),
+            None => problem,
+        }
     }
 
     /// Makes a call that may safely be repeated, until it is known what became of it. The answer comes with

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sluice_protocols::api::{Mode, Priority, StepState, TaskState, Timing};
-use sluice_protocols::ids::{SessionId, TaskId};
+use sluice_protocols::ids::{ConnectionId, SessionId, TaskId};
 use sluice_store::record::{StepRecord, TaskRecord};
 
 use super::codes;
 use super::script::is_workflow;
-use super::turn::{next_attempt_of, timing, view_of};
+use super::turn::{account_of, next_attempt_of, timing, view_of};
 use crate::clock::timestamp_of;
 use crate::tasks::finished::view_json;
 
@@ -94,6 +94,8 @@ struct TaskOut<'a> {
     state: TaskState,
     mode: Mode,
     session: SessionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<ConnectionId>,
     command: &'a str,
     intent: Option<&'a RawValue>,
     plan: Option<&'a RawValue>,
@@ -163,6 +165,7 @@ fn directly(task: &TaskRecord) -> Option<Told> {
         state,
         mode: codes::mode(task.mode),
         session: task.session,
+        account: account_of(task),
         command: &task.command,
         intent: planned.as_ref().map(|planned| planned.intent),
         plan: planned.as_ref().map(|planned| planned.plan),

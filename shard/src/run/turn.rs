@@ -3,11 +3,12 @@
 use hashbrown::HashMap;
 use jiff::Timestamp;
 use sluice_protocols::api::{CallView, CompensationView, StepState, StepView, TaskState, TaskView, Timing};
+use sluice_protocols::ids::ConnectionId;
 use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
 use sluice_protocols::plan::{Handle, Item, ItemKind};
 use sluice_protocols::problem::Problem;
 use sluice_protocols::workflow::{Graph, Node};
-use sluice_store::record::{StepRecord, TaskRecord, TurnRecord};
+use sluice_store::record::{ActingAccount, StepRecord, TaskRecord, TurnRecord};
 
 use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
@@ -31,6 +32,7 @@ pub fn turn_of(task: &TaskRecord, number: u32, last: &mut [u16; 3]) -> TurnRecor
         state: task.state,
         at_ms: task.created_ms,
         items: items.collect(),
+        account: task.account,
     }
 }
 
@@ -108,6 +110,7 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         state,
         mode: codes::mode(task.mode),
         session: task.session,
+        account: account_of(task),
         command: task.command.clone(),
         intent,
         plan,
@@ -123,6 +126,14 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         timing: state.is_final().then(|| timing(task)),
         created: timestamp_of(task.created_ms),
         finished: task.finished_ms.map(timestamp_of),
+    }
+}
+
+/// The connected account that a task is carried out with.
+pub(super) fn account_of(task: &TaskRecord) -> Option<ConnectionId> {
+    match task.account {
+        Some(ActingAccount::Connected(id)) => Some(id),
+        Some(ActingAccount::Delegated(_)) | None => None,
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
     use sluice_protocols::api::{SessionView, TaskState};
     use sluice_protocols::ids::UserId;
     use sluice_protocols::plan::{ItemKind, Person};
-    use sluice_store::record::{ItemRecord, Loaded, SessionRecord, TurnRecord};
+    use sluice_store::record::{ItemRecord, Loaded, SessionRecord, TurnRecordV1};
 
     use super::*;
 
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_written_in_place_reads_as_the_view() {
-        let turn = TurnRecord {
+        let turn = TurnRecordV1 {
             number: 4,
             task: TaskId::new(5, [1; 10]),
             command: "find it".to_owned(),

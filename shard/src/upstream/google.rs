@@ -20,9 +20,10 @@ use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
 use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::ConnectionRecord;
+use sluice_store::record::{ActingAccount, ConnectionRecord};
 
 use super::batch::judge_parts;
+use super::bound::{Bound, Spot, gone};
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
 use super::meter::{Meter, micros};
@@ -49,12 +50,29 @@ pub(crate) struct Google<'a> {
     user: UserId,
     /// Which of the user's accounts; what is read of one that is not the default one is not remembered.
     slot: u8,
-    /// Which connection that is, from the first call on; none, where the operator's service account acts for the user.
-    connection: Cell<Option<Option<ConnectionId>>>,
+    /// Whose it is, from the first call on.
+    acting: Cell<Option<ActingAccount>>,
+    /// How it came to be this account.
+    choice: Choice,
     /// The command's own.
     deadline: Instant,
     priority: Priority,
     calls: RefCell<Vec<CallView>>,
+}
+
+/// How it came that calls are for a certain account.
+#[derive(Clone, Debug)]
+enum Choice {
+    /// It is the default one.
+    Default,
+    /// The request names it.
+    Named,
+    /// The task has none to keep to: what is asked tells why, and nothing is begun with one that comes only now.
+    Unbound,
+    /// The task keeps to it; it was found in its place when [`super::TokenCache::changes`] was this.
+    Bound(u64),
+    /// The task keeps to it, and it is gone: what is to be told.
+    Gone(Problem),
 }
 
 /// A successful answer.
@@ -182,6 +200,11 @@ impl CallError {
     }
 }
 
+/// What is told of an account that is named and was given up.
+pub(crate) fn given_up() -> Problem {
+    Problem::new(ProblemKind::NotConnected, "the account was given up; connect it anew")
+}
+
 /// A service as people call it.
 pub(crate) fn title(service: Service) -> &'static str {
     match service {
@@ -275,14 +298,29 @@ impl<'a> Google<'a> {
         deadline: Instant,
     ) -> Self {
         let (slot, priority, calls) = (0, Priority::Normal, RefCell::default());
-        let connection = Cell::new(None);
-        Self { env, meter, shard, user, slot, connection, deadline, priority, calls }
+        let (acting, choice) = (Cell::new(None), Choice::Default);
+        Self { env, meter, shard, user, slot, acting, choice, deadline, priority, calls }
     }
 
     /// The same with this account, which stands in this slot.
     pub(crate) fn of_account(mut self, slot: u8, connection: ConnectionId) -> Self {
         self.slot = slot;
-        self.connection.set(Some(Some(connection)));
+        self.acting.set(Some(ActingAccount::Connected(connection)));
+        self.choice = Choice::Named;
+        self
+    }
+
+    /// The same with the account that a task keeps to.
+    pub(crate) fn of_task(mut self, bound: &Bound) -> Self {
+        match bound {
+            Bound::Open => self.choice = Choice::Unbound,
+            Bound::At(Spot { slot, acting, as_of }) => {
+                self.slot = *slot;
+                self.acting.set(Some(*acting));
+                self.choice = Choice::Bound(*as_of);
+            }
+            Bound::Gone(problem) => self.choice = Choice::Gone(problem.clone()),
+        }
         self
     }
 
@@ -388,9 +426,15 @@ impl<'a> Google<'a> {
         landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
     }
 
-    /// Whether reads are remembered: what is kept is known by its user alone.
+    /// Whether reads are remembered: what is kept is known by its user alone, and is the default account's.
     pub(super) fn remembers(&self) -> bool {
-        self.slot == 0
+        let is_in_place = match self.choice {
+            Choice::Default | Choice::Named => true,
+            // Otherwise its token tells, which nothing that is kept asks for.
+            Choice::Bound(as_of) => as_of == self.env.tokens.changes(),
+            Choice::Unbound | Choice::Gone(_) => false,
+        };
+        self.slot == 0 && is_in_place
     }
 
     /// What the core's cache has of a read.
@@ -548,17 +592,46 @@ impl<'a> Google<'a> {
     }
 
     async fn token(&self, limit: Instant) -> Result<AccessToken, CallError> {
+        if let Choice::Gone(problem) = &self.choice {
+            return Err(CallError::NoToken(problem.clone()));
+        }
         let granted = self.env.tokens.get(self.env, self.account(), limit, self.deadline).await;
         granted.calls.into_iter().for_each(|call| self.note(call));
-        let token = granted.token.map_err(CallError::NoToken)?;
-        match self.connection.replace(Some(token.connection())) {
-            Some(begun_with) if begun_with != token.connection() => {
-                self.connection.set(Some(begun_with));
-                let detail =
-                    "accounts have just changed places; what was begun with one does not go on with another";
+        let token = granted.token.map_err(|problem| {
+            CallError::NoToken(match (&self.choice, self.acting.get()) {
+                _ if problem.kind() != ProblemKind::NotConnected => problem,
+                // Given up since the task was taken up.
+                (Choice::Bound(_), Some(acting)) => gone(acting),
+                (Choice::Named, _) => given_up(),
+                _ => problem,
+            })
+        })?;
+        match self.acting.get() {
+            None if matches!(self.choice, Choice::Unbound) => {
+                let detail = "an account was connected while the command was begun; send it anew";
                 Err(CallError::NoToken(Problem::new(ProblemKind::Conflict, detail)))
             }
-            _ => Ok(token),
+            Some(acting) if acting != token.acting() => {
+                Err(CallError::NoToken(self.displaced(acting, &token)))
+            }
+            Some(_) => Ok(token),
+            None => {
+                self.acting.set(Some(token.acting()));
+                Ok(token)
+            }
+        }
+    }
+
+    /// What is told when a token is another account's than the one that is meant.
+    fn displaced(&self, meant: ActingAccount, token: &AccessToken) -> Problem {
+        match (&self.choice, token.acting()) {
+            (Choice::Bound(_), _) => gone(meant),
+            // Nobody but the user's own connections can be named.
+            (Choice::Named, ActingAccount::Delegated(_)) => given_up(),
+            _ => Problem::new(
+                ProblemKind::Conflict,
+                "accounts have just changed places; what was begun with one does not go on with another",
+            ),
         }
     }
 

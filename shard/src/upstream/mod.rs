@@ -6,6 +6,7 @@
 //!   in the log.
 
 mod batch;
+pub(crate) mod bound;
 mod call;
 mod delegation;
 mod google;
@@ -23,7 +24,7 @@ use crate::quota::Denied;
 
 pub(crate) use call::Outgoing;
 pub use delegation::{Delegation, KeyFileError};
-pub(crate) use google::{CallError, Content, Google, Reply};
+pub(crate) use google::{CallError, Content, Google, Reply, given_up};
 pub use tokens::TokenCache;
 pub(crate) use tokens::{Account, judge as judge_tokens};
 pub(crate) use upload::{Sessions as UploadSessions, Source, Upload, UploadError};

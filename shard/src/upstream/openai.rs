@@ -1,6 +1,5 @@
 //! From a command to a plan: one question to the model, and a second one when the first answer is no plan.
 
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -79,11 +78,7 @@ fn safety_identifier(user: &UserId) -> String {
     let mut hash = Sha256::new();
     hash.update(b"sluice-user-v1:");
     hash.update(user.as_bytes());
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    sluice_protocols::hex::encode(&hash.finalize())
 }
 
 async fn ask(

@@ -13,9 +13,9 @@
 //! - At most `tokens_max` tokens are kept; the oldest goes first.
 //! - For a user without a connection the operator's service account may get one, where that is configured ([`delegated`]).
 
-mod delegated;
+pub(super) mod delegated;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -28,16 +28,16 @@ use hashbrown::HashMap;
 use sluice_net::egress::{AnswerBody, EgressRequest, EgressResponse, Retry, Upstream};
 use sluice_protocols::api::{CallTarget, CallView, ConnectionReason, Priority, WebhookEvent};
 use sluice_protocols::google::oauth::{FORM, OAuthError, TokenResponse, refresh_body};
-use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
+use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{ConnectionRecord, ConnectionState, PlainText, Provider};
+use sluice_store::record::{ActingAccount, ConnectionRecord, ConnectionState, PlainText, Provider};
 use sluice_store::vault::{Place, VaultError};
 use sluice_store::{Batch, Key};
 use zeroize::Zeroizing;
 
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::meter::micros;
-use super::{denied, lost};
+use super::{denied, given_up, lost};
 use crate::env::Env;
 use crate::quota::{Ask, Class, Operation};
 
@@ -71,11 +71,11 @@ impl Account {
     }
 }
 
-/// A bearer token, and the connection it is of, if it is not of the operator's service account. Wiped when the last clone goes.
+/// A bearer token, and the account it is for. Wiped when the last clone goes.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct AccessToken {
     text: Rc<Zeroizing<String>>,
-    connection: Option<ConnectionId>,
+    acting: ActingAccount,
 }
 
 impl AccessToken {
@@ -83,8 +83,8 @@ impl AccessToken {
         &self.text
     }
 
-    pub(crate) const fn connection(&self) -> Option<ConnectionId> {
-        self.connection
+    pub(crate) const fn acting(&self) -> ActingAccount {
+        self.acting
     }
 }
 
@@ -128,6 +128,8 @@ pub struct TokenCache {
     state: RefCell<State>,
     tokens_max: usize,
     told: delegated::Told,
+    /// How often an account was connected, given up, moved or forgotten since the start.
+    changes: Cell<u64>,
 }
 
 /// A token, and the calls made to get it when this caller was the one they are told to.
@@ -140,12 +142,31 @@ impl TokenCache {
     /// Keeps at most `tokens_max` tokens.
     pub fn new(tokens_max: usize) -> Self {
         let tokens_max = tokens_max.max(1);
-        Self { state: RefCell::default(), tokens_max, told: delegated::Told::new(tokens_max) }
+        let told = delegated::Told::new(tokens_max);
+        Self { state: RefCell::default(), tokens_max, told, changes: Cell::new(0) }
+    }
+
+    /// A number that is another one once any user's account may have taken the place of another.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    fn note_change(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+    }
+
+    /// The connection in this place, where a token of it is at hand.
+    pub(crate) fn connected(&self, account: &Account) -> Option<ActingAccount> {
+        let state = self.state.borrow();
+        let kept = state.kept.get(account).filter(|kept| sluice_core::now() < kept.ends_at)?;
+        // Whom a user is acted for as is asked each time.
+        Some(kept.token.acting()).filter(|acting| matches!(acting, ActingAccount::Connected(_)))
     }
 
     /// Drops what is known of a user's tokens, as nothing may be left of them. Walks all that are kept: for what happens
     /// once in a user's life.
     pub fn forget(&self, user: &UserId) {
+        self.note_change();
         let mut state = self.state.borrow_mut();
         state.kept.retain(|account, _| account.user != *user);
         // A refresh under way goes on for those who wait, but nobody new joins it and nothing of it is kept.
@@ -156,6 +177,7 @@ impl TokenCache {
     /// Drops the token of an account whose connection has changed, and waits until a refresh of it that is under way
     /// has come to its end, whatever that is.
     pub(crate) async fn settle(&self, account: &Account) {
+        self.note_change();
         let flight = {
             let mut state = self.state.borrow_mut();
             state.kept.remove(account);
@@ -239,6 +261,7 @@ impl TokenCache {
     /// Takes an account away from refreshes, once the one under way has ended: whoever needs a token waits until it is
     /// given back.
     pub(crate) async fn seize(&self, account: Account) -> Seized<'_> {
+        self.note_change();
         loop {
             let flight = {
                 let mut state = self.state.borrow_mut();
@@ -284,6 +307,12 @@ impl TokenCache {
                 state.kept.remove(&oldest);
                 env.stats.tokens_evicted.add(1);
             }
+        }
+        // An operator may have put another account in the place of the one whose reads are remembered.
+        let is_another = |old: &Kept| old.token.acting() != kept.token.acting();
+        if account.slot == 0 && state.kept.get(&account).is_some_and(is_another) {
+            self.note_change();
+            env.reads.forget(account.user);
         }
         kept.age = state.next_age;
         state.next_age += 1;
@@ -448,12 +477,11 @@ impl Refresh {
     }
 
     fn not_connected(&self) -> Problem {
-        let detail = match self.account.slot {
-            0 => {
-                "connect a Google account first, or make another the default one: there is none for this user"
-            }
-            _ => "the account was given up; connect it anew",
-        };
+        if self.account.slot != 0 {
+            return given_up();
+        }
+        let detail =
+            "connect a Google account first, or make another the default one: there is none for this user";
         Problem::new(ProblemKind::NotConnected, detail)
     }
 
@@ -554,7 +582,7 @@ impl Refresh {
         } else if self.is_given_up().await? {
             return Err(self.not_connected());
         }
-        Ok(kept(&self.env, &answer, Some(used.record.id)))
+        Ok(kept(&self.env, &answer, ActingAccount::Connected(used.record.id)))
     }
 
     /// Whether the user has given the account up since the refresh began.
@@ -643,14 +671,14 @@ impl Refresh {
 }
 
 /// A fresh token as it is kept.
-fn kept(env: &Env, answer: &TokenResponse, connection: Option<ConnectionId>) -> Kept {
+fn kept(env: &Env, answer: &TokenResponse, acting: ActingAccount) -> Kept {
     let now = sluice_core::now();
     let ends_at = now + answer.lifetime().saturating_sub(LAST_SECONDS);
     // Up to a quarter earlier, by lot: tokens that were fetched together are not renewed together.
     let lot = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
     let ahead = env.config.token_refresh_ahead.mul_f64(1.0 + lot / 4.0);
     let renew_at = now + answer.lifetime().saturating_sub(ahead);
-    let token = AccessToken { text: Rc::new(Zeroizing::new(answer.access_token().to_owned())), connection };
+    let token = AccessToken { text: Rc::new(Zeroizing::new(answer.access_token().to_owned())), acting };
     Kept { token, renew_at, ends_at, age: 0, address: None }
 }
 

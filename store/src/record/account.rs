@@ -146,12 +146,38 @@ pub struct ErasureRecord {
     pub removed: Vec<(u8, u64)>,
     /// Shards that had names or identities which led to the user, so that a resumed erasure rewrites them as well.
     pub homes: Vec<u16>,
+    /// Once that was tried: how many accounts the provider took back, and of how many it could not be told.
+    pub revoked: Option<(u32, u32)>,
 }
 
 impl Record for ErasureRecord {
     const NAME: &'static str = "erasure";
     const KINDS: &'static [Kind] = &[Kind::Erasure];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<ErasureRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: before accounts were given back at their provider.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct ErasureRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    pub(super) begun_ms: u64,
+    pub(super) removed: Vec<(u8, u64)>,
+    pub(super) homes: Vec<u16>,
+}
+
+impl From<ErasureRecordV1> for ErasureRecord {
+    fn from(old: ErasureRecordV1) -> Self {
+        let ErasureRecordV1 { user, begun_ms, removed, homes } = old;
+        Self { user, begun_ms, removed, homes, revoked: None }
+    }
 }
 
 /// One sign-in of a user with a browser. Kept when it is over, until a later one takes its place.
@@ -171,12 +197,44 @@ pub struct BrowserSessionRecord {
     pub expires_ms: u64,
     /// When it was signed out; 0 when it was not.
     pub ended_ms: u64,
+    /// The provider's key that signed the token it was made with, without which it is over; `None` where that was an API key,
+    /// or is not known.
+    pub signer: Option<[u8; 16]>,
 }
 
 impl Record for BrowserSessionRecord {
     const NAME: &'static str = "browser session";
     const KINDS: &'static [Kind] = &[Kind::BrowserSession];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<BrowserSessionRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: before it was kept which key had signed the token.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct BrowserSessionRecordV1 {
+    #[rkyv(with = Raw)]
+    pub(super) id: BrowserSessionId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    pub(super) key: Option<[u8; 8]>,
+    pub(super) role: u8,
+    pub(super) scopes: u16,
+    pub(super) created_ms: u64,
+    pub(super) expires_ms: u64,
+    pub(super) ended_ms: u64,
+}
+
+impl From<BrowserSessionRecordV1> for BrowserSessionRecord {
+    fn from(old: BrowserSessionRecordV1) -> Self {
+        let BrowserSessionRecordV1 { id, user, key, role, scopes, created_ms, expires_ms, ended_ms } = old;
+        Self { id, user, key, role, scopes, created_ms, expires_ms, ended_ms, signer: None }
+    }
 }
 
 /// When a key was last used.

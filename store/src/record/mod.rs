@@ -36,8 +36,8 @@ pub use context::{
 pub use loaded::Loaded;
 pub use secret::{PlainText, Sealed, StoredSecret};
 pub use task::{
-    ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord, IdempotencyRecord, KeyedTask,
-    TaskRecord,
+    ActingAccount, ArchivedActingAccount, ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord,
+    IdempotencyRecord, KeyedTask, TaskRecord,
 };
 pub use types::first_turn;
 pub use types::{
@@ -45,7 +45,7 @@ pub use types::{
     ArchivedLimitStateRecord, ArchivedNameRecord, ArchivedPreferencesRecord, ArchivedSessionRecord,
     ArchivedStepRecord, ArchivedTurnRecord, ArchivedWorkflowRecord, DataKeyRecord, HistoryRecord, ItemRecord,
     LimitRecord, LimitStateRecord, NameRecord, PreferencesRecord, Provider, SESSION_TURNS_MAX, SessionRecord,
-    StepRecord, TurnRecord, WorkflowRecord,
+    StepRecord, TurnRecord, TurnRecordV1, WorkflowRecord,
 };
 pub use webhook::{
     ArchivedAttemptRecord, ArchivedAttemptsRecord, ArchivedDeliveryRecord, ArchivedWebhookRecord,

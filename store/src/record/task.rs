@@ -1,7 +1,7 @@
 //! Tasks, and what an idempotency key stands for.
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
-use sluice_protocols::ids::{SessionId, TaskId, UserId};
+use sluice_protocols::ids::{ConnectionId, SessionId, TaskId, UserId};
 
 use super::Record;
 use super::types::{Raw, StepRecord, StepRecordV1};
@@ -9,6 +9,25 @@ use crate::key::Kind;
 
 /// The number of the usual priority: what tasks of the first schema have.
 const PRIORITY_NORMAL: u8 = 2;
+
+/// Whose mail, calendar and files something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum ActingAccount {
+    /// An account that the user has connected.
+    Connected(#[rkyv(with = Raw)] ConnectionId),
+    /// The one of this address (a hash of it), for which the operator's service account acts.
+    Delegated([u8; 16]),
+}
+
+impl ArchivedActingAccount {
+    /// The account, owned.
+    pub fn to_native(&self) -> ActingAccount {
+        match self {
+            Self::Connected(id) => ActingAccount::Connected(ConnectionId::from_bytes(*id)),
+            Self::Delegated(hash) => ActingAccount::Delegated(*hash),
+        }
+    }
+}
 
 /// A command on its way, with everything needed to take it up again after a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -49,19 +68,88 @@ pub struct TaskRecord {
     /// What has come of it so far, in order, one number an event; what they mean belongs to the layer above. The place
     /// in the list is the event's id, so the list only grows.
     pub events: Vec<u16>,
+    /// The account it is carried out with, and no other; `None` until that is known: its first step settles it.
+    pub account: Option<ActingAccount>,
 }
 
 impl Record for TaskRecord {
     const NAME: &'static str = "task";
     const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished, Kind::DeadLetter];
-    const SCHEMA: u8 = 4;
+    const SCHEMA: u8 = 5;
 
     fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
         match schema {
             1 => Some(rkyv::from_bytes::<TaskRecordV1, rancor::Error>(archive).map(Self::from)),
             2 => Some(rkyv::from_bytes::<TaskRecordV2, rancor::Error>(archive).map(Self::from)),
             3 => Some(rkyv::from_bytes::<TaskRecordV3, rancor::Error>(archive).map(Self::from)),
+            4 => Some(rkyv::from_bytes::<TaskRecordV4, rancor::Error>(archive).map(Self::from)),
             _ => None,
+        }
+    }
+}
+
+/// Schema 4: before a task kept to one account.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct TaskRecordV4 {
+    #[rkyv(with = Raw)]
+    pub(super) id: TaskId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    #[rkyv(with = Raw)]
+    pub(super) session: SessionId,
+    pub(super) command: String,
+    pub(super) mode: u8,
+    pub(super) state: u8,
+    pub(super) priority: u8,
+    pub(super) time_zone: String,
+    pub(super) created_ms: u64,
+    pub(super) deadline_ms: u64,
+    pub(super) deadline_asked: bool,
+    pub(super) confirmed: bool,
+    pub(super) finished_ms: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) retries: u32,
+    pub(super) not_before_ms: u64,
+    pub(super) last_error_json: Option<String>,
+    pub(super) plan_json: Option<String>,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) answer: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) openai_us: u64,
+    pub(super) google_us: u64,
+    pub(super) total_us: u64,
+    pub(super) events: Vec<u16>,
+}
+
+impl From<TaskRecordV4> for TaskRecord {
+    fn from(old: TaskRecordV4) -> Self {
+        Self {
+            id: old.id,
+            user: old.user,
+            session: old.session,
+            command: old.command,
+            mode: old.mode,
+            state: old.state,
+            priority: old.priority,
+            time_zone: old.time_zone,
+            created_ms: old.created_ms,
+            deadline_ms: old.deadline_ms,
+            deadline_asked: old.deadline_asked,
+            confirmed: old.confirmed,
+            finished_ms: old.finished_ms,
+            attempts: old.attempts,
+            retries: old.retries,
+            not_before_ms: old.not_before_ms,
+            last_error_json: old.last_error_json,
+            plan_json: old.plan_json,
+            steps: old.steps,
+            answer: old.answer,
+            error_json: old.error_json,
+            openai_us: old.openai_us,
+            google_us: old.google_us,
+            total_us: old.total_us,
+            events: old.events,
+            account: None,
         }
     }
 }
@@ -126,6 +214,7 @@ impl From<TaskRecordV3> for TaskRecord {
             google_us: old.google_us,
             total_us: old.total_us,
             events: Vec::new(),
+            account: None,
         }
     }
 }
@@ -190,6 +279,7 @@ impl From<TaskRecordV2> for TaskRecord {
             google_us: old.google_us,
             total_us: old.total_us,
             events: Vec::new(),
+            account: None,
         }
     }
 }
@@ -248,6 +338,7 @@ impl From<TaskRecordV1> for TaskRecord {
             google_us: old.google_us,
             total_us: old.total_us,
             events: Vec::new(),
+            account: None,
         }
     }
 }

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use rkyv::{Deserialize, Serialize};
 use sluice_protocols::ids::{
-    BrowserSessionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId, WebhookId,
+    BrowserSessionId, ConnectionId, DeliveryId, GenerationId, KeyId, SessionId, SnapshotId, TaskId, UserId,
+    WebhookId,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -44,7 +45,24 @@ fn turn(number: u32) -> TurnRecord {
         state: 3,
         at_ms: 1_763_900_000_001,
         items: vec![item("m1"), item("m2")],
+        account: Some(ActingAccount::Delegated([8; 16])),
     }
+}
+
+/// The turn above as the first schema had it.
+fn turn_v1(number: u32) -> TurnRecordV1 {
+    let TurnRecord { number, task, command, answer, state, at_ms, items, account: _ } = turn(number);
+    TurnRecordV1 { number, task, command, answer, state, at_ms, items }
+}
+
+#[test]
+fn a_turn_of_schema_1_is_read_as_one_of_no_known_account() {
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&turn_v1(1)).unwrap().to_vec();
+    bytes.push(1);
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0xe666_e6bd_0c73_2a84);
+    let read = Loaded::<TurnRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, TurnRecord { account: None, ..turn(1) });
 }
 
 fn session() -> SessionRecord {
@@ -55,7 +73,7 @@ fn session() -> SessionRecord {
         expires_ms: 86_400_001,
         next_turn: 3,
         handles: [2, 0, 0],
-        turns: vec![turn(1), turn(2)],
+        turns: vec![turn_v1(1), turn_v1(2)],
     }
 }
 
@@ -91,6 +109,7 @@ fn task() -> TaskRecord {
         google_us: 2,
         total_us: 3,
         events: vec![0x0100, 0x0301],
+        account: Some(ActingAccount::Connected(ConnectionId::from_bytes([7; 16]))),
     }
 }
 
@@ -126,7 +145,22 @@ fn browser_session() -> BrowserSessionRecord {
         created_ms: 6,
         expires_ms: 7,
         ended_ms: 8,
+        signer: Some([9; 16]),
     }
+}
+
+#[test]
+fn a_browsers_session_of_schema_1_is_one_of_no_known_signer() {
+    let BrowserSessionRecord { id, user, key, role, scopes, created_ms, expires_ms, ended_ms, signer: _ } =
+        browser_session();
+    let old =
+        account::BrowserSessionRecordV1 { id, user, key, role, scopes, created_ms, expires_ms, ended_ms };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(1);
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x20df_12da_54e8_37ee);
+    let read = Loaded::<BrowserSessionRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, BrowserSessionRecord { signer: None, ..browser_session() });
 }
 
 fn activity() -> ActivityRecord {
@@ -400,6 +434,54 @@ fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
     task.steps.iter().map(old).collect()
 }
 
+/// The task above as the fourth schema had it.
+fn task_v4() -> Vec<u8> {
+    let task = task();
+    let old = task::TaskRecordV4 {
+        id: task.id,
+        user: task.user,
+        session: task.session,
+        command: task.command,
+        mode: task.mode,
+        state: task.state,
+        priority: task.priority,
+        time_zone: task.time_zone,
+        created_ms: task.created_ms,
+        deadline_ms: task.deadline_ms,
+        deadline_asked: task.deadline_asked,
+        confirmed: task.confirmed,
+        finished_ms: task.finished_ms,
+        attempts: task.attempts,
+        retries: task.retries,
+        not_before_ms: task.not_before_ms,
+        last_error_json: task.last_error_json,
+        plan_json: task.plan_json,
+        steps: task.steps,
+        answer: task.answer,
+        error_json: task.error_json,
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+        total_us: task.total_us,
+        events: task.events,
+    };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(4);
+    bytes
+}
+
+#[test]
+fn a_task_of_the_fourth_schema_is_read_as_one_whose_account_is_not_settled() {
+    let bytes = task_v4();
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x43e2_24c6_722c_a31a);
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), unbound());
+}
+
+/// The task above before tasks kept to one account.
+fn unbound() -> TaskRecord {
+    TaskRecord { account: None, ..task() }
+}
+
 /// The task above as the third schema had it.
 fn task_v3() -> Vec<u8> {
     let task = task();
@@ -444,7 +526,7 @@ fn a_task_of_the_third_schema_is_read_as_one_of_which_nothing_was_told() {
 
 /// The task above before anything was told of it.
 fn untold() -> TaskRecord {
-    TaskRecord { events: Vec::new(), ..task() }
+    TaskRecord { events: Vec::new(), ..unbound() }
 }
 
 /// The task above as the second schema had it.
@@ -536,6 +618,7 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&delivery());
     round_trips(&attempts());
     round_trips(&session());
+    round_trips(&turn(1));
     round_trips(&task());
     round_trips(&history());
     round_trips(&preferences());
@@ -550,6 +633,22 @@ fn every_record_comes_back_as_it_was() {
     round_trips(&browser_session());
     round_trips(&consents());
     round_trips(&RevocationRecord { since_ms: 3 });
+    round_trips(&erasure());
+}
+
+fn erasure() -> ErasureRecord {
+    let user = UserId::from_bytes([1; 16]);
+    ErasureRecord { user, begun_ms: 4, removed: vec![(1, 2), (9, 3)], homes: vec![7], revoked: Some((2, 1)) }
+}
+
+#[test]
+fn an_erasure_of_schema_1_is_one_that_gave_nothing_back_yet() {
+    let ErasureRecord { user, begun_ms, removed, homes, revoked: _ } = erasure();
+    let old = account::ErasureRecordV1 { user, begun_ms, removed, homes };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(1);
+    let read = Loaded::<ErasureRecord>::new(Value::copy_of(&bytes)).unwrap().to_record();
+    assert_eq!(read, ErasureRecord { revoked: None, ..erasure() });
 }
 
 /// The layouts on disk. When this fails, a record's fields changed: raise its SCHEMA and read the old one in
@@ -595,11 +694,11 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("connection", 3, 0xc034_15ce_8e0a_3e4b),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
-    ("task", 4, 0x43e2_24c6_722c_a31a),
+    ("task", 5, 0x60d9_2ce9_eeb1_bcd4),
     ("history", 2, 0x21bb_504d_b991_b7b4),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
-    ("turn", 1, 0xe666_e6bd_0c73_2a84),
+    ("turn", 2, 0x75f4_4fa8_d0d4_3763),
     ("preferences", 1, 0x6099_3bc4_728f_a856),
     ("context document", 1, 0xd0e7_148b_890f_ffe3),
     ("context orphan", 1, 0x4e05_5e97_d74b_fef5),
@@ -607,7 +706,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("context snapshot", 1, 0x113a_d35f_5b17_ff3e),
     ("identity", 1, 0x0c00_d6e5_66fa_d2bf),
     ("activity", 1, 0x064e_b422_90a4_c9db),
-    ("browser session", 1, 0x20df_12da_54e8_37ee),
+    ("browser session", 2, 0x1a98_01cc_d578_114b),
     ("webhook", 1, 0x7c32_92b4_c325_aead),
     ("delivery", 1, 0x02a2_62b4_6b4b_a8b0),
     ("attempts", 1, 0x5508_865a_f24a_5245),
@@ -739,9 +838,9 @@ fn text() -> impl Strategy<Value = String> {
     "\\PC{0,40}"
 }
 
-fn any_turn() -> impl Strategy<Value = TurnRecord> {
+fn any_turn() -> impl Strategy<Value = TurnRecordV1> {
     (any::<u32>(), any::<[u8; 16]>(), text(), proptest::option::of(text()), any::<u64>(), 0usize..4).prop_map(
-        |(number, task, command, answer, at_ms, items)| TurnRecord {
+        |(number, task, command, answer, at_ms, items)| TurnRecordV1 {
             number,
             task: TaskId::from_bytes(task),
             command,

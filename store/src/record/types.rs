@@ -12,7 +12,7 @@ use sluice_protocols::ids::{
     WebhookId,
 };
 
-use super::{Record, Sealed};
+use super::{ActingAccount, Record, Sealed};
 use crate::key::Kind;
 
 /// Most turns a session keeps; older ones are in the history.
@@ -120,7 +120,7 @@ pub struct SessionRecord {
     /// The number last given to a handle, for messages, events and files.
     pub handles: [u16; 3],
     /// The turns of a record of schema 1, which held them itself; they move out with the next turn.
-    pub turns: Vec<TurnRecord>,
+    pub turns: Vec<TurnRecordV1>,
 }
 
 impl SessionRecord {
@@ -160,7 +160,7 @@ pub(super) struct SessionRecordV1 {
     pub(super) created_ms: u64,
     pub(super) expires_ms: u64,
     pub(super) next_turn: u32,
-    pub(super) turns: Vec<TurnRecord>,
+    pub(super) turns: Vec<TurnRecordV1>,
 }
 
 impl From<SessionRecordV1> for SessionRecord {
@@ -192,12 +192,41 @@ pub struct TurnRecord {
     pub state: u8,
     pub at_ms: u64,
     pub items: Vec<ItemRecord>,
+    /// The account that the items are of; `None` where that is not known.
+    pub account: Option<ActingAccount>,
 }
 
 impl Record for TurnRecord {
     const NAME: &'static str = "turn";
     const KINDS: &'static [Kind] = &[Kind::Turn];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<TurnRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1 of a turn, also as sessions of schema 1 held it: before it was kept of which account its items are.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TurnRecordV1 {
+    pub number: u32,
+    #[rkyv(with = Raw)]
+    pub task: TaskId,
+    pub command: String,
+    pub answer: Option<String>,
+    pub state: u8,
+    pub at_ms: u64,
+    pub items: Vec<ItemRecord>,
+}
+
+impl From<TurnRecordV1> for TurnRecord {
+    fn from(old: TurnRecordV1) -> Self {
+        let TurnRecordV1 { number, task, command, answer, state, at_ms, items } = old;
+        Self { number, task, command, answer, state, at_ms, items, account: None }
+    }
 }
 
 /// A message, event or file that a turn brought up and later commands may refer to.

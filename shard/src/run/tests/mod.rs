@@ -1,5 +1,6 @@
 //! Tasks against the real egress pool, a real store and a real reactor, with a fake Google and OpenAI.
 
+mod accounts;
 mod fake;
 mod once;
 mod plans;
@@ -136,6 +137,7 @@ impl Rig {
             google_us: 0,
             total_us: 0,
             events: Vec::new(),
+            account: None,
         };
         let mut batch = Batch::new(self.shard);
         let key = Key::task_pending(&task.user, &task.id);

@@ -14,8 +14,9 @@ use std::time::Duration;
 use sluice_protocols::google::oauth::delegated_body;
 use sluice_protocols::ids::UserId;
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::UserRecord;
+use sluice_store::record::{ActingAccount, UserRecord};
 use sluice_store::{Batch, Key};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Account, Kept, NoToken, Refresh, kept};
 use crate::audit::{Act, Author, Object};
@@ -65,6 +66,18 @@ async fn address_of(env: &Env, &Account { shard, user, .. }: &Account) -> Result
     address.ok_or_else(|| Problem::new(ProblemKind::NotConnected, "there is no such user"))
 }
 
+/// The account of an address.
+fn acting_for(address: &str) -> ActingAccount {
+    ActingAccount::Delegated(xxh3_128(address.to_ascii_lowercase().as_bytes()).to_be_bytes())
+}
+
+/// The account that the operator's service account would act for; `None` where it does not act for the user.
+pub(crate) async fn delegated_of(env: &Env, account: &Account) -> Result<Option<ActingAccount>, Problem> {
+    let Some(delegation) = &env.config.delegation else { return Ok(None) };
+    let address = address_of(env, account).await?;
+    Ok(delegation.is_for(&address).then(|| acting_for(&address)))
+}
+
 /// Whether a token that was given for this address is still for its user.
 pub(super) async fn is_still_for(env: &Env, account: &Account, address: &str) -> bool {
     address_of(env, account).await.is_ok_and(|now| now == address)
@@ -85,7 +98,8 @@ impl Refresh {
             Ok(answer) => {
                 self.tell().await?;
                 self.env.stats.tokens_delegated.add(1);
-                Ok(Kept { address: Some(Rc::from(address)), ..kept(&self.env, &answer, None) })
+                let acting = acting_for(&address);
+                Ok(Kept { address: Some(Rc::from(address)), ..kept(&self.env, &answer, acting) })
             }
             Err(NoToken::Other(problem)) => Err(problem),
             Err(refused @ (NoToken::Dead(_) | NoToken::Client(_))) => {
