@@ -439,11 +439,13 @@ async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
     let hang = json!({"service": "gmail", "kind": "hang", "operation": "gmail.messages.list", "count": 1});
     stage.sim.fault(hang.clone()).await;
     let answer = ada.ask("POST", "/workflows/hasty/runs", &json!({})).await;
-    let problem = answer.value();
+    let problem = answer.problem(504, "step-timeout");
+    assert_eq!(problem["detail"], "the time that the step may take ran out while Gmail was asked");
     assert_eq!(problem["task"]["state"], "failed", "{problem:#}");
     let (find, read) = (step_of(&problem["task"], 0), step_of(&problem["task"], 1));
     // More than one would be told.
     assert_eq!((&find["state"], &find["tries"]), (&json!("failed"), &NONE), "{problem:#}");
+    assert_eq!(find["error"]["type"], "/problems/step-timeout", "{problem:#}");
     assert_eq!(read["state"], "skipped", "{problem:#}");
     // What hangs is not among what is asked.
     let counts = async || {
@@ -457,6 +459,17 @@ async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
     assert_eq!(run["state"], "done", "{run:#}");
     assert_eq!((&step_of(&run, 0)["tries"], &step_of(&run, 1)["tries"]), (&json!(2), &NONE), "{run:#}");
     assert_eq!(counts().await, (Some(2), Some(1)));
+    // When it is the run's time that is over, that is said.
+    let slow = json!({"steps": [
+        {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna late"}, "timeout_ms": 60_000},
+    ]});
+    ada.expect(201, "PUT", "/workflows/slow", &slow).await;
+    let hang = json!({"service": "gmail", "kind": "hang", "operation": "gmail.messages.list", "count": -1});
+    stage.sim.fault(hang).await;
+    let answer = ada.ask("POST", "/workflows/slow/runs", &json!({"deadline_ms": 1_000})).await;
+    let problem = answer.problem(504, "deadline-exceeded");
+    assert_eq!(step_of(&problem["task"], 0)["error"]["type"], "/problems/deadline-exceeded", "{problem:#}");
+    stage.sim.clear_faults().await;
     let never = json!({"steps": [{"id": "find", "operation": "gmail.search", "with": {"query": "x"}, "timeout_ms": 99}]});
     let refused = ada.ask("POST", "/workflows/check", &never).await.problem(422, "invalid-field");
     assert_eq!(refused["errors"][0]["pointer"], "/steps/0/timeout_ms", "{refused:#}");
