@@ -204,13 +204,11 @@ impl Limiter {
         let key = self.keys.as_ref().map_or(Ok(None), |keys| {
             let key = [u64::from_be_bytes(*who.key.as_bytes())];
             let asked = Asked { rates: config.key, common: config.key, now_ns, units };
-            self.look(keys, key, asked, &self.stats.untracked_keys)
-                .map_err(short(LimitKind::Key, config.key))
+            self.look(keys, key, asked, &self.stats.untracked_keys).map_err(short(LimitKind::Key, config.key))
         });
         let class_row = class_table.map_or(Ok(None), |table| {
             let asked = Asked { rates: class_rates, common: class_rates, now_ns, units };
-            self.look(table, words(who.user), asked, untracked)
-                .map_err(short(LimitKind::Class, class_rates))
+            self.look(table, words(who.user), asked, untracked).map_err(short(LimitKind::Class, class_rates))
         });
         match (user, key, class_row) {
             (Ok(user), Ok(key), Ok(of_class)) => {
@@ -428,7 +426,9 @@ mod tests {
             Who { user: UserId::from_bytes([1; 16]), key: KeyId::from_bytes([1; 8]), allowance }
         }
         let let_in = |allowance: &Allowance, second: u64| {
-            (0..100).take_while(|_| kind(limiter.enter(who(allowance), Class::Reads, second * SECOND)).is_none()).count()
+            (0..100)
+                .take_while(|_| kind(limiter.enter(who(allowance), Class::Reads, second * SECOND)).is_none())
+                .count()
         };
         assert_eq!((let_in(&common, 0), let_in(&common, 0)), (5, 0));
         // Of fifty a minute five are used; the hour has sixty.

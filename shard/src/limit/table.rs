@@ -110,7 +110,13 @@ impl<const K: usize> Table<K> {
     }
 
     /// The states of a row as buckets of `rates`, which they are from now on; most are of `common`.
-    pub(crate) fn get_under(&mut self, row: RowIndex, rates: RatePair, common: RatePair, now_ns: u64) -> Pair {
+    pub(crate) fn get_under(
+        &mut self,
+        row: RowIndex,
+        rates: RatePair,
+        common: RatePair,
+        now_ns: u64,
+    ) -> Pair {
         let before = self.rates(row, common);
         if before == rates {
             return self.get(row);

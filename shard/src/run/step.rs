@@ -201,7 +201,9 @@ impl StepRun<'_> {
     pub(super) fn problem(&self, error: &CallError) -> Problem {
         if self.is_over_own_time() {
             let asked = match error {
-                CallError::Lost { service, error: EgressError::DeadlineExceeded { .. } } => Some(title(*service)),
+                CallError::Lost { service, error: EgressError::DeadlineExceeded { .. } } => {
+                    Some(title(*service))
+                }
                 CallError::NoToken(problem) if problem.kind() == ProblemKind::DeadlineExceeded => {
                     Some("Google's token endpoint")
                 }
