@@ -197,6 +197,8 @@ fn trial() -> Value {
         {"id": "share", "operation": "drive.share", "with": {"file": "$steps.note.files[0]", "people": ["$input.friend"]}},
         {"id": "spare", "operation": "drive.create", "with": {"name": "${input.mark}-spare"}},
         {"id": "bin", "operation": "drive.trash", "with": {"file": "$steps.spare.files[0]"}},
+        {"id": "box", "operation": "drive.create", "with": {"name": "${input.mark}-box", "folder": true}},
+        {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
         {"id": "keep", "operation": "gmail.draft",
          "with": {"to": ["kim@example.com"], "subject": "Kept ${input.mark}", "body": "Not yet."}},
         {"id": "pass", "operation": "gmail.forward",
@@ -208,7 +210,7 @@ fn trial() -> Value {
     ]})
 }
 
-/// What [`trial`] does; its other file is looked for by itself.
+/// What [`trial`] does; its other files, and where the first is, are looked for by themselves.
 const TRIAL: Effects =
     Effects { sends: 2, inserts: 1, drafts: 1, labelled: 1, files: 1, shared: 1, binned: 1 };
 
@@ -223,11 +225,13 @@ fn fall() -> Value {
         {"id": "share", "operation": "drive.share", "with": {"file": "$steps.note.files[0]", "people": ["$input.friend"]}},
         {"id": "spare", "operation": "drive.create", "with": {"name": "${input.mark}-spare"}},
         {"id": "bin", "operation": "drive.trash", "with": {"file": "$steps.spare.files[0]"}},
+        {"id": "box", "operation": "drive.create", "with": {"name": "${input.mark}-box", "folder": true}},
+        {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
         {"id": "tell", "operation": "gmail.send",
          "with": {"to": ["kim@example.com"], "subject": "Code ${input.mark}", "body": "See you."}},
         {"id": "label", "operation": "gmail.label", "with": {"message": "$steps.tell.messages[0]", "add": ["Runs"]}},
         {"id": "drop", "operation": "gmail.trash", "with": {"message": "$steps.tell.messages[0]"}, "after": ["label"]},
-        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "share", "bin", "drop"],
+        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "share", "bin", "move", "drop"],
          "with": {"message": "$steps.find.messages[0]"}},
     ]})
 }
@@ -650,6 +654,8 @@ async fn check_run(asker: &Asker, state: &Value, act: &Act, task: &Value, done: 
     if act.way == Way::Run && task["state"] == "done" {
         assert_eq!((done, deletes, spare.len()), (TRIAL, 0, 1), "{act:?}: {task:#}");
         assert_eq!(notes[0]["trashed"], false, "{task:#}");
+        let folder = files(asker, &format!("{}-box", act.mark)).await;
+        assert_eq!((folder.len(), &notes[0]["parents"]), (1, &json!([folder[0]["id"]])), "{task:#}");
         return;
     }
     assert_eq!(task["state"], "failed", "{act:?}: {task:#}");
@@ -657,6 +663,10 @@ async fn check_run(asker: &Asker, state: &Value, act: &Act, task: &Value, done: 
     assert!(done.is_within(most), "{done:?} is left by {act:?}: {task:#}");
     assert_eq!(deletes, done.inserts, "an event is left: {task:#}");
     assert!(notes.iter().all(|file| file["trashed"] == true), "a file is left: {task:#}");
+    let folder = files(asker, &format!("{}-box", act.mark)).await;
+    assert!(folder.len() <= 1 && folder.iter().all(|file| file["trashed"] == true), "{act:?}: {task:#}");
+    let is_in = |file: &Value| folder.iter().any(|folder| file["parents"] == json!([folder["id"]]));
+    assert!(!notes.iter().any(is_in), "not moved back: {act:?}: {task:#}");
     if act.way == Way::Fall && text(&task["error"]["type"]) == "/problems/unresolved-reference" {
         assert_eq!((done, spare.len()), (FALL, 1), "{act:?}: {task:#}");
     }
@@ -664,7 +674,8 @@ async fn check_run(asker: &Asker, state: &Value, act: &Act, task: &Value, done: 
 
 /// The files of this name, those in the trash as well.
 async fn files(asker: &Asker, name: &str) -> Vec<Value> {
-    let path = format!("/drive/files?q=name%20%3D%20%27{name}%27&fields=files(id%2Cname%2Ctrashed)");
+    let path =
+        format!("/drive/files?q=name%20%3D%20%27{name}%27&fields=files(id%2Cname%2Ctrashed%2Cparents)");
     asker.get(&path).await["files"].as_array().cloned().unwrap_or_default()
 }
 

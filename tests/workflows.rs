@@ -319,6 +319,59 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
     }
 }
 
+/// Makes a file and a folder, and moves the one into the other.
+fn moved() -> Value {
+    json!({
+        "input": {"mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            {"id": "note", "operation": "drive.create", "with": {"name": "Notes ${input.mark}"}},
+            {"id": "box", "operation": "drive.create", "with": {"name": "Box ${input.mark}", "folder": true}},
+            {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
+        ],
+    })
+}
+
+/// The folders that a file of a run is in.
+async fn parents(stage: &Stage, user: &str, task: &Value) -> Value {
+    let asker = Asker::of(&stage.gateway, &stage.gateway.admin(&["key", "add", user])).await;
+    let file = text(&step(task, "note")["items"][0]["id"]).to_owned();
+    asker.get(&format!("/drive/files/{file}?fields=parents")).await["parents"].clone()
+}
+
+#[tokio::test]
+async fn a_file_is_moved_once_and_back_once_whichever_call_a_kill_falls_on() {
+    const MOVE: &str = "drive.files.update";
+    let mut stage = Stage::start();
+    for (index, moment) in
+        [before("drive", "PATCH", "/files/"), after("drive", "PATCH", "/files/", MOVE)].iter().enumerate()
+    {
+        let (next, task, state) = stage.killed_at(index, &moved(), moment).await;
+        stage = next;
+        let user = format!("user-{index}");
+        assert_eq!(task["state"], "done", "{task:#}");
+        assert_eq!(changes(&state, &user, MOVE), 1, "{task:#}");
+        let folder = step(&task, "box")["items"][0]["id"].clone();
+        assert_eq!(parents(&stage, &user, &task).await, json!([folder]));
+    }
+    // Killed while it is moved, and while it is moved back.
+    let mut definition = moved();
+    let steps = definition["steps"].as_array_mut().expect("steps");
+    steps.push(json!({"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}}));
+    steps.push(json!({"id": "read", "operation": "gmail.read", "after": ["move"], "with": {"message": "$steps.none.messages[0]"}}));
+    let moment = after("drive", "PATCH", "/files/", MOVE);
+    let (stage, task, state) = stage.killed_at(2, &definition, &moment).await;
+    assert_eq!(task["state"], "failed", "{task:#}");
+    for name in ["note", "box", "move"] {
+        assert_eq!(step(&task, name)["compensation"]["state"], "done", "{name}: {task:#}");
+    }
+    // There, back, and both that were made to the trash.
+    assert_eq!(changes(&state, "user-2", MOVE), 4, "{task:#}");
+    let folder = step(&task, "box")["items"][0]["id"].clone();
+    let parents = parents(&stage, "user-2", &task).await;
+    let list = parents.as_array().expect("a list");
+    assert!(list.len() == 1 && !list.contains(&folder), "{list:?}");
+}
+
 #[tokio::test]
 async fn what_is_cyclic_unknown_or_mistyped_is_refused_with_the_step_named() {
     let stage = Stage::start();

@@ -169,6 +169,33 @@ pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
     ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
 }
 
+/// Gets the folders that a file is in.
+#[must_use]
+pub fn get_parents(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", "parents");
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Puts a file into folders and takes it out of others; nothing of it changes besides.
+#[must_use]
+pub fn move_file(id: &str, into: &[&str], out_of: &[&str]) -> ApiCall {
+    let mut path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1);
+    for (name, folders) in [("addParents", into), ("removeParents", out_of)] {
+        if !folders.is_empty() {
+            path = path.with(name, folders.join(","));
+        }
+    }
+    ApiCall::json(Service::Drive, "PATCH", path.with("fields", FILE_FIELDS).finish(), &json!({}))
+}
+
+/// The reply to [`get_parents`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Parents {
+    /// The ids of the folders; none of a file that others own and share.
+    #[serde(default)]
+    pub parents: Vec<String>,
+}
+
 /// The reply to [`generate_id`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct GeneratedIds {
@@ -279,6 +306,12 @@ impl File {
             Some(size) if size > READ_BYTES_MAX => Err(Unreadable::TooLarge(size)),
             _ => Ok(download_file(&self.id)),
         }
+    }
+
+    /// Whether files can be in it.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.mime_type == FOLDER
     }
 
     /// What later steps and turns need of it.

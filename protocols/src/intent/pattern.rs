@@ -329,6 +329,7 @@ const fn is_learned(call: &Operation) -> bool {
             | Operation::CalendarFreeBusy { .. }
             | Operation::DriveCreate { .. }
             | Operation::DriveShare { .. }
+            | Operation::DriveMove { .. }
             | Operation::DriveTrash { .. }
     )
 }
@@ -469,6 +470,7 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => Vec::new(),
     }
 }
@@ -593,6 +595,7 @@ fn put(
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => return None,
     }
     Some(())

@@ -324,6 +324,14 @@ pub enum Operation {
         #[serde(default)]
         text: Option<String>,
     },
+    /// Moves a file into a folder, out of that in which it is; the result is that file.
+    #[serde(rename = "drive.move")]
+    DriveMove {
+        /// Which; it may be a folder.
+        file: ItemRef,
+        /// Where to.
+        folder: ItemRef,
+    },
     /// Moves a file to the trash; the result is that file.
     #[serde(rename = "drive.trash")]
     DriveTrash {
@@ -372,6 +380,8 @@ pub enum Undo {
     RestoreLabels,
     /// Who was given the file has it no longer.
     Unshare,
+    /// The file is in the folder again in which it was.
+    MoveBack,
     /// The file that was made goes to the trash.
     TrashFile,
     /// The file comes back out of the trash.
@@ -413,7 +423,7 @@ pub struct Results {
 
 impl Operation {
     /// Every name there is.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "gmail.search",
         "gmail.read",
         "gmail.send",
@@ -431,6 +441,7 @@ impl Operation {
         "drive.read",
         "drive.create",
         "drive.share",
+        "drive.move",
         "drive.trash",
     ];
 
@@ -455,6 +466,7 @@ impl Operation {
             Self::GmailDraft { .. } => "gmail.draft",
             Self::GmailTrash { .. } => "gmail.trash",
             Self::DriveCreate { .. } => "drive.create",
+            Self::DriveMove { .. } => "drive.move",
             Self::DriveTrash { .. } => "drive.trash",
         }
     }
@@ -480,6 +492,7 @@ impl Operation {
             | Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => Service::Drive,
         }
     }
@@ -499,6 +512,7 @@ impl Operation {
             | Self::GmailTrash { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => true,
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
@@ -521,6 +535,7 @@ impl Operation {
             Self::DriveTrash { .. } => Some(Undo::RestoreFile),
             Self::GmailLabel { .. } => Some(Undo::RestoreLabels),
             Self::DriveShare { .. } => Some(Undo::Unshare),
+            Self::DriveMove { .. } => Some(Undo::MoveBack),
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::GmailSend { .. }
@@ -562,6 +577,7 @@ impl Operation {
             Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => (ItemKind::File, 1),
         };
         Some(Results { kind, count_max })
@@ -579,9 +595,10 @@ impl Operation {
             Self::CalendarChange { event, .. } | Self::CalendarDelete { event } => {
                 Some((*event, ItemKind::Event))
             }
-            Self::DriveRead { file } | Self::DriveShare { file, .. } | Self::DriveTrash { file } => {
-                Some((*file, ItemKind::File))
-            }
+            Self::DriveRead { file }
+            | Self::DriveShare { file, .. }
+            | Self::DriveMove { file, .. }
+            | Self::DriveTrash { file } => Some((*file, ItemKind::File)),
             Self::GmailSearch { .. }
             | Self::GmailSend { .. }
             | Self::CalendarList { .. }
@@ -590,6 +607,15 @@ impl Operation {
             | Self::DriveSearch { .. }
             | Self::GmailDraft { .. }
             | Self::DriveCreate { .. } => None,
+        }
+    }
+
+    /// The item into which it puts the other, and the kind that must be.
+    #[must_use]
+    pub const fn destination(&self) -> Option<(ItemRef, ItemKind)> {
+        match self {
+            Self::DriveMove { folder, .. } => Some((*folder, ItemKind::File)),
+            _ => None,
         }
     }
 
@@ -605,10 +631,11 @@ impl Operation {
         }
     }
 
-    /// Every reference in it: the item it works on, then the items whose people it uses.
+    /// Every reference in it: the item it works on, that into which it puts it, then the items whose people it uses.
     pub fn references(&self) -> impl Iterator<Item = ItemRef> + '_ {
         let people = self.recipients().iter().filter_map(Recipient::item);
-        self.target().map(|(item, _)| item).into_iter().chain(people)
+        let items = self.target().into_iter().chain(self.destination());
+        items.map(|(item, _)| item).chain(people)
     }
 }
 

@@ -37,7 +37,7 @@ fn step() -> Value {
     ])
 }
 
-fn operations() -> [Value; 18] {
+fn operations() -> [Value; 19] {
     [
         operation("gmail.search", [("query", string("Gmail search syntax.")), ("limit", limit())]),
         operation("gmail.read", [("message", item("m"))]),
@@ -132,6 +132,7 @@ fn operations() -> [Value; 18] {
                 ("role", json!({"type": "string", "enum": ShareRole::ALL.map(ShareRole::name)})),
             ],
         ),
+        operation("drive.move", [("file", item("f")), ("folder", item("f"))]),
         operation("drive.trash", [("file", item("f"))]),
     ]
 }

@@ -116,6 +116,7 @@ operations! {
     "drive.create" [needed("name", TITLE), maybe("folder", Takes::Boolean), maybe("text", BODY)] Some(ItemKind::File), false, false;
     "drive.share" [needed("file", FILE), needed("people", Takes::People), maybe("role", Takes::Role)]
         Some(ItemKind::File), false, false;
+    "drive.move" [needed("file", FILE), needed("folder", FILE)] Some(ItemKind::File), false, false;
     "drive.trash" [needed("file", FILE)] Some(ItemKind::File), false, false;
 }
 

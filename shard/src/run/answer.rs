@@ -194,6 +194,13 @@ impl Teller<'_> {
             }
             Operation::DriveCreate { name, folder: true, .. } => format!("Made the folder “{name}”."),
             Operation::DriveCreate { name, folder: false, .. } => format!("Made the file “{name}”."),
+            Operation::DriveMove { folder, .. } => {
+                let what = first.map_or_else(|| "the file".to_owned(), |item| format!("“{}”", title(item)));
+                match self.known.item(*folder) {
+                    Ok(folder) => format!("Moved {what} to “{}”.", title(&folder)),
+                    Err(_) => format!("Moved {what}."),
+                }
+            }
             Operation::GmailTrash { .. } | Operation::DriveTrash { .. } => match first {
                 Some(item) => format!("Moved “{}” to the trash.", title(item)),
                 None => "Moved it to the trash.".to_owned(),
@@ -315,6 +322,7 @@ impl Teller<'_> {
             }
             Operation::DriveCreate { name, folder: true, .. } => format!("make the folder “{name}”"),
             Operation::DriveCreate { name, folder: false, .. } => format!("make the file “{name}”"),
+            Operation::DriveMove { file, .. } => format!("move {}", about(self.known.item(*file), "file")),
             Operation::DriveTrash { file } => {
                 format!("move {} to the trash", about(self.known.item(*file), "file"))
             }

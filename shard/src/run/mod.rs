@@ -22,6 +22,7 @@ mod known;
 mod labels;
 mod mail;
 pub(crate) mod marks;
+mod moved;
 pub(crate) mod replay;
 mod script;
 mod share;
