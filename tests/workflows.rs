@@ -537,6 +537,12 @@ async fn a_run_in_preview_changes_nothing_before_it_is_confirmed() {
     let shown = ada.expect(200, "POST", "/workflows/welcome/runs", &run).await;
     assert_eq!(shown["state"], "awaiting_confirmation", "{shown:#}");
     assert!(states(&shown).iter().all(|(_, state)| *state == "pending"), "{shown:#}");
+    let told = shown["changes"].as_array().expect("changes").iter();
+    let told: Vec<&str> = told.map(|change| text(&change["what"])).collect();
+    assert!(
+        ["make an event", "make a file", "send a mail"].iter().all(|what| told.contains(what)),
+        "{told:?}"
+    );
     assert_eq!(stage.sim.state().await["users"], json!({}));
     let Stage { gateway, sim, directory } = stage;
     let gateway = gateway.crash_and_restart();

@@ -23,6 +23,7 @@ mod labels;
 mod mail;
 pub(crate) mod marks;
 mod moved;
+mod outlook;
 pub(crate) mod replay;
 mod script;
 mod share;
