@@ -390,6 +390,21 @@ async fn files_are_made_shared_with_each_once_and_thrown_away() {
 }
 
 #[tokio::test]
+async fn a_document_is_exported_by_a_link_that_brings_it() {
+    let stage = Stage::start().await;
+    let task = stage.done("export the roadmap document as PDF").await;
+    assert_eq!(operations(&task), ["drive.search", "drive.export"]);
+    let path = text_of(&task, "/steps/1/text");
+    assert!(answer(&task).ends_with(&format!("as pdf is to be had at {path}")), "{}", answer(&task));
+    let exported = stage.caller.get(path, &stage.key).await;
+    assert_eq!((exported.status.as_u16(), exported.body.starts_with(b"%PDF")), (200, true), "{path}");
+    // A form into which Google does not convert it is no form of it.
+    let body = json!({"command": "export that file as csv"});
+    let problem = stage.caller.post(&stage.key, &body).await.problem(422, "unresolved-reference");
+    assert!(text_of(&problem, "/detail").contains("cannot be had as csv"), "{problem:#}");
+}
+
+#[tokio::test]
 async fn sending_on_sharing_and_throwing_away_can_be_held_until_they_are_confirmed() {
     let scene =
         Scene::start(1, &["tasks.confirm=gmail.forward,gmail.trash,drive.share,drive.move,drive.trash"]);

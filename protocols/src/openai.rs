@@ -64,6 +64,8 @@ duration. Result: the event.
 the user. Use calendar.list for what the user has planned. No result.
 - drive.search: find files by plain words, without operators. Results are files.
 - drive.read: fetch the text of one file. Result: that file.
+- drive.export: give a document, spreadsheet or presentation in another form (\"pdf\", \"docx\", \"xlsx\", \"pptx\", \"txt\", \
+\"csv\"): the user gets a link. Result: that file.
 - drive.create: make a folder, or a file with \"text\" in it. Result: that file.
 - drive.share: let people read, comment on or write a file; they are told by mail. Use \"reader\" unless the user says \
 otherwise. Result: that file.

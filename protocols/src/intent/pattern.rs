@@ -329,6 +329,7 @@ const fn is_learned(call: &Operation) -> bool {
             | Operation::CalendarFreeBusy { .. }
             | Operation::DriveCreate { .. }
             | Operation::DriveShare { .. }
+            | Operation::DriveExport { .. }
             | Operation::DriveMove { .. }
             | Operation::DriveTrash { .. }
     )
@@ -470,6 +471,7 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveExport { .. }
         | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => Vec::new(),
     }
@@ -595,6 +597,7 @@ fn put(
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveExport { .. }
         | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => return None,
     }

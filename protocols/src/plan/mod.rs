@@ -324,6 +324,15 @@ pub enum Operation {
         #[serde(default)]
         text: Option<String>,
     },
+    /// Tells where a document of Google's can be had in another form; the result is that file, and the text is the path
+    /// from which it is fetched.
+    #[serde(rename = "drive.export")]
+    DriveExport {
+        /// Which.
+        file: ItemRef,
+        /// In which form.
+        format: ExportFormat,
+    },
     /// Moves a file into a folder, out of that in which it is; the result is that file.
     #[serde(rename = "drive.move")]
     DriveMove {
@@ -363,6 +372,55 @@ impl ShareRole {
             Self::Reader => "reader",
             Self::Commenter => "commenter",
             Self::Writer => "writer",
+        }
+    }
+}
+
+/// A form in which a document of Google's can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    /// For documents, spreadsheets, presentations and drawings.
+    Pdf,
+    /// Word, for documents.
+    Docx,
+    /// Excel, for spreadsheets.
+    Xlsx,
+    /// PowerPoint, for presentations.
+    Pptx,
+    /// Plain text, for documents and presentations.
+    Txt,
+    /// Of spreadsheets the first sheet.
+    Csv,
+}
+
+impl ExportFormat {
+    /// Every form there is.
+    pub const ALL: [Self; 6] = [Self::Pdf, Self::Docx, Self::Xlsx, Self::Pptx, Self::Txt, Self::Csv];
+
+    /// As plans call it, which is how names of such files end.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pdf => "pdf",
+            Self::Docx => "docx",
+            Self::Xlsx => "xlsx",
+            Self::Pptx => "pptx",
+            Self::Txt => "txt",
+            Self::Csv => "csv",
+        }
+    }
+
+    /// Its media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Pdf => "application/pdf",
+            Self::Docx => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            Self::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+            Self::Pptx => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+            Self::Txt => "text/plain",
+            Self::Csv => "text/csv",
         }
     }
 }
@@ -423,7 +481,7 @@ pub struct Results {
 
 impl Operation {
     /// Every name there is.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 20] = [
         "gmail.search",
         "gmail.read",
         "gmail.send",
@@ -439,6 +497,7 @@ impl Operation {
         "calendar.free_busy",
         "drive.search",
         "drive.read",
+        "drive.export",
         "drive.create",
         "drive.share",
         "drive.move",
@@ -466,6 +525,7 @@ impl Operation {
             Self::GmailDraft { .. } => "gmail.draft",
             Self::GmailTrash { .. } => "gmail.trash",
             Self::DriveCreate { .. } => "drive.create",
+            Self::DriveExport { .. } => "drive.export",
             Self::DriveMove { .. } => "drive.move",
             Self::DriveTrash { .. } => "drive.trash",
         }
@@ -492,6 +552,7 @@ impl Operation {
             | Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveExport { .. }
             | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => Service::Drive,
         }
@@ -519,7 +580,8 @@ impl Operation {
             | Self::CalendarList { .. }
             | Self::CalendarFreeBusy { .. }
             | Self::DriveSearch { .. }
-            | Self::DriveRead { .. } => false,
+            | Self::DriveRead { .. }
+            | Self::DriveExport { .. } => false,
         }
     }
 
@@ -546,7 +608,8 @@ impl Operation {
             | Self::CalendarChange { .. }
             | Self::CalendarDelete { .. }
             | Self::DriveSearch { .. }
-            | Self::DriveRead { .. } => None,
+            | Self::DriveRead { .. }
+            | Self::DriveExport { .. } => None,
         }
     }
 
@@ -577,6 +640,7 @@ impl Operation {
             Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveExport { .. }
             | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => (ItemKind::File, 1),
         };
@@ -596,6 +660,7 @@ impl Operation {
                 Some((*event, ItemKind::Event))
             }
             Self::DriveRead { file }
+            | Self::DriveExport { file, .. }
             | Self::DriveShare { file, .. }
             | Self::DriveMove { file, .. }
             | Self::DriveTrash { file } => Some((*file, ItemKind::File)),

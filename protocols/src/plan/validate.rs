@@ -184,6 +184,7 @@ pub(super) fn fields(call: &Operation) -> FieldResult {
         | Operation::GmailTrash { .. }
         | Operation::CalendarDelete { .. }
         | Operation::DriveRead { .. }
+        | Operation::DriveExport { .. }
         | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => Ok(()),
     }

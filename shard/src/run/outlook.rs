@@ -44,7 +44,8 @@ fn in_general(call: &Operation) -> &'static str {
         | Operation::CalendarList { .. }
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveSearch { .. }
-        | Operation::DriveRead { .. } => "look something up",
+        | Operation::DriveRead { .. }
+        | Operation::DriveExport { .. } => "look something up",
     }
 }
 
@@ -91,7 +92,8 @@ fn exactly(call: &Operation) -> String {
         | Operation::CalendarList { .. }
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveSearch { .. }
-        | Operation::DriveRead { .. } => in_general(call).to_owned(),
+        | Operation::DriveRead { .. }
+        | Operation::DriveExport { .. } => in_general(call).to_owned(),
     }
 }
 

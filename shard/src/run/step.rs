@@ -183,6 +183,7 @@ impl StepRun<'_> {
                 self.drive_create(name, *folder, text.as_deref()).await
             }
             Operation::DriveShare { file, people, role } => self.drive_share(*file, people, *role).await,
+            Operation::DriveExport { file, format } => self.drive_export(*file, *format).await,
             Operation::DriveMove { file, folder } => self.drive_move(*file, *folder).await,
             Operation::DriveTrash { file } => self.drive_trash(*file).await,
         }

@@ -174,7 +174,7 @@ fn destination(words: &[Word]) -> Option<usize> {
 
 /// Whether a file is to go to a folder.
 pub(super) fn is_put(words: &[Word]) -> bool {
-    destination(words).is_some()
+    destination(words).is_some() && !words.iter().any(|word| word.any(MAIL_NOUNS))
 }
 
 /// "move the roadmap file to the folder Trips", "put it into the Trips folder"
@@ -190,6 +190,26 @@ pub(super) fn put(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refus
     let folder = builder.push(json!({"operation": "drive.search", "text": name.join(" "), "limit": 1}));
     let (file, folder) = (what.to_string(), Ref::Step(folder, 0).to_string());
     builder.push(json!({"operation": "drive.move", "file": file, "folder": folder}));
+    Ok(())
+}
+
+/// "export the roadmap document as pdf", "download that file as Word"
+pub(super) fn export(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
+    let at = words.iter().rposition(|word| word.any(&["as", "to"])).ok_or("In which form?")?;
+    let form = words[at..].iter().find_map(|word| {
+        Some(match word.low.as_str() {
+            "pdf" => "pdf",
+            "word" | "docx" => "docx",
+            "excel" | "xlsx" => "xlsx",
+            "powerpoint" | "pptx" => "pptx",
+            "text" | "txt" => "txt",
+            "csv" => "csv",
+            _ => return None,
+        })
+    });
+    let form = form.ok_or("In which form?")?;
+    let file = file(&words[1..at], builder)?;
+    builder.push(json!({"operation": "drive.export", "file": file.to_string(), "format": form}));
     Ok(())
 }
 

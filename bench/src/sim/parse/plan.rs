@@ -133,6 +133,7 @@ fn signature(operation: &str) -> Option<(&'static [&'static str], Option<Kind>)>
         "calendar.free_busy" => (&["from", "to", "people"], None),
         "drive.create" => (&["name", "folder", "text"], Some(Kind::File)),
         "drive.share" => (&["file", "people", "role"], Some(Kind::File)),
+        "drive.export" => (&["file", "format"], Some(Kind::File)),
         "drive.move" => (&["file", "folder"], Some(Kind::File)),
         "drive.trash" => (&["file"], Some(Kind::File)),
         "drive.search" => (&["text", "limit"], Some(Kind::File)),
@@ -245,6 +246,9 @@ fn check_member(
                 && names.iter().all(|name| name.as_str().is_some_and(|name| !name.is_empty()))
         }),
         (_, "role") => text.is_some_and(|role| matches!(role, "reader" | "commenter" | "writer")),
+        (_, "format") => {
+            text.is_some_and(|form| matches!(form, "pdf" | "docx" | "xlsx" | "pptx" | "txt" | "csv"))
+        }
         (_, "folder") => value.is_boolean(),
         ("gmail.forward", "body") => text.is_some(),
         ("calendar.free_busy", "from" | "to") => text.is_some_and(is_moment),
