@@ -371,14 +371,43 @@ async fn files_are_made_shared_with_each_once_and_thrown_away() {
     let folder = text_of(&items(&task)[0], "/id").to_owned();
     let folder = stage.get(&format!("/drive/files/{folder}?fields=name,mimeType")).await;
     assert_eq!(folder, json!({"name": "Trips", "mimeType": "application/vnd.google-apps.folder"}));
+    // Into a folder, once: a file that is there already is left alone. What is no folder takes nothing in.
+    let folder_id = text_of(&items(&task)[0], "/id").to_owned();
+    for _ in 0..2 {
+        let task = stage.done("move the zebras file to the folder Trips").await;
+        assert_eq!(operations(&task), ["drive.search", "drive.search", "drive.move"]);
+        assert!(answer(&task).contains("Moved “zebras.txt” to “Trips”."), "{}", answer(&task));
+        let placed = stage.get(&format!("/drive/files/{id}?fields=parents")).await;
+        assert_eq!(placed, json!({"parents": [folder_id]}));
+    }
+    assert_eq!(stage.scene.sim.asked("drive.files.update").await, 1);
+    let body = json!({"command": "move the zebras file to the folder roadmap"});
+    let problem = stage.caller.post(&stage.key, &body).await.problem(422, "unresolved-reference");
+    assert!(text_of(&problem, "/detail").contains("is not a folder"), "{problem:#}");
     let task = stage.done("delete the zebras file").await;
     assert_eq!(operations(&task), ["drive.search", "drive.trash"]);
     assert_eq!(stage.get(&format!("/drive/files/{id}?fields=trashed")).await, json!({"trashed": true}));
 }
 
 #[tokio::test]
+async fn a_document_is_exported_by_a_link_that_brings_it() {
+    let stage = Stage::start().await;
+    let task = stage.done("export the roadmap document as PDF").await;
+    assert_eq!(operations(&task), ["drive.search", "drive.export"]);
+    let path = text_of(&task, "/steps/1/text");
+    assert!(answer(&task).ends_with(&format!("as pdf is to be had at {path}")), "{}", answer(&task));
+    let exported = stage.caller.get(path, &stage.key).await;
+    assert_eq!((exported.status.as_u16(), exported.body.starts_with(b"%PDF")), (200, true), "{path}");
+    // A form into which Google does not convert it is no form of it.
+    let body = json!({"command": "export that file as csv"});
+    let problem = stage.caller.post(&stage.key, &body).await.problem(422, "unresolved-reference");
+    assert!(text_of(&problem, "/detail").contains("cannot be had as csv"), "{problem:#}");
+}
+
+#[tokio::test]
 async fn sending_on_sharing_and_throwing_away_can_be_held_until_they_are_confirmed() {
-    let scene = Scene::start(1, &["tasks.confirm=gmail.forward,gmail.trash,drive.share,drive.trash"]);
+    let scene =
+        Scene::start(1, &["tasks.confirm=gmail.forward,gmail.trash,drive.share,drive.move,drive.trash"]);
     let key = scene.gateway.user("ada");
     let stage = Stage { caller: scene.caller().await, scene, key };
     stage.done("find the file about the roadmap").await;
@@ -387,6 +416,7 @@ async fn sending_on_sharing_and_throwing_away_can_be_held_until_they_are_confirm
         "forward it to ben@x.example",
         "delete the mail from Anna about the offsite",
         "share that file with ben@x.example",
+        "move that file to the folder Trips",
         "delete that file",
     ] {
         let task = stage.caller.command(&stage.key, text).await;

@@ -3,7 +3,8 @@
 //!
 //! `crash.rs` kills at every step of a command; here everything goes on at once: commands that wait, queued ones of all
 //! priorities, batches, runs of workflows (one that is done, one that fails and is taken back), and mail, events and files
-//! without a command: made, changed, cancelled, shared, thrown away. A command or a run whose answer was lost is sent again
+//! without a command: made, changed, cancelled, shared, thrown away. Commands and runs do everything that can be done: they
+//! search and ask who is free, send, forward, draft, label and throw away mail, make events, make, share and throw away files. A command or a run whose answer was lost is sent again
 //! with its `Idempotency-Key`, so that each must be done exactly once. What goes without a command is sent once: done if it
 //! was acknowledged, and never twice.
 //!
@@ -61,21 +62,89 @@ retry_after_s = 300
 "#;
 const DOOMED_DEADLINE_MS: u64 = 20_000;
 
-/// Sends and inserts, with `MARK` for the mark.
-const COMMANDS: [(&str, usize, usize); 5] = [
-    ("find the mail from Anna about the budget", 0, 0),
-    ("send a mail to kim@example.com saying code MARK is valid", 1, 0),
-    ("create an event called Review MARK tomorrow at ten", 0, 1),
+/// What was done, or is to be: how often each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Effects {
+    sends: usize,
+    inserts: usize,
+    /// Drafts that are left.
+    drafts: usize,
+    /// Messages with the label of this name, or with the one that runs give.
+    labelled: usize,
+    /// Files of this name.
+    files: usize,
+    /// Who was given a file.
+    shared: usize,
+    /// What is in the trash.
+    binned: usize,
+}
+
+impl Effects {
+    const NONE: Self = Self { sends: 0, inserts: 0, drafts: 0, labelled: 0, files: 0, shared: 0, binned: 0 };
+
+    fn each(self) -> [usize; 7] {
+        let Self { sends, inserts, drafts, labelled, files, shared, binned } = self;
+        [sends, inserts, drafts, labelled, files, shared, binned]
+    }
+
+    fn is_within(self, most: Self) -> bool {
+        self.each().into_iter().zip(most.each()).all(|(done, most)| done <= most)
+    }
+}
+
+/// What a command is about, besides itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    Nothing,
+    /// A file that was made before, `ABOUT` for its name.
+    File,
+    /// A mail that was sent before, `ABOUT` for its subject.
+    Mail,
+}
+
+const SEND: Effects = Effects { sends: 1, ..Effects::NONE };
+
+/// Commands, with `MARK` for the mark, and what each does.
+const COMMANDS: [(&str, On, Effects); 15] = [
+    ("find the mail from Anna about the budget", On::Nothing, Effects::NONE),
+    ("is kim@example.com free tomorrow", On::Nothing, Effects::NONE),
+    ("send a mail to kim@example.com saying code MARK is valid", On::Nothing, SEND),
+    (
+        "create an event called Review MARK tomorrow at ten",
+        On::Nothing,
+        Effects { inserts: 1, ..Effects::NONE },
+    ),
     (
         "create an event called Slot MARK tomorrow at noon and send a mail to kim@example.com saying code MARK is free",
-        1,
-        1,
+        On::Nothing,
+        Effects { inserts: 1, ..SEND },
     ),
     (
         "find the file about the roadmap and find the mail from Anna about the budget and then \
          send a mail to kim@example.com saying code MARK is done",
-        1,
-        0,
+        On::Nothing,
+        SEND,
+    ),
+    ("forward the mail from Anna about the budget to MARK@example.com saying here it is", On::Nothing, SEND),
+    (
+        "draft a mail to kim@example.com saying code MARK is kept",
+        On::Nothing,
+        Effects { drafts: 1, ..Effects::NONE },
+    ),
+    (
+        "label the mail from Anna about the budget as MARK",
+        On::Nothing,
+        Effects { labelled: 1, ..Effects::NONE },
+    ),
+    ("make a file called MARK saying zebras are striped", On::Nothing, Effects { files: 1, ..Effects::NONE }),
+    ("create a folder called MARK", On::Nothing, Effects { files: 1, ..Effects::NONE }),
+    ("share the file about ABOUT with MARK@example.com", On::File, Effects { shared: 1, ..Effects::NONE }),
+    ("delete the file about ABOUT", On::File, Effects { binned: 1, ..Effects::NONE }),
+    ("delete the mail from me about ABOUT", On::Mail, Effects { binned: 1, ..Effects::NONE }),
+    (
+        "share the file about ABOUT with MARK@example.com so that he can edit it",
+        On::File,
+        Effects { shared: 1, ..Effects::NONE },
     ),
 ];
 
@@ -117,30 +186,59 @@ const WAYS: [Way; 14] = [
     Way::Bin,
 ];
 
-/// A workflow that can be done.
+/// A workflow that can be done: all that a workflow can do.
 fn trial() -> Value {
-    json!({"input": {"mark": {"type": "text"}}, "steps": [
+    json!({"input": {"mark": {"type": "text"}, "friend": {"type": "address"}}, "steps": [
         {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna budget", "limit": 2}},
-        {"id": "book", "operation": "calendar.create",
+        {"id": "free", "operation": "calendar.free_busy", "with": {"from": "2031-03-05", "to": "2031-03-05"}},
+        {"id": "book", "operation": "calendar.create", "after": ["free"],
          "with": {"title": "Talk ${input.mark}", "start": "2031-03-05T10:00", "description": "${steps.find.messages[0].subject}"}},
-        {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark"}},
-        {"id": "tell", "operation": "gmail.send", "after": ["book", "note"],
+        {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark", "text": "About ${input.mark}."}},
+        {"id": "share", "operation": "drive.share", "with": {"file": "$steps.note.files[0]", "people": ["$input.friend"]}},
+        {"id": "spare", "operation": "drive.create", "with": {"name": "${input.mark}-spare"}},
+        {"id": "bin", "operation": "drive.trash", "with": {"file": "$steps.spare.files[0]"}},
+        {"id": "box", "operation": "drive.create", "with": {"name": "${input.mark}-box", "folder": true}},
+        {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
+        {"id": "keep", "operation": "gmail.draft",
+         "with": {"to": ["kim@example.com"], "subject": "Kept ${input.mark}", "body": "Not yet."}},
+        {"id": "pass", "operation": "gmail.forward",
+         "with": {"message": "$steps.find.messages[0]", "to": ["kim@example.com"], "body": "Code ${input.mark} is passed."}},
+        {"id": "label", "operation": "gmail.label", "with": {"message": "$steps.pass.messages[0]", "add": ["Runs"]}},
+        {"id": "tell", "operation": "gmail.send", "after": ["book"],
          "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See ${steps.note.files[0].title}."}},
+        {"id": "drop", "operation": "gmail.trash", "with": {"message": "$steps.tell.messages[0]"}},
     ]})
 }
 
-/// One that comes to a mail that nobody wrote, after it made an event, a draft and a file.
+/// What [`trial`] does; its other files, and where the first is, are looked for by themselves.
+const TRIAL: Effects =
+    Effects { sends: 2, inserts: 1, drafts: 1, labelled: 1, files: 1, shared: 1, binned: 1 };
+
+/// One that comes to a mail that nobody wrote, after it did all that can be taken back, and sent a mail, which cannot.
 fn fall() -> Value {
-    json!({"input": {"mark": {"type": "text"}}, "steps": [
+    json!({"input": {"mark": {"type": "text"}, "friend": {"type": "address"}}, "steps": [
         {"id": "find", "operation": "gmail.search", "with": {"query": "from:nobody.at.all ${input.mark}"}},
         {"id": "book", "operation": "calendar.create", "with": {"title": "Talk ${input.mark}", "start": "2031-03-06T10:00"}},
         {"id": "draft", "operation": "gmail.draft",
          "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See you."}},
         {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark"}},
-        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "note"],
+        {"id": "share", "operation": "drive.share", "with": {"file": "$steps.note.files[0]", "people": ["$input.friend"]}},
+        {"id": "spare", "operation": "drive.create", "with": {"name": "${input.mark}-spare"}},
+        {"id": "bin", "operation": "drive.trash", "with": {"file": "$steps.spare.files[0]"}},
+        {"id": "box", "operation": "drive.create", "with": {"name": "${input.mark}-box", "folder": true}},
+        {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
+        {"id": "tell", "operation": "gmail.send",
+         "with": {"to": ["kim@example.com"], "subject": "Code ${input.mark}", "body": "See you."}},
+        {"id": "label", "operation": "gmail.label", "with": {"message": "$steps.tell.messages[0]", "add": ["Runs"]}},
+        {"id": "drop", "operation": "gmail.trash", "with": {"message": "$steps.tell.messages[0]"}, "after": ["label"]},
+        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "share", "bin", "move", "drop"],
          "with": {"message": "$steps.find.messages[0]"}},
     ]})
 }
+
+/// What is left of [`fall`] when it came as far as it can: the event, the file and the other file were made, and are
+/// deleted or in the trash.
+const FALL: Effects = Effects { inserts: 1, files: 1, ..SEND };
 
 /// Something that was sent; by its mark its effects are told from all others.
 #[derive(Clone, Debug)]
@@ -149,10 +247,11 @@ struct Act {
     user: usize,
     mark: String,
     body: Value,
-    sends: usize,
-    inserts: usize,
-    /// What it is done to, for what is done to something: the id at Google.
+    does: Effects,
+    /// What it is done to, for what is done to something: the id at Google, and of a mail its subject.
     target: Option<String>,
+    /// What in the trash is its doing: the name of the file, or the subject of the mail.
+    about: Option<(On, String)>,
     /// The task it was promised as, or what was made, when there was no task.
     acknowledged: Option<Value>,
 }
@@ -220,9 +319,9 @@ impl Trial {
                 user: DOOMED,
                 mark,
                 body,
-                sends: 0,
-                inserts: 0,
+                does: Effects::NONE,
                 target: None,
+                about: None,
                 acknowledged: None,
             };
         }
@@ -239,37 +338,73 @@ impl Trial {
             Way::Share | Way::Bin if target.is_none() => way = Way::File,
             _ => {}
         }
-        let (command, sends, inserts) = COMMANDS[self.lot.index(COMMANDS.len())];
+        let (mut command, on, mut does) = COMMANDS[self.lot.index(COMMANDS.len())];
+        let is_command = matches!(way, Way::Sync | Way::Async | Way::Batch);
+        let about = if is_command { self.about(user, on) } else { None };
+        if on != On::Nothing && about.is_none() {
+            (command, _, does) = COMMANDS[0];
+        }
+        let target = about.as_ref().map(|(id, _)| id.clone()).or(target);
+        let about = about.map(|(_, name)| (on, name));
         let priority = ["high", "normal", "batch"][self.lot.index(3)];
-        let command = json!({"command": command.replace("MARK", &mark), "priority": priority});
-        let (body, sends, inserts) = match way {
-            Way::Batch => (json!({"commands": [command]}), sends, inserts),
+        let name = about.as_ref().map_or("", |(_, name)| name);
+        let command = command.replace("MARK", &mark).replace("ABOUT", name);
+        let command = json!({"command": command, "priority": priority});
+        let (body, does) = match way {
+            Way::Batch => (json!({"commands": [command]}), does),
             Way::Sync | Way::Async => {
                 let mode = if way == Way::Sync { "sync" } else { "async" };
                 let mut body = command;
                 body["mode"] = json!(mode);
-                (body, sends, inserts)
+                (body, does)
             }
-            Way::Mail => (json!({"to": ["kim@example.com"], "subject": mark, "body": "Hello."}), 1, 0),
+            Way::Mail => (json!({"to": ["kim@example.com"], "subject": mark, "body": "Hello."}), SEND),
             Way::Event => {
                 let time = |hour| json!({"dateTime": format!("2031-03-04T{hour}:00:00Z")});
-                (json!({"summary": mark, "start": time(10), "end": time(11)}), 0, 1)
+                (
+                    json!({"summary": mark, "start": time(10), "end": time(11)}),
+                    Effects { inserts: 1, ..Effects::NONE },
+                )
             }
-            Way::File => (json!({"name": mark, "mimeType": "text/plain"}), 0, 0),
+            Way::File => (json!({"name": mark, "mimeType": "text/plain"}), Effects::NONE),
             Way::Run | Way::Fall => {
                 let mode = ["sync", "async"][self.lot.index(2)];
-                let body = json!({"input": {"mark": mark}, "mode": mode, "priority": priority});
-                (body, usize::from(way == Way::Run), 1)
+                let input = json!({"mark": mark, "friend": format!("{mark}@example.com")});
+                let body = json!({"input": input, "mode": mode, "priority": priority});
+                (body, if way == Way::Run { TRIAL } else { FALL })
             }
-            Way::Change => (json!({"description": mark}), 0, 0),
-            Way::Cancel => (Value::Null, 0, 0),
+            Way::Change => (json!({"description": mark}), Effects::NONE),
+            Way::Cancel => (Value::Null, Effects::NONE),
             Way::Share => {
                 let friend = format!("{mark}@example.com");
-                (json!({"type": "user", "role": "reader", "emailAddress": friend}), 0, 0)
+                (json!({"type": "user", "role": "reader", "emailAddress": friend}), Effects::NONE)
             }
-            Way::Bin => (json!({"trashed": true}), 0, 0),
+            Way::Bin => (json!({"trashed": true}), Effects::NONE),
         };
-        Act { way, user, mark, body, sends, inserts, target, acknowledged: None }
+        Act { way, user, mark, body, does, target, about, acknowledged: None }
+    }
+
+    /// Something for a command to be about: what tells it from all else, and what it is called.
+    fn about(&mut self, user: usize, on: On) -> Option<(String, String)> {
+        match on {
+            On::Nothing => None,
+            On::File => {
+                let id = self.target(user, Way::File)?;
+                let is_it = |act: &&Act| act.way == Way::File && act.acknowledged == Some(json!(id));
+                let name = self.acts.iter().find(is_it).map(|act| act.mark.clone());
+                Some((id, name.expect("it was made")))
+            }
+            On::Mail => {
+                let taken: BTreeSet<&str> =
+                    self.acts.iter().filter_map(|act| act.target.as_deref()).collect();
+                let sent = self.acts.iter().filter(|act| act.user == user && act.way == Way::Mail);
+                let sent = sent.filter(|act| act.acknowledged.is_some() && !taken.contains(&*act.mark));
+                let subjects: Vec<String> = sent.map(|act| act.mark.clone()).collect();
+                let subject =
+                    (!subjects.is_empty()).then(|| subjects[self.lot.index(subjects.len())].clone())?;
+                Some((subject.clone(), subject))
+            }
+        }
     }
 
     /// Something of a user's that is known to be there, and to which nothing was done yet.
@@ -381,9 +516,11 @@ impl Trial {
         let state = self.settled().await;
         assert_eq!(state["duplicates"], json!({"messages": [], "events": []}));
         for (act, task) in &ends {
-            let (sends, inserts) = effects(&state, act);
+            let asker = &askers[act.user];
+            let done = done_by(asker, &state, act, task).await;
+            tally.add(done);
             if matches!(act.way, Way::Run | Way::Fall) {
-                self.check_run(&askers[act.user], &state, act, task).await;
+                check_run(asker, &state, act, task, done).await;
                 tally.runs += 1;
                 tally.taken_back += usize::from(task["state"] == "failed");
                 continue;
@@ -391,21 +528,21 @@ impl Trial {
             // One that waits for its answer is not tried again and again.
             let excused = act.user == DOOMED || act.way == Way::Sync && task["state"] == "failed";
             if excused {
-                assert!(sends <= act.sends && inserts <= act.inserts, "{act:?}: {task:#}");
+                assert!(done.is_within(act.does), "{done:?} {act:?}: {task:#}");
                 tally.failed += usize::from(act.user != DOOMED);
                 continue;
             }
             assert_eq!(task["state"], "done", "{act:?}: {task:#}");
-            assert_eq!((sends, inserts), (act.sends, act.inserts), "{act:?}: {task:#}");
+            assert_eq!(done, act.does, "{act:?}: {task:#}");
             tally.done += 1;
         }
         for act in self.acts.iter().filter(|act| !act.is_command()) {
             let seen = match act.way {
-                Way::File => files(&askers[act.user], act).await.len(),
+                Way::File => files(&askers[act.user], &act.mark).await.len(),
                 Way::Change | Way::Cancel | Way::Share | Way::Bin => done_to(&askers[act.user], act).await,
                 _ => {
-                    let (sends, inserts) = effects(&state, act);
-                    sends + inserts
+                    let user = user_of(&state, act);
+                    count(user, "sends", act) + count(user, "inserts", act)
                 }
             };
             assert!(seen <= 1, "done twice: {act:?}");
@@ -420,27 +557,6 @@ impl Trial {
         }
         tally.dead = doomed.len();
         tally
-    }
-
-    /// One that is done did all it should, once; one that failed has left nothing behind.
-    async fn check_run(&self, asker: &Asker, state: &Value, act: &Act, task: &Value) {
-        let files = files(asker, act).await;
-        let user = &state["users"][format!("user-{}", act.user)];
-        let (sends, inserts) = effects(state, act);
-        let deletes = count(user, "deletes", act);
-        assert_eq!(count(user, "drafts", act), 0, "a draft is left: {task:#}");
-        if act.way == Way::Run && task["state"] == "done" {
-            assert_eq!((sends, inserts, deletes, files.len()), (1, 1, 0, 1), "{act:?}: {task:#}");
-            assert_eq!(files[0]["trashed"], false, "{task:#}");
-            return;
-        }
-        assert_eq!(task["state"], "failed", "{act:?}: {task:#}");
-        assert!(sends <= act.sends && inserts <= 1 && files.len() <= 1, "{act:?}: {task:#}");
-        assert_eq!(deletes, inserts, "an event is left: {task:#}");
-        assert!(files.iter().all(|file| file["trashed"] == true), "a file is left: {task:#}");
-        if act.way == Way::Fall && text(&task["error"]["type"]) == "/problems/unresolved-reference" {
-            assert_eq!((inserts, files.len()), (1, 1), "{act:?}: {task:#}");
-        }
     }
 
     async fn settled(&self) -> Value {
@@ -464,6 +580,16 @@ struct Tally {
     runs: usize,
     /// Runs that failed, as some must.
     taken_back: usize,
+    /// By commands and runs: sent, events made, drafts, labelled, files made, shared, thrown away.
+    effects: [usize; 7],
+}
+
+impl Tally {
+    fn add(&mut self, done: Effects) {
+        for (sum, count) in self.effects.iter_mut().zip(done.each()) {
+            *sum += count;
+        }
+    }
 }
 
 fn count(user: &Value, kind: &str, act: &Act) -> usize {
@@ -471,27 +597,105 @@ fn count(user: &Value, kind: &str, act: &Act) -> usize {
     all.iter().filter(|effect| effect.to_string().contains(&act.mark)).count()
 }
 
-/// Mails sent and events made with this mark.
-fn effects(state: &Value, act: &Act) -> (usize, usize) {
-    let user = &state["users"][format!("user-{}", act.user)];
-    (count(user, "sends", act), count(user, "inserts", act))
+fn user_of<'a>(state: &'a Value, act: &Act) -> &'a Value {
+    &state["users"][format!("user-{}", act.user)]
 }
 
-/// The files of this mark, those in the trash as well.
-async fn files(asker: &Asker, act: &Act) -> Vec<Value> {
-    let path = format!("/drive/files?q=name%20%3D%20%27{}%27&fields=files(id%2Cname%2Ctrashed)", act.mark);
+/// What a command or a run has done.
+async fn done_by(asker: &Asker, state: &Value, act: &Act, task: &Value) -> Effects {
+    let user = user_of(state, act);
+    let is_run = matches!(act.way, Way::Run | Way::Fall);
+    let mut done = Effects {
+        sends: count(user, "sends", act),
+        inserts: count(user, "inserts", act),
+        drafts: count(user, "drafts", act),
+        ..Effects::NONE
+    };
+    if act.does.files > 0 {
+        done.files = files(asker, &act.mark).await.len();
+    }
+    if act.does.labelled > 0 || is_run {
+        let name = if is_run { "Runs" } else { &act.mark };
+        let labels = asker.get("/gmail/labels").await["labels"].as_array().cloned().unwrap_or_default();
+        let labels = labels.iter().filter(|label| text(&label["name"]).eq_ignore_ascii_case(name));
+        let ids: Vec<&str> = labels.map(|label| text(&label["id"])).collect();
+        assert!(ids.len() <= 1, "made twice: {act:?}: {task:#}");
+        if let Some(id) = ids.first() {
+            let of_run = if is_run { format!("&q={}", act.mark) } else { String::new() };
+            done.labelled = messages(asker, &format!("label={id}{of_run}")).await;
+        }
+    }
+    done.shared = match (&act.target, act.way) {
+        (Some(file), Way::Sync | Way::Async | Way::Batch) if act.does.shared > 0 => {
+            permissions(asker, file, act).await
+        }
+        (_, Way::Run | Way::Fall) => match files(asker, &act.mark).await.first() {
+            Some(file) => permissions(asker, text(&file["id"]), act).await,
+            None => 0,
+        },
+        _ => 0,
+    };
+    done.binned = match &act.about {
+        Some((On::File, name)) if act.does.binned > 0 => {
+            files(asker, name).await.iter().filter(|file| file["trashed"] == true).count()
+        }
+        Some((On::Mail, subject)) => messages(asker, &format!("q=in%3Atrash%20{subject}")).await,
+        _ if is_run => messages(asker, &format!("q=in%3Atrash%20{}", act.mark)).await,
+        _ => 0,
+    };
+    done
+}
+
+/// One that is done did all it should, once; one that failed has left nothing behind but the mail that was sent.
+async fn check_run(asker: &Asker, state: &Value, act: &Act, task: &Value, done: Effects) {
+    let deletes = count(user_of(state, act), "deletes", act);
+    let (notes, spare) = (files(asker, &act.mark).await, files(asker, &format!("{}-spare", act.mark)).await);
+    assert!(spare.len() <= 1 && spare.iter().all(|file| file["trashed"] == true), "{act:?}: {task:#}");
+    if act.way == Way::Run && task["state"] == "done" {
+        assert_eq!((done, deletes, spare.len()), (TRIAL, 0, 1), "{act:?}: {task:#}");
+        assert_eq!(notes[0]["trashed"], false, "{task:#}");
+        let folder = files(asker, &format!("{}-box", act.mark)).await;
+        assert_eq!((folder.len(), &notes[0]["parents"]), (1, &json!([folder[0]["id"]])), "{task:#}");
+        return;
+    }
+    assert_eq!(task["state"], "failed", "{act:?}: {task:#}");
+    let most = Effects { drafts: 0, labelled: 0, shared: 0, binned: 0, ..act.does };
+    assert!(done.is_within(most), "{done:?} is left by {act:?}: {task:#}");
+    assert_eq!(deletes, done.inserts, "an event is left: {task:#}");
+    assert!(notes.iter().all(|file| file["trashed"] == true), "a file is left: {task:#}");
+    let folder = files(asker, &format!("{}-box", act.mark)).await;
+    assert!(folder.len() <= 1 && folder.iter().all(|file| file["trashed"] == true), "{act:?}: {task:#}");
+    let is_in = |file: &Value| folder.iter().any(|folder| file["parents"] == json!([folder["id"]]));
+    assert!(!notes.iter().any(is_in), "not moved back: {act:?}: {task:#}");
+    if act.way == Way::Fall && text(&task["error"]["type"]) == "/problems/unresolved-reference" {
+        assert_eq!((done, spare.len()), (FALL, 1), "{act:?}: {task:#}");
+    }
+}
+
+/// The files of this name, those in the trash as well.
+async fn files(asker: &Asker, name: &str) -> Vec<Value> {
+    let path =
+        format!("/drive/files?q=name%20%3D%20%27{name}%27&fields=files(id%2Cname%2Ctrashed%2Cparents)");
     asker.get(&path).await["files"].as_array().cloned().unwrap_or_default()
+}
+
+/// How many messages a search finds.
+async fn messages(asker: &Asker, search: &str) -> usize {
+    asker.get(&format!("/gmail/messages?{search}")).await["messages"].as_array().map_or(0, Vec::len)
+}
+
+/// How often somebody of this mark has a file.
+async fn permissions(asker: &Asker, file: &str, act: &Act) -> usize {
+    let path = format!("/drive/files/{file}/permissions?fields=permissions(emailAddress)");
+    let permissions = asker.get(&path).await["permissions"].as_array().cloned().unwrap_or_default();
+    permissions.iter().filter(|one| one["emailAddress"] == json!(act.friend())).count()
 }
 
 /// How often it was done to what was there, where that can be counted; of a state that was set, whether it is so.
 async fn done_to(asker: &Asker, act: &Act) -> usize {
     let target = act.target.as_deref().expect("it is done to something");
     match act.way {
-        Way::Share => {
-            let path = format!("/drive/files/{target}/permissions?fields=permissions(emailAddress)");
-            let permissions = asker.get(&path).await["permissions"].as_array().cloned().unwrap_or_default();
-            permissions.iter().filter(|one| one["emailAddress"] == json!(act.friend())).count()
-        }
+        Way::Share => permissions(asker, target, act).await,
         Way::Bin => {
             let file = asker.get(&format!("/drive/files/{target}?fields=trashed")).await;
             usize::from(file["trashed"] == true)
@@ -543,6 +747,8 @@ async fn nothing_acknowledged_is_lost_or_done_twice_however_often_the_gateway_is
         trial.repeated,
         trial.recovered
     );
+    // Every kind of effect was among them, so each was looked for.
+    assert!(tally.effects.iter().all(|count| *count > 0), "{tally:?}");
     // Otherwise the kills came too late or too early to mean anything.
     assert!(trial.recovered * 2 >= kills, "only {} tasks were taken up again", trial.recovered);
     trial.gateway.stop();

@@ -307,19 +307,25 @@ async fn an_operator_sets_the_limits_of_one_user() {
     assert_eq!(let_in(&caller, &ada, 5, "user-hour").await, 3);
     assert_refused(&caller.get(TASKS, &ada).await, "user-hour", 3, 3_600);
     assert_eq!(let_in(&caller, &bob, 5, "user-hour").await, 5);
-    let said = gateway.admin(&["user", "limit", "ada", "--per-hour", "500"]);
-    assert_eq!(said, "ada\tper minute: no limit (own)\tper hour: 500 (own)\tconcurrent: no limit (as all)");
+    let said = gateway.admin(&["user", "limit", "ada", "--per-hour", "20"]);
+    assert_eq!(said, "ada\tper minute: no limit (own)\tper hour: 20 (own)\tconcurrent: no limit (as all)");
+    // At once, though the key is believed, and all of it: three of twenty are used, and this one.
+    let answer = caller.get(TASKS, &ada).await;
+    assert_eq!(answer.field("ratelimit-policy"), Some("\"user-hour\";q=20;w=3600"), "{:?}", answer.body);
+    let state = answer.field("ratelimit").expect("told");
+    assert!(state.starts_with("\"user-hour\";r=16;t="), "{state}");
+    assert_eq!(let_in(&caller, &ada, 6, "user-hour").await, 6);
     let said = gateway.refused(&["user", "limit", "ada", "--per-hour", "10000001"]);
     assert!(said.contains("10,000,000"), "{said}");
     let said = gateway.refused(&["user", "limit", "nobody", "--per-hour", "1"]);
     assert!(said.contains("nobody"), "{said}");
-    // It is read with the key, which is believed for a minute; a new process asks at once.
+    // A limit that is lowered holds at once as well, and a new process knows both.
+    gateway.admin(&["user", "limit", "ada", "--per-hour", "10"]);
+    assert_refused(&caller.get(TASKS, &ada).await, "user-hour", 10, 3_600);
     drop(caller);
     let gateway = gateway.stop_and_restart();
     let caller = Caller::of(&gateway).await;
-    let answer = caller.get(TASKS, &ada).await;
-    assert_eq!(answer.field("ratelimit-policy"), Some("\"user-hour\";q=500;w=3600"), "{:?}", answer.body);
-    // What was used under the limit of three an hour holds on. Bob has used little.
+    assert_refused(&caller.get(TASKS, &ada).await, "user-hour", 10, 3_600);
     gateway.admin(&["user", "limit", "bob", "--per-minute", "0", "--per-hour", "700"]);
     gateway.admin(&["user", "limit", "bob", "--default"]);
     drop(caller);

@@ -184,6 +184,13 @@ async fn a_preview_does_nothing_until_it_is_confirmed_also_after_a_crash() {
     let shown = stage.ada.expect(200, "POST", "/command", &preview).await;
     assert_eq!(shown["state"], "awaiting_confirmation", "{shown:#}");
     assert_eq!(shown["plan"]["steps"][0]["call"]["operation"], "gmail.send");
+    let change = &shown["changes"][0];
+    assert_eq!(
+        (&change["operation"], &change["reversible"]),
+        (&json!("gmail.send"), &json!(false)),
+        "{shown:#}"
+    );
+    assert!(text(&change["what"]).starts_with("send the mail “"), "{shown:#}");
     let refused = stage.ada.expect(200, "POST", "/command", &preview).await;
     let stage = stage.crash().await;
     stage.assert_effects(Effects::default()).await;

@@ -240,6 +240,148 @@ async fn a_steady_load_of_commands_below_the_quotas_is_never_refused() {
     assert_eq!((&openai["limited"], &openai["requests"]), (&json!(0), &json!(120)), "{openai:#}");
 }
 
+/// One request of the plain surface, drafts and files among them.
+fn of_surface(number: usize) -> (&'static str, String, Value) {
+    match number % 6 {
+        4 => ("POST", "/gmail/drafts".to_owned(), mail(number)),
+        5 => {
+            let file = json!({"name": format!("number{number}.txt"), "mimeType": "text/plain"});
+            ("POST", "/drive/files".to_owned(), file)
+        }
+        _ => of_mix(number),
+    }
+}
+
+/// One command of all kinds: searches whose mails are read by batches, drafts that are sent and that stay, changes.
+fn of_commands(number: usize) -> String {
+    match number % 10 {
+        0 => format!("Find the mail from Anna about the budget {number}"),
+        1 => format!("draft a mail to ben@x.example saying code q{number}x is kept"),
+        2 => format!("send an email to ben@x.example with subject Number {number} and body Here"),
+        3 => {
+            format!("forward the mail from Anna about the budget to ben{number}@x.example saying have a look")
+        }
+        4 => format!("label the mail from Anna about the budget as Number{number}"),
+        5 => format!("make a file called number{number} saying zebras are striped"),
+        6 => format!("share the file about the roadmap with ben{number}@x.example"),
+        7 => "is kim@example.com free tomorrow".to_owned(),
+        8 => format!("create an event called Review{number} tomorrow at ten"),
+        _ => "Show my mail from Anna".to_owned(),
+    }
+}
+
+/// Sends the plain surface and commands side by side, `at_once` of each kind and user; the answers by status. Of commands
+/// that are answered with 200 all are done.
+async fn everything(
+    scene: &Scene,
+    requests: usize,
+    at_once: usize,
+    deadline_ms: u32,
+) -> BTreeMap<u16, usize> {
+    let mut calls = JoinSet::new();
+    for (index, user) in users(scene).into_iter().enumerate() {
+        let caller = Arc::new(scene.caller().await);
+        for lane in 0..2 * at_once {
+            let (caller, user, is_plain) = (Arc::clone(&caller), user.clone(), lane < at_once);
+            calls.spawn(async move {
+                let mut statuses = Vec::new();
+                for number in (lane % at_once..requests).step_by(at_once) {
+                    let request = if is_plain {
+                        of_surface(number + index)
+                    } else {
+                        let body =
+                            json!({"command": of_commands(number + index), "deadline_ms": deadline_ms});
+                        ("POST", "/command".to_owned(), body)
+                    };
+                    let answer = ask(&caller, &user, &request).await;
+                    let status = answer.status.as_u16();
+                    match status {
+                        200 if !is_plain => assert_eq!(answer.value()["state"], "done", "{request:?}"),
+                        503 => assert!(answer.field("retry-after").is_some(), "{:?}", answer.body),
+                        _ => {}
+                    }
+                    statuses.push(status);
+                }
+                statuses
+            });
+        }
+    }
+    let mut by_status = BTreeMap::new();
+    while let Some(statuses) = calls.join_next().await {
+        for status in statuses.expect("a lane ends") {
+            *by_status.entry(status).or_default() += 1;
+        }
+    }
+    by_status
+}
+
+/// Neither Google nor OpenAI refused anything, and nothing cost more there than was counted here.
+async fn assert_kept(scene: &Scene) -> Value {
+    let quota = assert_never_refused(scene).await;
+    let (ours, theirs) = (counted(&scene.gateway).await, spent(&scene.sim).await);
+    for service in SERVICES {
+        assert!(ours[service] >= theirs[service], "{service}: {ours:?} counted, {theirs:?} spent");
+    }
+    let state = scene.sim.state().await;
+    assert_eq!(state["openai"]["limited"], 0, "{:#}", state["openai"]);
+    assert_eq!(state["statuses"]["429"], Value::Null, "{:#}", state["statuses"]);
+    quota
+}
+
+#[tokio::test]
+async fn a_steady_load_of_commands_and_the_plain_surface_below_the_quotas_is_never_refused() {
+    // Of a user some 3,500 units of Gmail at most (4 searches with 10 mails each, 12 mails sent or forwarded, 11 drafts), 20
+    // requests of Calendar, 1,900 units of Drive (7 lists, 4 searches, 11 files); 20 questions.
+    let plan = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 40000\n[quota.calendar]\n\
+        project_units_per_minute = 200\n[quota.drive]\nproject_units_per_minute = 20000\n[openai]\n\
+        requests_per_minute = 150\ntokens_per_minute = 1000000\n";
+    let own = [
+        "quota.gmail_project_units_per_minute=40000",
+        "quota.calendar_project_units_per_minute=200",
+        "quota.drive_project_units_per_minute=20000",
+        "quota.openai_requests_per_minute=150",
+        "quota.openai_tokens_per_minute=1000000",
+    ];
+    let scene = Scene::with_sim(strict(plan), 2, &own);
+    let answers = everything(&scene, 20, 4, 60_000).await;
+    let quota = assert_kept(&scene).await;
+    assert_eq!(answers, BTreeMap::from([(200, 240)]), "{quota:#}");
+    // What the test is about was there: mails read together, drafts, changes of files.
+    for operation in [
+        "gmail.messages.get",
+        "gmail.drafts.create",
+        "gmail.drafts.send",
+        "gmail.messages.modify",
+        "drive.permissions.create",
+    ] {
+        assert!(scene.sim.asked(operation).await > 0, "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_commands_and_the_plain_surface_beyond_the_quotas_is_held_back_here() {
+    let plan = "[quota]\ngoogle = true\n[quota.gmail]\nproject_units_per_minute = 3000\nuser_units_per_minute = 800\n\
+        [quota.calendar]\nproject_units_per_minute = 30\nuser_units_per_minute = 10\n[quota.drive]\n\
+        project_units_per_minute = 4000\nuser_units_per_minute = 1000\n[openai]\nrequests_per_minute = 60\n\
+        tokens_per_minute = 1000000\n";
+    let own = [
+        "quota.gmail_project_units_per_minute=3000",
+        "quota.gmail_user_units_per_minute=800",
+        "quota.calendar_project_units_per_minute=30",
+        "quota.calendar_user_units_per_minute=10",
+        "quota.drive_project_units_per_minute=4000",
+        "quota.drive_user_units_per_minute=1000",
+        "quota.openai_requests_per_minute=60",
+        "quota.openai_tokens_per_minute=1000000",
+    ];
+    let scene = Scene::with_sim(strict(plan), 2, &own);
+    let answers = everything(&scene, 40, 8, 2_000).await;
+    assert_kept(&scene).await;
+    // What was begun and not done in time is 504.
+    assert!(answers.keys().all(|status| matches!(status, 200 | 503 | 504)), "{answers:?}");
+    assert!(answers[&200] > 50 && answers[&503] > 50, "{answers:?}");
+}
+
 #[tokio::test]
 async fn more_questions_than_the_model_may_be_asked_are_held_back_here() {
     // By requests, then by tokens: a question is counted as about four bytes a token and 500 for its answer.

@@ -319,6 +319,59 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
     }
 }
 
+/// Makes a file and a folder, and moves the one into the other.
+fn moved() -> Value {
+    json!({
+        "input": {"mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            {"id": "note", "operation": "drive.create", "with": {"name": "Notes ${input.mark}"}},
+            {"id": "box", "operation": "drive.create", "with": {"name": "Box ${input.mark}", "folder": true}},
+            {"id": "move", "operation": "drive.move", "with": {"file": "$steps.note.files[0]", "folder": "$steps.box.files[0]"}},
+        ],
+    })
+}
+
+/// The folders that a file of a run is in.
+async fn parents(stage: &Stage, user: &str, task: &Value) -> Value {
+    let asker = Asker::of(&stage.gateway, &stage.gateway.admin(&["key", "add", user])).await;
+    let file = text(&step(task, "note")["items"][0]["id"]).to_owned();
+    asker.get(&format!("/drive/files/{file}?fields=parents")).await["parents"].clone()
+}
+
+#[tokio::test]
+async fn a_file_is_moved_once_and_back_once_whichever_call_a_kill_falls_on() {
+    const MOVE: &str = "drive.files.update";
+    let mut stage = Stage::start();
+    for (index, moment) in
+        [before("drive", "PATCH", "/files/"), after("drive", "PATCH", "/files/", MOVE)].iter().enumerate()
+    {
+        let (next, task, state) = stage.killed_at(index, &moved(), moment).await;
+        stage = next;
+        let user = format!("user-{index}");
+        assert_eq!(task["state"], "done", "{task:#}");
+        assert_eq!(changes(&state, &user, MOVE), 1, "{task:#}");
+        let folder = step(&task, "box")["items"][0]["id"].clone();
+        assert_eq!(parents(&stage, &user, &task).await, json!([folder]));
+    }
+    // Killed while it is moved, and while it is moved back.
+    let mut definition = moved();
+    let steps = definition["steps"].as_array_mut().expect("steps");
+    steps.push(json!({"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}}));
+    steps.push(json!({"id": "read", "operation": "gmail.read", "after": ["move"], "with": {"message": "$steps.none.messages[0]"}}));
+    let moment = after("drive", "PATCH", "/files/", MOVE);
+    let (stage, task, state) = stage.killed_at(2, &definition, &moment).await;
+    assert_eq!(task["state"], "failed", "{task:#}");
+    for name in ["note", "box", "move"] {
+        assert_eq!(step(&task, name)["compensation"]["state"], "done", "{name}: {task:#}");
+    }
+    // There, back, and both that were made to the trash.
+    assert_eq!(changes(&state, "user-2", MOVE), 4, "{task:#}");
+    let folder = step(&task, "box")["items"][0]["id"].clone();
+    let parents = parents(&stage, "user-2", &task).await;
+    let list = parents.as_array().expect("a list");
+    assert!(list.len() == 1 && !list.contains(&folder), "{list:?}");
+}
+
 #[tokio::test]
 async fn what_is_cyclic_unknown_or_mistyped_is_refused_with_the_step_named() {
     let stage = Stage::start();
@@ -439,11 +492,13 @@ async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
     let hang = json!({"service": "gmail", "kind": "hang", "operation": "gmail.messages.list", "count": 1});
     stage.sim.fault(hang.clone()).await;
     let answer = ada.ask("POST", "/workflows/hasty/runs", &json!({})).await;
-    let problem = answer.value();
+    let problem = answer.problem(504, "step-timeout");
+    assert_eq!(problem["detail"], "the time that the step may take ran out while Gmail was asked");
     assert_eq!(problem["task"]["state"], "failed", "{problem:#}");
     let (find, read) = (step_of(&problem["task"], 0), step_of(&problem["task"], 1));
     // More than one would be told.
     assert_eq!((&find["state"], &find["tries"]), (&json!("failed"), &NONE), "{problem:#}");
+    assert_eq!(find["error"]["type"], "/problems/step-timeout", "{problem:#}");
     assert_eq!(read["state"], "skipped", "{problem:#}");
     // What hangs is not among what is asked.
     let counts = async || {
@@ -457,6 +512,17 @@ async fn a_step_is_given_up_at_its_time_and_tried_as_often_as_it_may_be() {
     assert_eq!(run["state"], "done", "{run:#}");
     assert_eq!((&step_of(&run, 0)["tries"], &step_of(&run, 1)["tries"]), (&json!(2), &NONE), "{run:#}");
     assert_eq!(counts().await, (Some(2), Some(1)));
+    // When it is the run's time that is over, that is said.
+    let slow = json!({"steps": [
+        {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna late"}, "timeout_ms": 60_000},
+    ]});
+    ada.expect(201, "PUT", "/workflows/slow", &slow).await;
+    let hang = json!({"service": "gmail", "kind": "hang", "operation": "gmail.messages.list", "count": -1});
+    stage.sim.fault(hang).await;
+    let answer = ada.ask("POST", "/workflows/slow/runs", &json!({"deadline_ms": 1_000})).await;
+    let problem = answer.problem(504, "deadline-exceeded");
+    assert_eq!(step_of(&problem["task"], 0)["error"]["type"], "/problems/deadline-exceeded", "{problem:#}");
+    stage.sim.clear_faults().await;
     let never = json!({"steps": [{"id": "find", "operation": "gmail.search", "with": {"query": "x"}, "timeout_ms": 99}]});
     let refused = ada.ask("POST", "/workflows/check", &never).await.problem(422, "invalid-field");
     assert_eq!(refused["errors"][0]["pointer"], "/steps/0/timeout_ms", "{refused:#}");
@@ -471,6 +537,12 @@ async fn a_run_in_preview_changes_nothing_before_it_is_confirmed() {
     let shown = ada.expect(200, "POST", "/workflows/welcome/runs", &run).await;
     assert_eq!(shown["state"], "awaiting_confirmation", "{shown:#}");
     assert!(states(&shown).iter().all(|(_, state)| *state == "pending"), "{shown:#}");
+    let told = shown["changes"].as_array().expect("changes").iter();
+    let told: Vec<&str> = told.map(|change| text(&change["what"])).collect();
+    assert!(
+        ["make an event", "make a file", "send a mail"].iter().all(|what| told.contains(what)),
+        "{told:?}"
+    );
     assert_eq!(stage.sim.state().await["users"], json!({}));
     let Stage { gateway, sim, directory } = stage;
     let gateway = gateway.crash_and_restart();

@@ -557,6 +557,9 @@ pub struct TaskView {
     /// What was done, step by step.
     #[serde(default)]
     pub steps: Vec<StepView>,
+    /// What would be changed, while that waits for a confirmation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeView>,
     /// What to tell the user, once final.
     pub answer: Option<String>,
     /// Why it failed.
@@ -579,6 +582,19 @@ pub struct TaskView {
     pub created: Timestamp,
     /// When it became final.
     pub finished: Option<Timestamp>,
+}
+
+/// What a step would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// The step's name, or its id where it has none.
+    pub step: String,
+    /// Its operation.
+    pub operation: String,
+    /// In words, such as `send the mail “Hello” to kim@example.com`.
+    pub what: String,
+    /// Whether the API allows to take it back.
+    pub reversible: bool,
 }
 
 /// The reply to an asynchronous command, with status 202: from here on the task survives.
@@ -869,6 +885,12 @@ mod tests {
                 compensation: None,
             }],
             workflow: None,
+            changes: vec![ChangeView {
+                step: "s1".to_owned(),
+                operation: "gmail.trash".to_owned(),
+                what: "move the message #m1 to the trash".to_owned(),
+                reversible: true,
+            }],
             answer: None,
             error: None,
             priority: Priority::Batch,

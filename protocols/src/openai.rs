@@ -18,7 +18,7 @@ use crate::retry::{DELAY_MAX, RetryAfter};
 /// Where plans are asked for, relative to the base URL.
 pub const RESPONSES_PATH: &str = "/v1/responses";
 /// Groups our requests for the provider's prompt cache; it changes with [`INSTRUCTIONS`] or the schema.
-pub const PROMPT_CACHE_KEY: &str = "sluice-plan-v3";
+pub const PROMPT_CACHE_KEY: &str = "sluice-plan-v4";
 /// The most turns that are told to the model.
 pub const CONTEXT_TURNS_MAX: usize = 10;
 /// The most items of one turn that are told to the model.
@@ -64,9 +64,13 @@ duration. Result: the event.
 the user. Use calendar.list for what the user has planned. No result.
 - drive.search: find files by plain words, without operators. Results are files.
 - drive.read: fetch the text of one file. Result: that file.
+- drive.export: give a document, spreadsheet or presentation in another form (\"pdf\", \"docx\", \"xlsx\", \"pptx\", \"txt\", \
+\"csv\"): the user gets a link. Result: that file.
 - drive.create: make a folder, or a file with \"text\" in it. Result: that file.
 - drive.share: let people read, comment on or write a file; they are told by mail. Use \"reader\" unless the user says \
 otherwise. Result: that file.
+- drive.move: move a file into a folder. \"folder\" is a folder that was found or made: search for it by its name, with a \
+limit of 1. Result: that file.
 - drive.trash: move one file to the trash. Result: that file.
 \"limit\" is how many results are wanted: the number the user asked for; 1 when one particular item is meant \
 (\"the last mail from Anna\"); otherwise 10. At most 20.

@@ -124,6 +124,8 @@ kinds! {
     TooEarly = "too-early", 425, true, "The request must not be sent as early data";
     /// The command's own deadline passed.
     DeadlineExceeded = "deadline-exceeded", 504, true, "The deadline of the command has passed";
+    /// The time that a step of a workflow may take passed, and that of the run did not.
+    StepTimeout = "step-timeout", 504, true, "The time of a step has run out";
     /// The storage did not take or give the data; nothing was promised.
     Storage = "storage", 503, true, "The storage is unavailable";
     /// A fault of ours.

@@ -281,7 +281,7 @@ impl Admin {
         Ok(record.map(|record| record.to_record()).unwrap_or_default())
     }
 
-    /// Sets what a user is allowed. Seen when the belief in the user's keys ends ([`crate::ShardConfig::key_life`]).
+    /// Sets what a user is allowed, from the next request on.
     ///
     /// # Errors
     /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Read`], [`AdminError::Commit`].
@@ -303,6 +303,8 @@ impl Admin {
         };
         self.author.tell(&mut batch, Act::SettingChange, Object::User(user), now_ms());
         self.store.write_blocking(vec![batch])?;
+        // What is allowed is part of what is believed of a credential.
+        self.revocations.revoke(user);
         Ok(())
     }
 

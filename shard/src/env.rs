@@ -341,6 +341,10 @@ counters! {
     outcomes_unknown,
     /// Times the outcome was still unknown in the end, and the user was told so.
     outcomes_unresolved,
+    /// Calls that found a good access token in memory.
+    access_tokens_hits,
+    /// Calls that waited for one to be fetched.
+    access_tokens_misses,
     /// Access tokens fetched.
     token_refreshes,
     /// Of these, those that the operator's service account got.

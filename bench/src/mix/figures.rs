@@ -40,6 +40,9 @@ pub struct Part {
     pub caches: BTreeMap<String, Hits>,
     /// Who understood the commands, over all runs.
     pub intents: Sources,
+    /// Look-ups of each cache by quarters of the mix, where nothing was warmed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub over_time: Vec<BTreeMap<String, Hits>>,
 }
 
 /// Look-ups of a cache.
@@ -88,7 +91,7 @@ impl MixResult {
 
     /// All runs that are reported.
     pub(super) fn runs(&self) -> impl Iterator<Item = &LoadResult> {
-        self.parts.iter().flat_map(|part| std::iter::once(&part.mix).chain(&part.alone))
+        self.parts.iter().flat_map(Part::runs)
     }
 
     pub(super) fn first_error(&self) -> &str {
@@ -107,7 +110,13 @@ impl Part {
             alone,
             caches: caches(counted),
             intents: sources(counted),
+            over_time: Vec::new(),
         }
+    }
+
+    /// Its runs, that of the mix first.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &LoadResult> {
+        std::iter::once(&self.mix).chain(&self.alone)
     }
 }
 
@@ -125,7 +134,8 @@ fn reads_of(counted: &Numbers, labels: &[&str]) -> Hits {
     Hits { hits: of("hit") + of("stale"), misses: of("miss") + of("joined") }
 }
 
-fn caches(counted: &Numbers) -> BTreeMap<String, Hits> {
+/// Look-ups of each cache.
+pub(super) fn caches(counted: &Numbers) -> BTreeMap<String, Hits> {
     let single = |hits: &str, misses: &str| Hits {
         hits: counted.count(hits, &[]),
         misses: counted.count(misses, &[]),
@@ -134,6 +144,8 @@ fn caches(counted: &Numbers) -> BTreeMap<String, Hits> {
     let services = services
         .map(|service| (format!("{service} reads"), reads_of(counted, &[&format!("kind=\"{service}\"")])));
     let others = [
+        ("access tokens", single("run_access_tokens_hits", "run_access_tokens_misses")),
+        ("preferences", single("run_preferences_hits", "run_preferences_misses")),
         ("sessions", single("session_cache_hits", "session_cache_misses")),
         ("keys", single("keys_hits", "keys_misses")),
         ("patterns", single("run_intents_pattern", "run_patterns_missed")),
@@ -163,11 +175,13 @@ mod tests {
              sluice_cache_reads_total{core=\"1\",kind=\"gmail\",event=\"joined\"} 1\n\
              sluice_cache_reads_total{core=\"0\",kind=\"gmail\",event=\"evicted\"} 7\n\
              sluice_cache_reads_total{core=\"0\",kind=\"drive\",event=\"hit\"} 5\n\
+             sluice_run_access_tokens_hits_total{core=\"0\"} 8\nsluice_run_access_tokens_misses_total{core=\"0\"} 2\n\
              sluice_run_intents_local_total{core=\"0\"} 3\nsluice_run_intents_pattern_total{core=\"0\"} 1\n",
         );
         let caches = caches(&page);
         assert_eq!(caches["gmail reads"], Hits { hits: 95, misses: 5 });
         assert_eq!(caches["gmail reads"].ratio(), Some(0.95));
+        assert_eq!(caches["access tokens"].ratio(), Some(0.8));
         assert_eq!((caches["calendar reads"].ratio(), reads(&page).hits), (None, 100));
         assert_eq!(sources(&page).shares(), [Some(0.75), Some(0.25), Some(0.0)]);
     }

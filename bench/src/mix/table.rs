@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{MixResult, Part};
+use super::figures::{Hits, MixResult, Part};
 use crate::load::result::{Latency, LoadResult};
 use crate::report::format::{bytes, count, digits, latency, or_dash, rate, shown_signs};
 
@@ -46,8 +46,8 @@ fn write_part(out: &mut String, part: &Part) {
         let name = alone.run.mix.rsplit('/').next().unwrap_or_default();
         row(out, &cells(name, alone, &alone.latency.corrected));
     }
-    let _ =
-        writeln!(out, "each kind ran alone at half the rate; CPU is the gateway's, all threads, a command");
+    let alone = if part.alone.is_empty() { "" } else { "each kind ran alone at half the rate; " };
+    let _ = writeln!(out, "{alone}CPU is the gateway's, all threads, a command");
     let busy = part.mix.cpu.server_busy.map(|busy| format!("{:.0} %", busy * 1e2));
     let _ = writeln!(
         out,
@@ -55,10 +55,14 @@ fn write_part(out: &mut String, part: &Part) {
         or_dash(busy),
         part.mix.cpu.client_busy * 1e2
     );
-    let ratios = part.caches.iter().filter_map(|(name, hits)| {
-        Some(format!("{name} {:.1} % of {}", hits.ratio()? * 1e2, count(hits.hits + hits.misses)))
-    });
-    let _ = writeln!(out, "hits: {}", ratios.collect::<Vec<_>>().join(", "));
+    if part.over_time.is_empty() {
+        let ratios = part.caches.iter().filter_map(|(name, hits)| {
+            Some(format!("{name} {:.1} % of {}", hits.ratio()? * 1e2, count(hits.hits + hits.misses)))
+        });
+        let _ = writeln!(out, "hits: {}", ratios.collect::<Vec<_>>().join(", "));
+    } else {
+        write_over_time(out, part);
+    }
     let _ = writeln!(out, "calls to upstreams: {}", count(part.upstream_calls));
     let [local, pattern, model] =
         part.intents.shares().map(|share| or_dash(share.map(|share| format!("{:.1} %", share * 1e2))));
@@ -69,6 +73,29 @@ fn write_part(out: &mut String, part: &Part) {
             let _ = writeln!(out, "  {sign}");
         }
     }
+}
+
+/// A row for each cache: the whole run, and each of its quarters. One without look-ups is told as such.
+fn write_over_time(out: &mut String, part: &Part) {
+    let percent = |hits: Option<&Hits>| {
+        or_dash(hits.and_then(Hits::ratio).map(|ratio| format!("{:.1} %", ratio * 1e2)))
+    };
+    let quarters: String = (1..=part.over_time.len()).map(|number| format!(" {number:>9}.")).collect();
+    let _ = writeln!(out, "{:<18} {:>10} {:>9} of the quarters:{quarters}", "hits", "look-ups", "whole");
+    for (name, hits) in &part.caches {
+        let _ = write!(
+            out,
+            "{name:<18} {:>10} {:>9} {:16}",
+            count(hits.hits + hits.misses),
+            percent(Some(hits)),
+            ""
+        );
+        for quarter in &part.over_time {
+            let _ = write!(out, " {:>10}", percent(quarter.get(name)));
+        }
+        let _ = writeln!(out);
+    }
+    out.push_str("a ratio that still rises from quarter to quarter is that of a run that was too short\n");
 }
 
 /// A distribution over all scenarios of a run, as far as it was told.
@@ -122,7 +149,7 @@ fn row(out: &mut String, cells: &[String; 11]) {
 mod tests {
     use super::*;
     use crate::load::result::{RunInfo, Scenario};
-    use crate::mix::{Hits, Sources};
+    use crate::mix::Sources;
 
     fn distribution(values_us: &[u64]) -> Latency {
         let mut histogram = hdrhistogram::Histogram::<u64>::new(3).unwrap();
@@ -157,7 +184,20 @@ mod tests {
             alone: vec![run("standard/gmail")],
             caches: [("keys".to_owned(), Hits { hits: 3, misses: 1 })].into(),
             intents: Sources { local: 1, pattern: 1, model: 0 },
+            over_time: Vec::new(),
         };
+        let quarter = |hits, misses| [("keys".to_owned(), Hits { hits, misses })].into();
+        let cold = Part {
+            name: "not warmed".into(),
+            alone: Vec::new(),
+            over_time: vec![quarter(0, 1), quarter(3, 0)],
+            ..part.clone()
+        };
+        let text = table(&MixResult::new(vec![cold]));
+        assert!(!text.contains("ran alone"), "{text}");
+        let row: Vec<&str> =
+            text.lines().find(|line| line.starts_with("keys")).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["keys", "4", "75.0", "%", "0.0", "%", "100.0", "%"]);
         let text = table(&MixResult::new(vec![part]));
         for piece in [
             "tried: 200 users",

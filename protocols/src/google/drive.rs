@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::{ApiCall, PathAndQuery, Segment};
-use crate::plan::{Item, ItemKind, Person, Service, ShareRole, clip};
+use crate::plan::{ExportFormat, Item, ItemKind, Person, Service, ShareRole, clip};
 
 const FILES: &str = "/drive/v3/files";
 /// The fields asked for of each file.
@@ -169,6 +169,33 @@ pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
     ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
 }
 
+/// Gets the folders that a file is in.
+#[must_use]
+pub fn get_parents(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", "parents");
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
+/// Puts a file into folders and takes it out of others; nothing of it changes besides.
+#[must_use]
+pub fn move_file(id: &str, into: &[&str], out_of: &[&str]) -> ApiCall {
+    let mut path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1);
+    for (name, folders) in [("addParents", into), ("removeParents", out_of)] {
+        if !folders.is_empty() {
+            path = path.with(name, folders.join(","));
+        }
+    }
+    ApiCall::json(Service::Drive, "PATCH", path.with("fields", FILE_FIELDS).finish(), &json!({}))
+}
+
+/// The reply to [`get_parents`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Parents {
+    /// The ids of the folders; none of a file that others own and share.
+    #[serde(default)]
+    pub parents: Vec<String>,
+}
+
 /// The reply to [`generate_id`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct GeneratedIds {
@@ -281,6 +308,37 @@ impl File {
         }
     }
 
+    /// The path at this gateway from which it is fetched in this form; `None` when it cannot be had so.
+    #[must_use]
+    pub fn path_as(&self, format: ExportFormat) -> Option<String> {
+        let path = format!("/api/v1/drive/files/{}", Segment(&self.id));
+        if self.is_exported_as(format) {
+            let path = PathAndQuery::new(path + "/export").with("mime_type", format.media_type());
+            return Some(path.finish());
+        }
+        // It is of that form already.
+        (self.mime_type == format.media_type()).then(|| path + "/content")
+    }
+
+    /// Whether Google converts it into this form.
+    fn is_exported_as(&self, format: ExportFormat) -> bool {
+        use ExportFormat::{Csv, Docx, Pdf, Pptx, Txt, Xlsx};
+        let forms: &[ExportFormat] = match self.mime_type.strip_prefix("application/vnd.google-apps.") {
+            Some("document") => &[Pdf, Docx, Txt],
+            Some("spreadsheet") => &[Pdf, Xlsx, Csv],
+            Some("presentation") => &[Pdf, Pptx, Txt],
+            Some("drawing") => &[Pdf],
+            _ => &[],
+        };
+        forms.contains(&format)
+    }
+
+    /// Whether files can be in it.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.mime_type == FOLDER
+    }
+
     /// What later steps and turns need of it.
     #[must_use]
     pub fn to_item(&self) -> Item {
@@ -323,6 +381,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_document_is_had_in_the_forms_that_google_converts_it_into_and_a_file_in_its_own() {
+        use ExportFormat::{Csv, Docx, Pdf, Txt};
+        let path = |mime_type: &str, format| file(mime_type, None).path_as(format);
+        assert_eq!(
+            path("application/vnd.google-apps.document", Pdf).as_deref(),
+            Some("/api/v1/drive/files/1aB/export?mime_type=application%2Fpdf")
+        );
+        assert_eq!(path("application/vnd.google-apps.document", Csv), None);
+        assert_eq!(path("application/vnd.google-apps.folder", Pdf), None);
+        assert_eq!(path("application/pdf", Pdf).as_deref(), Some("/api/v1/drive/files/1aB/content"));
+        assert_eq!((path("application/pdf", Docx), path("text/html", Txt)), (None, None));
+    }
 
     fn file(mime_type: &str, size: Option<&str>) -> File {
         serde_json::from_value(json!({

@@ -329,6 +329,8 @@ const fn is_learned(call: &Operation) -> bool {
             | Operation::CalendarFreeBusy { .. }
             | Operation::DriveCreate { .. }
             | Operation::DriveShare { .. }
+            | Operation::DriveExport { .. }
+            | Operation::DriveMove { .. }
             | Operation::DriveTrash { .. }
     )
 }
@@ -469,6 +471,8 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveExport { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => Vec::new(),
     }
 }
@@ -593,6 +597,8 @@ fn put(
         | Operation::CalendarFreeBusy { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveExport { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => return None,
     }
     Some(())

@@ -125,6 +125,7 @@ fn mail_without_text_or_to_somebody_unknown_is_left_to_the_model() {
     declined("send an email to ben@x.example");
     declined("send an email to ben@x.example about lunch");
     declined("draft an email to ben@x.example saying hello");
+    declined("move the roadmap file to the folder trips");
     declined("email my boss saying i am late");
     declined("send an email to ben@x.example asking whether he comes");
     declined("send an email to ben@x.example saying hello and delete the meeting tomorrow");

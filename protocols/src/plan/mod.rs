@@ -324,6 +324,23 @@ pub enum Operation {
         #[serde(default)]
         text: Option<String>,
     },
+    /// Tells where a document of Google's can be had in another form; the result is that file, and the text is the path
+    /// from which it is fetched.
+    #[serde(rename = "drive.export")]
+    DriveExport {
+        /// Which.
+        file: ItemRef,
+        /// In which form.
+        format: ExportFormat,
+    },
+    /// Moves a file into a folder, out of that in which it is; the result is that file.
+    #[serde(rename = "drive.move")]
+    DriveMove {
+        /// Which; it may be a folder.
+        file: ItemRef,
+        /// Where to.
+        folder: ItemRef,
+    },
     /// Moves a file to the trash; the result is that file.
     #[serde(rename = "drive.trash")]
     DriveTrash {
@@ -359,6 +376,55 @@ impl ShareRole {
     }
 }
 
+/// A form in which a document of Google's can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    /// For documents, spreadsheets, presentations and drawings.
+    Pdf,
+    /// Word, for documents.
+    Docx,
+    /// Excel, for spreadsheets.
+    Xlsx,
+    /// PowerPoint, for presentations.
+    Pptx,
+    /// Plain text, for documents and presentations.
+    Txt,
+    /// Of spreadsheets the first sheet.
+    Csv,
+}
+
+impl ExportFormat {
+    /// Every form there is.
+    pub const ALL: [Self; 6] = [Self::Pdf, Self::Docx, Self::Xlsx, Self::Pptx, Self::Txt, Self::Csv];
+
+    /// As plans call it, which is how names of such files end.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pdf => "pdf",
+            Self::Docx => "docx",
+            Self::Xlsx => "xlsx",
+            Self::Pptx => "pptx",
+            Self::Txt => "txt",
+            Self::Csv => "csv",
+        }
+    }
+
+    /// Its media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Pdf => "application/pdf",
+            Self::Docx => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            Self::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+            Self::Pptx => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+            Self::Txt => "text/plain",
+            Self::Csv => "text/csv",
+        }
+    }
+}
+
 /// How something that was done is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
@@ -372,6 +438,8 @@ pub enum Undo {
     RestoreLabels,
     /// Who was given the file has it no longer.
     Unshare,
+    /// The file is in the folder again in which it was.
+    MoveBack,
     /// The file that was made goes to the trash.
     TrashFile,
     /// The file comes back out of the trash.
@@ -413,7 +481,7 @@ pub struct Results {
 
 impl Operation {
     /// Every name there is.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 20] = [
         "gmail.search",
         "gmail.read",
         "gmail.send",
@@ -429,8 +497,10 @@ impl Operation {
         "calendar.free_busy",
         "drive.search",
         "drive.read",
+        "drive.export",
         "drive.create",
         "drive.share",
+        "drive.move",
         "drive.trash",
     ];
 
@@ -455,6 +525,8 @@ impl Operation {
             Self::GmailDraft { .. } => "gmail.draft",
             Self::GmailTrash { .. } => "gmail.trash",
             Self::DriveCreate { .. } => "drive.create",
+            Self::DriveExport { .. } => "drive.export",
+            Self::DriveMove { .. } => "drive.move",
             Self::DriveTrash { .. } => "drive.trash",
         }
     }
@@ -480,6 +552,8 @@ impl Operation {
             | Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveExport { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => Service::Drive,
         }
     }
@@ -499,13 +573,15 @@ impl Operation {
             | Self::GmailTrash { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => true,
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::CalendarList { .. }
             | Self::CalendarFreeBusy { .. }
             | Self::DriveSearch { .. }
-            | Self::DriveRead { .. } => false,
+            | Self::DriveRead { .. }
+            | Self::DriveExport { .. } => false,
         }
     }
 
@@ -521,6 +597,7 @@ impl Operation {
             Self::DriveTrash { .. } => Some(Undo::RestoreFile),
             Self::GmailLabel { .. } => Some(Undo::RestoreLabels),
             Self::DriveShare { .. } => Some(Undo::Unshare),
+            Self::DriveMove { .. } => Some(Undo::MoveBack),
             Self::GmailSearch { .. }
             | Self::GmailRead { .. }
             | Self::GmailSend { .. }
@@ -531,7 +608,8 @@ impl Operation {
             | Self::CalendarChange { .. }
             | Self::CalendarDelete { .. }
             | Self::DriveSearch { .. }
-            | Self::DriveRead { .. } => None,
+            | Self::DriveRead { .. }
+            | Self::DriveExport { .. } => None,
         }
     }
 
@@ -562,6 +640,8 @@ impl Operation {
             Self::DriveRead { .. }
             | Self::DriveCreate { .. }
             | Self::DriveShare { .. }
+            | Self::DriveExport { .. }
+            | Self::DriveMove { .. }
             | Self::DriveTrash { .. } => (ItemKind::File, 1),
         };
         Some(Results { kind, count_max })
@@ -579,9 +659,11 @@ impl Operation {
             Self::CalendarChange { event, .. } | Self::CalendarDelete { event } => {
                 Some((*event, ItemKind::Event))
             }
-            Self::DriveRead { file } | Self::DriveShare { file, .. } | Self::DriveTrash { file } => {
-                Some((*file, ItemKind::File))
-            }
+            Self::DriveRead { file }
+            | Self::DriveExport { file, .. }
+            | Self::DriveShare { file, .. }
+            | Self::DriveMove { file, .. }
+            | Self::DriveTrash { file } => Some((*file, ItemKind::File)),
             Self::GmailSearch { .. }
             | Self::GmailSend { .. }
             | Self::CalendarList { .. }
@@ -590,6 +672,15 @@ impl Operation {
             | Self::DriveSearch { .. }
             | Self::GmailDraft { .. }
             | Self::DriveCreate { .. } => None,
+        }
+    }
+
+    /// The item into which it puts the other, and the kind that must be.
+    #[must_use]
+    pub const fn destination(&self) -> Option<(ItemRef, ItemKind)> {
+        match self {
+            Self::DriveMove { folder, .. } => Some((*folder, ItemKind::File)),
+            _ => None,
         }
     }
 
@@ -605,10 +696,11 @@ impl Operation {
         }
     }
 
-    /// Every reference in it: the item it works on, then the items whose people it uses.
+    /// Every reference in it: the item it works on, that into which it puts it, then the items whose people it uses.
     pub fn references(&self) -> impl Iterator<Item = ItemRef> + '_ {
         let people = self.recipients().iter().filter_map(Recipient::item);
-        self.target().map(|(item, _)| item).into_iter().chain(people)
+        let items = self.target().into_iter().chain(self.destination());
+        items.map(|(item, _)| item).chain(people)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{LABELS_MAX, LIMIT_MAX, RECIPIENTS_MAX, STEPS_MAX, ShareRole};
+use super::{ExportFormat, LABELS_MAX, LIMIT_MAX, RECIPIENTS_MAX, STEPS_MAX, ShareRole};
 
 const ITEM: &str = r"\$s[1-8]\[[0-9]{1,2}\]|#[mef][0-9]{1,4}";
 const TIME: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2})?$";
@@ -37,7 +37,7 @@ fn step() -> Value {
     ])
 }
 
-fn operations() -> [Value; 18] {
+fn operations() -> [Value; 20] {
     [
         operation("gmail.search", [("query", string("Gmail search syntax.")), ("limit", limit())]),
         operation("gmail.read", [("message", item("m"))]),
@@ -117,6 +117,13 @@ fn operations() -> [Value; 18] {
         operation("drive.search", [("text", string("Plain words to look for.")), ("limit", limit())]),
         operation("drive.read", [("file", item("f"))]),
         operation(
+            "drive.export",
+            [
+                ("file", item("f")),
+                ("format", json!({"type": "string", "enum": ExportFormat::ALL.map(ExportFormat::name)})),
+            ],
+        ),
+        operation(
             "drive.create",
             [
                 ("name", string("What it is called.")),
@@ -132,6 +139,7 @@ fn operations() -> [Value; 18] {
                 ("role", json!({"type": "string", "enum": ShareRole::ALL.map(ShareRole::name)})),
             ],
         ),
+        operation("drive.move", [("file", item("f")), ("folder", item("f"))]),
         operation("drive.trash", [("file", item("f"))]),
     ]
 }

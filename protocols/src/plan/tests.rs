@@ -142,6 +142,19 @@ fn what_is_done_to_mail_and_files_besides_is_read_and_held_to_its_bounds() {
     let role =
         json!({"operation": "drive.share", "file": "#f1", "people": ["kim@example.com"], "role": "owner"});
     assert!(matches!(read(&[step("s1", &[], role)]), Err(PlanError::Malformed(_))));
+    for format in ExportFormat::ALL {
+        let export = json!({"operation": "drive.export", "file": "#f1", "format": format.name()});
+        let plan = read(&[step("s1", &[], export)]).unwrap();
+        assert!(
+            matches!(plan.steps()[0].call, Operation::DriveExport { format: read, .. } if read == format)
+        );
+    }
+    let place = step("s1", &[], json!({"operation": "drive.move", "file": "#f1", "folder": "#e1"}));
+    assert!(matches!(read(&[place]), Err(PlanError::WrongKind { wanted: ItemKind::File, .. })));
+    let waits = json!({"operation": "drive.move", "file": "#f1", "folder": "$s1[0]"});
+    let folder = json!({"operation": "drive.create", "name": "x", "folder": true, "text": null});
+    let plan = read(&[step("s1", &[], folder), step("s2", &[], waits)]).unwrap();
+    assert_eq!(plan.steps()[1].dependencies(), [id(1)]);
     let kind = step("s1", &[], json!({"operation": "drive.trash", "file": "#m1"}));
     assert!(matches!(read(&[kind]), Err(PlanError::WrongKind { .. })));
 }
@@ -405,6 +418,8 @@ fn the_schema_has_exactly_the_operations_and_fields_of_the_type() {
         json!({"operation": "calendar.free_busy", "from": "2026-11-24", "to": "2026-11-24", "people": []}),
         json!({"operation": "drive.create", "name": "x", "folder": false, "text": null}),
         json!({"operation": "drive.share", "file": "#f1", "people": ["a@b.c"], "role": "reader"}),
+        json!({"operation": "drive.export", "file": "#f1", "format": "pdf"}),
+        json!({"operation": "drive.move", "file": "#f1", "folder": "#f2"}),
         json!({"operation": "drive.trash", "file": "#f1"}),
     ]);
     assert_eq!((choices.len(), samples.len()), (Operation::NAMES.len(), Operation::NAMES.len()));

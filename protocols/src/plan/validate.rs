@@ -85,7 +85,7 @@ fn reaches_itself(step: &Step, steps: &[Step]) -> bool {
 }
 
 fn references(step: &Step, steps: &[Step]) -> Result<(), PlanError> {
-    if let Some((reference, wanted)) = step.call.target() {
+    for (reference, wanted) in step.call.target().into_iter().chain(step.call.destination()) {
         let kind = kind_of(step.id, reference, steps)?;
         if kind != wanted {
             return Err(PlanError::WrongKind { step: step.id, reference, wanted });
@@ -184,6 +184,8 @@ pub(super) fn fields(call: &Operation) -> FieldResult {
         | Operation::GmailTrash { .. }
         | Operation::CalendarDelete { .. }
         | Operation::DriveRead { .. }
+        | Operation::DriveExport { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => Ok(()),
     }
 }

@@ -481,6 +481,11 @@ impl<'a> Check<'a> {
             (Takes::Role, Value::String(role)) if operations::role_names().contains(&role.as_str()) => {
                 Some(Filling::Constant(value.clone()))
             }
+            (Takes::Format, Value::String(format))
+                if operations::format_names().contains(&format.as_str()) =>
+            {
+                Some(Filling::Constant(value.clone()))
+            }
             (Takes::Time, Value::String(text)) if text.parse::<DateTimeLocal>().is_ok() => {
                 Some(Filling::Constant(value.clone()))
             }
@@ -505,6 +510,7 @@ impl<'a> Check<'a> {
                 format!("must be a list of at most {LABELS_MAX} names of labels, without references")
             }
             Takes::Role => format!("must be one of {}", operations::role_names().join(", ")),
+            Takes::Format => format!("must be one of {}", operations::format_names().join(", ")),
             Takes::Item(kind) => format!("must be a reference to a {kind}, such as $steps.find.{kind}s[0]"),
         };
         self.fault_of(place.step, place.pointer, wanted);

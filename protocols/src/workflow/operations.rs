@@ -2,7 +2,7 @@
 
 use super::input::Type;
 use crate::plan::{
-    BODY_CHARS_MAX, ItemKind, LOCATION_CHARS_MAX, QUERY_CHARS_MAX, ShareRole, TITLE_CHARS_MAX,
+    BODY_CHARS_MAX, ExportFormat, ItemKind, LOCATION_CHARS_MAX, QUERY_CHARS_MAX, ShareRole, TITLE_CHARS_MAX,
 };
 
 /// What a parameter takes.
@@ -24,6 +24,8 @@ pub(super) enum Takes {
     Labels,
     /// What people may do with a file: [`ShareRole`], written out.
     Role,
+    /// A form of a document: [`ExportFormat`], written out.
+    Format,
 }
 
 impl Takes {
@@ -35,7 +37,7 @@ impl Takes {
             Self::Boolean => Some(Type::Boolean),
             Self::Time => Some(Type::Time),
             Self::People => Some(Type::Addresses),
-            Self::Item(_) | Self::Labels | Self::Role => None,
+            Self::Item(_) | Self::Labels | Self::Role | Self::Format => None,
         }
     }
 }
@@ -113,15 +115,22 @@ operations! {
         None, false, true;
     "drive.search" [needed("text", QUERY), maybe("limit", Takes::Limit)] Some(ItemKind::File), true, false;
     "drive.read" [needed("file", FILE)] Some(ItemKind::File), false, true;
+    "drive.export" [needed("file", FILE), needed("format", Takes::Format)] Some(ItemKind::File), false, true;
     "drive.create" [needed("name", TITLE), maybe("folder", Takes::Boolean), maybe("text", BODY)] Some(ItemKind::File), false, false;
     "drive.share" [needed("file", FILE), needed("people", Takes::People), maybe("role", Takes::Role)]
         Some(ItemKind::File), false, false;
+    "drive.move" [needed("file", FILE), needed("folder", FILE)] Some(ItemKind::File), false, false;
     "drive.trash" [needed("file", FILE)] Some(ItemKind::File), false, false;
 }
 
 /// The roles that [`Takes::Role`] takes.
 pub(super) fn role_names() -> [&'static str; ShareRole::ALL.len()] {
     ShareRole::ALL.map(ShareRole::name)
+}
+
+/// The forms that [`Takes::Format`] takes.
+pub(super) fn format_names() -> [&'static str; ExportFormat::ALL.len()] {
+    ExportFormat::ALL.map(ExportFormat::name)
 }
 
 /// The operation of this name.

@@ -9,6 +9,10 @@
 //! **The state** is one number: the moment at which the bucket is full again. What lies in the past is a full bucket, so
 //! a state of 0 is one, and whoever forgets a state that lies in the past has forgotten nothing.
 //!
+//! **Another limit** takes a bucket over with what is used of it: the first request that is decided by the new limit finds
+//! as many more in the bucket as the limit is higher, at once, or as many fewer as it is lower, but never fewer than none.
+//! What was used comes back at the new rate from then on.
+//!
 //! **No overflow.** Moments are nanoseconds since the start of the process; they reach 2^63 after 292 years. A bucket
 //! refills in `count * interval < window + count` nanoseconds, below 2^42 for the bounds that [`Rate::new`] keeps, and
 //! no state lies further ahead of the latest moment seen than that. So every sum stays below 2^64.
@@ -96,6 +100,14 @@ impl Rate {
     /// The state of a bucket to which `units` that were taken and not used go back.
     pub fn give_back(self, full_at_ns: u64, units: u32) -> u64 {
         full_at_ns.saturating_sub(self.interval_ns.saturating_mul(u64::from(units)))
+    }
+
+    /// The state of a bucket that was one of `before` until now: what is used of it stays used, as far as this one holds
+    /// as much. Rounded up to a nanosecond, so never by so much that a whole request less is left.
+    pub fn take_over(self, before: Self, full_at_ns: u64, now_ns: u64) -> u64 {
+        let ahead_ns = u128::from(full_at_ns.saturating_sub(now_ns));
+        let used_ns = (ahead_ns * u128::from(self.interval_ns)).div_ceil(u128::from(before.interval_ns));
+        now_ns + u64::try_from(used_ns).unwrap_or(u64::MAX).min(self.depth_ns())
     }
 
     /// Requests left in the bucket.
@@ -212,6 +224,83 @@ mod tests {
             prop_assert!(taken <= late + rate.depth_ns());
             prop_assert!(rate.take(taken, late, rate.count).is_err() || units == 0);
             prop_assert_eq!(rate.give_back(taken, units.min(rate.count)), late);
+        }
+    }
+
+    /// Counts that divide 120, so that no interval is rounded.
+    static COUNTS: [u32; 14] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 24, 30, 40];
+    /// Parts of a request in [`Bucket`].
+    const PARTS: u64 = 60 * SECOND_NS;
+
+    /// The bucket as its definition says it, in whole parts of requests: `count` of them come back each nanosecond.
+    struct Bucket {
+        count: u32,
+        used: u64,
+    }
+
+    impl Bucket {
+        fn pass(&mut self, ns: u64) {
+            self.used = self.used.saturating_sub(ns * u64::from(self.count));
+        }
+
+        fn change(&mut self, count: u32) {
+            self.count = count;
+            self.used = self.used.min(u64::from(count) * PARTS);
+        }
+
+        fn left(&self) -> u32 {
+            self.count - u32::try_from(self.used.div_ceil(PARTS)).unwrap()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn another_limit_holds_at_once_and_leaves_used_what_was(
+            before in rates(),
+            count in prop_oneof![3 => 1..200u32, 1 => 1..COUNT_MAX],
+            used in any::<u32>(),
+            part in any::<u64>(),
+        ) {
+            let after = Rate::new(count, before.window_s).unwrap();
+            let now = 7_000_000_000_000;
+            let full_at = before.take(0, now, used % (before.count + 1)).unwrap();
+            let now = now + wait(before, 5, part);
+            let (left, left_after) = (before.left(full_at, now), after.left(after.take_over(before, full_at, now), now));
+            prop_assert_eq!(left_after, (left + after.count).saturating_sub(before.count));
+            // It is a state like any other of that limit.
+            prop_assert!(after.take_over(before, full_at, now) <= now + after.depth_ns());
+            prop_assert_eq!(before.take_over(before, full_at, now), full_at.max(now));
+        }
+
+        #[test]
+        fn under_limits_that_change_what_is_admitted_is_what_the_bucket_holds(
+            first in proptest::sample::select(&COUNTS[..]),
+            steps in proptest::collection::vec(
+                (any::<u8>(), any::<u64>(), 1..4u32, proptest::option::weighted(0.1, proptest::sample::select(&COUNTS[..]))),
+                0..250,
+            ),
+        ) {
+            let (mut rate, mut full_at, mut now) = (Rate::per_minute(first).unwrap(), 0, 0);
+            let mut bucket = Bucket { count: first, used: 0 };
+            for (kind, part, units, change) in steps {
+                // In steps of 120 ns no change of the limit needs a rounding either.
+                let ns = wait(rate, kind, part) / 120 * 120;
+                now += ns;
+                bucket.pass(ns);
+                if let Some(count) = change {
+                    let after = Rate::per_minute(count).unwrap();
+                    full_at = after.take_over(rate, full_at, now);
+                    rate = after;
+                    bucket.change(count);
+                }
+                prop_assert_eq!(rate.left(full_at, now), bucket.left());
+                let taken = rate.take(full_at, now, units);
+                prop_assert_eq!(taken.is_ok(), units <= bucket.left());
+                if let Ok(taken) = taken {
+                    full_at = taken;
+                    bucket.used += u64::from(units) * PARTS;
+                }
+            }
         }
     }
 

@@ -5,6 +5,8 @@
 //! when a key of the user is checked for the first time, within the longest window after the start: later nothing of
 //! an earlier process counts any more.
 //!
+//! With it stands of what limits the buckets are, so that a limit that is raised in between is felt at once as well.
+//!
 //! What a process that is killed can give back to a user: what was used in the last [`SAVE_AFTER`] and a
 //! [`SAVE_EVERY`], and less than [`WORTH_NS`] of each bucket, which is not worth a write. The bucket of the minute can
 //! give back no more than it holds, a minute's worth. That of the hour gives at most what the minute let in since: by
@@ -42,6 +44,9 @@ const SAVES_AT_ONCE_MAX: usize = 2_048;
 const WORTH_NS: Pair = [7_500_000_000, 45_000_000_000];
 /// How long a bucket can take to fill.
 const WINDOWS_NS: Pair = [60 * SECOND_NS, 3_600 * SECOND_NS];
+
+/// The states of a user's buckets, and of what counts they are.
+type State = (Pair, [u32; 2]);
 
 /// Users whose state is not written yet, and when it is to be, oldest first.
 #[derive(Debug)]
@@ -97,7 +102,7 @@ impl Limiter {
     }
 
     /// Takes those from the queue that are due at `until_ns`, and gives what is worth to be written.
-    fn due(&self, until_ns: u64, now_ns: u64) -> Vec<(UserId, Pair)> {
+    fn due(&self, until_ns: u64, now_ns: u64) -> Vec<(UserId, State)> {
         let (mut unsaved, mut users) = (self.unsaved.borrow_mut(), self.users.borrow_mut());
         let mut found = Vec::new();
         for _ in 0..SAVES_AT_ONCE_MAX {
@@ -110,26 +115,28 @@ impl Limiter {
             let is_worth = |window: usize| pair[window].saturating_sub(now_ns) >= WORTH_NS[window];
             if is_worth(0) || is_worth(1) {
                 self.stats.saves_late.add(u64::from(due_ns.saturating_add(LATE_NS) < now_ns));
-                found.push((user, pair));
+                found.push((user, (pair, users.rates(row, self.allowance.rates).counts())));
             }
         }
         self.stats.unsaved.set(unsaved.queue.len() as u64);
         found
     }
 
-    async fn save(&self, mut due: Vec<(UserId, Pair)>, now_ns: u64, store: &CoreStore, clock: &Clock) {
+    async fn save(&self, mut due: Vec<(UserId, State)>, now_ns: u64, store: &CoreStore, clock: &Clock) {
         let shards = store.store().shard_count();
         let now_ms = clock.unix_ms();
         due.sort_unstable_by_key(|(user, _)| ShardId::of(user, shards).index());
         let by_shard = due.chunk_by(|a, b| ShardId::of(&a.0, shards) == ShardId::of(&b.0, shards));
-        let written: Vec<(&[(UserId, Pair)], Commit)> = by_shard
+        let written: Vec<(&[(UserId, State)], Commit)> = by_shard
             .map(|users| {
                 let mut batch = Batch::new(ShardId::of(&users[0].0, shards));
-                for (user, pair) in users {
+                for (user, (pair, [minute_count, hour_count])) in users {
                     let [minute_full_ms, hour_full_ms] = pair
                         .map(|full_at| now_ms.saturating_add(full_at.saturating_sub(now_ns).div_ceil(MS_NS)));
-                    // Two numbers are never too large.
-                    if let Ok(value) = encode(&LimitStateRecord { minute_full_ms, hour_full_ms }) {
+                    let (minute_count, hour_count) = (*minute_count, *hour_count);
+                    let record = LimitStateRecord { minute_full_ms, hour_full_ms, minute_count, hour_count };
+                    // Four numbers are never too large.
+                    if let Ok(value) = encode(&record) {
                         batch.put(&Key::limit_state(user), value.as_bytes());
                     }
                 }
@@ -164,7 +171,7 @@ impl Limiter {
     }
 
     /// They are tried again with the next that come.
-    fn put_back(&self, users: &[(UserId, Pair)]) {
+    fn put_back(&self, users: &[(UserId, State)]) {
         let mut table = self.users.borrow_mut();
         let now_ns = self.limits.ns(sluice_core::now());
         for (user, _) in users {
@@ -193,30 +200,34 @@ impl Limiter {
             Err(error) => return Err(error),
         };
         if let Some(record) = record {
-            let record = record.get();
-            self.restore(
-                user,
-                [record.minute_full_ms.to_native(), record.hour_full_ms.to_native()],
-                clock.unix_ms(),
-            );
+            self.restore(user, allowance.rates, &record.to_record(), clock.unix_ms());
         }
         Ok(allowance)
     }
 
-    fn restore(&self, user: UserId, full_ms: Pair, now_ms: u64) {
+    fn restore(&self, user: UserId, rates: RatePair, record: &LimitStateRecord, now_ms: u64) {
         let now_ns = self.limits.ns(sluice_core::now());
         let left_ns = |window: usize| {
+            let full_ms = [record.minute_full_ms, record.hour_full_ms][window];
             // However far the wall clock was set back, nobody waits longer than a window.
-            full_ms[window].saturating_sub(now_ms).saturating_mul(MS_NS).min(WINDOWS_NS[window])
+            full_ms.saturating_sub(now_ms).saturating_mul(MS_NS).min(WINDOWS_NS[window])
         };
         if left_ns(0).max(left_ns(1)) == 0 {
             return;
         }
         let mut users = self.users.borrow_mut();
+        // Who has a row was recalled before, by another key, and has used more since.
+        if users.find(words(user)).is_some() {
+            return;
+        }
         let Some(row) = users.place(words(user), now_ns) else { return self.stats.untracked_users.add(1) };
-        let [minute, hour] = users.get(row);
-        // A second key may be checked when the first is used already.
-        users.set(row, [minute.max(now_ns + left_ns(0)), hour.max(now_ns + left_ns(1))]);
+        // Without a count it is of the limit that there is.
+        let before = RatePair {
+            minute: Rate::per_minute(record.minute_count).or(rates.minute),
+            hour: Rate::per_hour(record.hour_count).or(rates.hour),
+        };
+        let pair = rates.take_over(before, [now_ns + left_ns(0), now_ns + left_ns(1)], now_ns);
+        users.put_under(row, rates, self.allowance.rates, pair);
         self.stats.recalled.add(1);
     }
 

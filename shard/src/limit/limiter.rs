@@ -44,6 +44,16 @@ pub struct Limiter {
     pub(super) stats: Arc<LimitStats>,
 }
 
+/// What is looked for in a table.
+#[derive(Clone, Copy)]
+struct Asked {
+    rates: RatePair,
+    /// What most in the table have.
+    common: RatePair,
+    now_ns: u64,
+    units: u32,
+}
+
 /// A request was let in.
 #[derive(Debug)]
 pub(crate) struct Entered {
@@ -187,17 +197,18 @@ impl Limiter {
         let short = |kind: fn(Window) -> LimitKind, rates: RatePair| {
             move |(window, short): (Window, Short)| (kind(window), rates.of(window), short)
         };
-        let looked =
-            self.look(&self.users, words(who.user), rates, now_ns, units, &self.stats.untracked_users);
+        let untracked = &self.stats.untracked_users;
+        let asked = Asked { rates, common: self.allowance.rates, now_ns, units };
+        let looked = self.look(&self.users, words(who.user), asked, untracked);
         let user = looked.map_err(short(LimitKind::User, rates));
         let key = self.keys.as_ref().map_or(Ok(None), |keys| {
             let key = [u64::from_be_bytes(*who.key.as_bytes())];
-            self.look(keys, key, config.key, now_ns, units, &self.stats.untracked_keys)
-                .map_err(short(LimitKind::Key, config.key))
+            let asked = Asked { rates: config.key, common: config.key, now_ns, units };
+            self.look(keys, key, asked, &self.stats.untracked_keys).map_err(short(LimitKind::Key, config.key))
         });
         let class_row = class_table.map_or(Ok(None), |table| {
-            self.look(table, words(who.user), class_rates, now_ns, units, &self.stats.untracked_users)
-                .map_err(short(LimitKind::Class, class_rates))
+            let asked = Asked { rates: class_rates, common: class_rates, now_ns, units };
+            self.look(table, words(who.user), asked, untracked).map_err(short(LimitKind::Class, class_rates))
         });
         match (user, key, class_row) {
             (Ok(user), Ok(key), Ok(of_class)) => {
@@ -231,9 +242,7 @@ impl Limiter {
         &self,
         table: &RefCell<Table<K>>,
         key: [u64; K],
-        rates: RatePair,
-        now_ns: u64,
-        units: u32,
+        Asked { rates, common, now_ns, units }: Asked,
         untracked: &sluice_core::Counter,
     ) -> Result<Option<(RowIndex, Pair)>, (Window, Short)> {
         if rates.is_none() {
@@ -244,7 +253,8 @@ impl Limiter {
             untracked.add(1);
             return Ok(None);
         };
-        Ok(Some((row, rates.take(table.get(row), now_ns, units)?)))
+        let pair = table.get_under(row, rates, common, now_ns);
+        Ok(Some((row, rates.take(pair, now_ns, units)?)))
     }
 
     fn fields(&self, allowance: &Allowance, pair: Pair, now_ns: u64) -> LimitFields {
@@ -406,6 +416,29 @@ mod tests {
         let common = limiter.limits().allowance().clone();
         let entered = limiter.enter(who(&common), Class::Reads, 0).unwrap();
         assert!(entered.fields.is_none(), "without a limit nothing is told");
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_has_its_burst_at_once_and_of_one_that_is_lowered_no_more_is_used_than_it_has() {
+        let limiter = limiter(LimitConfig { key: RatePair::default(), ..small() });
+        let (common, more) = (limiter.limits().allowance().clone(), Allowance::new(RatePair::new(50, 60), 0));
+        fn who(allowance: &Allowance) -> Who<'_> {
+            Who { user: UserId::from_bytes([1; 16]), key: KeyId::from_bytes([1; 8]), allowance }
+        }
+        let let_in = |allowance: &Allowance, second: u64| {
+            (0..100)
+                .take_while(|_| kind(limiter.enter(who(allowance), Class::Reads, second * SECOND)).is_none())
+                .count()
+        };
+        assert_eq!((let_in(&common, 0), let_in(&common, 0)), (5, 0));
+        // Of fifty a minute five are used; the hour has sixty.
+        assert_eq!((let_in(&more, 0), let_in(&more, 0)), (45, 0));
+        // Five of a minute of fifty, which are more than the hour's ten that are left.
+        assert_eq!(let_in(&more, 6), 5);
+        // All of five are used, and stay so for twelve seconds.
+        assert_eq!(let_in(&common, 6), 0);
+        // So many are used of fifty again: those beyond five are forgotten.
+        assert_eq!(let_in(&more, 6), 45);
     }
 
     #[test]

@@ -81,6 +81,20 @@ impl RatePair {
         }
     }
 
+    /// The counts of both, 0 for none.
+    pub(crate) fn counts(self) -> [u32; 2] {
+        [self.minute, self.hour].map(|rate| rate.map_or(0, Rate::count))
+    }
+
+    /// The states of buckets that were of `before` until now ([`Rate::take_over`]). Where there was no limit nothing was
+    /// counted, so a bucket begins full.
+    pub(crate) fn take_over(self, before: Self, pair: Pair, now_ns: u64) -> Pair {
+        [Window::Minute, Window::Hour].map(|window| match (before.of(window), self.of(window)) {
+            (Some(before), Some(after)) => after.take_over(before, pair[window as usize], now_ns),
+            _ => 0,
+        })
+    }
+
     /// Takes `units` out of both buckets, and gives their states.
     ///
     /// # Errors
@@ -228,7 +242,8 @@ pub struct LimitConfig {
     pub address: RatePair,
     /// Requests from an address with keys that nobody has. Default 20 and 200.
     pub unauthorized: RatePair,
-    /// Rows of each core's tables of users and of keys. Default 131,072, of 32 bytes for users and 24 for keys.
+    /// Rows of each core's tables of users and of keys. Default 131,072, of 32 bytes for users and 24 for keys,
+    /// and 8 more for those whose limit is not what all have.
     pub users_tracked_max: usize,
     /// Rows of the process's tables of addresses. Default 65,536, of 24 bytes.
     pub addresses_tracked_max: usize,
@@ -332,6 +347,7 @@ mod tests {
         let (window, _) = RatePair::new(2, 1).take([0, 0], 0, 2).unwrap_err();
         assert_eq!(window, Window::Hour);
         let none = RatePair::default();
+        assert_eq!((none.counts(), RatePair::new(2, 1).counts()), ([0, 0], [2, 1]));
         assert!(none.is_none() && none.take([7, 8], 0, u32::MAX) == Ok([7, 8]));
     }
 }

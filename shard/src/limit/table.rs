@@ -12,10 +12,15 @@
 
 use std::hash::BuildHasher;
 
+use super::RatePair;
+
 /// Rows of a set. Keys of 16 bytes fill two lines of cache.
 const WAYS: usize = 8;
 /// Set in the second state of a row that is marked; moments stay below it for 292 years.
 const MARK: u64 = 1 << 63;
+
+/// Set in the first state of a row whose buckets are of other rates than most: their counts stand beside it.
+const OWN: u64 = 1 << 63;
 
 /// States of the minute and of the hour: when each bucket is full again, in nanoseconds.
 pub(crate) type Pair = [u64; 2];
@@ -24,6 +29,8 @@ pub(crate) type Pair = [u64; 2];
 pub(crate) struct Table<const K: usize> {
     keys: Vec<[u64; K]>,
     pairs: Vec<Pair>,
+    /// The counts of rows with [`OWN`], by minute and hour; nothing of the others.
+    counts: Vec<[u32; 2]>,
     sets: usize,
     used: usize,
     /// Seeded by chance, so that nobody outside can make keys meet in one set.
@@ -41,6 +48,7 @@ impl<const K: usize> Table<K> {
         Self {
             keys: vec![[0; K]; rows],
             pairs: vec![[0; 2]; rows],
+            counts: vec![[0; 2]; rows],
             sets: rows / WAYS,
             used: 0,
             hasher: foldhash::fast::RandomState::default(),
@@ -83,13 +91,50 @@ impl<const K: usize> Table<K> {
     /// The states of a row.
     pub(crate) fn get(&self, row: RowIndex) -> Pair {
         let [minute, hour] = self.pairs[row.0];
-        [minute, hour & !MARK]
+        [minute & !OWN, hour & !MARK]
     }
 
     /// Sets the states of a row; a mark stays.
     pub(crate) fn set(&mut self, row: RowIndex, pair: Pair) {
         let pair_of = &mut self.pairs[row.0];
-        *pair_of = [pair[0], pair[1] | (pair_of[1] & MARK)];
+        *pair_of = [pair[0] | (pair_of[0] & OWN), pair[1] | (pair_of[1] & MARK)];
+    }
+
+    /// The rates that a row's states are of, where most are of `common`.
+    pub(crate) fn rates(&self, row: RowIndex, common: RatePair) -> RatePair {
+        if self.pairs[row.0][0] & OWN == 0 {
+            return common;
+        }
+        let [minute, hour] = self.counts[row.0];
+        RatePair::new(minute, hour)
+    }
+
+    /// The states of a row as buckets of `rates`, which they are from now on; most are of `common`.
+    pub(crate) fn get_under(
+        &mut self,
+        row: RowIndex,
+        rates: RatePair,
+        common: RatePair,
+        now_ns: u64,
+    ) -> Pair {
+        let before = self.rates(row, common);
+        if before == rates {
+            return self.get(row);
+        }
+        let pair = rates.take_over(before, self.get(row), now_ns);
+        self.put_under(row, rates, common, pair);
+        pair
+    }
+
+    /// Sets the states of a row, and of what rates they are.
+    pub(crate) fn put_under(&mut self, row: RowIndex, rates: RatePair, common: RatePair, pair: Pair) {
+        self.set(row, pair);
+        if rates == common {
+            self.pairs[row.0][0] &= !OWN;
+        } else {
+            self.pairs[row.0][0] |= OWN;
+            self.counts[row.0] = rates.counts();
+        }
     }
 
     /// Marks a row; says whether it was not marked.
@@ -124,7 +169,7 @@ impl<const K: usize> Table<K> {
         let rows = set * WAYS..(set + 1) * WAYS;
         let mut is_open = rows.filter(|row| {
             let [minute, hour] = self.pairs[*row];
-            self.keys[*row] == [0; K] || (minute <= now_ns && hour & !MARK <= now_ns)
+            self.keys[*row] == [0; K] || (minute & !OWN <= now_ns && hour & !MARK <= now_ns)
         });
         let first = is_open.next();
         (usize::from(first.is_some()) + is_open.count(), first)
@@ -175,6 +220,35 @@ mod tests {
         table.set(row, [7, 9]);
         assert_eq!(table.find([0]), Some(row));
         assert_eq!((table.get(row), table.used()), ([7, 9], 1));
+    }
+
+    #[test]
+    fn a_row_knows_of_what_rates_it_is_and_forgets_it_with_its_owner() {
+        let (common, own) = (RatePair::new(100, 1_000), RatePair::new(300, 1_000));
+        let mut table = Table::<1>::new(16);
+        let row = table.place([5], 0).unwrap();
+        assert!(table.mark(row));
+        let second = 1_000_000_000;
+        // All of a hundred are used; of three hundred that leaves two hundred, and of the hour nothing changes.
+        table.set(row, [60 * second, 360 * second]);
+        assert_eq!(table.get_under(row, common, common, 0), [60 * second, 360 * second]);
+        assert_eq!(table.get_under(row, own, common, 0), [20 * second, 360 * second]);
+        assert_eq!((table.rates(row, common), table.get(row)), (own, [20 * second, 360 * second]));
+        table.set(row, [10 * second, 361 * second]);
+        assert_eq!((table.rates(row, common), table.get(row)), (own, [10 * second, 361 * second]));
+        assert!(!table.mark(row), "it is marked still");
+        assert_eq!(table.get_under(row, common, common, 0), [30 * second, 361 * second]);
+        assert_eq!(table.rates(row, common), common);
+        // Where there was no limit nothing is used.
+        table.put_under(row, RatePair::new(0, 7), common, [0, 9]);
+        assert_eq!(table.get_under(row, RatePair::new(5, 0), common, 0), [0, 0]);
+        // The next owner of the row has what all have.
+        let next = (100..).find(|key| {
+            let placed = table.place([*key], 1);
+            placed.into_iter().for_each(|row| table.set(row, [2, 2]));
+            placed == Some(row)
+        });
+        assert!(next.is_some() && table.rates(row, common) == common);
     }
 
     #[test]

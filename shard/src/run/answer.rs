@@ -73,7 +73,10 @@ impl Teller<'_> {
     fn is_only_a_means(&self, index: usize, task: &TaskRecord) -> bool {
         let (call, record, id) = (&self.calls[index], &task.steps[index], self.graph.nodes()[index].id());
         let one = call.results().is_some_and(|results| results.count_max == 1) && !call.is_side_effect();
-        let is_read = matches!(call, Operation::GmailRead { .. } | Operation::DriveRead { .. });
+        let is_read = matches!(
+            call,
+            Operation::GmailRead { .. } | Operation::DriveRead { .. } | Operation::DriveExport { .. }
+        );
         let done = |record: &StepRecord| codes::step_state(record.state) == StepState::Done;
         let used = || {
             let mut others = self.calls.iter().zip(&task.steps);
@@ -194,6 +197,18 @@ impl Teller<'_> {
             }
             Operation::DriveCreate { name, folder: true, .. } => format!("Made the folder “{name}”."),
             Operation::DriveCreate { name, folder: false, .. } => format!("Made the file “{name}”."),
+            Operation::DriveExport { format, .. } => {
+                let what = first.map_or_else(|| "The file".to_owned(), |item| format!("“{}”", title(item)));
+                let path = record.text.as_deref().unwrap_or_default();
+                format!("{what} as {} is to be had at {path}", format.name())
+            }
+            Operation::DriveMove { folder, .. } => {
+                let what = first.map_or_else(|| "the file".to_owned(), |item| format!("“{}”", title(item)));
+                match self.known.item(*folder) {
+                    Ok(folder) => format!("Moved {what} to “{}”.", title(&folder)),
+                    Err(_) => format!("Moved {what}."),
+                }
+            }
             Operation::GmailTrash { .. } | Operation::DriveTrash { .. } => match first {
                 Some(item) => format!("Moved “{}” to the trash.", title(item)),
                 None => "Moved it to the trash.".to_owned(),
@@ -315,6 +330,10 @@ impl Teller<'_> {
             }
             Operation::DriveCreate { name, folder: true, .. } => format!("make the folder “{name}”"),
             Operation::DriveCreate { name, folder: false, .. } => format!("make the file “{name}”"),
+            Operation::DriveExport { file, .. } => {
+                format!("export {}", about(self.known.item(*file), "file"))
+            }
+            Operation::DriveMove { file, .. } => format!("move {}", about(self.known.item(*file), "file")),
             Operation::DriveTrash { file } => {
                 format!("move {} to the trash", about(self.known.item(*file), "file"))
             }

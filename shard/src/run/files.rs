@@ -6,7 +6,7 @@
 use sluice_net::egress::EgressError;
 use sluice_protocols::google::drive::{self, File, FileList, GeneratedIds};
 use sluice_protocols::google::{UpstreamFault, text_of};
-use sluice_protocols::plan::{Item, ItemKind, ItemRef, Service};
+use sluice_protocols::plan::{ExportFormat, Item, ItemKind, ItemRef, Service};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
@@ -73,6 +73,21 @@ impl StepRun<'_> {
             }
             Err(error) => Err(self.problem(&error)),
         }
+    }
+
+    pub(super) async fn drive_export(&self, file: ItemRef, format: ExportFormat) -> Result<Done, Problem> {
+        let item = self.shared.known.item(file)?;
+        let file: File = match self.google.read(&drive::get_file(&item.id)).await {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => {
+                return Err(unresolved(format!("the file “{}” is not there any more", item.title)));
+            }
+            Err(error) => return Err(self.problem(&error)),
+        };
+        let Some(path) = file.path_as(format) else {
+            return Err(unresolved(format!("“{}” cannot be had as {}", file.name, format.name())));
+        };
+        Ok(Done { text: Some(path), ..Done::items([file.to_item()]) })
     }
 
     pub(super) async fn drive_search(&self, text: &str, limit: u8) -> Result<Done, Problem> {

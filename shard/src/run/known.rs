@@ -139,6 +139,8 @@ pub(super) fn sought(call: &Operation) -> String {
         Operation::DriveRead { .. }
         | Operation::DriveCreate { .. }
         | Operation::DriveShare { .. }
+        | Operation::DriveExport { .. }
+        | Operation::DriveMove { .. }
         | Operation::DriveTrash { .. } => "file".to_owned(),
     }
 }

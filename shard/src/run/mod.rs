@@ -22,6 +22,8 @@ mod known;
 mod labels;
 mod mail;
 pub(crate) mod marks;
+mod moved;
+mod outlook;
 pub(crate) mod replay;
 mod script;
 mod share;

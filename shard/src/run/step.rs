@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
+use sluice_net::egress::EgressError;
 use sluice_protocols::api::{CallView, Priority};
 use sluice_protocols::google::{ApiCall, UpstreamFault};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
@@ -21,7 +22,7 @@ use crate::env::Env;
 use crate::tasks::may_pass;
 use crate::upstream::bound::Bound;
 use crate::upstream::meter::Meter;
-use crate::upstream::{Backoff, CallError, Google, Reply};
+use crate::upstream::{Backoff, CallError, Google, Reply, title};
 
 /// Most rounds in which the outcome of a call is sought: with waits that grow to 5 s, more than the longest
 /// deadline and any sensible grace together allow.
@@ -137,9 +138,7 @@ impl StepRun<'_> {
 
     fn is_tried_again(&self, problem: &Problem, node: &Node) -> bool {
         let tried = self.shared.journal.read(|task| task.steps[self.index].tries);
-        let is_late = node.timeout_ms().is_some()
-            && problem.kind() == ProblemKind::DeadlineExceeded
-            && problem.is_retryable();
+        let is_late = problem.kind() == ProblemKind::StepTimeout && problem.is_retryable();
         tried < u32::from(node.tries().max)
             && (may_pass(problem) || is_late)
             && !self.shared.env.egress.is_closing()
@@ -188,6 +187,8 @@ impl StepRun<'_> {
                 self.drive_create(name, *folder, text.as_deref()).await
             }
             Operation::DriveShare { file, people, role } => self.drive_share(*file, people, *role).await,
+            Operation::DriveExport { file, format } => self.drive_export(*file, *format).await,
+            Operation::DriveMove { file, folder } => self.drive_move(*file, *folder).await,
             Operation::DriveTrash { file } => self.drive_trash(*file).await,
         }
     }
@@ -204,12 +205,32 @@ impl StepRun<'_> {
 
     /// What the user is told of a call that failed for certain.
     pub(super) fn problem(&self, error: &CallError) -> Problem {
+        if self.is_over_own_time() {
+            let asked = match error {
+                CallError::Lost { service, error: EgressError::DeadlineExceeded { .. } } => {
+                    Some(title(*service))
+                }
+                CallError::NoToken(problem) if problem.kind() == ProblemKind::DeadlineExceeded => {
+                    Some("Google's token endpoint")
+                }
+                _ => None,
+            };
+            if let Some(asked) = asked {
+                let detail = format!("the time that the step may take ran out while {asked} was asked");
+                return Problem::new(ProblemKind::StepTimeout, detail);
+            }
+        }
         let problem = error.to_problem(self.deadline());
         // An earlier run may have carried it out, and with the account is gone who could tell.
         match problem.kind() {
             ProblemKind::AccountGone if self.resumed => self.unknown("this was done before", &problem),
             _ => problem,
         }
+    }
+
+    /// Whether it is the step's time that ran out, and not that of the task.
+    fn is_over_own_time(&self) -> bool {
+        self.deadline < self.shared.deadline && sluice_core::now() >= self.deadline
     }
 
     /// Notes that a call may or may not have been carried out.
@@ -223,7 +244,9 @@ impl StepRun<'_> {
         tracing::warn!(task = %self.shared.task, step = %self.id, last = %last, "the outcome stays unknown");
         let detail = format!("it is not known whether {whether}: {}", last.detail());
         let kind = match last.kind() {
-            ProblemKind::UpstreamTimeout | ProblemKind::DeadlineExceeded => ProblemKind::UpstreamTimeout,
+            ProblemKind::UpstreamTimeout | ProblemKind::DeadlineExceeded | ProblemKind::StepTimeout => {
+                ProblemKind::UpstreamTimeout
+            }
             ProblemKind::AccountGone => ProblemKind::AccountGone,
             _ => ProblemKind::UpstreamUnavailable,
         };

@@ -28,7 +28,8 @@ pub(crate) struct Told {
     pub(crate) operations: Vec<String>,
 }
 
-/// See the module. Workflows, and records that were written otherwise, go by way of [`view_of`].
+/// See the module. Workflows, what waits for a confirmation, and records that were written otherwise go by way of
+/// [`view_of`].
 pub(crate) fn told(task: &TaskRecord) -> Told {
     directly(task).unwrap_or_else(|| {
         let view = view_of(task);
@@ -138,7 +139,7 @@ fn maybe_raw(json: &Option<String>) -> Option<Option<&RawValue>> {
 }
 
 fn directly(task: &TaskRecord) -> Option<Told> {
-    if is_workflow(task) {
+    if is_workflow(task) || codes::task_state(task.state) == TaskState::AwaitingConfirmation {
         return None;
     }
     let planned: Option<RawPlanned<'_>> = match &task.plan_json {

@@ -13,6 +13,7 @@ use sluice_store::record::{ActingAccount, StepRecord, TaskRecord, TurnRecord};
 use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
 use super::known::record_of;
+use super::outlook;
 use super::script::Script;
 use crate::clock::timestamp_of;
 
@@ -105,6 +106,8 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         Some(Script::Workflow(view, graph, _)) => (None, None, Some(*view), Some(graph)),
     };
     let steps = graph.as_ref().map(|graph| step_views(graph, &task.steps)).unwrap_or_default();
+    let unconfirmed = graph.as_ref().filter(|_| state == TaskState::AwaitingConfirmation);
+    let changes = unconfirmed.map(outlook::changes).unwrap_or_default();
     TaskView {
         id: task.id,
         state,
@@ -116,6 +119,7 @@ pub fn view_of(task: &TaskRecord) -> TaskView {
         plan,
         workflow,
         steps,
+        changes,
         // What is said while it runs is for those who follow it.
         answer: task.answer.clone().filter(|_| state.is_final()),
         error: task.error_json.as_deref().map(problem_of),

@@ -39,6 +39,10 @@ impl StepRun<'_> {
                 let item = items.first().ok_or_else(|| unresolved("what the step shared is not known"))?;
                 return self.unshare(item).await;
             }
+            Undo::MoveBack => {
+                let item = items.first().ok_or_else(|| unresolved("what the step moved is not known"))?;
+                return self.move_back(item).await;
+            }
         };
         match self.settle(&call, "it was taken back").await?.0 {
             Ok(_) => Ok(()),

@@ -24,7 +24,7 @@ use crate::quota::Denied;
 
 pub(crate) use call::Outgoing;
 pub use delegation::{Delegation, KeyFileError};
-pub(crate) use google::{CallError, Content, Google, Reply, given_up};
+pub(crate) use google::{CallError, Content, Google, Reply, given_up, title};
 pub use tokens::TokenCache;
 pub(crate) use tokens::{Account, judge as judge_tokens};
 pub(crate) use upload::{Sessions as UploadSessions, Source, Upload, UploadError};

@@ -238,8 +238,10 @@ impl TokenCache {
             if now >= renew_at {
                 let _renewed_meanwhile = self.flight(env, account);
             }
+            env.stats.access_tokens_hits.add(1);
             return Granted { token: Ok(token), calls: Vec::new() };
         }
+        env.stats.access_tokens_misses.add(1);
         let late = || {
             Err(lost(
                 "Google's token endpoint",

@@ -149,6 +149,29 @@ fn an_operator_gives_one_user_other_limits() {
 }
 
 #[test]
+fn a_limit_that_is_raised_between_two_processes_leaves_used_what_was_and_no_more() {
+    let world = World::new();
+    let ada = Arc::new(world.user("ada"));
+    let again = Arc::clone(&ada);
+    world.run(limited(hourly(8)), move |gateway| async move {
+        assert_eq!(let_in(&gateway, &again, 7).await, 7);
+        drain(&gateway).await;
+    });
+    let more = LimitRecord { per_hour: Some(100), ..LimitRecord::default() };
+    world.admin.set_limit(&ada.id, &more).unwrap();
+    let again = Arc::clone(&ada);
+    world.run_at(START_MS + 1, limited(hourly(8)), move |gateway| async move {
+        assert_eq!(let_in(&gateway, &again, 120).await, 93);
+        drain(&gateway).await;
+    });
+    // Now for all: what was written says that it is of a hundred.
+    world.admin.set_limit(&ada.id, &LimitRecord::default()).unwrap();
+    world.run_at(START_MS + 2, limited(hourly(200)), move |gateway| async move {
+        assert_eq!(let_in(&gateway, &ada, 220).await, 100);
+    });
+}
+
+#[test]
 fn places_of_requests_come_back_when_they_are_answered_refused_or_left_by_their_clients() {
     let world = World::new();
     let (ada, bob) = (world.user("ada"), world.user("bob"));

@@ -754,6 +754,18 @@ fn a_session_of_schema_1_brings_its_turns_along() {
 }
 
 #[test]
+fn a_limit_state_of_schema_1_is_of_counts_that_are_not_known() {
+    let state =
+        LimitStateRecord { minute_full_ms: 60_001, hour_full_ms: 7, minute_count: 100, hour_count: 1_000 };
+    round_trips(&state);
+    let old = types::LimitStateRecordV1 { minute_full_ms: 60_001, hour_full_ms: 7 };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
+    bytes.push(1);
+    let loaded = Loaded::<LimitStateRecord>::new(Value::copy_of(&bytes)).unwrap();
+    assert_eq!(loaded.to_record(), LimitStateRecord { minute_count: 0, hour_count: 0, ..state });
+}
+
+#[test]
 fn a_history_entry_of_schema_1_is_read_without_operations() {
     let HistoryRecord { task, at_ms, command, state, answer, services, .. } = history();
     let old = types::HistoryRecordV1 { task, at_ms, command, state, answer, services };

@@ -339,12 +339,36 @@ impl Record for WorkflowRecord {
 pub struct LimitStateRecord {
     pub minute_full_ms: u64,
     pub hour_full_ms: u64,
+    /// Of how many requests a bucket is that is full; 0 when that is not known.
+    pub minute_count: u32,
+    pub hour_count: u32,
 }
 
 impl Record for LimitStateRecord {
     const NAME: &'static str = "limit state";
     const KINDS: &'static [Kind] = &[Kind::Limit];
-    const SCHEMA: u8 = 1;
+    const SCHEMA: u8 = 2;
+
+    fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
+        match schema {
+            1 => Some(rkyv::from_bytes::<LimitStateRecordV1, rancor::Error>(archive).map(Self::from)),
+            _ => None,
+        }
+    }
+}
+
+/// Schema 1: without the counts.
+#[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct LimitStateRecordV1 {
+    pub(super) minute_full_ms: u64,
+    pub(super) hour_full_ms: u64,
+}
+
+impl From<LimitStateRecordV1> for LimitStateRecord {
+    fn from(old: LimitStateRecordV1) -> Self {
+        let LimitStateRecordV1 { minute_full_ms, hour_full_ms } = old;
+        Self { minute_full_ms, hour_full_ms, minute_count: 0, hour_count: 0 }
+    }
 }
 
 /// What a user is allowed, where that is not what all are: `None` is what all are, 0 is no limit.

@@ -166,6 +166,53 @@ pub(super) fn keep(source: &str, words: &[Word], builder: &mut Builder<'_>) -> R
     Ok(())
 }
 
+/// Where a folder is named that something goes to.
+fn destination(words: &[Word]) -> Option<usize> {
+    let at = words.iter().rposition(|word| word.any(&["to", "into", "in"]))?;
+    words[at..].iter().any(|word| word.is("folder")).then_some(at)
+}
+
+/// Whether a file is to go to a folder.
+pub(super) fn is_put(words: &[Word]) -> bool {
+    destination(words).is_some() && !words.iter().any(|word| word.any(MAIL_NOUNS))
+}
+
+/// "move the roadmap file to the folder Trips", "put it into the Trips folder"
+pub(super) fn put(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
+    let at = destination(words).ok_or(WHICH)?;
+    let what = file(&words[1..at], builder)?;
+    let place = &words[at + 1..];
+    let generic = |word: &Word| word.any(FILE_NOUNS) || word.is("folder");
+    let name = super::topic(place, &vec![false; place.len()], generic);
+    if name.is_empty() {
+        return Err("To which folder?".to_owned());
+    }
+    let folder = builder.push(json!({"operation": "drive.search", "text": name.join(" "), "limit": 1}));
+    let (file, folder) = (what.to_string(), Ref::Step(folder, 0).to_string());
+    builder.push(json!({"operation": "drive.move", "file": file, "folder": folder}));
+    Ok(())
+}
+
+/// "export the roadmap document as pdf", "download that file as Word"
+pub(super) fn export(words: &[Word], builder: &mut Builder<'_>) -> Result<(), Refusal> {
+    let at = words.iter().rposition(|word| word.any(&["as", "to"])).ok_or("In which form?")?;
+    let form = words[at..].iter().find_map(|word| {
+        Some(match word.low.as_str() {
+            "pdf" => "pdf",
+            "word" | "docx" => "docx",
+            "excel" | "xlsx" => "xlsx",
+            "powerpoint" | "pptx" => "pptx",
+            "text" | "txt" => "txt",
+            "csv" => "csv",
+            _ => return None,
+        })
+    });
+    let form = form.ok_or("In which form?")?;
+    let file = file(&words[1..at], builder)?;
+    builder.push(json!({"operation": "drive.export", "file": file.to_string(), "format": form}));
+    Ok(())
+}
+
 /// Whether a question is about when somebody else is free or busy.
 pub(super) fn asks_after(words: &[Word]) -> bool {
     let state = words.iter().position(|word| word.any(&["free", "busy", "available"]));

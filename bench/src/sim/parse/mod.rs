@@ -92,6 +92,8 @@ enum Intent {
     Label,
     Draft,
     Keep,
+    Put,
+    Export,
     Busy,
     Query,
 }
@@ -112,6 +114,8 @@ fn carry_out(source: &str, clause: &Clause, builder: &mut Builder<'_>) -> Result
         Intent::Label => acts::label(source, words, builder),
         Intent::Draft => acts::draft(source, words, builder),
         Intent::Keep => acts::keep(source, words, builder),
+        Intent::Put => acts::put(words, builder),
+        Intent::Export => acts::export(words, builder),
         Intent::Busy => acts::busy(words, builder),
         Intent::Query => query(words, builder),
     }
@@ -140,6 +144,8 @@ fn intent(words: &[Word]) -> Intent {
         }
         ("invite", _) => Intent::Invite,
         ("add", _) if words.iter().any(|w| w.is("to")) && events::adds_people(words) => Intent::Invite,
+        ("export" | "download", _) => Intent::Export,
+        ("move" | "put", _) if acts::is_put(words) => Intent::Put,
         ("move" | "reschedule" | "postpone" | "shift" | "rename" | "change" | "push", _) => Intent::Change,
         ("cancel" | "delete" | "remove" | "erase" | "clear" | "drop" | "trash", _)
         | ("call", "off")

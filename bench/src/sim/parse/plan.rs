@@ -133,6 +133,8 @@ fn signature(operation: &str) -> Option<(&'static [&'static str], Option<Kind>)>
         "calendar.free_busy" => (&["from", "to", "people"], None),
         "drive.create" => (&["name", "folder", "text"], Some(Kind::File)),
         "drive.share" => (&["file", "people", "role"], Some(Kind::File)),
+        "drive.export" => (&["file", "format"], Some(Kind::File)),
+        "drive.move" => (&["file", "folder"], Some(Kind::File)),
         "drive.trash" => (&["file"], Some(Kind::File)),
         "drive.search" => (&["text", "limit"], Some(Kind::File)),
         "drive.read" => (&["file"], Some(Kind::File)),
@@ -221,7 +223,9 @@ fn check_member(
         (_, "limit") => value.as_u64().is_some_and(|limit| (1..=LIMIT_MAX).contains(&limit)),
         (_, "message") => return check_ref(steps, index, text, Kind::Message, ""),
         (_, "event") => return check_ref(steps, index, text, Kind::Event, ""),
-        (_, "file") => return check_ref(steps, index, text, Kind::File, ""),
+        (_, "file") | ("drive.move", "folder") => {
+            return check_ref(steps, index, text, Kind::File, "");
+        }
         (_, "to" | "attendees" | "add_attendees" | "people") if value.is_array() => {
             for one in value.as_array().into_iter().flatten() {
                 let one = one.as_str();
@@ -242,6 +246,9 @@ fn check_member(
                 && names.iter().all(|name| name.as_str().is_some_and(|name| !name.is_empty()))
         }),
         (_, "role") => text.is_some_and(|role| matches!(role, "reader" | "commenter" | "writer")),
+        (_, "format") => {
+            text.is_some_and(|form| matches!(form, "pdf" | "docx" | "xlsx" | "pptx" | "txt" | "csv"))
+        }
         (_, "folder") => value.is_boolean(),
         ("gmail.forward", "body") => text.is_some(),
         ("calendar.free_busy", "from" | "to") => text.is_some_and(is_moment),

@@ -57,6 +57,8 @@ fn brief(plan: &Value) -> String {
             "calendar.free_busy" => &["from", "to", "people"],
             "drive.create" => &["name", "folder", "text"],
             "drive.share" => &["file", "people", "role"],
+            "drive.move" => &["file", "folder"],
+            "drive.export" => &["file", "format"],
             _ => &["file"],
         };
         let members: Vec<String> = members.iter().map(|member| text(&call[member])).collect();
@@ -151,6 +153,14 @@ fn mail_and_files_are_passed_on_labelled_made_and_thrown_away() {
             ),
             ("is Anna free", "decline"),
             ("create a folder called Trips", "drive.create(Trips; true; -)"),
+            ("move that file to the folder Trips", "drive.search(trips) | drive.move(#f1; $s1[0])"),
+            (
+                "put the budget file into the Trips folder",
+                "drive.search(budget) | drive.search(trips) | drive.move($s1[0]; $s2[0])",
+            ),
+            ("export that file as PDF", "drive.export(#f1; pdf)"),
+            ("export the budget sheet as csv", "drive.search(budget) | drive.export($s1[0]; csv)"),
+            ("export that file", "decline"),
             ("make a file called a.txt saying hello", "drive.create(a.txt; false; Hello.)"),
             (
                 "draft a mail to kim@x.example saying the offer is ready",
