@@ -1,5 +1,6 @@
 //! Requests in a user's name are handled by the core that owns the user, whichever core the connection landed on:
-//! proved by what each core counted and by `Alt-Svc`, which stands on answers that hopped and on no others.
+//! proved by what each core counted and by `Alt-Svc`, which stands on answers that hopped and on no others. And one core
+//! that is asked for more than it answers holds up nobody but those who ask it from another.
 
 mod common;
 
@@ -11,6 +12,8 @@ use common::scene::{Caller, SHARDS, Scene, guard};
 use serde_json::json;
 use sluice_protocols::ids::{ApiKey, ShardCount};
 use sluice_shard::Placement;
+use sluice_shard::peer::LANE_REQUESTS_MAX;
+use tokio::task::JoinSet;
 
 /// Never needs a call to Google, so that a thousand of them are quick.
 const COMMAND: &str = "tell me a joke";
@@ -190,7 +193,7 @@ async fn users_who_share_connections_are_each_served_by_their_own_core() {
             .await,
         );
     }
-    let mut calls = tokio::task::JoinSet::new();
+    let mut calls = JoinSet::new();
     for (caller, landed) in &callers {
         for (user, path) in users.iter().zip(&sessions) {
             let (http, key, path) = (caller.http.clone(), user.key.clone(), path.clone());
@@ -261,4 +264,56 @@ async fn a_client_that_changes_its_address_while_it_waits_gets_its_answer() {
     let page = scene.gateway.page().await;
     assert_eq!(page.sum("sluice_ingress_responses_undeliverable_total", &[]), 0);
     assert_eq!(page.of_core("sluice_commands_accepted_total", user.owner), 4);
+}
+
+/// A client that lets as many requests wait at another core as may wait there: the next is refused at once and counted,
+/// what goes another way is served meanwhile, and those that waited are answered.
+#[tokio::test]
+async fn a_lane_full_of_requests_that_wait_refuses_the_next_and_no_others() {
+    const WAITS_EACH: usize = 64;
+    let cores = 2;
+    let scene = Scene::start(cores, &[]);
+    let users = users(&scene, cores);
+    let of = |core| users.iter().find(|user| user.owner == core).expect("every core owns some");
+    let (near, far) = (of(0), of(1));
+    scene.sim.fault(json!({"service": "openai", "kind": "hang", "count": -1})).await;
+    let land_first = || Caller::at(&scene.gateway, scene.gateway.core_address(0));
+    let first = land_first().await;
+    let task = first.queue(&far.key, COMMAND).await;
+    let mut waits = JoinSet::new();
+    let mut callers = vec![];
+    for _ in 0..LANE_REQUESTS_MAX / WAITS_EACH {
+        let caller = land_first().await;
+        for _ in 0..WAITS_EACH {
+            let (http, key, task) = (caller.http.clone(), far.key.clone(), task.clone());
+            waits.spawn(async move { guard(http.get_waiting(&task, &key, 60)).await.expect("an answer") });
+        }
+        callers.push(caller);
+    }
+    let lane = [("lane", "requests")];
+    let unanswered = |page: &Metrics| {
+        let count = |name| page.by_core(name, &lane, cores)[0];
+        count("sluice_mailbox_sent_total") - count("sluice_mailbox_replies_total")
+    };
+    scene.gateway.until("the lane is full", |page| unanswered(page) == LANE_REQUESTS_MAX as u64).await;
+
+    let refused = first.get(&task, &far.key).await;
+    let problem = refused.problem(503, "overloaded");
+    assert_eq!((&problem["retryable"], &problem["retry_after_s"]), (&json!(true), &json!(1)));
+    let page = scene.gateway.page().await;
+    assert_eq!(page.by_core("sluice_mailbox_refused_total", &lane, cores), [1, 0]);
+    assert_eq!(page.by_core("sluice_hops_refused_total", &[], cores), [1, 0]);
+    let straight = Caller::at(&scene.gateway, scene.gateway.core_address(1)).await;
+    for (caller, user) in [(&first, near), (&straight, far), (&straight, near)] {
+        let answer = caller.get("/api/v1/preferences", &user.key).await;
+        assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
+    }
+
+    scene.sim.clear_faults().await;
+    while let Some(answer) = guard(waits.join_next()).await {
+        let answer = answer.expect("no panic");
+        assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
+    }
+    assert_eq!(first.get(&task, &far.key).await.status.as_u16(), 200);
+    assert_eq!(unanswered(&scene.gateway.page().await), 0);
 }

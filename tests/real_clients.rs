@@ -1,11 +1,12 @@
 //! Clients that people use, each with a QUIC stack of its own: niquests (qh3), curl (ngtcp2) and Chromium. Each must
-//! say itself that what it spoke was HTTP/3.
+//! say itself that what it spoke was HTTP/3: when it is told to, and when nobody tells it and it finds out by `Alt-Svc`.
 
 mod common;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use common::metrics::Metrics;
 use common::python;
 use common::scene::{Scene, assert_problem};
 use serde_json::{Value, json};
@@ -13,21 +14,62 @@ use serde_json::{Value, json};
 /// Requests each client sends at least: four alone and twenty at once.
 const REQUESTS: u64 = 24;
 
-/// Runs a client of tests/python against a gateway of its own.
+/// Answers over HTTP/3 after which a client has moved there (`MOVED_COUNT` of the clients).
+const MOVED_REQUESTS: u64 = 6;
+
+/// Runs a client of tests/python that is told where HTTP/3 is, against a gateway of its own.
 fn report(program: &str, interpreter: PathBuf) -> Value {
     let scene = Scene::start(2, &[]);
+    let report = run(&scene, program, interpreter, &[]);
+    // What the ingress counts came by HTTP/3.
+    let served = page(&scene).sum("sluice_ingress_responses_total", &[]);
+    assert!(served >= REQUESTS, "the gateway answered {served} requests over HTTP/3");
+    report
+}
+
+/// Runs one that is told nothing. It must come over HTTP/2 at first, and over HTTP/3 in the end.
+fn report_moving(program: &str, interpreter: PathBuf) -> Value {
+    let scene = Scene::start(2, &[]);
+    let report = run(&scene, program, interpreter, &["--move"]);
+    let answers = report["answers"].as_array().expect("a list");
+    // A browser's first answer is the page, from which it asks for the rest.
+    let page_protocol = report["page_protocols"].as_array().map(|protocols| protocols[0].as_str());
+    let of_answers = answers.iter().map(|answer| answer["protocol"].as_str());
+    let protocols: Vec<_> = page_protocol.into_iter().chain(of_answers).collect();
+    let over = |version| protocols.iter().filter(|protocol| **protocol == Some(version)).count() as u64;
+    assert_eq!((protocols[0], protocols[protocols.len() - 1]), (Some("h2"), Some("h3")), "{protocols:?}");
+    assert_eq!(over("h2") + over("h3"), protocols.len() as u64, "{protocols:?}");
+    assert_eq!(over("h3"), MOVED_REQUESTS, "{protocols:?}");
+    let alternative = format!("h3=\":{}\"; ma=86400", scene.gateway.address.port());
+    for answer in answers {
+        assert_eq!((&answer["status"], &answer["body"]), (&json!(200), &json!({"status": "ok"})));
+        let told = answer["fields"]["alt-svc"].as_str();
+        assert!(answer["protocol"] == "h3" || told == Some(&*alternative), "{answer:#}");
+    }
+    // The gateway saw it likewise.
+    let page = page(&scene);
+    let (over_tcp, over_quic) = (
+        page.sum("sluice_tcp_requests_total", &[("protocol", "h2")]),
+        page.sum("sluice_ingress_responses_total", &[]),
+    );
+    assert!(over_tcp >= over("h2"), "the gateway answered {over_tcp} requests over HTTP/2");
+    assert!(over_quic >= MOVED_REQUESTS, "the gateway answered {over_quic} requests over HTTP/3");
+    report
+}
+
+fn page(scene: &Scene) -> Metrics {
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(scene.gateway.page())
+}
+
+fn run(scene: &Scene, program: &str, interpreter: PathBuf, more: &[&str]) -> Value {
     let key = scene.gateway.user("ada");
     let certificate = scene.gateway.ca().with_file_name("server.pem");
     let mut command = Command::new(interpreter);
     command.arg(python::program(program));
     command.args(["--port", &scene.gateway.address.port().to_string(), "--key", &key]);
-    command.arg("--ca").arg(scene.gateway.ca()).arg("--certificate").arg(certificate);
+    command.arg("--ca").arg(scene.gateway.ca()).arg("--certificate").arg(certificate).args(more);
     let output = command.stdin(Stdio::null()).output().expect("the interpreter runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // What the ingress counts came by HTTP/3.
-    let metrics = tokio::runtime::Runtime::new().expect("a runtime").block_on(scene.gateway.page());
-    let served = metrics.sum("sluice_ingress_responses_total", &[]);
-    assert!(served >= REQUESTS, "the gateway answered {served} requests over HTTP/3");
     serde_json::from_slice(&output.stdout).expect("a report")
 }
 
@@ -99,4 +141,27 @@ fn chromium_is_served_over_http3() {
         assert!(seen.len() as u64 >= REQUESTS, "{protocols}: {seen:?}");
         assert!(seen.iter().all(|protocol| protocol == "h3"), "{protocols}: {seen:?}");
     }
+}
+
+#[test]
+fn niquests_moves_to_http3_by_itself() {
+    let Some(interpreter) = python::interpreter("niquests") else { return };
+    report_moving("niquests_client", interpreter);
+}
+
+#[test]
+fn curl_moves_to_http3_by_itself() {
+    let Some(interpreter) = python::interpreter("curl_cffi") else { return };
+    report_moving("curl_client", interpreter);
+}
+
+#[test]
+fn chromium_moves_to_http3_by_itself() {
+    let (Some(interpreter), Some(_)) = (python::interpreter("cryptography"), python::chromium()) else {
+        return;
+    };
+    let report = report_moving("chromium_client", interpreter);
+    // What each answer came by is told by the debugger; the page sees the last one likewise.
+    let seen = report["page_protocols"].as_array().expect("a list");
+    assert_eq!(seen.last(), Some(&json!("h3")), "{seen:?}");
 }

@@ -214,3 +214,42 @@ fn one_command_tries_it_and_thresholds_set_the_exit_status() {
     assert!(!bad.status.success());
     assert!(String::from_utf8_lossy(&bad.stderr).contains("rate>1000000"), "the condition is named");
 }
+
+/// A whole run from the command line: it says how it goes, and what it leaves is one and the same result.
+#[test]
+fn a_run_tells_how_it_goes_and_leaves_what_its_options_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let command =
+        |arguments: &[&str]| Command::new(PROGRAM).args(arguments).output().expect("the program runs");
+    let (json, hgrm, html) = (file("a.json"), file("a.hgrm"), file("a.html"));
+    let run = ["load", "--self", "--warm-up", "0", "--duration", "1", "--rate", "50"];
+    let outputs = ["--json", &*json, "--hgrm", &*hgrm, "--html", &*html];
+    let output = command(&[&run[..], &outputs].concat());
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{progress}");
+    let of_the_second = |line: &&str| line.contains(" 1/1 s ") && line.contains(" 0 errors  0 dropped");
+    assert_eq!(progress.lines().filter(of_the_second).count(), 1, "{progress}");
+
+    let read = |name: &str| std::fs::read_to_string(name).expect("it was written");
+    let result = LoadResult::from_json(&read(&json)).expect("a result");
+    assert_eq!((result.totals.intended, result.totals.completed), (50, 50));
+    assert_eq!(result.run.command[1..9], run);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("50 requests"), "{table}");
+    // Whichever it was on this machine, the table says so exactly when the result does.
+    assert_eq!(table.contains("CLIENT WAS THE LIMIT"), result.client_limited.limited, "{table}");
+    assert_eq!(result.client_limited.limited, !result.client_limited.evidence.is_empty());
+    assert!(read(&hgrm).contains("#[Mean"));
+    let page = read(&html);
+    assert!(page.contains("<svg") && page.trim_end().ends_with("</html>"));
+
+    let again = file("b.html");
+    let shown = command(&["load-show", &json, "--html", &again]);
+    assert!(shown.status.success() && shown.stdout == output.stdout);
+    assert_eq!(read(&again), page);
+    let gates = |gate: &str| command(&["load-diff", &json, &json, "--gate", gate]).status.code();
+    assert_eq!((gates("p99:+0%"), gates("colour:+1")), (Some(0), Some(2)));
+    let quiet = command(&[&run[..], &["--quiet"]].concat());
+    assert!(quiet.status.success() && !String::from_utf8_lossy(&quiet.stderr).contains("/1 s"));
+}

@@ -1,4 +1,4 @@
-//! The interpreter that runs clients in other languages.
+//! The interpreter that runs clients in other languages, and other programs that tests need.
 //!
 //! It is the one `SLUICE_TEST_PYTHON` names, or that of the environment `./dev test` makes. Where something is missing
 //! a test says that it was skipped, except where it was asked for or nobody would notice: there it fails.
@@ -28,6 +28,18 @@ pub fn chromium() -> Option<PathBuf> {
         Ok(status) if status.success() => Some(program),
         Ok(status) => skip(NAMED, &format!("{} --version: {status}", program.display())),
         Err(error) => skip(NAMED, &format!("{}: {error}; install chromium", program.display())),
+    }
+}
+
+/// A server to compare with: the one `SLUICE_TEST_CADDY` names, or `caddy` in PATH.
+pub fn caddy() -> Option<PathBuf> {
+    const NAMED: &str = "SLUICE_TEST_CADDY";
+    let named = env::var_os(NAMED).filter(|name| !name.is_empty()).map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let in_path = || env::split_paths(&path).map(|place| place.join("caddy")).find(|file| file.is_file());
+    match named.or_else(in_path) {
+        Some(program) => Some(program),
+        None => skip(NAMED, "there is no caddy; Debian has it"),
     }
 }
 

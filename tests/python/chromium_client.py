@@ -1,9 +1,9 @@
-"""Chromium without a window, for the test in tests/real_clients.rs.
+"""Chromium without a window, for the tests in tests/real_clients.rs.
 
-It is told to speak QUIC to the gateway's origin and which key to accept, opens a page of the gateway and lets that page
-fetch the rest, so that all requests have one origin. Which protocol was spoken the browser says itself, twice: in the
-page (`nextHopProtocol`) and to the debugger (`Network.responseReceived`). The debugger's pipe is NUL-separated JSON on
-descriptors 3 and 4.
+It is told which key to accept and to speak QUIC to the gateway's origin (unless it is to find that out by itself), opens
+a page of the gateway and lets that page fetch the rest, so that all requests have one origin. Which protocol was spoken
+the browser says itself, twice: in the page (`nextHopProtocol`) and to the debugger (`Network.responseReceived`). The
+debugger's pipe is NUL-separated JSON on descriptors 3 and 4.
 """
 
 import asyncio
@@ -36,6 +36,8 @@ class Browser:
         self.answers = {}
         self.waiting = {}
         self.protocols = []
+        # Of the last answer from each URL.
+        self.protocol_of = {}
         self.loaded = asyncio.Event()
         self.next_id = 0
         self.session = None
@@ -68,7 +70,9 @@ class Browser:
 
     def take(self, message):
         if message.get("method") == "Network.responseReceived":
-            self.protocols.append(message["params"]["response"].get("protocol"))
+            response = message["params"]["response"]
+            self.protocols.append(response.get("protocol"))
+            self.protocol_of[response["url"]] = response.get("protocol")
         elif message.get("method") == "Page.loadEventFired":
             self.loaded.set()
         elif (future := self.waiting.pop(message.get("id"), None)) is not None:
@@ -121,11 +125,14 @@ def key_hash(path):
     return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
 
-def options(given, directory):
+def options(given, directory, is_told=True):
+    # QUIC is refused to certificates of authorities that the system does not know, unless their host is named here. Another
+    # port than the gateway's allows it and forces nothing.
+    forced_port = given.port if is_told else 1
     chosen = [
         "--headless", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe", "--disable-dev-shm-usage",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server",
-        f"--user-data-dir={directory}", "--enable-quic", f"--origin-to-force-quic-on=localhost:{given.port}",
+        f"--user-data-dir={directory}", "--enable-quic", f"--origin-to-force-quic-on=localhost:{forced_port}",
         f"--ignore-certificate-errors-spki-list={key_hash(given.certificate)}",
         # `localhost` may be ::1 first; the gateway under test listens on the other. Nobody else is to be asked anything.
         "--host-resolver-rules=MAP localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -136,19 +143,22 @@ def options(given, directory):
 
 async def main(given):
     program = os.environ.get("SLUICE_TEST_CHROMIUM") or shutil.which("chromium")
+    origin = f"https://localhost:{given.port}"
     browser = Browser()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        await browser.start(program, options(given, directory))
+        await browser.start(program, options(given, directory, not given.move))
         try:
             version = (await browser.call("Browser.getVersion"))["product"]
-            await browser.open(f"https://localhost:{given.port}/livez")
+            await browser.open(f"{origin}/livez")
 
             async def request(method, path, fields, body):
                 wanted = {"method": method, "path": path, "fields": fields, "body": body and body.decode()}
                 told = await browser.evaluate(FETCH % json.dumps(wanted))
-                return scenarios.Answer("", told["status"], told["fields"], told["text"].encode())
+                # Of the last answer from there, which is this one where requests come one after the other.
+                protocol = browser.protocol_of[f"{origin}{path}"]
+                return scenarios.Answer(protocol, told["status"], told["fields"], told["text"].encode())
 
-            report = await scenarios.run(given.key, request)
+            report = await (scenarios.move(request) if given.move else scenarios.run(given.key, request))
             seen = await browser.evaluate(SEEN)
         except Exception:
             browser.process.kill()
@@ -156,7 +166,6 @@ async def main(given):
             raise
         finally:
             await browser.stop()
-    # The protocol is told of the page and of all that it fetched, not of each answer in turn.
     return {"client": version, **report, "page_protocols": seen, "network_protocols": browser.protocols}
 
 

@@ -15,6 +15,11 @@ TIMEOUT_S = 90
 # Beyond one packet, one flow-control window's first update and one HTTP/3 frame of most senders; the gateway takes 64 KiB.
 LARGE_BYTES = 60_000
 TOO_LARGE_BYTES = 80_000
+# A client that learns of HTTP/3 takes a moment to try it, and may take what connects first: how often it is asked at most, and
+# how many answers over HTTP/3 are enough.
+MOVE_REQUESTS_MAX = 200
+MOVE_PAUSE_S = 0.1
+MOVED_COUNT = 6
 PARALLEL_PATHS = ["/livez", "/readyz", "/nowhere", "/api/v1/sessions/ses_00000000000000000000000000"] * 5
 
 
@@ -42,6 +47,7 @@ def arguments():
     parser.add_argument("--ca", required=True, help="authority to trust (PEM)")
     parser.add_argument("--certificate", required=True, help="the gateway's certificate (PEM)")
     parser.add_argument("--key", required=True, help="API key")
+    parser.add_argument("--move", action="store_true", help="be told nothing, and move to HTTP/3 by Alt-Svc")
     return parser.parse_args()
 
 
@@ -70,6 +76,16 @@ async def run(key, request):
         ],
         "no_key": (await request("GET", "/api/v1/tasks/tsk_00000000000000000000000000", {}, None)).report(),
     }
+
+
+async def move(request):
+    """Asks one thing again and again, until enough answers came over HTTP/3."""
+    answers = []
+    while len(answers) < MOVE_REQUESTS_MAX and sum(a["protocol"] == "h3" for a in answers) < MOVED_COUNT:
+        if answers and answers[-1]["protocol"] != "h3":
+            await asyncio.sleep(MOVE_PAUSE_S)
+        answers.append((await request("GET", "/livez", {}, None)).report())
+    return {"answers": answers}
 
 
 def tell(main):

@@ -290,18 +290,10 @@ impl<'a> Watch<'a> {
     }
 
     fn tell(&self, at_s: i64, text: &str) {
-        if self.plan.is_quiet {
-            return;
+        if !self.plan.is_quiet {
+            // Progress that cannot be shown is no reason to stop.
+            let _ = show(&mut std::io::stderr().lock(), self.is_terminal, at_s, text);
         }
-        // Progress that cannot be shown is no reason to stop.
-        let mut out = std::io::stderr().lock();
-        let _ = if self.is_terminal {
-            write!(out, "\r\x1b[K{text}").and_then(|()| out.flush())
-        } else if at_s % PROGRESS_EVERY_S == 0 {
-            writeln!(out, "{text}")
-        } else {
-            Ok(())
-        };
     }
 
     fn end_line(&self) {
@@ -332,6 +324,18 @@ impl<'a> Watch<'a> {
             duration: self.plan.duration,
             threads: self.plan.threads,
         }
+    }
+}
+
+/// Shows how it goes: on a terminal in place of what stood there, elsewhere a line now and then.
+fn show(out: &mut impl Write, is_terminal: bool, at_s: i64, text: &str) -> std::io::Result<()> {
+    if is_terminal {
+        write!(out, "\r\x1b[K{text}")?;
+        out.flush()
+    } else if at_s % PROGRESS_EVERY_S == 0 {
+        writeln!(out, "{text}")
+    } else {
+        Ok(())
     }
 }
 
@@ -373,7 +377,45 @@ fn progress(label: &str, slice: &Slice, plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::tests::plan;
+    use super::super::schedule::Segment;
     use super::*;
+
+    #[test]
+    fn progress_tells_a_second_of_it() {
+        let mut slice = Slice::new(3);
+        for micros in [2_000, 2_000, 50_000] {
+            slice.complete(Duration::from_micros(micros));
+        }
+        (slice.errors, slice.dropped) = (4, 5);
+        let closed = Plan { duration: SECOND * 30, ..plan() };
+        let told = progress("step 1/2  ", &slice, &closed);
+        for part in ["step 1/2  ", " 4/30 s ", " 3/s ", "p50     2.0", "p99    50.", "4 errors"] {
+            assert!(told.contains(part), "{part:?} in {told:?}");
+        }
+        // A closed loop leaves nothing out.
+        assert!(!told.contains("dropped") && !told.contains("warm-up"), "{told:?}");
+        let segments = vec![Segment::constant(SECOND, 1.0)];
+        let open = Plan { load: Load::Open { segments, is_random: false }, ..closed };
+        assert!(progress("", &slice, &open).ends_with("5 dropped"));
+        let nothing = progress("", &Slice::new(-1), &open);
+        assert!(nothing.starts_with("warm-up ") && nothing.contains(" 0/s "), "{nothing:?}");
+    }
+
+    #[test]
+    fn progress_is_written_over_on_a_terminal_and_rare_elsewhere() {
+        let shown = |is_terminal: bool| {
+            let mut out = Vec::new();
+            for at_s in -1..21 {
+                show(&mut out, is_terminal, at_s, &format!("<{at_s}>")).unwrap();
+            }
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(false), "<0>\n<10>\n<20>\n");
+        let terminal = shown(true);
+        assert!(!terminal.contains('\n') && terminal.ends_with("\r\x1b[K<20>"), "{terminal:?}");
+        assert_eq!(terminal.matches("\r\x1b[K").count(), 22);
+    }
 
     /// A trial of two threads and a second, in which the client's threads worked this long in all, and of a hundred
     /// starts this many came late by as much.

@@ -200,6 +200,11 @@ pub(super) mod virtual_time {
     }
 
     impl Virtual {
+        /// The thread works for so long, during which nothing else of it runs.
+        pub(in super::super) fn work(time: Duration) {
+            WORLD.with_borrow_mut(|world| world.elapsed += time);
+        }
+
         /// Runs until `future` is done; the other tasks are then dropped.
         pub(in super::super) fn run<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
             WORLD.with_borrow_mut(|world| *world = World::default());

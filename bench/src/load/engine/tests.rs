@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use sluice_protocols::http::ResponseHead;
 use sluice_protocols::qpack;
 
+use super::super::control::Trial;
 use super::super::plan::tests::plan;
 use super::super::plan::{Load, Plan, Shares};
 use super::super::runtime::Runtime;
@@ -29,6 +30,8 @@ struct Server {
     paths: Vec<String>,
     statuses: Vec<u16>,
     bodies: Vec<&'static str>,
+    /// What a request takes of the client's thread.
+    client_work: Duration,
 }
 
 struct Simulated {
@@ -57,6 +60,7 @@ impl Transport for Simulated {
     }
 
     async fn request(&self, (): &(), head: &String, _: Bytes) -> Result<Reply, Failure> {
+        Virtual::work(self.server.borrow().client_work);
         let done = {
             let mut server = self.server.borrow_mut();
             let now = Virtual::now();
@@ -145,6 +149,25 @@ fn starts_keep_to_the_clock_while_the_server_is_slow() {
     assert!((45..=52).contains(&server.answered), "{}", server.answered);
     assert!(outcome.completed_in_time < outcome.completed(), "the last ones came after the end");
     assert!(outcome.lag.max() < 1_000_000, "the client was never late: {}", outcome.lag.max());
+}
+
+/// A thousand starts a second that take 2 ms of the client each: half of them are made when their time is long over. The
+/// server is not to blame, and the result says who is.
+#[test]
+fn a_client_that_cannot_keep_up_is_late_and_says_so() {
+    let plan = Plan { streams: 100, timeout: Duration::from_secs(60), ..open(1_000.0, 1) };
+    let duration = plan.duration;
+    let (outcome, _, _) = run(plan, |server, _| {
+        (server.service, server.client_work) = (MS / 100, 2 * MS);
+    });
+    assert_eq!((outcome.intended, outcome.completed(), outcome.dropped), (1_000, 1_000, 0));
+    assert!((400..=600).contains(&(outcome.lag.value_at_quantile(0.5) / 1_000_000)), "{}", outcome.lag.max());
+    let (corrected, uncorrected) = outcome.latencies();
+    assert!(p99_ms(&corrected) > 900, "its own lateness counts: {}", p99_ms(&corrected));
+    assert!(p99_ms(&uncorrected) < 200, "{}", p99_ms(&uncorrected));
+    let trial = Trial { outcome, seconds: vec![], rss: vec![], server_cpu: None, duration, threads: 1 };
+    let [sign] = &trial.client_limits()[..] else { panic!("one sign: {:?}", trial.client_limits()) };
+    assert!(sign.contains("after their time"), "{sign}");
 }
 
 #[test]
