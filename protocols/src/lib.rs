@@ -9,6 +9,7 @@ pub mod h3;
 pub mod http;
 pub mod ids;
 pub mod intent;
+pub mod markup;
 pub mod openai;
 pub mod openapi;
 pub mod plan;
