@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! - a user who has a connection, also one that must be renewed, is acted for by that alone;
-//! - the user is whom their record names at the time of the call: another address ends the token of the one before;
+//! - the user is whom their record names at the time of the call: another address ends the token of the one before, and
+//!   whoever changes it has the core forget what was read with that;
 //! - that the account begins to act for a user is in the audit log before it does, at most once in [`TOLD_EVERY`] for each user
-//!   since the start.
+//!   since the start, or since another account became theirs.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
