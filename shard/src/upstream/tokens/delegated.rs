@@ -23,6 +23,7 @@ use crate::audit::{Act, Author, Object};
 use crate::env::Env;
 use crate::generations::Generations;
 use crate::upstream::Delegation;
+use crate::upstream::delegation::NoAssertion;
 
 /// How often the audit log tells that the account acts for a user.
 const TOLD_EVERY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -106,9 +107,16 @@ impl Refresh {
     ) -> Result<zeroize::Zeroizing<String>, Problem> {
         let runtime = self.env.egress.runtime();
         let signed = delegation.assertion(&runtime, address, self.env.clock.unix_ms()).await;
-        signed.ok_or_else(|| {
-            tracing::error!(user = %self.account.user, "an assertion of the service account could not be signed");
-            Problem::new(ProblemKind::Internal, "the operator's service account cannot sign")
+        signed.map_err(|error| match error {
+            NoAssertion::Busy => {
+                self.env.stats.tokens_unsigned.add(1);
+                let detail = "too many users need a token of the operator's service account at once";
+                Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1)
+            }
+            NoAssertion::Failed => {
+                tracing::error!(user = %self.account.user, "an assertion of the service account could not be signed");
+                Problem::new(ProblemKind::Internal, "the operator's service account cannot sign")
+            }
         })
     }
 
