@@ -728,6 +728,34 @@ impl Rig {
 
 const REFRESH: [Step; 4] = [Step::Ask(0), Step::Perform, Step::Deliver, Step::Commit(0)];
 
+/// Operators work on threads of their own, and have no turn.
+#[test]
+fn an_account_that_an_operator_connects_while_google_is_told_that_it_is_given_up_stays() {
+    let rig = Rig::new(Rotation::Overlapping);
+    let account = rig.account();
+    let (parts, provider, store) = (rig.parts(), rig.provider.clone(), rig.store.clone());
+    let sealed = rig.vault.seal_blocking(&account.place(), "given").expect("sealed");
+    let ended = rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        let wish = node.give_up(account);
+        while provider.oldest(|stage| matches!(stage, Stage::Arrived)).is_none() {
+            sluice_core::sleep(Duration::from_micros(200)).await;
+        }
+        let record = ConnectionRecord::given(account.user, "me@example.com", sealed, "", NOW_MS);
+        let mut batch = Batch::new(account.shard);
+        batch.put_record(&account.key(), &record).expect("encoded");
+        store.write_blocking(vec![batch]).expect("written");
+        provider.open();
+        node.ended(&wish).await
+    });
+    assert_eq!(ended, End::GivenUp);
+    assert_eq!(
+        (rig.record(&account).state, &*rig.stored_token(&account)),
+        (ConnectionState::Active, "given")
+    );
+}
+
 #[test]
 fn two_who_need_a_token_at_once_cost_one_refresh_and_a_crash_at_any_point_loses_nothing() {
     let rig = Rig::new(Rotation::Overlapping);
