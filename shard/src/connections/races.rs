@@ -68,6 +68,8 @@ struct Book {
     requests: Vec<Held>,
     /// What nobody holds back.
     is_open: bool,
+    /// All it does is fail.
+    is_down: bool,
     /// Tokens that are good, with whose they are.
     live: BTreeMap<String, String>,
     /// Of a token that replaced another, that other one.
@@ -80,6 +82,7 @@ impl Book {
     fn perform(&mut self, number: usize) {
         let (path, form) = (self.requests[number].path.clone(), self.requests[number].form.clone());
         let (status, body) = match path.as_str() {
+            _ if self.is_down => (503, "{}".to_owned()),
             "/token" => self.refresh(&form["refresh_token"]),
             "/revoke" => self.revoke(&form["token"]),
             _ => (404, "{}".to_owned()),
@@ -727,6 +730,38 @@ impl Rig {
 }
 
 const REFRESH: [Step; 4] = [Step::Ask(0), Step::Perform, Step::Deliver, Step::Commit(0)];
+
+#[test]
+fn whoever_asks_again_to_give_an_account_up_has_google_asked_nothing_more() {
+    let mut rig = Rig::new(Rotation::Overlapping);
+    let patience = std::mem::replace(&mut rig.config.call_timeout, Duration::from_secs(1));
+    let (account, provider) = (rig.account(), rig.provider.clone());
+    provider.book().is_down = true;
+    provider.open();
+    let (parts, asked) = (rig.parts(), provider.clone());
+    rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        assert_eq!(node.ended(&node.give_up(account)).await, End::GivenUp);
+        let before = asked.book().requests.len();
+        assert!(before > 0, "Google is told once");
+        for _ in 0..3 {
+            assert_eq!(node.ended(&node.give_up(account)).await, End::GivenUp);
+        }
+        assert_eq!(asked.book().requests.len(), before);
+    });
+    assert_eq!(rig.record(&account).state, ConnectionState::Revoking);
+    // Who tells again and again tells it when it can be told.
+    provider.book().is_down = false;
+    rig.config.call_timeout = patience;
+    let parts = rig.parts();
+    rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        node.connections.tell_all(&[account.shard]).await;
+    });
+    assert_eq!(rig.record(&account).state, ConnectionState::Revoked);
+}
 
 /// Operators work on threads of their own, and have no turn.
 #[test]

@@ -72,9 +72,10 @@ impl Connections {
             let _turn = self.holds.take(user).await;
             let Placed { account, record } = self.find(shard, &user, id).await?;
             match record.state {
-                ConnectionState::Revoked => return self.get(shard, &user, id).await,
-                // Google is told already.
-                ConnectionState::Revoking => {}
+                // Google is told already, again and again: not once more for each who asks.
+                ConnectionState::Revoked | ConnectionState::Revoking => {
+                    return self.get(shard, &user, id).await;
+                }
                 ConnectionState::Active | ConnectionState::NeedsReauth => {
                     self.mark(&account, &author).await?
                 }
