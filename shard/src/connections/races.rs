@@ -13,8 +13,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +31,7 @@ use super::*;
 use crate::audit::Author;
 use crate::clock::Clock;
 use crate::env::RunConfig;
+use crate::test_http::{self, Request};
 
 const NOW_MS: u64 = 1_795_442_700_000;
 
@@ -131,17 +130,11 @@ struct Provider {
 
 impl Provider {
     fn start(rotation: Rotation) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let base_url = format!("http://{}", listener.local_addr().expect("an address"));
         let book = Book { strict: rotation == Rotation::Strict, ..Book::default() };
-        let provider = Self { base_url, shared: Arc::new((Mutex::new(book), Condvar::new())) };
+        let mut provider =
+            Self { base_url: String::new(), shared: Arc::new((Mutex::new(book), Condvar::new())) };
         let server = provider.clone();
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                let server = server.clone();
-                std::thread::spawn(move || server.serve(stream));
-            }
-        });
+        provider.base_url = test_http::serve(move |request| server.answer(request));
         provider
     }
 
@@ -149,31 +142,23 @@ impl Provider {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, mut stream: TcpStream) {
-        while let Some((path, form)) = read_request(&mut stream) {
-            let mut book = self.book();
-            let number = book.requests.len();
-            book.requests.push(Held { path, form, stage: Stage::Arrived });
-            loop {
-                let is_open = book.is_open;
-                match book.requests[number].stage.clone() {
-                    Stage::Dead => return,
-                    Stage::Arrived if is_open => book.perform(number),
-                    Stage::Performed(status, body) if is_open => {
-                        book.requests[number].stage = Stage::Delivered(status, body);
-                    }
-                    Stage::Delivered(status, body) => {
-                        let head =
-                            format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                        drop(book);
-                        if stream.write_all(head.as_bytes()).is_err() {
-                            return;
-                        }
-                        break;
-                    }
-                    Stage::Arrived | Stage::Performed(..) => {
-                        book = self.shared.1.wait(book).unwrap_or_else(PoisonError::into_inner);
-                    }
+    /// Holds a request until it may be answered; nothing, where whoever sent it is gone.
+    fn answer(&self, request: &Request) -> Option<(u16, String)> {
+        let mut book = self.book();
+        let number = book.requests.len();
+        let (path, form) = (request.path.clone(), form_of(&request.body));
+        book.requests.push(Held { path, form, stage: Stage::Arrived });
+        loop {
+            let is_open = book.is_open;
+            match book.requests[number].stage.clone() {
+                Stage::Dead => return None,
+                Stage::Arrived if is_open => book.perform(number),
+                Stage::Performed(status, body) if is_open => {
+                    book.requests[number].stage = Stage::Delivered(status, body);
+                }
+                Stage::Delivered(status, body) => return Some((status, body)),
+                Stage::Arrived | Stage::Performed(..) => {
+                    book = self.shared.1.wait(book).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -236,23 +221,10 @@ impl Provider {
     }
 }
 
-fn read_request(stream: &mut TcpStream) -> Option<(String, BTreeMap<String, String>)> {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
-            return None;
-        }
-        bytes.push(byte[0]);
-    }
-    let head = String::from_utf8(bytes).ok()?;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse().ok()?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    let body = String::from_utf8(body).ok()?;
-    let form =
-        body.split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
-    Some((head.split(' ').nth(1)?.to_owned(), form.collect()))
+fn form_of(body: &[u8]) -> BTreeMap<String, String> {
+    let body = String::from_utf8_lossy(body);
+    let pairs = body.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Where a core's commits wait.
