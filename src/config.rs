@@ -17,6 +17,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -567,6 +568,9 @@ section! {
             "https://www.googleapis.com/auth/calendar".to_owned(),
             "https://www.googleapis.com/auth/drive".to_owned(),
         ],
+        /// Signatures of the service account made at once, 0 to 256; 0 for one on each core. Each takes a thread and about a
+        /// millisecond of CPU; a user needs one an hour.
+        delegated_signatures_max: u64 = 0,
     }
 }
 
@@ -760,11 +764,11 @@ impl Config {
         if checks.problems.is_empty() { Ok(()) } else { Err(checks.problems) }
     }
 
-    /// The service account from its key file, or `None` when there is none.
+    /// The service account from its key file, or `None` when there is none; for a gateway of so many cores.
     ///
     /// # Errors
     /// The file cannot be read, is no key file, or is for another token endpoint.
-    pub(crate) fn resolve_delegation(&self) -> Result<Option<Delegation>, ConfigError> {
+    pub(crate) fn resolve_delegation(&self, cores: usize) -> Result<Option<Delegation>, ConfigError> {
         let google = &self.google;
         let Some(path) = google.service_account_file.get() else { return Ok(None) };
         let refuse = |text: String| {
@@ -774,7 +778,9 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map(Zeroizing::new)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let found = Delegation::new(&text, &google.delegated_domains, &google.delegated_scopes)
+        let signed_at_once = NonZeroUsize::new(google.signed_at_once(cores)).unwrap_or(NonZeroUsize::MIN);
+        let (domains, scopes) = (&google.delegated_domains, &google.delegated_scopes);
+        let found = Delegation::new(&text, domains, scopes, signed_at_once)
             .map_err(|error| refuse(format!("{}: {error}", path.display())))?;
         if found.token_uri() != google.token_url {
             let (theirs, ours) = (found.token_uri(), &google.token_url);
@@ -899,6 +905,16 @@ impl Listen {
 }
 
 impl Google {
+    /// Signatures that the service account makes at once in a gateway of so many cores; 0 where there is none.
+    pub(crate) fn signed_at_once(&self, cores: usize) -> usize {
+        let wanted = usize::try_from(self.delegated_signatures_max).unwrap_or(usize::MAX);
+        match self.service_account_file.get() {
+            None => 0,
+            Some(_) if wanted == 0 => cores.min(Delegation::SIGNED_AT_ONCE_MAX),
+            Some(_) => wanted,
+        }
+    }
+
     /// The revocation endpoint: as it is given, or beside the token endpoint.
     pub(crate) fn revocation_url(&self) -> String {
         if !self.revoke_url.is_empty() {

@@ -532,7 +532,7 @@ fn shard_config(config: &Config, cores: usize) -> anyhow::Result<ShardConfig> {
     let openai_key = config.openai.resolve_key()?.unwrap_or_default();
     let secret = config.google.resolve_client_secret()?.unwrap_or_default();
     let mut run = RunConfig::new(openai_key, &config.openai.model, &config.google.client_id, secret);
-    run.delegation = config.resolve_delegation()?;
+    run.delegation = config.resolve_delegation(cores)?;
     run.cache = CacheConfig {
         bytes_max: usize::try_from(config.cache.read_bytes_per_core)?,
         fresh: config.cache.read_fresh_ms.duration(),
@@ -740,6 +740,8 @@ fn egress_config(config: &Config, cores: usize) -> EgressConfig {
         ..OutwardConfig::default()
     };
     result.threads = count(egress.threads);
+    // So that names do not wait for signatures.
+    result.work_threads = google.signed_at_once(cores);
     result.cores = cores;
     result.queue_max = count(egress.queue_max);
     result.response_bytes_max = count(egress.response_bytes_max);

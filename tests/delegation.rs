@@ -163,6 +163,25 @@ async fn a_user_with_another_address_is_another_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_one_account_is_not_shown_for_another() {
+    let scene = Delegated::start(&[], "example.com");
+    let user = scene.user("ada", "ada@example.com").await;
+    let newest = async || user.get("/gmail/messages?max_results=1").await["messages"][0]["id"].clone();
+    let mut seen = vec![newest().await];
+    assert_eq!(newest().await, seen[0], "it is remembered");
+    for change in [
+        ["set", "ada", "--email", "moved@example.com"],
+        ["connect", "ada", "--refresh-token", "sim-refresh-bob"],
+        ["connect", "ada", "--refresh-token", "sim-refresh-cyd"],
+    ] {
+        scene.gateway.admin(&[&["user"], &change[..]].concat());
+        let id = newest().await;
+        assert!(id.is_string() && !seen.contains(&id), "{change:?}: {id} is of another mailbox, {seen:?}");
+        seen.push(id);
+    }
+}
+
+#[tokio::test]
 async fn the_key_is_in_no_log_and_a_key_file_that_does_not_fit_is_refused_at_the_start() {
     let scene = Delegated::start(&[], "example.com");
     let text = std::fs::read_to_string(&scene.key_file).expect("the key file");

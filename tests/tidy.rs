@@ -26,12 +26,11 @@ const FORBID: [&str; 5] =
 
 /// Where `unsafe` may stand: next to the kernel, the archived records, and the host; and in tests that put a host's
 /// prohibitions upon a process, which are system calls, or count what is allocated.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 6] = [
     "core/src/",
     "net/src/",
     "store/src/record/",
     "tuning/src/",
-    "core/tests/io_uring_forbidden.rs",
     "net/tests/memory/counting.rs",
     "tests/common/forbid.rs",
 ];

@@ -287,8 +287,14 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
         "with": {"message": "$steps.find.messages[0]", "add": "STARRED"}}),
     );
     steps[5]["after"] = json!(["star"]);
+    // Finds what it would change done, so there is nothing to be taken back.
+    steps.insert(
+        6,
+        json!({"id": "again", "operation": "gmail.label", "after": ["star"],
+        "with": {"message": "$steps.find.messages[0]", "add": "STARRED"}}),
+    );
     steps.push(json!({"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}}));
-    steps.push(json!({"id": "read", "operation": "gmail.read", "after": ["label"], "with": {"message": "$steps.none.messages[0]"}}));
+    steps.push(json!({"id": "read", "operation": "gmail.read", "after": ["label", "again"], "with": {"message": "$steps.none.messages[0]"}}));
     let moments = [
         after("gmail", "POST", "/modify", LABEL),
         before("drive", "DELETE", "/permissions"),
@@ -298,7 +304,7 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
         let (next, task, state) = stage.killed_at(index, &definition, moment).await;
         stage = next;
         assert_eq!(task["state"], "failed", "{task:#}");
-        for name in ["note", "share", "label"] {
+        for name in ["note", "share", "label", "again"] {
             assert_eq!(step(&task, name)["compensation"]["state"], "done", "{name}: {task:#}");
         }
         let user = format!("user-{index}");

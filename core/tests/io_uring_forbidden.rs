@@ -2,37 +2,19 @@
 //! EPERM. Filters hold for a thread and what it starts, so each test forbids it
 //! to a thread of its own.
 
+#[allow(dead_code, unreachable_pub, reason = "other tests put it upon programs that they start")]
+#[path = "../../tests/common/forbid.rs"]
+mod forbid;
+
 use std::net::UdpSocket as PlainSocket;
 use std::sync::Arc;
 
 use sluice_core::udp::UdpSocket;
 use sluice_core::{CoreId, IoBackend, IoChoice, Reactor, ReactorConfig, SetupError};
 
-/// From now on this thread gets EPERM from one system call.
-#[allow(clippy::cast_possible_truncation, reason = "codes of BPF have one byte")]
-fn forbid(system_call: libc::c_long) {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        // The number of the system call is the first word of what a filter sees.
-        step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, u32::try_from(system_call).unwrap()),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which lives here meanwhile.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
-    }
-}
-
 fn without(system_call: libc::c_long, test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        forbid(system_call);
+        forbid::refuse(system_call, libc::EPERM).unwrap();
         test();
     });
     thread.join().unwrap();

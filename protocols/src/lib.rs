@@ -10,6 +10,7 @@ pub mod hex;
 pub mod http;
 pub mod ids;
 pub mod intent;
+pub mod markup;
 pub mod openai;
 pub mod openapi;
 pub mod plan;

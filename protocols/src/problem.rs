@@ -175,9 +175,20 @@ struct Document {
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     errors: Vec<FieldError>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    link: Option<String>,
+    link: Option<Link>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     task: Option<serde_json::Value>,
+}
+
+/// Where a person mends something without another credential than this: it is shown to whoever asked, and in no log.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Link(String);
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link(..)")
+    }
 }
 
 /// A problem document. One pointer wide, so that it is cheap as the error of a `Result`.
@@ -253,7 +264,7 @@ impl Problem {
     /// Adds the page on which a person can mend what is wrong.
     #[must_use]
     pub fn with_link(mut self, link: impl Into<String>) -> Self {
-        self.0.link = Some(link.into());
+        self.0.link = Some(Link(link.into()));
         self
     }
 
@@ -321,7 +332,7 @@ impl Problem {
     /// The page on which a person can mend it.
     #[must_use]
     pub fn link(&self) -> Option<&str> {
-        self.0.link.as_deref()
+        self.0.link.as_ref().map(|link| link.0.as_str())
     }
 
     /// The task as far as it came.
@@ -378,6 +389,7 @@ mod tests {
         assert_eq!((back.retry_after_s(), back.limit()), (Some(30), Some("user-minute")));
         assert_eq!(back.errors()[0].pointer, "/command");
         assert_eq!(back.link(), Some("https://example.com/oauth/google/start/x"));
+        assert!(!format!("{back:?}").contains("example.com"), "{back:?}");
     }
 
     #[test]

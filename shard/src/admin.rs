@@ -384,7 +384,8 @@ impl Admin {
         Ok(batch)
     }
 
-    /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one.
+    /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one, of which the
+    /// cores use nothing any more when this is done.
     ///
     /// # Errors
     /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Vault`], [`AdminError::Read`],
@@ -423,9 +424,19 @@ impl Admin {
         batch.delete(&Key::revocation(user, Provider::Google.number(), 0));
         let object = Object::Connection(user, Provider::Google);
         self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
-        let _hold = self.vault.hold_blocking(place.key())?;
-        self.store.write_blocking(vec![batch])?;
+        {
+            let _hold = self.vault.hold_blocking(place.key())?;
+            self.store.write_blocking(vec![batch])?;
+        }
+        self.forget_accounts(user);
         Ok(())
+    }
+
+    /// Has the cores forget which account a user was served with, and what was read from it.
+    fn forget_accounts(&self, user: &UserId) {
+        if !self.memories.forget_blocking(user, forget::What::Accounts) {
+            tracing::warn!(%user, "a core may go on with the account that a user had, for an hour at most");
+        }
     }
 
     /// The store, for reading what stands in it.

@@ -349,6 +349,8 @@ counters! {
     token_refreshes,
     /// Of these, those that the operator's service account got.
     tokens_delegated,
+    /// Access tokens not asked for, for too many signatures of the operator's service account were waiting.
+    tokens_unsigned,
     /// Fetches of an access token that failed.
     token_refresh_failures,
     /// Refresh tokens that were replaced by the provider and stored.

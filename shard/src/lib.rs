@@ -38,6 +38,8 @@ mod service;
 mod sessions;
 mod signal;
 mod tasks;
+#[cfg(test)]
+mod test_http;
 pub mod upstream;
 pub mod watch;
 pub mod webhooks;

@@ -867,11 +867,16 @@ impl Service for CoreService {
     }
 }
 
-/// Forgets the users whom erasures name, one after the other.
+/// Forgets the users whom erasures name, and accounts that are not their users' any more, one after the other.
 async fn forget_when_asked(core: Weak<Core>, mut asked: tokio::sync::mpsc::Receiver<Forget>) {
     while let Some(forget) = asked.recv().await {
         let Some(core) = core.upgrade() else { return };
-        core.forget(forget.user).await;
+        if forget.is_whole() {
+            core.forget(forget.user).await;
+        } else {
+            core.env.tokens.forget(&forget.user);
+            core.env.reads.forget(forget.user);
+        }
         forget.done();
     }
 }

@@ -1,6 +1,7 @@
 //! Bounds of single values, and combinations that cannot work.
 
 use sluice_protocols::workflow::operation_names;
+use sluice_shard::upstream::Delegation;
 
 use super::{Config, Origin, Problem};
 
@@ -42,6 +43,7 @@ impl Checks<'_> {
             webhooks,
             store,
             egress,
+            google,
             cache,
             quota,
             intent,
@@ -111,6 +113,12 @@ impl Checks<'_> {
             ("store.write_buffer_mib", store.write_buffer_mib, 8, 65_536),
             ("store.reader_threads", store.reader_threads, 1, 64),
             ("egress.threads", egress.threads, 1, 32),
+            (
+                "google.delegated_signatures_max",
+                google.delegated_signatures_max,
+                0,
+                Delegation::SIGNED_AT_ONCE_MAX as u64,
+            ),
             ("egress.openai_concurrency_max", egress.openai_concurrency_max, 1, 65_536),
             ("egress.google_concurrency_max", egress.google_concurrency_max, 1, 65_536),
             ("egress.queue_max", egress.queue_max, 1, 1_000_000),

@@ -176,6 +176,7 @@ fn impossible_combinations_are_refused_by_key() {
         ("[google]\nrevoke_url = 'https://a/revoke'\n", "google.revoke_url"),
         ("[google]\nrevoke_url = 'revoke'\n", "google.revoke_url"),
         ("[google]\nauth_url = 'accounts'\n", "google.auth_url"),
+        ("[google]\ndelegated_signatures_max = 257\n", "google.delegated_signatures_max"),
         ("[google]\nreturn_origins = ['https://a/']\n", "google.return_origins"),
         ("[google]\nreturn_origins = ['http://a']\n", "google.return_origins"),
         ("[listen]\npublic_url = 'https://a/b'\n", "listen.public_url"),

@@ -4,9 +4,12 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// From its start on, a system call fails for the process and its threads.
+/// From now on a system call fails with `error` for this thread and what it starts.
+///
+/// # Errors
+/// The kernel does not take the filter.
 #[allow(clippy::cast_possible_truncation, reason = "codes of BPF have one byte, numbers of system calls two")]
-fn refuse(call: libc::c_long, error: libc::c_int) -> io::Result<()> {
+pub fn refuse(call: libc::c_long, error: libc::c_int) -> io::Result<()> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;

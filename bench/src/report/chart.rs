@@ -3,7 +3,9 @@
 
 use std::fmt::Write;
 
-use super::format::{escape, short};
+use sluice_protocols::markup::escape;
+
+use super::format::short;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;

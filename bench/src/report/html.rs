@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use sluice_protocols::markup::escape;
+
 use super::chart::{Axis, Bar, Bars, Lines, Scale, Series};
-use super::format::{bytes, count, cpus, digits, escape, latency, or_dash, rate, short, shown_signs};
+use super::format::{bytes, count, cpus, digits, latency, or_dash, rate, short, shown_signs};
 use crate::load::result::{Latency, LoadResult, Threshold};
 
 const STYLE: &str = include_str!("page.css");

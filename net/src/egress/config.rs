@@ -7,6 +7,8 @@ use super::outward::OutwardConfig;
 /// Most worker threads of the shared runtime. Upstream calls wait far more than they compute;
 /// beyond this the threads would only take time from the cores.
 pub const THREADS_MAX: usize = 32;
+/// Most threads for work of others.
+pub const WORK_THREADS_MAX: usize = 256;
 /// Most calls at once to one upstream.
 pub const CONCURRENCY_MAX: usize = 65_536;
 
@@ -15,6 +17,9 @@ pub const CONCURRENCY_MAX: usize = 65_536;
 pub struct EgressConfig {
     /// Worker threads of the shared runtime, 1 to [`THREADS_MAX`]. Default 1.
     pub threads: usize,
+    /// Threads for work of others on the runtime that takes a while, 0 to [`WORK_THREADS_MAX`], beside those that names are
+    /// resolved on; each is there while it is used. Default 0.
+    pub work_threads: usize,
     /// How many cores get a mailbox of their own (one more is kept for every other thread). Default 0.
     pub cores: usize,
     /// Places in one mailbox; a full mailbox refuses with `Overloaded`. Default 4096.
@@ -38,6 +43,7 @@ impl EgressConfig {
     pub fn new(upstreams: PerUpstream<UpstreamConfig>) -> Self {
         Self {
             threads: 1,
+            work_threads: 0,
             cores: 0,
             mailbox_size: 4096,
             queue_max: 10_000,

@@ -38,6 +38,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 pub use config::{
     CONCURRENCY_MAX, EgressConfig, PerUpstream, RetryConfig, THREADS_MAX, Upstream, UpstreamConfig,
+    WORK_THREADS_MAX,
 };
 pub use outward::{
     IpNet, OutwardAnswer, OutwardCall, OutwardConfig, OutwardError, OutwardMessage, OutwardPolicy,
@@ -284,7 +285,7 @@ impl Egress {
         let outward = OutwardState::new(&config.outward, &config.user_agent)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .max_blocking_threads(BLOCKING_THREADS_MAX + config.work_threads)
             .thread_name("sluice-egress")
             .enable_all()
             .build()
@@ -486,6 +487,10 @@ fn check(config: &EgressConfig) -> Result<(), EgressStartError> {
         }
     };
     bounded("threads", config.threads, THREADS_MAX, "1 to 32")?;
+    if config.work_threads > WORK_THREADS_MAX {
+        let (name, found, allowed) = ("work_threads", config.work_threads, "0 to 256");
+        return Err(EgressStartError::OutOfBounds { name, found, allowed });
+    }
     bounded("mailbox_size", config.mailbox_size, 1 << 20, "1 to 1048576")?;
     bounded("queue_max", config.queue_max, 1 << 20, "1 to 1048576")?;
     bounded("response_bytes_max", config.response_bytes_max, 1 << 30, "1 to 1073741824")?;

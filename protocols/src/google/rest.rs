@@ -414,12 +414,12 @@ pub fn account_of(query: Option<&str>) -> Result<Option<ConnectionId>, Problem> 
     let mut found = None;
     for pair in query.unwrap_or_default().split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if name != ACCOUNT {
+        // Decoded as all parameters are: one that is only written otherwise would pass unheard, for the default account.
+        if decoded(name, true).as_deref() != Some(ACCOUNT) {
             continue;
         }
-        let id = value
-            .parse::<ConnectionId>()
-            .map_err(|_| wrong(ACCOUNT, "is the id of one of your connections"))?;
+        let id = decoded(value, true).and_then(|text| text.parse::<ConnectionId>().ok());
+        let id = id.ok_or_else(|| wrong(ACCOUNT, "is the id of one of your connections"))?;
         if found.replace(id).is_some() {
             return Err(wrong(ACCOUNT, "given twice"));
         }
@@ -630,6 +630,8 @@ mod tests {
         let id = ConnectionId::from_bytes([7; 16]);
         let query = format!("q=x&account={id}");
         assert_eq!(account_of(Some(&query)), Ok(Some(id)));
+        let encoded = format!("%61cc%6Funt={}", id.to_string().replace('_', "%5F"));
+        assert_eq!(account_of(Some(&encoded)), Ok(Some(id)));
         assert_eq!(account_of(Some("q=account")), Ok(None));
         assert_eq!(account_of(None), Ok(None));
         for wrong in ["account=", "account=con_1", &format!("account={id}&account={id}")] {

@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::markup::escape;
+
 /// The style; it stands in the page once, so that a policy can name it by its hash.
 pub const STYLE: &str = include_str!("page.css");
 
@@ -182,22 +184,6 @@ fn text(value: &Value) -> String {
         Value::Null => String::new(),
         other => escape(&other.to_string()),
     }
-}
-
-/// Text as it may stand in an element and in a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

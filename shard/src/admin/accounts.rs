@@ -252,6 +252,10 @@ impl Admin {
         batches.push(batch);
         self.store.write_blocking(batches)?;
         self.revocations.revoke(user);
+        if record.email != old.email {
+            // The operator's service account may act for the address.
+            self.forget_accounts(user);
+        }
         Ok(record)
     }
 

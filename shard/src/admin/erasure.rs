@@ -172,7 +172,7 @@ impl Admin {
         self.revocations.revoke(&user);
         self.store.fence(&user)?;
         let goes_on = |step: Step| step <= last;
-        if !self.memories.forget_blocking(&user) {
+        if !self.memories.forget_blocking(&user, super::forget::What::All) {
             tracing::warn!(%user, "a core still ends tasks of a user who is being erased");
         }
         // Behind whatever still got in before the fence: what follows finds all there is.

@@ -13,8 +13,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +31,7 @@ use super::*;
 use crate::audit::Author;
 use crate::clock::Clock;
 use crate::env::RunConfig;
+use crate::test_http::{self, Request};
 
 const NOW_MS: u64 = 1_795_442_700_000;
 
@@ -68,6 +67,8 @@ struct Book {
     requests: Vec<Held>,
     /// What nobody holds back.
     is_open: bool,
+    /// All it does is fail.
+    is_down: bool,
     /// Tokens that are good, with whose they are.
     live: BTreeMap<String, String>,
     /// Of a token that replaced another, that other one.
@@ -80,6 +81,7 @@ impl Book {
     fn perform(&mut self, number: usize) {
         let (path, form) = (self.requests[number].path.clone(), self.requests[number].form.clone());
         let (status, body) = match path.as_str() {
+            _ if self.is_down => (503, "{}".to_owned()),
             "/token" => self.refresh(&form["refresh_token"]),
             "/revoke" => self.revoke(&form["token"]),
             _ => (404, "{}".to_owned()),
@@ -128,17 +130,11 @@ struct Provider {
 
 impl Provider {
     fn start(rotation: Rotation) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let base_url = format!("http://{}", listener.local_addr().expect("an address"));
         let book = Book { strict: rotation == Rotation::Strict, ..Book::default() };
-        let provider = Self { base_url, shared: Arc::new((Mutex::new(book), Condvar::new())) };
+        let mut provider =
+            Self { base_url: String::new(), shared: Arc::new((Mutex::new(book), Condvar::new())) };
         let server = provider.clone();
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                let server = server.clone();
-                std::thread::spawn(move || server.serve(stream));
-            }
-        });
+        provider.base_url = test_http::serve(move |request| server.answer(request));
         provider
     }
 
@@ -146,31 +142,23 @@ impl Provider {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, mut stream: TcpStream) {
-        while let Some((path, form)) = read_request(&mut stream) {
-            let mut book = self.book();
-            let number = book.requests.len();
-            book.requests.push(Held { path, form, stage: Stage::Arrived });
-            loop {
-                let is_open = book.is_open;
-                match book.requests[number].stage.clone() {
-                    Stage::Dead => return,
-                    Stage::Arrived if is_open => book.perform(number),
-                    Stage::Performed(status, body) if is_open => {
-                        book.requests[number].stage = Stage::Delivered(status, body);
-                    }
-                    Stage::Delivered(status, body) => {
-                        let head =
-                            format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                        drop(book);
-                        if stream.write_all(head.as_bytes()).is_err() {
-                            return;
-                        }
-                        break;
-                    }
-                    Stage::Arrived | Stage::Performed(..) => {
-                        book = self.shared.1.wait(book).unwrap_or_else(PoisonError::into_inner);
-                    }
+    /// Holds a request until it may be answered; nothing, where whoever sent it is gone.
+    fn answer(&self, request: &Request) -> Option<(u16, String)> {
+        let mut book = self.book();
+        let number = book.requests.len();
+        let (path, form) = (request.path.clone(), form_of(&request.body));
+        book.requests.push(Held { path, form, stage: Stage::Arrived });
+        loop {
+            let is_open = book.is_open;
+            match book.requests[number].stage.clone() {
+                Stage::Dead => return None,
+                Stage::Arrived if is_open => book.perform(number),
+                Stage::Performed(status, body) if is_open => {
+                    book.requests[number].stage = Stage::Delivered(status, body);
+                }
+                Stage::Delivered(status, body) => return Some((status, body)),
+                Stage::Arrived | Stage::Performed(..) => {
+                    book = self.shared.1.wait(book).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -233,23 +221,10 @@ impl Provider {
     }
 }
 
-fn read_request(stream: &mut TcpStream) -> Option<(String, BTreeMap<String, String>)> {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
-            return None;
-        }
-        bytes.push(byte[0]);
-    }
-    let head = String::from_utf8(bytes).ok()?;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse().ok()?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    let body = String::from_utf8(body).ok()?;
-    let form =
-        body.split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
-    Some((head.split(' ').nth(1)?.to_owned(), form.collect()))
+fn form_of(body: &[u8]) -> BTreeMap<String, String> {
+    let body = String::from_utf8_lossy(body);
+    let pairs = body.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Where a core's commits wait.
@@ -727,6 +702,66 @@ impl Rig {
 }
 
 const REFRESH: [Step; 4] = [Step::Ask(0), Step::Perform, Step::Deliver, Step::Commit(0)];
+
+#[test]
+fn whoever_asks_again_to_give_an_account_up_has_google_asked_nothing_more() {
+    let mut rig = Rig::new(Rotation::Overlapping);
+    let patience = std::mem::replace(&mut rig.config.call_timeout, Duration::from_secs(1));
+    let (account, provider) = (rig.account(), rig.provider.clone());
+    provider.book().is_down = true;
+    provider.open();
+    let (parts, asked) = (rig.parts(), provider.clone());
+    rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        assert_eq!(node.ended(&node.give_up(account)).await, End::GivenUp);
+        let before = asked.book().requests.len();
+        assert!(before > 0, "Google is told once");
+        for _ in 0..3 {
+            assert_eq!(node.ended(&node.give_up(account)).await, End::GivenUp);
+        }
+        assert_eq!(asked.book().requests.len(), before);
+    });
+    assert_eq!(rig.record(&account).state, ConnectionState::Revoking);
+    // Who tells again and again tells it when it can be told.
+    provider.book().is_down = false;
+    rig.config.call_timeout = patience;
+    let parts = rig.parts();
+    rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        node.connections.tell_all(&[account.shard]).await;
+    });
+    assert_eq!(rig.record(&account).state, ConnectionState::Revoked);
+}
+
+/// Operators work on threads of their own, and have no turn.
+#[test]
+fn an_account_that_an_operator_connects_while_google_is_told_that_it_is_given_up_stays() {
+    let rig = Rig::new(Rotation::Overlapping);
+    let account = rig.account();
+    let (parts, provider, store) = (rig.parts(), rig.provider.clone(), rig.store.clone());
+    let sealed = rig.vault.seal_blocking(&account.place(), "given").expect("sealed");
+    let ended = rig.on_core(async move {
+        let node = Rig::node(parts);
+        node.gate.open();
+        let wish = node.give_up(account);
+        while provider.oldest(|stage| matches!(stage, Stage::Arrived)).is_none() {
+            sluice_core::sleep(Duration::from_micros(200)).await;
+        }
+        let record = ConnectionRecord::given(account.user, "me@example.com", sealed, "", NOW_MS);
+        let mut batch = Batch::new(account.shard);
+        batch.put_record(&account.key(), &record).expect("encoded");
+        store.write_blocking(vec![batch]).expect("written");
+        provider.open();
+        node.ended(&wish).await
+    });
+    assert_eq!(ended, End::GivenUp);
+    assert_eq!(
+        (rig.record(&account).state, &*rig.stored_token(&account)),
+        (ConnectionState::Active, "given")
+    );
+}
 
 #[test]
 fn two_who_need_a_token_at_once_cost_one_refresh_and_a_crash_at_any_point_loses_nothing() {

@@ -72,9 +72,10 @@ impl Connections {
             let _turn = self.holds.take(user).await;
             let Placed { account, record } = self.find(shard, &user, id).await?;
             match record.state {
-                ConnectionState::Revoked => return self.get(shard, &user, id).await,
-                // Google is told already.
-                ConnectionState::Revoking => {}
+                // Google is told already, again and again: not once more for each who asks.
+                ConnectionState::Revoked | ConnectionState::Revoking => {
+                    return self.get(shard, &user, id).await;
+                }
                 ConnectionState::Active | ConnectionState::NeedsReauth => {
                     self.mark(&account, &author).await?
                 }
@@ -201,8 +202,11 @@ impl Connections {
         let nothing = self.env.vault.seal(&account.place(), "").await.map_err(|error| unstored(&error))?;
         let _hold = self.env.vault.hold(&key).await.map_err(|error| unstored(&error))?;
         let loaded = self.env.store.load::<ConnectionRecord>(account.shard, &key).await;
-        let Some(loaded) = loaded.map_err(|error| read_problem(&error))? else { return Ok(()) };
-        let (mut record, now_ms) = (loaded.to_record(), self.env.clock.unix_ms());
+        let record = loaded.map_err(|error| read_problem(&error))?.map(|loaded| loaded.to_record());
+        // An operator, who has no turn, may have connected it anew while Google was told.
+        let given_up = record.filter(|record| record.state == ConnectionState::Revoking);
+        let Some(mut record) = given_up else { return Ok(()) };
+        let now_ms = self.env.clock.unix_ms();
         record.state = ConnectionState::Revoked;
         record.reason = if is_known { 0 } else { REASON_UNTOLD };
         record.refresh_token = nothing;

@@ -56,10 +56,15 @@ impl StepRun<'_> {
         Ok(Done::items([item]))
     }
 
-    /// Makes the labels of a message what they were before the step.
-    pub(super) fn labels_before(&self, id: &str) -> Option<ApiCall> {
-        let change = self.intended_labels()?;
-        Some(gmail::modify_labels(id, &change.remove, &change.add))
+    /// Makes the labels of a message what they were before the step; `None` when it changed none, for Gmail refuses a change
+    /// of nothing.
+    ///
+    /// # Errors
+    /// They were not noted.
+    pub(super) fn labels_before(&self, id: &str) -> Result<Option<ApiCall>, Problem> {
+        let change = self.intended_labels();
+        let change = change.ok_or_else(|| unresolved("the labels before the step were not noted"))?;
+        Ok((!change.is_nothing()).then(|| gmail::modify_labels(id, &change.remove, &change.add)))
     }
 
     fn intended_labels(&self) -> Option<Change> {

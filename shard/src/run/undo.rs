@@ -32,8 +32,8 @@ impl StepRun<'_> {
             Undo::RestoreMessage => (gmail::trash_message(id()?, false), false),
             Undo::RestoreFile => (drive::trash_file(id()?, false), false),
             Undo::RestoreLabels => {
-                let call = self.labels_before(id()?);
-                (call.ok_or_else(|| unresolved("the labels before the step were not noted"))?, false)
+                let Some(call) = self.labels_before(id()?)? else { return Ok(()) };
+                (call, false)
             }
             Undo::Unshare => {
                 let item = items.first().ok_or_else(|| unresolved("what the step shared is not known"))?;

@@ -5,14 +5,18 @@
 //! assertion := base64url(header) "." base64url(claims) "." base64url(RS256 over both)
 //! claims    := iss the account, sub the user's address, scope, aud the token endpoint, iat now, exp iat + 10 min
 //! ```
-//! A signature costs some milliseconds of CPU at most, too long for a reactor: it is made on a thread of the shared runtime where
-//! blocking is allowed, at most [`SIGNED_AT_ONCE_MAX`] at a time in the process.
+//! A signature costs about a millisecond of CPU, too long for a reactor: it is made on a thread of the shared runtime where
+//! blocking is allowed. How many are made at once in the process, its configuration says: a core that signs makes some
+//! thousand a second, and a million users whose tokens last an hour need three hundred; but after a start all of them come
+//! at once, and who has to wait longer than a second is better told to come again.
 //!
 //! Invariants:
 //! - the private key is in no text, log or answer; what it is read from is wiped, and AWS-LC wipes the key itself;
-//! - an assertion is made for an address of an allowed domain alone.
+//! - an assertion is made for an address of an allowed domain alone;
+//! - for each signature under way at most [`WAITING_PER_SIGNATURE_MAX`] wait.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +29,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Signatures under way in the process; each holds a thread.
-const SIGNED_AT_ONCE_MAX: usize = 2;
+/// Signatures that may wait for each that is under way: about a second's.
+const WAITING_PER_SIGNATURE_MAX: usize = 1_000;
 /// How long an assertion is good. Google allows an hour; it is used at once.
 const ASSERTION_LIFE: Duration = Duration::from_secs(600);
 /// The least a key may have (Google's have 2,048).
@@ -43,6 +47,17 @@ pub enum KeyFileError {
     Key,
 }
 
+/// Why there is no assertion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoAssertion {
+    /// Come again in a second.
+    #[error("too many signatures are waiting")]
+    Busy,
+    /// Nothing helps but another key.
+    #[error("it cannot be signed")]
+    Failed,
+}
+
 /// The service account, and for whom it may act. Clones share the key.
 #[derive(Clone)]
 pub struct Delegation(Arc<Inner>);
@@ -54,6 +69,9 @@ struct Inner {
     token_uri: String,
     domains: Vec<String>,
     scopes: String,
+    /// For those who wait and those whose turn it is.
+    asked: Semaphore,
+    /// For those whose turn it is.
     places: Semaphore,
 }
 
@@ -86,11 +104,20 @@ struct Claims<'a> {
 }
 
 impl Delegation {
-    /// The account of a key file, acting for addresses of these domains (lower case) with these scopes.
+    /// The most signatures at once; each takes a CPU.
+    pub const SIGNED_AT_ONCE_MAX: usize = 256;
+
+    /// The account of a key file, acting for addresses of these domains (lower case) with these scopes, and signing so many
+    /// assertions at once, [`Self::SIGNED_AT_ONCE_MAX`] at most.
     ///
     /// # Errors
     /// [`KeyFileError`].
-    pub fn new(key_file: &str, domains: &[String], scopes: &[String]) -> Result<Self, KeyFileError> {
+    pub fn new(
+        key_file: &str,
+        domains: &[String],
+        scopes: &[String],
+        signed_at_once: NonZeroUsize,
+    ) -> Result<Self, KeyFileError> {
         // The error of serde may quote the text, and with it the key: it is not passed on.
         let file: KeyFile = serde_json::from_str(key_file)
             .map_err(|_| KeyFileError::Shape("it lacks `client_email`, `private_key` or `token_uri`"))?;
@@ -101,6 +128,7 @@ impl Delegation {
         if key.public_modulus_len() < MODULUS_BYTES_MIN {
             return Err(KeyFileError::Key);
         }
+        let places = signed_at_once.get().min(Self::SIGNED_AT_ONCE_MAX);
         Ok(Self(Arc::new(Inner {
             account: file.client_email.clone(),
             key_name: file.private_key_id.clone(),
@@ -108,7 +136,8 @@ impl Delegation {
             token_uri: file.token_uri.clone(),
             domains: domains.to_vec(),
             scopes: scopes.join(" "),
-            places: Semaphore::new(SIGNED_AT_ONCE_MAX),
+            asked: Semaphore::new(places * (1 + WAITING_PER_SIGNATURE_MAX)),
+            places: Semaphore::new(places),
         })))
     }
 
@@ -123,21 +152,26 @@ impl Delegation {
         domain.is_some_and(|domain| self.0.domains.iter().any(|one| one.eq_ignore_ascii_case(domain)))
     }
 
-    /// An assertion for a user, signed off the calling core; `None` when that failed.
+    /// An assertion for a user, signed off the calling core.
+    ///
+    /// # Errors
+    /// [`NoAssertion`].
     pub(crate) async fn assertion(
         &self,
         runtime: &Handle,
         email: &str,
         unix_ms: u64,
-    ) -> Option<Zeroizing<String>> {
+    ) -> Result<Zeroizing<String>, NoAssertion> {
         debug_assert!(self.is_for(email), "nobody asks for others");
-        let _place = self.0.places.acquire().await.ok()?;
+        let _asked = self.0.asked.try_acquire().map_err(|_| NoAssertion::Busy)?;
+        let _place = self.0.places.acquire().await.map_err(|_| NoAssertion::Failed)?;
         let (this, email) = (self.clone(), email.to_owned());
         // By way of a thread of the runtime: a thread that a core starts would be bound to the core's CPU.
         let signing = runtime.spawn(async move {
             tokio::task::spawn_blocking(move || this.0.sign(&email, unix_ms / 1_000)).await
         });
-        signing.await.ok()?.ok()?
+        let signed = signing.await.ok().and_then(Result::ok).flatten();
+        signed.ok_or(NoAssertion::Failed)
     }
 }
 
@@ -189,6 +223,8 @@ impl fmt::Debug for Delegation {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
     use aws_lc_rs::rsa::{KeyPair, KeySize};
     use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
@@ -218,7 +254,8 @@ mod tests {
 
     fn delegation() -> Delegation {
         let domains = ["example.com".to_owned(), "example.org".to_owned()];
-        Delegation::new(&file_with(&json!({})), &domains, &["a".to_owned(), "b".to_owned()]).unwrap()
+        let scopes = ["a".to_owned(), "b".to_owned()];
+        Delegation::new(&file_with(&json!({})), &domains, &scopes, NonZeroUsize::MIN).unwrap()
     }
 
     #[test]
@@ -244,6 +281,25 @@ mod tests {
         assert_eq!(part(1), claims);
     }
 
+    #[tokio::test]
+    async fn who_would_wait_too_long_for_a_signature_is_told_so_and_the_others_get_theirs() {
+        let delegation = delegation();
+        let runtime = Handle::current();
+        let ask = || delegation.assertion(&runtime, "ada@example.com", 1_000_000);
+        let asked = {
+            let _turn = delegation.0.places.acquire().await.unwrap();
+            let mut waiting: Vec<_> = (0..=WAITING_PER_SIGNATURE_MAX).map(|_| Box::pin(ask())).collect();
+            let mut context = Context::from_waker(Waker::noop());
+            for asked in &mut waiting {
+                assert!(asked.as_mut().poll(&mut context).is_pending());
+            }
+            assert_eq!(ask().await, Err(NoAssertion::Busy));
+            waiting.swap_remove(0)
+        };
+        assert!(asked.await.is_ok());
+        assert!(ask().await.is_ok());
+    }
+
     #[test]
     fn it_acts_for_its_own_domains_alone() {
         let delegation = delegation();
@@ -265,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_no_key_file_is_refused_without_telling_what_is_in_it() {
-        let read = |text: &str| Delegation::new(text, &[], &[]).map(|_| ());
+        let read = |text: &str| Delegation::new(text, &[], &[], NonZeroUsize::MIN).map(|_| ());
         for changes in
             [json!({"type": "authorized_user"}), json!({"client_email": 5}), json!({"private_key": null})]
         {

@@ -2,8 +2,6 @@
 //! against, with faults on demand. It counts what may happen only once.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -11,6 +9,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Value, json};
+
+use crate::test_http::{self, Request};
 
 /// Ends a test that has already failed.
 const HANG_MAX: Duration = Duration::from_secs(30);
@@ -104,28 +104,20 @@ pub(super) struct Fake {
     shared: Arc<(Mutex<World>, Condvar)>,
 }
 
-struct Request {
-    method: String,
-    path: String,
-    query: String,
-    token: Option<String>,
-    body: Vec<u8>,
-}
-
 type Answer = (u16, Value);
 
 impl Fake {
     pub(super) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let base_url = format!("http://{}", listener.local_addr().expect("address"));
         let world = World { refresh_token: "refresh-0".to_owned(), ..World::default() };
-        let fake = Self { base_url, shared: Arc::new((Mutex::new(world), Condvar::new())) };
+        let mut fake =
+            Self { base_url: String::new(), shared: Arc::new((Mutex::new(world), Condvar::new())) };
         let server = fake.clone();
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                let server = server.clone();
-                std::thread::spawn(move || server.serve(stream));
-            }
+        fake.base_url = test_http::serve(move |request| {
+            let (status, body) = server.answer(request)?;
+            Some(match body {
+                Value::String(text) => (status, text),
+                other => (status, other.to_string()),
+            })
         });
         fake
     }
@@ -169,20 +161,6 @@ impl Fake {
 
     pub(super) fn count(&self, target: &str) -> usize {
         self.world().log.iter().filter(|line| line.starts_with(target)).count()
-    }
-
-    fn serve(&self, mut stream: TcpStream) {
-        while let Some(request) = read_request(&mut stream) {
-            let Some((status, body)) = self.answer(&request) else { return };
-            let body = match body {
-                Value::String(text) => text,
-                other => other.to_string(),
-            };
-            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-            if stream.write_all(head.as_bytes()).is_err() {
-                return;
-            }
-        }
     }
 
     fn answer(&self, request: &Request) -> Option<Answer> {
@@ -229,26 +207,6 @@ impl Fake {
             }
         }
     }
-}
-
-fn read_request(stream: &mut TcpStream) -> Option<Request> {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
-            return None;
-        }
-        bytes.push(byte[0]);
-    }
-    let head = String::from_utf8(bytes).ok()?;
-    let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    let mut body = vec![0; header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
-    stream.read_exact(&mut body).ok()?;
-    let mut words = head.split(' ');
-    let method = words.next()?.to_owned();
-    let (path, query) = words.next().map(|url| url.split_once('?').unwrap_or((url, "")))?;
-    let token = header("authorization").and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    Some(Request { method, path: path.to_owned(), query: query.to_owned(), token, body })
 }
 
 fn decoded(text: &str) -> String {

@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! - a user who has a connection, also one that must be renewed, is acted for by that alone;
-//! - the user is whom their record names at the time of the call: another address ends the token of the one before;
+//! - the user is whom their record names at the time of the call: another address ends the token of the one before, and
+//!   whoever changes it has the core forget what was read with that;
 //! - that the account begins to act for a user is in the audit log before it does, at most once in [`TOLD_EVERY`] for each user
-//!   since the start.
+//!   since the start, or since another account became theirs.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
@@ -23,6 +24,7 @@ use crate::audit::{Act, Author, Object};
 use crate::env::Env;
 use crate::generations::Generations;
 use crate::upstream::Delegation;
+use crate::upstream::delegation::NoAssertion;
 
 /// How often the audit log tells that the account acts for a user.
 const TOLD_EVERY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -119,9 +121,16 @@ impl Refresh {
     ) -> Result<zeroize::Zeroizing<String>, Problem> {
         let runtime = self.env.egress.runtime();
         let signed = delegation.assertion(&runtime, address, self.env.clock.unix_ms()).await;
-        signed.ok_or_else(|| {
-            tracing::error!(user = %self.account.user, "an assertion of the service account could not be signed");
-            Problem::new(ProblemKind::Internal, "the operator's service account cannot sign")
+        signed.map_err(|error| match error {
+            NoAssertion::Busy => {
+                self.env.stats.tokens_unsigned.add(1);
+                let detail = "too many users need a token of the operator's service account at once";
+                Problem::new(ProblemKind::Overloaded, detail).with_retry_after_s(1)
+            }
+            NoAssertion::Failed => {
+                tracing::error!(user = %self.account.user, "an assertion of the service account could not be signed");
+                Problem::new(ProblemKind::Internal, "the operator's service account cannot sign")
+            }
         })
     }
 
