@@ -295,7 +295,7 @@ impl PlanTemplate {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let of_step = |(step, places): &(Step, Places)| {
-            let texts = texts_of(&step.call).into_iter().flatten().map(str::len).sum::<usize>();
+            let texts = texts_of(&step.call).into_iter().flatten().flatten().map(str::len).sum::<usize>();
             let parts: usize = places.texts.iter().flatten().map(Vec::len).sum();
             size_of::<(Step, Places)>()
                 + 2 * texts
@@ -317,24 +317,6 @@ const fn is_search(call: &Operation) -> bool {
     )
 }
 
-/// Whether a plan with it may become a pattern. Those that may not are asked for too seldom, and change too much, to be taken
-/// from anything but the model.
-const fn is_learned(call: &Operation) -> bool {
-    !matches!(
-        call,
-        Operation::GmailDraft { .. }
-            | Operation::GmailForward { .. }
-            | Operation::GmailLabel { .. }
-            | Operation::GmailTrash { .. }
-            | Operation::CalendarFreeBusy { .. }
-            | Operation::DriveCreate { .. }
-            | Operation::DriveShare { .. }
-            | Operation::DriveExport { .. }
-            | Operation::DriveMove { .. }
-            | Operation::DriveTrash { .. }
-    )
-}
-
 struct Maker<'a> {
     command: &'a Normalised,
     uses: Vec<usize>,
@@ -342,15 +324,13 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn places(&mut self, call: &Operation) -> Option<Places> {
-        if !is_learned(call) {
-            return None;
-        }
+        let found = texts_of(call)?;
         // What is found in the session belongs to it.
         if call.references().any(|item| matches!(item, ItemRef::Session(_))) {
             return None;
         }
         let mut texts = Vec::new();
-        for text in texts_of(call) {
+        for text in found {
             texts.push(match text {
                 Some(text) => Some(self.text(text, is_search(call))?),
                 None => None,
@@ -448,9 +428,10 @@ impl Maker<'_> {
     }
 }
 
-/// The texts of an operation, in an order that [`with_texts`] keeps.
-fn texts_of(call: &Operation) -> Vec<Option<&str>> {
-    match call {
+/// The texts of an operation, in an order that [`put`] keeps; `None` for one of which no pattern is made: it is asked for too
+/// seldom, and changes too much, to be taken from anything but the model.
+fn texts_of(call: &Operation) -> Option<Vec<Option<&str>>> {
+    Some(match call {
         Operation::GmailSearch { query, .. } => vec![Some(query)],
         Operation::GmailSend { subject, body, .. } => vec![Some(subject), Some(body)],
         Operation::GmailReply { body, .. } => vec![Some(body)],
@@ -463,7 +444,6 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         Operation::GmailRead { .. } | Operation::CalendarDelete { .. } | Operation::DriveRead { .. } => {
             Vec::new()
         }
-        // No pattern has these: see `is_learned`.
         Operation::GmailDraft { .. }
         | Operation::GmailForward { .. }
         | Operation::GmailLabel { .. }
@@ -473,8 +453,8 @@ fn texts_of(call: &Operation) -> Vec<Option<&str>> {
         | Operation::DriveShare { .. }
         | Operation::DriveExport { .. }
         | Operation::DriveMove { .. }
-        | Operation::DriveTrash { .. } => Vec::new(),
-    }
+        | Operation::DriveTrash { .. } => return None,
+    })
 }
 
 type Times = (Option<DateTimeLocal>, Option<DateTimeLocal>);
