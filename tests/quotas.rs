@@ -263,7 +263,7 @@ fn of_commands(number: usize) -> String {
         }
         4 => format!("label the mail from Anna about the budget as Number{number}"),
         5 => format!("make a file called number{number} saying zebras are striped"),
-        6 => format!("share the file about the roadmap with ben{number}@x.example"),
+        6 => format!("share the file about the roadmap workshop with ben{number}@x.example"),
         7 => "is kim@example.com free tomorrow".to_owned(),
         8 => format!("create an event called Review{number} tomorrow at ten"),
         _ => "Show my mail from Anna".to_owned(),

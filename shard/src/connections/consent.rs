@@ -397,6 +397,14 @@ impl Connections {
     ) -> Result<ConnectionRecord, Refusal> {
         let all = self.all(shard, &user).await.map_err(|problem| Refusal::of(&problem))?;
         let (account, before) = place_for(shard, user, consent.connection, &google, &all)?;
+        let key = account.key();
+        // From here on nobody else changes it: a refresh before may have, and where Google gave no new refresh token the
+        // one that is kept must be the last.
+        let hold = self.env.vault.hold(&key).await.map_err(|error| unkept(&error))?;
+        let current =
+            self.env.store.load::<ConnectionRecord>(shard, &key).await.map_err(|error| unread(&error))?;
+        let current = current.map(|loaded| loaded.to_record());
+        let before = before.and(current.as_ref());
         let usable = before.filter(|record| record.state == ConnectionState::Active);
         let refresh_token = match (answer.refresh_token(), usable) {
             (Some(token), _) => {
@@ -433,7 +441,6 @@ impl Connections {
             updated_ms: now_ms,
             expires_ms: lifetime.map_or_else(|| kept.map_or(0, |record| record.expires_ms), ends),
         };
-        let key = account.key();
         let mut batch = Batch::new(shard);
         batch.put_record(&key, &record).map_err(|error| unkept(&error))?;
         batch.delete(&Key::revocation(&user, Provider::Google.number(), account.slot));
@@ -442,10 +449,8 @@ impl Connections {
         let was_dead = before.is_some_and(|record| record.state == ConnectionState::NeedsReauth);
         let recovered = WebhookEvent::ConnectionRecovered;
         let announced = was_dead.then(|| self.env.announce_connection(&mut batch, &record, recovered));
-        {
-            let _hold = self.env.vault.hold(&key).await.map_err(|error| unkept(&error))?;
-            self.env.store.commit(batch).await.map_err(|error| unkept(&error))?;
-        }
+        self.env.store.commit(batch).await.map_err(|error| unkept(&error))?;
+        drop(hold);
         if let Some(announced) = announced.flatten() {
             announced.take_up();
         }
@@ -486,7 +491,9 @@ fn place_for<'a>(
         }
         return Ok((placed.account, Some(&placed.record)));
     }
-    if let Some(placed) = all.iter().find(|placed| is_same(&placed.record)) {
+    // Its number says more than its address, which may have been another account's.
+    let by_subject = all.iter().find(|placed| placed.record.subject == google.subject);
+    if let Some(placed) = by_subject.or_else(|| all.iter().find(|placed| is_same(&placed.record))) {
         return Ok((placed.account, Some(&placed.record)));
     }
     match free_slot(all) {
@@ -575,6 +582,10 @@ mod tests {
         assert_eq!(slot(google("2", "two@X")), (1, true));
         assert_eq!(slot(google("3", "c@x")), (2, true));
         assert_eq!(slot(google("4", "d@x")), (3, true));
+        // One that an operator connected by its address does not come before the one of that number.
+        let by_both = [placed(0, "", "a@x", Active), placed(1, "1", "b@x", Active)];
+        let found = place_for(shard(), USER, [0; 16], &google("1", "a@x"), &by_both).expect("a place");
+        assert_eq!(found.0.slot, 1);
         // A further one takes what was given up and is done with, and not what is still to be revoked.
         assert_eq!(slot(google("9", "old@x")), (3, false));
     }
