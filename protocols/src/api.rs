@@ -789,8 +789,8 @@ mod tests {
             "deadline_ms": 99, "priority": "low", "account": "con_1", "a/b~c": 1,
         });
         let expected = [
-            "/a~1b~0c",
             "/account",
+            "/a~1b~0c",
             "/command",
             "/deadline_ms",
             "/mode",

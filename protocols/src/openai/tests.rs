@@ -29,7 +29,7 @@ fn a_request_is_strict_and_unstored() {
     assert_eq!(request["model"], "gpt-x");
     assert_eq!(request["store"], false);
     assert_eq!(request["instructions"], INSTRUCTIONS);
-    assert_eq!(request["prompt_cache_key"], "sluice-plan-v3");
+    assert_eq!(request["prompt_cache_key"], "sluice-plan-v4");
     assert_eq!(request["safety_identifier"], "ab12");
     assert_eq!(request["input"][1], json!({"role": "user", "content": "reply \"yes\" to her"}));
     let format = &request["text"]["format"];
