@@ -24,7 +24,7 @@ impl StepRun<'_> {
             self.check_folder(&item, &folder).await?;
             self.note_intent(format!("{INTENT_PARENTS}{}", now.join(","))).await?;
         }
-        self.place(&item, &now, &[folder.id.clone()]).await?;
+        self.place(&item, &now, std::slice::from_ref(&folder.id)).await?;
         Ok(Done::items([item]))
     }
 
