@@ -617,6 +617,10 @@ impl H3Connection {
         let before = unwritten.len();
         if write_pieces(quic, id, &mut unwritten.pieces, Some(id) != self.control) != Written::Blocked {
             self.writing.remove(&id);
+            // The settings of every connection come through here: an idle one would keep the table, 404 bytes.
+            if self.writing.is_empty() {
+                self.writing = FastMap::default();
+            }
         } else if unwritten.len() < before {
             unwritten.watches = 0;
             unwritten.let_go();

@@ -82,8 +82,7 @@ impl Hkdf for HkdfSha256 {
 
 /// A key whose inner and outer hash have taken it in already.
 ///
-/// The two states alone, 80 bytes: a connection keeps six of these for as long as it lives, and what a hash collects
-/// its input in is needed only while something is derived.
+/// The two states alone, 80 bytes: what a hash collects its input in is needed only while something is derived.
 pub(super) struct ReadyKey(HmacCore<Sha256>);
 
 impl ReadyKey {
