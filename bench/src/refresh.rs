@@ -218,20 +218,13 @@ impl Rig<'_> {
         let scene = self.scene;
         LoadOptions {
             run: RunOptions {
-                url: Some(scene.url.clone()),
-                ca: Some(scene.ca.clone()),
-                keys: Some(scene.keys.clone()),
-                pid: Some(scene.pid()),
                 path: Some(PATH.to_owned()),
                 rate: Some(self.args.users as f64 / self.window.as_secs_f64()),
                 duration: Some(self.window.into()),
                 warm_up: Some(Duration::ZERO.into()),
                 in_turn: Some(true),
                 in_flight_max: Some(USERS_MAX),
-                // The gateway shares the machine with us: who watches the clock takes its CPU.
-                no_spin: Some(true),
-                server_cores: Some(self.args.scene.cores),
-                ..RunOptions::default()
+                ..scene.run_options()
             },
             quiet: true,
             ..LoadOptions::default()

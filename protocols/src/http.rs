@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A head owns **one** byte buffer (the arena); a field is two end offsets into it, so that decoding a
-//!   request costs one allocation and moving its head to another core costs none. Heads are `Send`.
+//!   request costs two allocations and moving its head to another core costs none. Heads are `Send`.
 //! - A head that exists has passed the rules of RFC 9114 sections 4.2 and 4.3: [`HeadBuilder`] is the only
 //!   way to make one, and it refuses what the RFC calls malformed.
 //! - Field names are lower-case tokens. Field values hold no control character except a tab inside, and

@@ -73,10 +73,6 @@ pub(super) fn run(args: &MixArgs) -> anyhow::Result<Part> {
     let scene = Scene::start(&args.scene, &[], &sim, cold.users(), false)?;
     let options = LoadOptions {
         run: RunOptions {
-            url: Some(scene.url.clone()),
-            ca: Some(scene.ca.clone()),
-            keys: Some(scene.keys.clone()),
-            pid: Some(scene.pid()),
             metrics: Some(scene.metrics.clone()),
             commands: cold.commands.clone(),
             rate: Some(cold.cold_rate),
@@ -84,9 +80,7 @@ pub(super) fn run(args: &MixArgs) -> anyhow::Result<Part> {
             duration: Some(cold.cold_duration),
             warm_up: Some(Duration::ZERO.into()),
             zipf: Some(cold.zipf),
-            no_spin: Some(true),
-            server_cores: Some(args.scene.cores),
-            ..RunOptions::default()
+            ..scene.run_options()
         },
         quiet: args.quiet,
         ..LoadOptions::default()

@@ -186,18 +186,11 @@ impl Trials<'_> {
         let scene = self.scene;
         LoadOptions {
             run: RunOptions {
-                url: Some(scene.url.clone()),
-                ca: Some(scene.ca.clone()),
-                keys: Some(scene.keys.clone()),
-                pid: Some(scene.pid()),
                 metrics: Some(scene.metrics.clone()),
                 only: only.map(str::to_owned),
                 duration: Some(duration.into()),
                 in_turn: Some(true),
-                // The gateway shares the machine with us: who watches the clock takes its CPU.
-                no_spin: Some(true),
-                server_cores: Some(self.args.scene.cores),
-                ..RunOptions::default()
+                ..scene.run_options()
             },
             without: self.without.iter().map(|text| (*text).to_owned()).collect(),
             quiet: self.args.quiet,

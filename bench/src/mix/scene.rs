@@ -10,7 +10,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use super::numbers::Numbers;
-use crate::load::observe;
+use crate::load::{RunOptions, observe};
 
 /// Limits on requests and quotas of upstreams that are never met: they are not what is measured.
 const NO_QUOTAS: [&str; 15] = [
@@ -93,6 +93,7 @@ pub(crate) struct Scene {
     pub(crate) keys: PathBuf,
     pub(crate) metrics: String,
     pub(crate) sim_url: String,
+    cores: usize,
     _directory: TempDir,
 }
 
@@ -158,6 +159,7 @@ impl Scene {
             metrics: format!("{metrics}/metrics"),
             ca: directory.path().join("data").join("tls").join("ca.pem"),
             keys,
+            cores: args.cores,
             sim_url,
             gateway,
             _sim: sim,
@@ -168,6 +170,20 @@ impl Scene {
     /// The gateway's process.
     pub(crate) fn pid(&self) -> u32 {
         self.gateway.child.id()
+    }
+
+    /// Of a run what each against this gateway has in common.
+    pub(crate) fn run_options(&self) -> RunOptions {
+        RunOptions {
+            url: Some(self.url.clone()),
+            ca: Some(self.ca.clone()),
+            keys: Some(self.keys.clone()),
+            pid: Some(self.pid()),
+            // The gateway shares the machine with us: who watches the clock takes its CPU.
+            no_spin: Some(true),
+            server_cores: Some(self.cores),
+            ..RunOptions::default()
+        }
     }
 
     /// What the gateway counts.

@@ -396,11 +396,15 @@ impl H3Connection {
     }
 
     /// Sends on the control stream. It shares the connection's flow control with
-    /// the answers, so it may have to wait.
+    /// the answers, so it may have to wait. Only then is it kept: every connection
+    /// has its settings sent, and an idle one would keep the table, 404 bytes.
     fn write_control(&mut self, quic: &mut qp::Connection, bytes: Vec<u8>) {
         let Some(id) = self.control else { return };
-        self.writing.entry(id).or_default().pieces.push(bytes.into());
-        self.write(quic, id);
+        let mut unwritten = self.writing.remove(&id).unwrap_or_default();
+        unwritten.pieces.push(bytes.into());
+        if write_pieces(quic, id, &mut unwritten.pieces, false) == Written::Blocked {
+            self.writing.insert(id, unwritten);
+        }
     }
 
     fn read_uni(&mut self, quic: &mut qp::Connection, id: StreamId) -> Result<(), H3Error> {
@@ -617,10 +621,6 @@ impl H3Connection {
         let before = unwritten.len();
         if write_pieces(quic, id, &mut unwritten.pieces, Some(id) != self.control) != Written::Blocked {
             self.writing.remove(&id);
-            // The settings of every connection come through here: an idle one would keep the table, 404 bytes.
-            if self.writing.is_empty() {
-                self.writing = FastMap::default();
-            }
         } else if unwritten.len() < before {
             unwritten.watches = 0;
             unwritten.let_go();

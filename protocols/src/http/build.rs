@@ -189,7 +189,7 @@ impl HeadBuilder {
             lines: 0,
             parts: Box::new(Parts {
                 fields: Fields::with_capacity(capacity.min(HEAD_BYTES_MAX)),
-                method: None,
+                method: Method::Other,
                 pseudo: Pseudo::default(),
                 path_end: 0,
                 content_length: None,
@@ -240,7 +240,9 @@ impl HeadBuilder {
     /// Ends a request.
     pub fn finish_request(self) -> Result<RequestHead, HeadFault> {
         debug_assert_eq!(self.kind, Kind::Request);
-        let Some(method) = self.parts.method else { return Err(Malformed::PseudoMissing.into()) };
+        if self.parts.pseudo.method.is_none() {
+            return Err(Malformed::PseudoMissing.into());
+        }
         if self.method_is(b"CONNECT") {
             return Err(self.connect_fault());
         }
@@ -248,7 +250,7 @@ impl HeadBuilder {
         if self.parts.pseudo.scheme.is_none() || self.parts.pseudo.path.is_none() {
             return Err(Malformed::PseudoMissing.into());
         }
-        let path_end = self.check_path(method)?;
+        let path_end = self.check_path(self.parts.method)?;
         let mut authority = self.check_authority()?;
         let mut parts = self.parts;
         if self.cookies > 1 {
@@ -373,7 +375,7 @@ impl HeadBuilder {
         let span = Span { start: offset(name_end), end: offset(arena.len()) };
         let twice = match (self.kind, &arena[name_start..name_end]) {
             (Kind::Request, b":method") => {
-                self.parts.method = Some(Method::from_token(value).ok_or(Malformed::Method)?);
+                self.parts.method = Method::from_token(value).ok_or(Malformed::Method)?;
                 self.parts.pseudo.method.replace(span).is_some()
             }
             (Kind::Request, b":scheme") => {

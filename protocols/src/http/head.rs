@@ -45,8 +45,8 @@ pub struct RequestHead {
 #[derive(Debug, Clone)]
 pub(super) struct Parts {
     pub(super) fields: Fields,
-    /// Known in every finished head.
-    pub(super) method: Option<Method>,
+    /// [`Method::Other`] until `:method` has come, which is where `pseudo` says so.
+    pub(super) method: Method,
     pub(super) pseudo: Pseudo,
     /// Where in the arena the path ends: at its `?`, or at the end of the target.
     pub(super) path_end: u32,
@@ -55,7 +55,7 @@ pub(super) struct Parts {
 
 impl RequestHead {
     pub(super) fn from_parts(parts: Box<Parts>) -> Self {
-        debug_assert!(parts.method.is_some(), "the builder requires one");
+        debug_assert!(parts.pseudo.method.is_some(), "the builder requires one");
         Self { parts }
     }
 
@@ -104,7 +104,7 @@ impl RequestHead {
 
     /// The method.
     pub fn method(&self) -> Method {
-        self.parts.method.unwrap_or(Method::Other)
+        self.parts.method
     }
 
     /// The method as it was sent.

@@ -63,7 +63,7 @@ impl From<HeadFault> for HeadError {
     }
 }
 
-/// Decodes the field section of a request's head. One allocation, for the arena of the head.
+/// Decodes the field section of a request's head. Two allocations: the head and its arena.
 pub fn decode_request(section: &[u8], limits: &Limits) -> Result<RequestHead, HeadError> {
     let mut builder = HeadBuilder::request(limits, capacity(section));
     decode_section(section, limits, &mut builder)?;

@@ -75,7 +75,7 @@ impl Decoder {
         self.table.inserted() > 0
     }
 
-    /// Decodes the field section of a request's head. One allocation, for the arena of the head.
+    /// Decodes the field section of a request's head. Two allocations: the head and its arena.
     ///
     /// # Errors
     /// As [`super::decode_request`]; then nothing is to be acknowledged, and a stream that is given up over
