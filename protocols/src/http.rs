@@ -19,7 +19,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use build::{Checked, is_valid_line};
+pub(crate) use build::{Checked, PseudoName, is_valid_line};
 pub use build::{HeadBuilder, HeadFault, Limits, Malformed, TooLarge};
 pub use fields::Fields;
 pub(crate) use fields::{is_connection_specific, is_valid_name, is_valid_value};

@@ -33,7 +33,8 @@ use sluice_protocols::h3::{
 use sluice_protocols::http::{Method, RequestHead, Response};
 use sluice_protocols::qpack::{DecoderStream, HeadError};
 
-use self::answer::{Pieces, Written, encode, len, write_pieces};
+pub(super) use self::answer::Writer;
+use self::answer::{Pieces, Written, len, write_pieces};
 use self::streaming::{Streaming, Upload};
 use super::drain::WindUp;
 use super::qpack::Table;
@@ -233,8 +234,8 @@ pub(crate) struct Context<'a> {
     /// Receives each whole request: the stream, the place its answer is due at,
     /// and the request.
     pub(crate) deliver: &'a mut dyn FnMut(StreamId, usize, Request),
-    /// Where answers are put together.
-    pub(crate) scratch: &'a mut Vec<u8>,
+    /// Puts answers together.
+    pub(crate) writer: &'a mut Writer,
     /// By which bodies in pieces tell that they can go on.
     pub(crate) bells: BellPull<'a>,
 }
@@ -588,7 +589,7 @@ impl H3Connection {
         is_head: bool,
         cx: &mut Context<'_>,
     ) {
-        let pieces = encode(response, is_head, cx.scratch);
+        let pieces = cx.writer.whole(response, is_head);
         self.write_whole(quic, id, pieces, cx);
     }
 

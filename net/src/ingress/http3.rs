@@ -21,7 +21,7 @@ use quinn_proto as qp;
 use sluice_protocols::http::Response;
 
 use super::IngressConfig;
-use super::connection::{Context, H3Connection, WATCHES_MAX};
+use super::connection::{Context, H3Connection, WATCHES_MAX, Writer};
 use super::drain::Drain;
 use super::stats::IngressStats;
 use crate::quic::driver::{AdmissionLimits, Driver};
@@ -49,8 +49,8 @@ pub(crate) struct Http3 {
     /// Connections with something half done, in the order of when to look at them
     /// again.
     watched: VecDeque<Watched>,
-    /// Where answers are put together.
-    scratch: Vec<u8>,
+    /// Puts answers together.
+    writer: Writer,
     /// Answers taken off the outbox, whose place is used again.
     answers: Vec<(StreamRef, Response)>,
     /// Something was left unsent in the last turn.
@@ -89,7 +89,7 @@ impl Http3 {
             streams_max: config.streams_max,
             watch_period: config.request_timeout / u32::from(WATCHES_MAX),
             watched: VecDeque::new(),
-            scratch: Vec::new(),
+            writer: Writer::default(),
             answers: Vec::new(),
             is_behind: false,
             drain: None,
@@ -149,7 +149,7 @@ impl Http3 {
     }
 
     fn take_events(&mut self, now: Instant) {
-        let Self { driver, service, outbox, bells, stats, streams_max, scratch, in_flight, .. } = self;
+        let Self { driver, service, outbox, bells, stats, streams_max, writer, in_flight, .. } = self;
         let (watched, watch_period, streams_max) = (&mut self.watched, self.watch_period, *streams_max);
         let mut last = None;
         loop {
@@ -174,7 +174,7 @@ impl Http3 {
             };
             let bells = BellPull { bells, connection: index, generation };
             let service = &**service;
-            let mut cx = Context { now, service, stats, streams_max, deliver: &mut deliver, scratch, bells };
+            let mut cx = Context { now, service, stats, streams_max, deliver: &mut deliver, writer, bells };
             connection.state.handle(&mut connection.quic, event, &mut cx);
             if connection.state.must_be_watched() {
                 watched.push_back(Watched { at: now + watch_period, connection: index, generation });
@@ -249,12 +249,12 @@ impl Http3 {
         (index, generation): (usize, u32),
         act: impl FnOnce(&mut H3Connection, &mut qp::Connection, &mut Context<'_>),
     ) -> bool {
-        let Self { driver, service, bells, stats, streams_max, scratch, watched, watch_period, .. } = self;
+        let Self { driver, service, bells, stats, streams_max, writer, watched, watch_period, .. } = self;
         let Some(connection) = driver.get_generation(index, generation) else { return false };
         let (streams_max, bells) = (*streams_max, BellPull { bells, connection: index, generation });
         let service = &**service;
         let mut deliver = |_, _, _| {};
-        let mut cx = Context { now, service, stats, streams_max, deliver: &mut deliver, scratch, bells };
+        let mut cx = Context { now, service, stats, streams_max, deliver: &mut deliver, writer, bells };
         act(&mut connection.state, &mut connection.quic, &mut cx);
         if connection.state.must_be_watched() {
             watched.push_back(Watched { at: now + *watch_period, connection: index, generation });

@@ -156,6 +156,37 @@ pub struct HeadBuilder {
     cookies: usize,
 }
 
+/// The pseudo-headers there are (RFC 9114 section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PseudoName {
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Status,
+}
+
+impl PseudoName {
+    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b":method" => Self::Method,
+            b":scheme" => Self::Scheme,
+            b":authority" => Self::Authority,
+            b":path" => Self::Path,
+            b":status" => Self::Status,
+            _ => return None,
+        })
+    }
+
+    const fn len(self) -> usize {
+        match self {
+            Self::Path => ":path".len(),
+            Self::Method | Self::Scheme | Self::Status => ":method".len(),
+            Self::Authority => ":authority".len(),
+        }
+    }
+}
+
 /// Where the request pseudo-headers lie.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Pseudo {
@@ -221,7 +252,8 @@ impl HeadBuilder {
         let name_start = self.parts.fields.committed();
         self.account(self.parts.fields.arena().len() - name_start)?;
         if self.parts.fields.arena().get(name_start) == Some(&b':') && name_end > name_start {
-            return self.commit_pseudo(name_start, name_end);
+            let name = PseudoName::of(&self.parts.fields.arena()[name_start..name_end]);
+            return self.take_pseudo(name, name_end);
         }
         if checked == Checked::Nothing && !is_valid_name(&self.parts.fields.arena()[name_start..name_end]) {
             return Err(Malformed::Name.into());
@@ -235,6 +267,14 @@ impl HeadBuilder {
         self.check_special(name_start, name_end)?;
         self.parts.fields.commit_field(name_end);
         Ok(())
+    }
+
+    /// Makes a pseudo-header of what was appended to the arena since the last commit, which is the value
+    /// alone: for a decoder that has the name from a table.
+    pub(crate) fn commit_pseudo(&mut self, name: PseudoName) -> Result<(), HeadFault> {
+        let value_start = self.parts.fields.committed();
+        self.account(name.len() + self.parts.fields.arena().len() - value_start)?;
+        self.take_pseudo(Some(name), value_start)
     }
 
     /// Ends a request.
@@ -365,32 +405,32 @@ impl HeadBuilder {
         }
     }
 
-    fn commit_pseudo(&mut self, name_start: usize, name_end: usize) -> Result<(), HeadFault> {
+    fn take_pseudo(&mut self, name: Option<PseudoName>, value_start: usize) -> Result<(), HeadFault> {
         // RFC 9114 section 4.3: pseudo-headers come before all regular fields.
         if !self.parts.fields.is_empty() {
             return Err(Malformed::PseudoAfterField.into());
         }
         let arena = self.parts.fields.arena();
-        let value = &arena[name_end..];
-        let span = Span { start: offset(name_end), end: offset(arena.len()) };
-        let twice = match (self.kind, &arena[name_start..name_end]) {
-            (Kind::Request, b":method") => {
+        let value = &arena[value_start..];
+        let span = Span { start: offset(value_start), end: offset(arena.len()) };
+        let twice = match (self.kind, name) {
+            (Kind::Request, Some(PseudoName::Method)) => {
                 self.parts.method = Method::from_token(value).ok_or(Malformed::Method)?;
                 self.parts.pseudo.method.replace(span).is_some()
             }
-            (Kind::Request, b":scheme") => {
+            (Kind::Request, Some(PseudoName::Scheme)) => {
                 check(is_scheme(value), Malformed::Scheme)?;
                 self.parts.pseudo.scheme.replace(span).is_some()
             }
-            (Kind::Request, b":authority") => {
+            (Kind::Request, Some(PseudoName::Authority)) => {
                 check(is_authority(value), Malformed::Authority)?;
                 self.parts.pseudo.authority.replace(span).is_some()
             }
-            (Kind::Request, b":path") => {
+            (Kind::Request, Some(PseudoName::Path)) => {
                 check(is_path(value), Malformed::Path)?;
                 self.parts.pseudo.path.replace(span).is_some()
             }
-            (Kind::Response, b":status") => {
+            (Kind::Response, Some(PseudoName::Status)) => {
                 let status = parse_status(value).ok_or(Malformed::Status)?;
                 self.status.replace(status).is_some()
             }

@@ -167,8 +167,13 @@ fn decode_line(
     match first >> 4 {
         // Section 4.5.2, indexed field line: 1 T index(6).
         0b1100..=0b1111 => {
-            let (name, value) = static_line(read_integer(6, section)?)?;
+            let index = read_integer(6, section)?;
+            let (name, value) = static_line(index)?;
             let arena = builder.arena_mut();
+            if let Some(pseudo) = static_table::pseudo(index) {
+                arena.extend_from_slice(value.as_bytes());
+                return Ok(builder.commit_pseudo(pseudo)?);
+            }
             arena.extend_from_slice(name.as_bytes());
             let name_end = arena.len();
             arena.extend_from_slice(value.as_bytes());
@@ -177,8 +182,13 @@ fn decode_line(
         0b1000..=0b1011 => commit_line(references.relative(read_integer(6, section)?)?, builder),
         // Section 4.5.4, literal with name reference: 01 N T index(4).
         0b0101 | 0b0111 => {
-            let (name, _) = static_line(read_integer(4, section)?)?;
+            let index = read_integer(4, section)?;
+            let (name, _) = static_line(index)?;
             let arena = builder.arena_mut();
+            if let Some(pseudo) = static_table::pseudo(index) {
+                read_string(7, section, arena)?;
+                return Ok(builder.commit_pseudo(pseudo)?);
+            }
             arena.extend_from_slice(name.as_bytes());
             let name_end = arena.len();
             read_string(7, section, arena)?;
@@ -208,6 +218,10 @@ fn decode_line(
 
 fn commit_line(line: &Line, builder: &mut HeadBuilder) -> Result<(), HeadError> {
     let arena = builder.arena_mut();
+    if let Some(pseudo) = line.pseudo() {
+        arena.extend_from_slice(line.value());
+        return Ok(builder.commit_pseudo(pseudo)?);
+    }
     arena.extend_from_slice(line.name());
     let name_end = arena.len();
     arena.extend_from_slice(line.value());
@@ -216,6 +230,10 @@ fn commit_line(line: &Line, builder: &mut HeadBuilder) -> Result<(), HeadError> 
 
 fn commit_value(name: &Line, section: &mut &[u8], builder: &mut HeadBuilder) -> Result<(), HeadError> {
     let arena = builder.arena_mut();
+    if let Some(pseudo) = name.pseudo() {
+        read_string(7, section, arena)?;
+        return Ok(builder.commit_pseudo(pseudo)?);
+    }
     arena.extend_from_slice(name.name());
     let name_end = arena.len();
     read_string(7, section, arena)?;

@@ -17,6 +17,7 @@ mod encode;
 mod encoder;
 mod huffman;
 mod integer;
+mod prepared;
 mod static_table;
 mod stream;
 mod table;
@@ -29,6 +30,7 @@ pub use decode::{HeadError, decode_request, decode_response, decode_trailers};
 pub use decoder::{Decoded, Decoder};
 pub use encode::{EncodeError, encode_request, encode_response, encode_trailers};
 pub use encoder::{ENCODER_TABLE_BYTES_MAX, Encoder};
+pub use prepared::ResponseEncoder;
 pub use stream::{DecoderStream, EncoderStream};
 
 pub use crate::http::{Limits, Malformed, TooLarge};

@@ -1,5 +1,7 @@
 //! The static table (RFC 9204 appendix A).
 
+use crate::http::PseudoName;
+
 /// RFC 9204 appendix A, by index.
 pub(super) static TABLE: [(&str, &str); 99] = [
     (":authority", ""),
@@ -127,6 +129,19 @@ pub(super) enum Found {
 #[inline]
 pub(super) fn get(index: u64) -> Option<(&'static str, &'static str)> {
     TABLE.get(usize::try_from(index).ok()?).copied()
+}
+
+/// The pseudo-header that the line at `index` is, or names.
+#[inline]
+pub(super) fn pseudo(index: u64) -> Option<PseudoName> {
+    Some(match index {
+        0 => PseudoName::Authority,
+        1 => PseudoName::Path,
+        15..=21 => PseudoName::Method,
+        22 | 23 => PseudoName::Scheme,
+        24..=28 | 63..=71 => PseudoName::Status,
+        _ => return None,
+    })
 }
 
 /// Looks a field up.

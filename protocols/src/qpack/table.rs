@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::http::{Checked, is_valid_line};
+use crate::http::{Checked, PseudoName, is_valid_line};
 
 /// What RFC 9204 section 3.2.1 adds to each line.
 pub(super) const LINE_OVERHEAD_BYTES: usize = 32;
@@ -40,12 +40,15 @@ pub(super) struct Line {
     value: Rc<[u8]>,
     /// What was checked when it came, so that it is checked once and not with every reference.
     checked: Checked,
+    /// The pseudo-header it is, likewise.
+    pseudo: Option<PseudoName>,
 }
 
 impl Line {
     pub(super) fn new(name: Name, value: Rc<[u8]>) -> Self {
         let checked = if is_valid_line(name.bytes(), &value) { Checked::Line } else { Checked::Nothing };
-        Self { name, value, checked }
+        let pseudo = PseudoName::of(name.bytes());
+        Self { name, value, checked, pseudo }
     }
 
     #[inline]
@@ -65,6 +68,11 @@ impl Line {
     #[inline]
     pub(super) fn checked(&self) -> Checked {
         self.checked
+    }
+
+    #[inline]
+    pub(super) fn pseudo(&self) -> Option<PseudoName> {
+        self.pseudo
     }
 
     /// RFC 9204 section 3.2.1.

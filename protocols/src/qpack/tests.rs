@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::static_table::Found;
 use super::*;
 use crate::h3::{ErrorCode, H3Error};
-use crate::http::{Fields, RequestHead, ResponseHead};
+use crate::http::{Fields, PseudoName, RequestHead, ResponseHead};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
@@ -22,6 +22,14 @@ fn section(lines: &[(&str, &[u8])]) -> Vec<u8> {
         out.extend_from_slice(value);
     }
     out
+}
+
+#[test]
+fn the_pseudo_headers_of_the_static_table_are_told_by_their_index() {
+    for (index, (name, _)) in static_table::TABLE.iter().enumerate() {
+        assert_eq!(static_table::pseudo(index as u64), PseudoName::of(name.as_bytes()), "{index}: {name}");
+    }
+    assert_eq!(static_table::pseudo(static_table::TABLE.len() as u64), None);
 }
 
 const GET: [(&str, &[u8]); 4] =

@@ -9,7 +9,7 @@ use sluice_protocols::qpack;
 use smallvec::{SmallVec, smallvec};
 
 /// Bodies up to this length are sent in one piece with their head.
-pub(super) const INLINE_BODY_BYTES_MAX: usize = 4096;
+const INLINE_BODY_BYTES_MAX: usize = 4096;
 
 /// What is to be written, in order.
 pub(super) type Pieces = SmallVec<[Bytes; 2]>;
@@ -58,49 +58,61 @@ pub(super) fn write_pieces(
     Written::All
 }
 
-/// The frames of an answer, in pieces ready for the stream. They are put
-/// together in `scratch` and leave it in memory of exactly their length, since
-/// quinn-proto holds them until they are acknowledged. A body that is long is
-/// taken out of `response`.
-pub(super) fn encode(response: &mut Response, is_head: bool, scratch: &mut Vec<u8>) -> Pieces {
-    let Response { status, body, .. } = &*response;
-    // RFC 9110 section 8.6: no content-length where there can be no content.
-    let has_length = !matches!(status, 204 | 304) && response.header("content-length").is_none();
-    let mut digits = [0; 20];
-    let length = has_length.then(|| ("content-length", write_decimal(body.len(), &mut digits)));
-    let fields = response.headers().chain(length);
-    scratch.clear();
-    if h3::write_headers(scratch, |out| qpack::encode_response(out, *status, fields)).is_err() {
-        // A field that cannot be sent is a fault of ours, not of the client.
-        tracing::error!(status, "answer with an invalid field");
-        scratch.clear();
-        let written = h3::write_headers(scratch, |out| qpack::encode_response(out, 500, []));
-        debug_assert!(written.is_ok(), "a bare status always encodes");
-        return smallvec![Bytes::copy_from_slice(scratch)];
-    }
-    // RFC 9110 section 6.4.1: these have no content, whatever the service gave them.
-    if is_head || body.is_empty() || matches!(status, 204 | 304) {
-        return smallvec![Bytes::copy_from_slice(scratch)];
-    }
-    h3::write_data_header(scratch, body.len() as u64);
-    if body.len() <= INLINE_BODY_BYTES_MAX {
-        scratch.extend_from_slice(body);
-        return smallvec![Bytes::copy_from_slice(scratch)];
-    }
-    smallvec![Bytes::copy_from_slice(scratch), std::mem::take(&mut response.body)]
+/// Puts frames together. Its memory is used again for each; what comes out has memory of exactly its
+/// length, since quinn-proto holds it until it is acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    scratch: Vec<u8>,
+    heads: qpack::ResponseEncoder,
 }
 
-fn write_decimal(mut value: usize, buffer: &mut [u8; 20]) -> &str {
-    let mut at = buffer.len();
-    loop {
-        at -= 1;
-        #[allow(clippy::cast_possible_truncation, reason = "a single digit")]
-        let digit = (value % 10) as u8;
-        buffer[at] = b'0' + digit;
-        value /= 10;
-        if value == 0 {
-            break;
+impl Writer {
+    /// The frames of an answer, in pieces ready for the stream. A body that is long is taken out of
+    /// `response`.
+    pub(super) fn whole(&mut self, response: &mut Response, is_head: bool) -> Pieces {
+        let Self { scratch, heads } = self;
+        let Response { status, fields, body } = &*response;
+        // RFC 9110 section 8.6: no content-length where there can be no content.
+        let has_length = !matches!(status, 204 | 304) && response.header("content-length").is_none();
+        let length = has_length.then_some(body.len());
+        scratch.clear();
+        if h3::write_headers(scratch, |out| heads.encode(out, *status, fields, length)).is_err() {
+            // A field that cannot be sent is a fault of ours, not of the client.
+            tracing::error!(status, "answer with an invalid field");
+            scratch.clear();
+            let written = h3::write_headers(scratch, |out| heads.encode(out, 500, &[], None));
+            debug_assert!(written.is_ok(), "a bare status always encodes");
+            return smallvec![Bytes::copy_from_slice(scratch)];
         }
+        // RFC 9110 section 6.4.1: these have no content, whatever the service gave them.
+        if is_head || body.is_empty() || matches!(status, 204 | 304) {
+            return smallvec![Bytes::copy_from_slice(scratch)];
+        }
+        h3::write_data_header(scratch, body.len() as u64);
+        if body.len() <= INLINE_BODY_BYTES_MAX {
+            scratch.extend_from_slice(body);
+            return smallvec![Bytes::copy_from_slice(scratch)];
+        }
+        smallvec![Bytes::copy_from_slice(scratch), std::mem::take(&mut response.body)]
     }
-    std::str::from_utf8(&buffer[at..]).expect("ASCII digits")
+
+    /// The head of an answer whose body comes in pieces; `None` when a field of it cannot be sent.
+    pub(super) fn head(&mut self, head: &Response) -> Option<Pieces> {
+        let Self { scratch, heads } = self;
+        scratch.clear();
+        h3::write_headers(scratch, |out| heads.encode(out, head.status, &head.fields, None)).ok()?;
+        Some(smallvec![Bytes::copy_from_slice(scratch)])
+    }
+
+    /// A piece of a body as a frame.
+    pub(super) fn piece(&mut self, piece: Bytes) -> Pieces {
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        h3::write_data_header(scratch, piece.len() as u64);
+        if piece.len() <= INLINE_BODY_BYTES_MAX {
+            scratch.extend_from_slice(&piece);
+            return smallvec![Bytes::copy_from_slice(scratch)];
+        }
+        smallvec![Bytes::copy_from_slice(scratch), piece]
+    }
 }

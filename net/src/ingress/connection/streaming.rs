@@ -13,12 +13,10 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use bytes::Bytes;
 use quinn_proto as qp;
 use quinn_proto::StreamId;
-use sluice_protocols::h3::{self, ErrorCode, H3Error};
+use sluice_protocols::h3::{ErrorCode, H3Error};
 use sluice_protocols::http::{Method, Response};
-use sluice_protocols::qpack;
-use smallvec::smallvec;
 
-use super::answer::{INLINE_BODY_BYTES_MAX, Pieces, Written, len, write_pieces};
+use super::answer::{Pieces, Written, len, write_pieces};
 use super::{
     Answering, Body, Context, H3Connection, Outcome, Reading, SURPLUS_BYTES_MAX, Surplus, WATCHES_MAX, code,
     peer_of,
@@ -234,7 +232,7 @@ impl H3Connection {
             cx.stats.responses_undeliverable.add(1);
             return;
         }
-        let Some(pieces) = encode_head(&head, cx.scratch) else {
+        let Some(pieces) = cx.writer.head(&head) else {
             // A field that cannot be sent is a fault of ours, not of the client.
             tracing::error!(status = head.status, "answer with an invalid field");
             return self.write_answer(quic, id, &mut Response::new(500), false, cx);
@@ -274,7 +272,7 @@ impl H3Connection {
             }
             streaming.watches = 0;
             match streaming.body.poll_next(&mut TaskContext::from_waker(&streaming.bell)) {
-                Poll::Ready(Some(Ok(piece))) => streaming.pieces = encode_piece(piece, cx.scratch),
+                Poll::Ready(Some(Ok(piece))) => streaming.pieces = cx.writer.piece(piece),
                 Poll::Ready(None) => {
                     // The client may have stopped the stream meanwhile, which is no loss.
                     let _ = quic.send_stream(id).finish();
@@ -306,22 +304,4 @@ impl H3Connection {
             self.fail(quic, error, cx);
         }
     }
-}
-
-/// The head of an answer whose body follows; none when a field is invalid.
-fn encode_head(head: &Response, scratch: &mut Vec<u8>) -> Option<Pieces> {
-    scratch.clear();
-    h3::write_headers(scratch, |out| qpack::encode_response(out, head.status, head.headers())).ok()?;
-    Some(smallvec![Bytes::copy_from_slice(scratch)])
-}
-
-/// A DATA frame.
-fn encode_piece(piece: Bytes, scratch: &mut Vec<u8>) -> Pieces {
-    scratch.clear();
-    h3::write_data_header(scratch, piece.len() as u64);
-    if piece.len() <= INLINE_BODY_BYTES_MAX {
-        scratch.extend_from_slice(&piece);
-        return smallvec![Bytes::copy_from_slice(scratch)];
-    }
-    smallvec![Bytes::copy_from_slice(scratch), piece]
 }
