@@ -3,23 +3,29 @@
 //!
 //! A handshake over QUIC derives some fifty secrets, keys and tokens of 16 to 32 bytes. aws-lc-rs sets up a hash and an
 //! HMAC in its C library for each; here a key's two inner states are computed once, and each derivation from it is two
-//! or three rounds of the processor's own SHA-256 instructions, without an allocation.
+//! or three rounds of the processor's own SHA-256 instructions, without an allocation. The rounds are those of `sha2`.
+//! Its hashes, and `hmac`, which is made of them, carry a buffer each that is wiped byte for byte, which took as long
+//! as the rounds; the padding around them is done here, by FIPS 180-4 section 5.1.1.
 //!
 //! Invariants:
 //! - Every byte is what aws-lc-rs derives: nothing but the time differs, and tests compare the two.
 //! - Everything else stays with aws-lc-rs: key exchange, signatures, AEAD, and the suite with SHA-384.
-//! - Keys are wiped when dropped.
+//! - Keys, and what was hashed with them, are wiped when dropped.
 
-use hmac::{Hmac, KeyInit, Mac};
+use aws_lc_rs::constant_time;
 use quinn_proto::crypto::{CryptoError, HmacKey};
 use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
-use sha2::Sha256;
-use zeroize::Zeroizing;
+use sha2::block_api::compress256;
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
 
 const SHA256_BYTES: usize = 32;
+const BLOCK_BYTES: usize = 64;
+/// Where the length of the message begins in its last block.
+const LENGTH_START: usize = BLOCK_BYTES - size_of::<u64>();
 
 /// AES-128-GCM with SHA-256; the packet protection is that of aws-lc-rs.
 pub(super) static TLS13_AES_128_GCM_SHA256: SupportedCipherSuite = SupportedCipherSuite::Tls13(&AES_128);
@@ -55,7 +61,7 @@ pub(super) struct HkdfSha256;
 impl HkdfSha256 {
     fn extract(salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
         // No salt is a salt of zeros, and HMAC fills up every key with those.
-        let key = Zeroizing::new(ReadyKey::new(salt.unwrap_or_default()).tag(&[secret]));
+        let key = Zeroizing::new(ReadyKey::new(salt.unwrap_or_default()).tag([secret]));
         Box::new(ReadyKey::new(&*key))
     }
 }
@@ -74,40 +80,117 @@ impl Hkdf for HkdfSha256 {
     }
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
-        Tag::new(&ReadyKey::new(key.as_ref()).tag(&[message]))
+        Tag::new(&ReadyKey::new(key.as_ref()).tag([message]))
     }
 }
 
-/// A key whose inner and outer hash have taken it in already.
-pub(super) struct ReadyKey(Hmac<Sha256>);
+/// The state of SHA-256 behind a block. Wiped when dropped.
+#[derive(Clone)]
+struct State([u32; 8]);
+
+impl State {
+    /// FIPS 180-4 section 5.3.3.
+    const FIRST: Self = Self([
+        0x6a09_e667,
+        0xbb67_ae85,
+        0x3c6e_f372,
+        0xa54f_f53a,
+        0x510e_527f,
+        0x9b05_688c,
+        0x1f83_d9ab,
+        0x5be0_cd19,
+    ]);
+
+    fn take(&mut self, block: &Block) {
+        compress256(&mut self.0, std::slice::from_ref(&block.0));
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.0[..].zeroize();
+    }
+}
+
+/// A block on its way into the hash. Wiped when dropped: as a slice, since arrays are wiped byte for byte.
+struct Block([u8; BLOCK_BYTES]);
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.0[..].zeroize();
+    }
+}
+
+/// A key whose inner and outer hash have taken it in already (RFC 2104 section 4): 64 bytes.
+pub(super) struct ReadyKey {
+    inner: State,
+    outer: State,
+}
 
 impl ReadyKey {
     pub(super) fn new(key: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
+        let mut block = Block([0; BLOCK_BYTES]);
+        // RFC 2104 section 2: longer keys are hashed, shorter ones filled up with zeros.
+        match block.0.get_mut(..key.len()) {
+            Some(start) => start.copy_from_slice(key),
+            None => block.0[..SHA256_BYTES].copy_from_slice(&Sha256::digest(key)),
+        }
+        let [inner, outer] = [0x36, 0x5c].map(|pad| {
+            let mut state = State::FIRST;
+            state.take(&Block(block.0.map(|byte| byte ^ pad)));
+            state
+        });
+        Self { inner, outer }
     }
 
-    fn tag(&self, parts: &[&[u8]]) -> [u8; SHA256_BYTES] {
-        let mut mac = self.0.clone();
-        parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
+    fn tag<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; SHA256_BYTES] {
+        let inner = Zeroizing::new(hash_behind_key(&self.inner, parts));
+        hash_behind_key(&self.outer, [&inner[..]])
     }
 
     /// `T(number)` of RFC 5869 section 2.3.
     fn block(&self, before: Option<&[u8; SHA256_BYTES]>, info: &[&[u8]], number: u8) -> [u8; SHA256_BYTES] {
-        let mut mac = self.0.clone();
-        if let Some(before) = before {
-            mac.update(before);
-        }
-        info.iter().for_each(|part| mac.update(part));
-        mac.update(&[number]);
-        mac.finalize().into_bytes().into()
+        let before = before.into_iter().map(|block| &block[..]);
+        self.tag(before.chain(info.iter().copied()).chain([&[number][..]]))
     }
+}
+
+/// SHA-256 of these parts behind one block, which `key` has taken in.
+fn hash_behind_key<'a>(key: &State, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; SHA256_BYTES] {
+    let (mut state, mut block) = (key.clone(), Block([0; BLOCK_BYTES]));
+    let (mut filled, mut bytes) = (0, BLOCK_BYTES as u64);
+    for mut part in parts {
+        bytes += part.len() as u64;
+        while !part.is_empty() {
+            let (now, later) = part.split_at(part.len().min(BLOCK_BYTES - filled));
+            block.0[filled..filled + now.len()].copy_from_slice(now);
+            (filled, part) = (filled + now.len(), later);
+            if filled == BLOCK_BYTES {
+                state.take(&block);
+                filled = 0;
+            }
+        }
+    }
+    // FIPS 180-4 section 5.1.1: a one, zeros, and the length in bits at the end of a block.
+    block.0[filled] = 0x80;
+    block.0[filled + 1..].fill(0);
+    if filled >= LENGTH_START {
+        state.take(&block);
+        block.0.fill(0);
+    }
+    block.0[LENGTH_START..].copy_from_slice(&(bytes * 8).to_be_bytes());
+    state.take(&block);
+    let mut hash = [0; SHA256_BYTES];
+    for (bytes, word) in hash.chunks_exact_mut(size_of::<u32>()).zip(state.0) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    hash
 }
 
 /// Signs each connection ID that is issued: a connection has several.
 impl HmacKey for ReadyKey {
     fn sign(&self, data: &[u8], signature: &mut [u8]) {
-        signature.copy_from_slice(&self.tag(&[data]));
+        signature.copy_from_slice(&self.tag([data]));
     }
 
     fn signature_len(&self) -> usize {
@@ -115,7 +198,7 @@ impl HmacKey for ReadyKey {
     }
 
     fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
-        self.0.clone().chain_update(data).verify_slice(signature).map_err(|_| CryptoError)
+        constant_time::verify_slices_are_equal(&self.tag([data]), signature).map_err(|_| CryptoError)
     }
 }
 
@@ -206,6 +289,23 @@ mod tests {
                 (out, bytes(block), bytes(again), bytes(zero), tag.as_ref().to_vec())
             };
             prop_assert_eq!(derive(ours()), derive(stock()));
+        }
+    }
+
+    /// Every place a message can end at in a block, and keys on either side of a block's length.
+    #[test]
+    fn messages_of_every_length_are_hashed_as_by_the_other() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for key_bytes in [0, 1, 32, 63, 64, 65, 128] {
+            let key = ReadyKey::new(&bytes[..key_bytes]);
+            let stock = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &bytes[..key_bytes]);
+            for length in 0..=bytes.len() {
+                let message = &bytes[..length];
+                let tag = aws_lc_rs::hmac::sign(&stock, message);
+                assert_eq!(key.tag([message]), tag.as_ref(), "{key_bytes}, {length}");
+                let (head, tail) = message.split_at(length / 3);
+                assert_eq!(key.tag([head, &[], tail]), tag.as_ref(), "{key_bytes}, {length} in parts");
+            }
         }
     }
 
