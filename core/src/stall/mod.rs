@@ -24,8 +24,8 @@ use crate::stats::CoreStats;
 pub(crate) const STALL: Duration = Duration::from_millis(1);
 /// Turns longer than this are logged, with a stack.
 pub(crate) const STALL_LONG: Duration = Duration::from_millis(25);
-/// The thread's usage is asked for no more often than this: one short system call in so much time is less than a
-/// thousandth of it.
+/// The thread's usage is asked for no more often than this: two short system calls in so much time are some three
+/// thousandths of it at most.
 const SAMPLE_EVERY: Duration = Duration::from_micros(250);
 
 /// The detector of one core. Lives on its thread.
@@ -134,6 +134,18 @@ mod tests {
         assert!(!was_preempted(used(5_000, 7), used(6_000, 7)));
         // It may have slept within the turn.
         assert!(!was_preempted(used(5_000, 7), used(5_100, 8)));
+    }
+
+    #[test]
+    fn the_time_a_thread_used_is_that_of_the_moment() {
+        // Long enough for many ticks of the kernel's clock, in pieces much shorter than one.
+        for _ in 0..1_000 {
+            let (began, before) = (Instant::now(), usage());
+            while began.elapsed() < Duration::from_micros(100) {}
+            let (after, lasted) = (usage(), began.elapsed());
+            // A thread uses no more time than passes.
+            assert!(after.cpu - before.cpu <= lasted + Duration::from_micros(50), "in {lasted:?}");
+        }
     }
 
     #[test]

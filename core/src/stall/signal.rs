@@ -24,23 +24,21 @@ pub(crate) struct Usage {
     pub(crate) switches_own: i64,
 }
 
-/// The calling thread's usage since it began. One system call: its two times add up to what the scheduler has measured.
+/// The calling thread's usage since it began. Two system calls.
 pub(crate) fn usage() -> Usage {
-    // SAFETY: zeroes are a valid rusage, and the call writes to live memory of that type. It cannot fail for the calling
-    // thread.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
+    // SAFETY: zeroes are valid for both, and the calls write to live memory of their type. Neither can fail for the
+    // calling thread.
+    let (time, usage) = unsafe {
+        let (mut time, mut usage): (libc::timespec, libc::rusage) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
-        usage
+        (time, usage)
     };
-    let cpu = duration(usage.ru_utime) + duration(usage.ru_stime);
-    Usage { cpu, switches_own: usage.ru_nvcsw }
-}
-
-fn duration(time: libc::timeval) -> Duration {
+    // The times in rusage are those of the last tick or switch, some milliseconds ago: what was used by several turns
+    // would be put down to the one in which they are brought up to date.
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    let micros = u64::try_from(time.tv_usec).unwrap_or_default();
-    Duration::from_secs(seconds) + Duration::from_micros(micros)
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    Usage { cpu: Duration::from_secs(seconds) + Duration::from_nanos(nanos), switches_own: usage.ru_nvcsw }
 }
 
 /// Where a thread's stack is written down when it is asked for.
