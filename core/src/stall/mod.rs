@@ -94,6 +94,11 @@ impl StallDetector {
     fn note(&mut self, busy: Duration, micros: u64, now: Instant) {
         let spent = usage();
         let before = self.sampled.replace((now, spent)).map(|(_, usage)| usage);
+        if let Some(before) = before {
+            let cpu_us = u64::try_from(spent.cpu.saturating_sub(before.cpu).as_micros()).unwrap_or(u64::MAX);
+            let waits = spent.switches_own - before.switches_own;
+            tracing::debug!(core = %self.core, busy_us = micros, cpu_us, waits, "a turn took over a millisecond");
+        }
         if before.is_some_and(|before| was_preempted(before, spent)) {
             self.stats.turns_preempted.add(1);
             return;
