@@ -40,8 +40,8 @@ const COOKIE_CHARS: usize = 43;
 
 /// Why a consent comes to nothing, for the person who sees it.
 #[derive(Debug)]
-struct Refusal {
-    status: u16,
+pub(super) struct Refusal {
+    pub(super) status: u16,
     title: &'static str,
     text: String,
 }
@@ -385,7 +385,7 @@ impl Connections {
 
     /// Writes the connection, anew or for the first time.
     #[allow(clippy::too_many_arguments, reason = "they are what a consent brings, and there is one caller")]
-    async fn store(
+    pub(super) async fn store(
         &self,
         shard: ShardId,
         user: UserId,
