@@ -4,10 +4,13 @@ mod common;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::asker::{Asker, text};
 use common::browser::{Browser, assert_page, google_answers, path_of};
 use common::receiver::{Receiver, TAKEN};
 use common::scene::{Caller, Effects, Scene};
+use common::{Gateway, Sim};
 use serde_json::{Value, json};
 
 const GMAIL_READ: &str = "https://www.googleapis.com/auth/gmail.readonly";
@@ -285,7 +288,14 @@ async fn what_google_could_not_be_told_is_told_after_a_crash() {
 
 #[tokio::test]
 async fn a_dead_connection_is_shown_with_its_reason_and_mended_by_its_link() {
-    let scene = Scene::start(2, &[]);
+    let (sim, directory) = (Sim::start(&[]), tempfile::tempdir().expect("a directory"));
+    let log = directory.path().join("log");
+    let file = std::fs::File::create(&log).expect("a file");
+    let options = ["server.cores=2", "server.shards=16", "log.level=info"];
+    let gateway = Gateway::start_with(&sim, &directory.path().join("data"), &options, &[], |command| {
+        command.stderr(file);
+    });
+    let scene = Scene { gateway, sim, directory };
     let mut ada = Person::of(&scene, "ada").await;
     ada.connect(&json!({"services": ["mail"], "login_hint": "ada"}), "").await;
     assert_eq!(ada.command().await["state"], "done");
@@ -319,6 +329,13 @@ async fn a_dead_connection_is_shown_with_its_reason_and_mended_by_its_link() {
     let mended = ada.only().await;
     assert_eq!((&mended["id"], &mended["status"]), (&connection["id"], &json!("connected")), "{mended:#}");
     assert_eq!(ada.command().await["state"], "done");
+    // The log tells of both by ids.
+    scene.gateway.stop();
+    let log = std::fs::read_to_string(log).expect("a text");
+    for told in ["no access token", "a consent came to nothing"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert!(!log.contains("@example.com"), "{log}");
 }
 
 #[tokio::test]
@@ -347,7 +364,11 @@ async fn webhooks_are_told_when_a_connection_dies_and_when_it_works_again() {
         !told.body.contains("ada@example.com") && told.fields.contains_key("webhook-signature"),
         "{told:?}"
     );
-    let page = ada.browser.connect(text(&event["data"]["link"]), "").await;
+    let link = text(&event["data"]["link"]).to_owned();
+    let ticket = link.rsplit('/').next().and_then(|part| part.split('.').next()).expect("a ticket");
+    let ticket = String::from_utf8(URL_SAFE_NO_PAD.decode(ticket).expect("base64")).expect("a text");
+    assert!(ticket.contains(text(&connection["id"])) && !ticket.contains("ada"), "{ticket}");
+    let page = ada.browser.connect(&link, "").await;
     assert_page(&page, 200);
     let event = receiver.until(2).await[1].event();
     assert_eq!((&event["type"], &event["data"]["id"]), (&json!("connection.recovered"), &connection["id"]));

@@ -196,7 +196,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// Whether two secrets are equal, in a time that does not depend on where they differ.
-fn same<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+pub(crate) fn same<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 

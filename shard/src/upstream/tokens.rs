@@ -435,7 +435,8 @@ impl Refresh {
             Ok(_) => self.env.stats.token_refreshes.add(1),
             Err(problem) => {
                 self.env.stats.token_refresh_failures.add(1);
-                tracing::info!(user = %self.account.user, problem = %problem, "no access token");
+                // Its words are for the user, and name the account.
+                tracing::info!(user = %self.account.user, kind = problem.kind().slug(), "no access token");
             }
         }
         let result = outcome.as_ref().map(|kept| kept.token.clone()).map_err(Clone::clone);
