@@ -598,3 +598,39 @@ async fn a_command_names_the_account_it_is_for() {
     asker.ask("POST", "/command", &event(&json!("con_1"), 8)).await.problem(422, "invalid-field");
     assert_eq!((inserts("kim").await, inserts("bob").await), (0, 0));
 }
+
+/// Whoever has a link can press its button, and each time costs a write: so it is the user's to have done so often, and not the
+/// address's alone.
+#[tokio::test]
+async fn a_link_begins_few_consents_however_often_its_button_is_pressed() {
+    let scene = Scene::start(2, &[]);
+    let mut ada = Person::of(&scene, "ada").await;
+    let link = ada.link(&json!({"services": ["mail"], "login_hint": "ada"})).await;
+    let first = ada.browser.press(&link).await.field("location").expect("a location").to_owned();
+    let mut begun = 1;
+    // By another browser each time, at either core.
+    let refused = loop {
+        let mut other = Browser::new(Caller::at(&scene.gateway, scene.gateway.core_address(begun % 2)).await);
+        let answer = other.press(&link).await;
+        if answer.status.as_u16() != 303 {
+            break answer;
+        }
+        begun += 1;
+        assert!(begun < 100, "one comes back in three seconds");
+    };
+    assert!(begun >= 20, "{begun}");
+    let problem = refused.problem(429, "rate-limited");
+    assert_eq!(problem["limit"], "consent-minute", "{problem:#}");
+    assert!(refused.field("ratelimit-policy").is_some_and(|text| text.contains("consent-minute")));
+    let page = scene.gateway.page().await;
+    let count = u64::try_from(begun).expect("few");
+    assert_eq!(page.sum("sluice_consents_begun_total", &[]), count);
+    assert_eq!(page.sum("sluice_consents_displaced_total", &[]), count - 5);
+    assert_eq!(page.sum("sluice_limit_refused_total", &[("limit", "consent-minute")]), 1);
+    // The first has made room; what the user asks for with a key is not concerned, nor is another user.
+    let page = assert_page(&ada.browser.look(&google_answers(&first, "").await).await, 400);
+    assert!(page.contains("came too late"), "{page}");
+    assert_eq!(ada.connections().await.len(), 0);
+    let mut bob = Person::of(&scene, "bob").await;
+    bob.connect(&json!({"services": ["mail"], "login_hint": "bob"}), "").await;
+}

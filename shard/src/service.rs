@@ -421,6 +421,12 @@ impl Core {
             let why = "The service is starting. Try it again in a moment.";
             return exchange.reply(self.connections.refused(503, "Not now", why));
         }
+        if matches!(step, connections::Step::Go(_)) {
+            let now_ns = self.limiter.limits().ns(sluice_core::now());
+            if let Err(refused) = self.limiter.enter_consent(user, now_ns) {
+                return exchange.limited(&refused);
+            }
+        }
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
             let (actor, request_id) = (Actor::User(user), exchange.context.request_id());

@@ -166,6 +166,7 @@ impl Connections {
             let mut pending = self.pending(shard, &ticket.user).await?;
             let over = (pending.len() + 1).saturating_sub(CONSENTS_MAX);
             pending.drain(..over);
+            self.metrics.consents_displaced.add(over as u64);
             pending.push(ConsentRecord {
                 state_hash: hash(&state),
                 browser_hash: hash(&browser),

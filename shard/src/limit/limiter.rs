@@ -36,6 +36,7 @@ pub struct Limiter {
     keys: Option<RefCell<Table<1>>>,
     /// A table for each class that has a limit.
     classes: [Option<RefCell<Table<2>>>; Class::OF_USERS],
+    consents: RefCell<Table<2>>,
     places: Rc<Places>,
     /// What users have for whom nothing else was said.
     pub(super) allowance: Rc<Allowance>,
@@ -83,6 +84,7 @@ impl Refused {
             LimitKind::Class(_) => format!("of yours of the class {}", self.class.name()).into(),
             LimitKind::Address(_) => "from your address".into(),
             LimitKind::Unauthorized(_) => "from your address without a valid API key".into(),
+            LimitKind::Consent(_) => "to connect accounts of this user".into(),
             LimitKind::Concurrent => {
                 let detail = "too many requests of yours are under way at once; wait for an answer";
                 let problem = Problem::new(ProblemKind::RateLimited, detail);
@@ -125,6 +127,7 @@ impl Limiter {
             users,
             keys,
             classes,
+            consents: RefCell::new(Table::new(rows)),
             places: Rc::default(),
             unsaved: RefCell::new(Unsaved::new(rows)),
             allowance,
@@ -267,6 +270,21 @@ impl Limiter {
     fn refuse(&self, kind: LimitKind, class: Class, rate: Option<Rate>, short: Short) -> Refused {
         self.stats.refuse(kind, class);
         Refused { kind, class, rate, short }
+    }
+
+    /// Lets a browser be sent to Google on behalf of a user. It shows no credential, so what the user may do with one is
+    /// another's to use up; and this is not.
+    pub(crate) fn enter_consent(&self, user: UserId, now_ns: u64) -> Result<(), Refused> {
+        let rates = self.limits.config().consents;
+        let asked = Asked { rates, common: rates, now_ns, units: 1 };
+        match self.look(&self.consents, words(user), asked, &self.stats.untracked_users) {
+            Ok(Some((row, pair))) => self.consents.borrow_mut().set(row, pair),
+            Ok(None) => {}
+            Err((window, short)) => {
+                return Err(self.refuse(LimitKind::Consent(window), Class::Other, rates.of(window), short));
+            }
+        }
+        Ok(())
     }
 
     /// Lets a request in by its address.

@@ -164,11 +164,13 @@ pub enum LimitKind {
     Unauthorized(Window),
     /// A user's requests at once.
     Concurrent,
+    /// Browsers sent to Google on behalf of a user, by whoever has a link of theirs.
+    Consent(Window),
 }
 
 impl LimitKind {
     /// Every kind, in the order of [`Self::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::User(Window::Minute),
         Self::User(Window::Hour),
         Self::Key(Window::Minute),
@@ -180,6 +182,8 @@ impl LimitKind {
         Self::Unauthorized(Window::Minute),
         Self::Unauthorized(Window::Hour),
         Self::Concurrent,
+        Self::Consent(Window::Minute),
+        Self::Consent(Window::Hour),
     ];
 
     pub(crate) const fn index(self) -> usize {
@@ -190,12 +194,13 @@ impl LimitKind {
             Self::Address(window) => 6 + window as usize,
             Self::Unauthorized(window) => 8 + window as usize,
             Self::Concurrent => 10,
+            Self::Consent(window) => 11 + window as usize,
         }
     }
 
     /// The value of the label `limit`.
     pub const fn name(self) -> &'static str {
-        const NAMES: [&str; 11] = [
+        const NAMES: [&str; 13] = [
             "user-minute",
             "user-hour",
             "key-minute",
@@ -207,6 +212,8 @@ impl LimitKind {
             "unauthorized-minute",
             "unauthorized-hour",
             "user-concurrent",
+            "consent-minute",
+            "consent-hour",
         ];
         NAMES[self.index()]
     }
@@ -242,6 +249,9 @@ pub struct LimitConfig {
     pub address: RatePair,
     /// Requests from an address with keys that nobody has. Default 20 and 200.
     pub unauthorized: RatePair,
+    /// Browsers that are sent to Google on behalf of a user, each of which costs a synced write. 20 and 100: more than anybody
+    /// presses a button, and no setting.
+    pub consents: RatePair,
     /// Rows of each core's tables of users and of keys. Default 131,072, of 32 bytes for users and 24 for keys,
     /// and 8 more for those whose limit is not what all have.
     pub users_tracked_max: usize,
@@ -258,6 +268,7 @@ impl Default for LimitConfig {
             classes: [RatePair::default(); Class::OF_USERS],
             address: RatePair::new(6_000, 100_000),
             unauthorized: RatePair::new(20, 200),
+            consents: RatePair::new(20, 100),
             users_tracked_max: 1 << 17,
             addresses_tracked_max: 1 << 16,
         }
@@ -272,6 +283,7 @@ impl LimitConfig {
             user_concurrent_max: 0,
             address: RatePair::default(),
             unauthorized: RatePair::default(),
+            consents: RatePair::default(),
             ..Self::default()
         }
     }

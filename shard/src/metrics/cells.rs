@@ -316,6 +316,7 @@ cells! {
     Total webhook_records_unreadable "Webhooks and messages that could not be read and stay where they are; look at the log",
     Total webhooks_disabled "Webhooks disabled since their receivers answered 410, or too many messages in a row were given up",
     Total consents_begun "Browsers sent to Google to consent",
+    Total consents_displaced "Consents under way that made room for a newer one of their user's, who had five",
     Total consents_refused "Consents that came to nothing: refused, too late, of another browser, or not stored",
     Total connections_made "Accounts connected, or connected anew",
     Total connections_given_up "Connections given up by their users",
