@@ -455,8 +455,34 @@ mod tests {
         assert_eq!(let_in(&more, 6), 5);
         // All of five are used, and stay so for twelve seconds.
         assert_eq!(let_in(&common, 6), 0);
-        // So many are used of fifty again: those beyond five are forgotten.
-        assert_eq!(let_in(&more, 6), 45);
+        // All of fifty are, those beyond five among them: to lower a limit and raise it again gives nothing.
+        assert_eq!(let_in(&more, 6), 0);
+        // Ten of fifty a minute came back in twelve seconds, and of the hour's sixty there are five left.
+        assert_eq!(let_in(&more, 18), 5);
+    }
+
+    #[test]
+    fn consents_of_a_user_have_a_bucket_of_their_own() {
+        let limiter = limiter(LimitConfig { consents: RatePair::new(2, 3), ..small() });
+        let (ada, bob) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
+        let enter = |user, second: u64| limiter.enter_consent(user, second * SECOND).err();
+        assert_eq!((enter(ada, 0), enter(ada, 0)), (None, None));
+        let refused = enter(ada, 0).unwrap();
+        assert_eq!(refused.kind, LimitKind::Consent(Window::Minute));
+        let (problem, fields) = refused.told();
+        assert_eq!(
+            (problem.status(), problem.limit(), problem.retry_after_s()),
+            (429, Some("consent-minute"), Some(30))
+        );
+        assert_eq!(&*fields.unwrap().policy, "\"consent-minute\";q=2;w=60");
+        assert_eq!(enter(bob, 0), None, "another user is not concerned");
+        assert_eq!(enter(ada, 30), None);
+        assert_eq!(enter(ada, 60).unwrap().kind, LimitKind::Consent(Window::Hour));
+        // What the user asks for with a credential is counted apart.
+        let allowance = limiter.limits().allowance().clone();
+        let who = Who { user: ada, key: KeyId::from_bytes([1; 8]), allowance: &allowance };
+        assert_eq!(kind(limiter.enter(who, Class::Reads, 60 * SECOND)), None);
+        assert_eq!(limiter.stats.refused(LimitKind::Consent(Window::Hour), Class::Other), 1);
     }
 
     #[test]

@@ -86,13 +86,17 @@ impl RatePair {
         [self.minute, self.hour].map(|rate| rate.map_or(0, Rate::count))
     }
 
-    /// The states of buckets that were of `before` until now ([`Rate::take_over`]). Where there was no limit nothing was
-    /// counted, so a bucket begins full.
-    pub(crate) fn take_over(self, before: Self, pair: Pair, now_ns: u64) -> Pair {
-        [Window::Minute, Window::Hour].map(|window| match (before.of(window), self.of(window)) {
-            (Some(before), Some(after)) => after.take_over(before, pair[window as usize], now_ns),
-            _ => 0,
-        })
+    /// The states of buckets that were of `before` until now, and what is used beyond them ([`Rate::take_over`]). Where
+    /// there was no limit nothing was counted, so a bucket begins full.
+    pub(crate) fn take_over(self, before: Self, pair: Pair, over: Pair, now_ns: u64) -> (Pair, Pair) {
+        let [minute, hour] = [Window::Minute, Window::Hour].map(|window| {
+            let of = window as usize;
+            match (before.of(window), self.of(window)) {
+                (Some(before), Some(after)) => after.take_over(before, pair[of], over[of], now_ns),
+                _ => (0, 0),
+            }
+        });
+        ([minute.0, hour.0], [minute.1, hour.1])
     }
 
     /// Takes `units` out of both buckets, and gives their states.
