@@ -329,6 +329,7 @@ cells! {
     Gauge event_streams "Streams of events that are open",
     Total event_streams_refused "Streams of events refused since too many were open",
     Total event_streams_left "Streams of events whose clients went before the end",
+    Total event_streams_withdrawn "Streams of events that ended since the caller's credential was taken back, or was over",
     Total events_sent "Events told of tasks",
     Total events_overtaken "Answers in part that were not told, for a newer one was there when the client had room",
     Total finished_hits "Polls answered from finished tasks in memory",
