@@ -614,6 +614,7 @@ fn limit_config(rate: &Rate) -> anyhow::Result<LimitConfig> {
         unauthorized: pair(rate.unauthorized_per_minute, rate.unauthorized_per_hour)?,
         users_tracked_max: usize::try_from(rate.users_tracked_per_core)?,
         addresses_tracked_max: usize::try_from(rate.addresses_tracked)?,
+        ..LimitConfig::default()
     })
 }
 

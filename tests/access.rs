@@ -31,6 +31,8 @@ struct Others {
     key: String,
     browser: String,
     connection: String,
+    webhook: String,
+    snapshot: String,
     /// A user whom operators may well disable.
     user: String,
 }
@@ -44,12 +46,18 @@ impl Others {
         let browser = bob.expect(201, "POST", "/browser-sessions", &json!({})).await;
         let step = json!({"id": "a", "operation": "gmail.search", "with": {"query": "x", "limit": 1}});
         bob.ask("PUT", "/workflows/bobs", &json!({"steps": [step]})).await;
+        let hook = json!({"url": "https://example.com/hook", "events": ["task.done"], "enabled": false});
+        let webhook = bob.expect(201, "POST", "/webhooks", &hook).await;
+        bob.ask("PUT", "/context/bobs", &json!({})).await;
+        let snapshot = bob.expect(201, "POST", "/context/snapshots", &json!({})).await;
         Self {
             task: text(&task["id"]).to_owned(),
             session: text(&task["session"]).to_owned(),
             key: text(&key["id"]).to_owned(),
             browser: text(&browser["id"]).to_owned(),
             connection: text(&bob.get("/connections").await["connections"][0]["id"]).to_owned(),
+            webhook: text(&webhook["id"]).to_owned(),
+            snapshot: text(&snapshot["id"]).to_owned(),
             user: text(&zoe.get("/users/me").await["id"]).to_owned(),
         }
     }
@@ -63,6 +71,8 @@ impl Others {
             Some("browser-sessions") => &self.browser,
             Some("users") => &self.user,
             Some("connections") => &self.connection,
+            Some("webhooks") => &self.webhook,
+            Some("context") => &self.snapshot,
             _ => "bobs",
         };
         let filled = path
@@ -81,8 +91,9 @@ impl Others {
                     | "browser-sessions"
                     | "workflows"
                     | "connections"
+                    | "webhooks"
             )
-        );
+        ) || path.starts_with("/api/v1/context/snapshots/");
         (filled, is_ours && path.contains('{'))
     }
 }

@@ -4,10 +4,13 @@ mod common;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::asker::{Asker, text};
 use common::browser::{Browser, assert_page, google_answers, path_of};
 use common::receiver::{Receiver, TAKEN};
 use common::scene::{Caller, Effects, Scene};
+use common::{Gateway, Sim};
 use serde_json::{Value, json};
 
 const GMAIL_READ: &str = "https://www.googleapis.com/auth/gmail.readonly";
@@ -285,7 +288,14 @@ async fn what_google_could_not_be_told_is_told_after_a_crash() {
 
 #[tokio::test]
 async fn a_dead_connection_is_shown_with_its_reason_and_mended_by_its_link() {
-    let scene = Scene::start(2, &[]);
+    let (sim, directory) = (Sim::start(&[]), tempfile::tempdir().expect("a directory"));
+    let log = directory.path().join("log");
+    let file = std::fs::File::create(&log).expect("a file");
+    let options = ["server.cores=2", "server.shards=16", "log.level=info"];
+    let gateway = Gateway::start_with(&sim, &directory.path().join("data"), &options, &[], |command| {
+        command.stderr(file);
+    });
+    let scene = Scene { gateway, sim, directory };
     let mut ada = Person::of(&scene, "ada").await;
     ada.connect(&json!({"services": ["mail"], "login_hint": "ada"}), "").await;
     assert_eq!(ada.command().await["state"], "done");
@@ -319,6 +329,13 @@ async fn a_dead_connection_is_shown_with_its_reason_and_mended_by_its_link() {
     let mended = ada.only().await;
     assert_eq!((&mended["id"], &mended["status"]), (&connection["id"], &json!("connected")), "{mended:#}");
     assert_eq!(ada.command().await["state"], "done");
+    // The log tells of both by ids.
+    scene.gateway.stop();
+    let log = std::fs::read_to_string(log).expect("a text");
+    for told in ["no access token", "a consent came to nothing"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert!(!log.contains("@example.com"), "{log}");
 }
 
 #[tokio::test]
@@ -347,7 +364,11 @@ async fn webhooks_are_told_when_a_connection_dies_and_when_it_works_again() {
         !told.body.contains("ada@example.com") && told.fields.contains_key("webhook-signature"),
         "{told:?}"
     );
-    let page = ada.browser.connect(text(&event["data"]["link"]), "").await;
+    let link = text(&event["data"]["link"]).to_owned();
+    let ticket = link.rsplit('/').next().and_then(|part| part.split('.').next()).expect("a ticket");
+    let ticket = String::from_utf8(URL_SAFE_NO_PAD.decode(ticket).expect("base64")).expect("a text");
+    assert!(ticket.contains(text(&connection["id"])) && !ticket.contains("ada"), "{ticket}");
+    let page = ada.browser.connect(&link, "").await;
     assert_page(&page, 200);
     let event = receiver.until(2).await[1].event();
     assert_eq!((&event["type"], &event["data"]["id"]), (&json!("connection.recovered"), &connection["id"]));
@@ -576,4 +597,40 @@ async fn a_command_names_the_account_it_is_for() {
     bob.asker.ask("POST", "/command", &event(&grace, 8)).await.problem(404, "not-found");
     asker.ask("POST", "/command", &event(&json!("con_1"), 8)).await.problem(422, "invalid-field");
     assert_eq!((inserts("kim").await, inserts("bob").await), (0, 0));
+}
+
+/// Whoever has a link can press its button, and each time costs a write: so it is the user's to have done so often, and not the
+/// address's alone.
+#[tokio::test]
+async fn a_link_begins_few_consents_however_often_its_button_is_pressed() {
+    let scene = Scene::start(2, &[]);
+    let mut ada = Person::of(&scene, "ada").await;
+    let link = ada.link(&json!({"services": ["mail"], "login_hint": "ada"})).await;
+    let first = ada.browser.press(&link).await.field("location").expect("a location").to_owned();
+    let mut begun = 1;
+    // By another browser each time, at either core.
+    let refused = loop {
+        let mut other = Browser::new(Caller::at(&scene.gateway, scene.gateway.core_address(begun % 2)).await);
+        let answer = other.press(&link).await;
+        if answer.status.as_u16() != 303 {
+            break answer;
+        }
+        begun += 1;
+        assert!(begun < 100, "one comes back in three seconds");
+    };
+    assert!(begun >= 20, "{begun}");
+    let problem = refused.problem(429, "rate-limited");
+    assert_eq!(problem["limit"], "consent-minute", "{problem:#}");
+    assert!(refused.field("ratelimit-policy").is_some_and(|text| text.contains("consent-minute")));
+    let page = scene.gateway.page().await;
+    let count = u64::try_from(begun).expect("few");
+    assert_eq!(page.sum("sluice_consents_begun_total", &[]), count);
+    assert_eq!(page.sum("sluice_consents_displaced_total", &[]), count - 5);
+    assert_eq!(page.sum("sluice_limit_refused_total", &[("limit", "consent-minute")]), 1);
+    // The first has made room; what the user asks for with a key is not concerned, nor is another user.
+    let page = assert_page(&ada.browser.look(&google_answers(&first, "").await).await, 400);
+    assert!(page.contains("came too late"), "{page}");
+    assert_eq!(ada.connections().await.len(), 0);
+    let mut bob = Person::of(&scene, "bob").await;
+    bob.connect(&json!({"services": ["mail"], "login_hint": "bob"}), "").await;
 }

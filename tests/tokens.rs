@@ -4,9 +4,11 @@ mod common;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::issuer::{Issuer, now_s};
 use common::scene::{Caller, guard};
 use common::{Gateway, Sim};
+use http::Request;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -14,7 +16,7 @@ use tokio::task::JoinSet;
 struct Scene {
     issuer: Issuer,
     gateway: Gateway,
-    _sim: Sim,
+    sim: Sim,
     _directory: tempfile::TempDir,
 }
 
@@ -25,7 +27,7 @@ impl Scene {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data = directory.path().join("data");
         let gateway = issuer.gateway(&sim, &data, table, options);
-        Some(Self { issuer, gateway, _sim: sim, _directory: directory })
+        Some(Self { issuer, gateway, sim, _directory: directory })
     }
 
     /// A caller on each core's own port.
@@ -225,6 +227,20 @@ async fn a_key_that_the_provider_takes_back_signs_nothing_any_more() {
     for caller in &callers {
         assert_eq!((signed_in(caller, &by_token).await, signed_in(caller, &by_new).await), (200, 200));
     }
+    // Streams of events that the key's token and the session opened, of a task that does not end.
+    scene.sim.fault(json!({"service": "gmail", "kind": "hang", "count": 1})).await;
+    let path = caller.queue(&new, "find mails from kim").await;
+    let bearer = format!("Bearer {old}");
+    let mut streams = Vec::new();
+    for (name, value) in [("authorization", &*bearer), ("cookie", &*by_token)] {
+        for caller in &callers {
+            let request = Request::get(format!("https://localhost{path}/events")).header(name, value);
+            let request = request.body(()).expect("a request");
+            let (_, mut events) = guard(caller.http.open(request, Bytes::new())).await.expect("an answer");
+            while guard(events.event()).await.expect("an event").1 != "step.started" {}
+            streams.push(events);
+        }
+    }
     issuer.rotate(&["rsa-3"]).await;
     // Anything that asks for newer keys will do; it may have to wait until it is allowed to.
     let new = issuer.token("ada", json!({}), json!({"key": "rsa-3"})).await;
@@ -240,6 +256,20 @@ async fn a_key_that_the_provider_takes_back_signs_nothing_any_more() {
         assert_eq!((signed_in(caller, &by_token).await, signed_in(caller, &by_new).await), (401, 401));
         assert_eq!(signed_in(caller, &by_key).await, 200);
     }
+    for events in streams {
+        let rest = guard(events.rest()).await;
+        assert!(
+            rest.ends_with(&format!("event: left\ndata: {{\"task\":\"{}\"}}\n\n", id_of(&path))),
+            "{rest:?}"
+        );
+    }
+    let page = scene.gateway.page().await;
+    assert_eq!(page.sum("sluice_event_streams_withdrawn_total", &[]), 4);
+}
+
+/// The id at the end of a task's path.
+fn id_of(path: &str) -> &str {
+    path.rsplit('/').next().expect("a part")
 }
 
 #[tokio::test]

@@ -247,6 +247,7 @@ fn handed() -> Value {
 
 const SHARE: &str = "drive.permissions.create";
 const UNSHARE: &str = "drive.permissions.delete";
+const SET_ROLE: &str = "drive.permissions.update";
 const LABEL: &str = "gmail.messages.modify";
 
 #[tokio::test]
@@ -272,7 +273,7 @@ async fn a_file_is_shared_with_each_once_whichever_call_a_kill_falls_on() {
 #[tokio::test]
 async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
     let mut stage = Stage::start();
-    // Ben has the file before, and one of the labels is there before: both stay.
+    // Ben can read the file before, and one of the labels is there before: both stay as they were.
     let mut definition = handed();
     let steps = definition["steps"].as_array_mut().expect("steps");
     steps.insert(
@@ -299,6 +300,8 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
         after("gmail", "POST", "/modify", LABEL),
         before("drive", "DELETE", "/permissions"),
         after("drive", "DELETE", "/permissions", UNSHARE),
+        before("drive", "PATCH", "/permissions"),
+        after("drive", "PATCH", "/permissions", SET_ROLE),
     ];
     for (index, moment) in moments.iter().enumerate() {
         let (next, task, state) = stage.killed_at(index, &definition, moment).await;
@@ -320,8 +323,11 @@ async fn a_failed_run_takes_back_what_it_gave_and_no_more() {
         assert!(!labels.contains(&trips.expect("it was made")["id"]), "{labels:?}");
         let file = text(&step(&task, "note")["items"][0]["id"]).to_owned();
         let path = format!("/drive/files/{file}/permissions?fields=permissions(emailAddress,role)");
-        let people = asker.get(&path).await["permissions"].as_array().expect("a list").len();
-        assert_eq!(people, 2, "its owner and Ben");
+        assert!(changes(&state, &user, SET_ROLE) >= 1, "{task:#}");
+        let people = asker.get(&path).await["permissions"].as_array().expect("a list").clone();
+        assert_eq!(people.len(), 2, "its owner and Ben");
+        let ben = people.iter().find(|one| one["emailAddress"] == "ben@x.example").expect("Ben");
+        assert_eq!(ben["role"], "reader", "he had been made a writer");
     }
 }
 

@@ -407,25 +407,26 @@ impl Admin {
         let place = Place::refresh_token(user, Provider::Google);
         let token = self.vault.seal_blocking(&place, refresh_token)?;
         let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
-        let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
-        if let Ok(Some(before)) = before {
-            let before = before.to_record();
-            // Tasks keep to an account by its id: the same account keeps its own, and another does not take it over.
-            record.id = match before.email.eq_ignore_ascii_case(email) {
-                true => before.id,
-                false => ConnectionId::from_bytes(random()?),
-            };
-            // Whether it works is seen when it is used; until then it is remembered that the one before did not.
-            if before.state == ConnectionState::NeedsReauth {
-                record.reason = before.reason;
-            }
-        }
-        let mut batch = put(self.shard_of(user), place.key(), &record)?;
-        batch.delete(&Key::revocation(user, Provider::Google.number(), 0));
-        let object = Object::Connection(user, Provider::Google);
-        self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
         {
+            // From the look at what is there: the user may just be making another account the default one.
             let _hold = self.vault.hold_blocking(place.key())?;
+            let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
+            if let Ok(Some(before)) = before {
+                let before = before.to_record();
+                // Tasks keep to an account by its id: the same account keeps its own, and another does not take it over.
+                record.id = match before.email.eq_ignore_ascii_case(email) {
+                    true => before.id,
+                    false => ConnectionId::from_bytes(random()?),
+                };
+                // Whether it works is seen when it is used; until then it is remembered that the one before did not.
+                if before.state == ConnectionState::NeedsReauth {
+                    record.reason = before.reason;
+                }
+            }
+            let mut batch = put(self.shard_of(user), place.key(), &record)?;
+            batch.delete(&Key::revocation(user, Provider::Google.number(), 0));
+            let object = Object::Connection(user, Provider::Google);
+            self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
             self.store.write_blocking(vec![batch])?;
         }
         self.forget_accounts(user);
@@ -665,6 +666,32 @@ mod tests {
         assert_ne!(second, first);
         assert_eq!(connected("anna@example.org"), second);
         assert_ne!(connected("anna@example.com"), first, "it was another's meanwhile");
+    }
+
+    #[test]
+    fn an_account_that_is_moved_away_meanwhile_does_not_lend_its_id() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        admin.connect_google(&anna, "token", "anna@example.com", "").unwrap();
+        let (shard, key) = (admin.shard_of(&anna), Key::connection(&anna, Provider::Google.number()));
+        let stored =
+            || admin.store.load_blocking::<ConnectionRecord>(shard, &key).unwrap().unwrap().to_record();
+        let moved = stored();
+        std::thread::scope(|scope| {
+            let hold = admin.vault().hold_blocking(&key).unwrap();
+            let connecting = scope.spawn(|| admin.connect_google(&anna, "new", "anna@example.com", ""));
+            // Long enough for it to come to where it waits; it is right as well if it does not.
+            std::thread::sleep(Duration::from_millis(100));
+            let other = ConnectionRecord {
+                id: ConnectionId::from_bytes([9; 16]),
+                email: "b@x".to_owned(),
+                ..stored()
+            };
+            admin.store.write_blocking(vec![put(shard, &key, &other).unwrap()]).unwrap();
+            drop(hold);
+            connecting.join().unwrap().unwrap();
+        });
+        assert_ne!(stored().id, moved.id, "that account has another place now, and its id with it");
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub(crate) struct Principal {
     pub(crate) expires_ms: Option<u64>,
     /// The state of revocations it was proven at.
     pub(crate) stamp: Stamp,
+    /// The key of an identity provider that it rests on.
+    pub(crate) signer: Option<Signer>,
 }
 
 /// The same, as it crosses from the core that has proven it: what limits allow the user is the owner's to know.
@@ -107,7 +109,12 @@ impl Passed {
     /// The principal, with what the user's limits allow.
     pub(crate) fn with(&self, allowance: Rc<Allowance>) -> Principal {
         let Self { user, shard, time_zone, role, scopes, credential, expires_ms, stamp } = self.clone();
-        Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp }
+        let signer = match credential {
+            Credential::Token(_, signer) => Some(signer),
+            // Proven by the core that owns the user alone.
+            Credential::Key(_) | Credential::Browser(_) => None,
+        };
+        Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp, signer }
     }
 }
 
@@ -196,7 +203,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// Whether two secrets are equal, in a time that does not depend on where they differ.
-fn same<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+pub(crate) fn same<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 

@@ -343,7 +343,9 @@ impl Core {
 
     /// Whether what was proven of who asks still holds.
     pub(crate) fn holds(&self, who: &Principal) -> bool {
-        self.revocations.is_current(who.stamp) && who.expires_ms.is_none_or(|end| end > self.clock.unix_ms())
+        self.revocations.is_current(who.stamp)
+            && who.expires_ms.is_none_or(|end| end > self.clock.unix_ms())
+            && !who.signer.is_some_and(|signer| self.browsers.is_withdrawn(signer))
     }
 
     pub(crate) fn metrics(&self) -> &CoreMetrics {
@@ -420,6 +422,12 @@ impl Core {
         if self.metrics.state() == CoreState::Starting {
             let why = "The service is starting. Try it again in a moment.";
             return exchange.reply(self.connections.refused(503, "Not now", why));
+        }
+        if matches!(step, connections::Step::Go(_)) {
+            let now_ns = self.limiter.limits().ns(sluice_core::now());
+            if let Err(refused) = self.limiter.enter_consent(user, now_ns) {
+                return exchange.limited(&refused);
+            }
         }
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
@@ -553,7 +561,7 @@ impl Core {
                     return exchange.reply(response);
                 }
                 sluice_core::spawn(async move {
-                    let result = task::get(&core.tasks, &who, id, wait).await;
+                    let result = task::get(&core, &who, id, wait).await;
                     settle(exchange, result);
                 });
             }

@@ -87,6 +87,17 @@ impl Body {
     }
 }
 
+impl Body {
+    /// All that is still to come, as it stands there. The body must come to its end.
+    pub async fn rest(mut self) -> String {
+        while let Some(mut piece) = self.stream.recv_data().await.expect("a whole body") {
+            let piece = piece.copy_to_bytes(piece.remaining());
+            self.text.push_str(std::str::from_utf8(&piece).expect("events are ASCII here"));
+        }
+        self.text
+    }
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub struct Answer {

@@ -412,8 +412,8 @@ pub struct TaskNotice {
     pub finished: Option<Timestamp>,
 }
 
-/// What a message tells of a connected account: which it is, and how its user mends it. The account's address is told by the link
-/// alone, for the page to which that leads shows it.
+/// What a message tells of a connected account: which it is, and how its user mends it. The account's address is neither in
+/// it nor in the link; the page to which that leads shows it.
 #[derive(Serialize)]
 pub struct ConnectionNotice {
     /// Its name.

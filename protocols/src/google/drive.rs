@@ -92,13 +92,16 @@ pub fn create_text(id: &str, name: &str, text: &str) -> Option<ApiCall> {
     Some(ApiCall { content_type, body: body.into(), ..ApiCall::bare(Service::Drive, "POST", path.finish()) })
 }
 
-/// Lists with whom a file is shared: the first hundred.
+/// Lists with whom a file is shared: a hundred, from the beginning or from where an answer said that it goes on.
 #[must_use]
-pub fn list_permissions(id: &str) -> ApiCall {
-    let path = PathAndQuery::new(format!("{}/permissions", file_path(id)))
+pub fn list_permissions(id: &str, page: Option<&str>) -> ApiCall {
+    let mut path = PathAndQuery::new(format!("{}/permissions", file_path(id)))
         .with(ALL_DRIVES.0, ALL_DRIVES.1)
-        .with("fields", "permissions(id,type,role,emailAddress)")
+        .with("fields", "nextPageToken,permissions(id,type,role,emailAddress)")
         .with("pageSize", 100);
+    if let Some(page) = page {
+        path = path.with("pageToken", page);
+    }
     ApiCall::bare(Service::Drive, "GET", path.finish())
 }
 
@@ -120,12 +123,23 @@ pub fn unshare_file(id: &str, permission: &str) -> ApiCall {
     ApiCall::bare(Service::Drive, "DELETE", path.finish())
 }
 
+/// Gives a permission another role, and tells nobody of it. To repeat it changes nothing.
+#[must_use]
+pub fn set_role(id: &str, permission: &str, role: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/permissions/{}", file_path(id), Segment(permission)))
+        .with(ALL_DRIVES.0, ALL_DRIVES.1);
+    ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"role": role}))
+}
+
 /// The reply to [`list_permissions`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PermissionList {
     /// Who has the file.
     #[serde(default)]
     pub permissions: Vec<Permission>,
+    /// Where to go on.
+    pub next_page_token: Option<String>,
 }
 
 /// What somebody may do with a file.
@@ -152,13 +166,11 @@ impl Permission {
     #[must_use]
     pub fn allows(&self, role: ShareRole) -> bool {
         let own = match self.role.as_str() {
-            "reader" => ShareRole::Reader,
-            "commenter" => ShareRole::Commenter,
             // Owners and organizers may do more.
-            "writer" | "fileOrganizer" | "organizer" | "owner" => ShareRole::Writer,
-            _ => return false,
+            "fileOrganizer" | "organizer" | "owner" => Some(ShareRole::Writer),
+            name => ShareRole::of_name(name),
         };
-        own >= role
+        own.is_some_and(|own| own >= role)
     }
 }
 

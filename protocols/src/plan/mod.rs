@@ -365,6 +365,12 @@ impl ShareRole {
     /// Every role there is, the least first.
     pub const ALL: [Self; 3] = [Self::Reader, Self::Commenter, Self::Writer];
 
+    /// The role that Drive and plans call so.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
     /// As Drive and plans call it.
     #[must_use]
     pub const fn name(self) -> &'static str {

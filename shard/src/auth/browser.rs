@@ -185,6 +185,11 @@ impl Browsers {
         self.believed.len()
     }
 
+    /// Whether a key of an identity provider was withdrawn. While that cannot be told it was not.
+    pub(crate) fn is_withdrawn(&self, signer: Signer) -> bool {
+        self.providers.has_signer(signer) == Some(false)
+    }
+
     /// Looks whether the session of a proven cookie still is, by the store of the core that owns its user.
     pub(crate) async fn check(
         &self,
@@ -271,6 +276,8 @@ async fn look_up(
         credential: Credential::Browser(opened.session),
         expires_ms: Some(expires_ms),
         stamp,
+        // Where there is one it was begun with a token, and was looked at above.
+        signer: session.signer.map(Signer::from_bytes),
     })
 }
 

@@ -176,7 +176,8 @@ async fn look_up(
     let time_zone = record.time_zone.as_str().into();
     let allowance = limiter.recall(store, clock, shard, user).await?;
     let (scopes, credential) = (scopes.and(role.scopes_max()), Credential::Key(id));
-    Ok(Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp })
+    let signer = None;
+    Ok(Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp, signer })
 }
 
 #[cfg(test)]

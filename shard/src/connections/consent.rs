@@ -29,6 +29,7 @@ use super::{
     CONSENT_LIFE_MS, CONSENTS_MAX, Connections, Placed, Ticket, free_slot, links, origin_of, too_many,
 };
 use crate::audit::{Act, Author, Object};
+use crate::auth::same;
 use crate::quota::{Ask, Class, Operation};
 use crate::upstream::{Account, Outgoing, judge_tokens};
 
@@ -40,8 +41,8 @@ const COOKIE_CHARS: usize = 43;
 
 /// Why a consent comes to nothing, for the person who sees it.
 #[derive(Debug)]
-struct Refusal {
-    status: u16,
+pub(super) struct Refusal {
+    pub(super) status: u16,
     title: &'static str,
     text: String,
 }
@@ -97,7 +98,8 @@ impl Connections {
         };
         answer.unwrap_or_else(|refusal| {
             self.metrics.consents_refused.add(1);
-            tracing::info!(%user, status = refusal.status, why = refusal.text, "a consent came to nothing");
+            // The text is for the person, and may name accounts.
+            tracing::info!(%user, status = refusal.status, why = refusal.title, "a consent came to nothing");
             self.refused(refusal.status, refusal.title, &refusal.text)
         })
     }
@@ -118,11 +120,20 @@ impl Connections {
         user.ok_or_else(|| Refusal::new(404, title, "There is no such user."))
     }
 
+    /// The address of the account that a ticket means; empty where it means none, or one that is not there any more.
+    async fn account_meant(&self, shard: ShardId, ticket: &Ticket) -> Result<String, Refusal> {
+        let Some(id) = ticket.connection else { return Ok(ticket.login_hint.clone()) };
+        let all = self.all(shard, &ticket.user).await.map_err(|problem| Refusal::of(&problem))?;
+        let found = all.into_iter().find(|placed| placed.record.id == id);
+        Ok(found.map(|placed| placed.record.email).unwrap_or_default())
+    }
+
     async fn look(&self, shard: ShardId, ticket: &Ticket) -> Result<Response, Refusal> {
         let user = self.holder(shard, ticket).await?;
         let mut facts = vec![("User", user.name), ("Services", ticket.wanted().to_string())];
-        if !ticket.login_hint.is_empty() {
-            facts.push(("Google account", ticket.login_hint.clone()));
+        let account = self.account_meant(shard, ticket).await?;
+        if !account.is_empty() {
+            facts.push(("Google account", account));
         }
         let page = Page {
             status: 200,
@@ -142,6 +153,7 @@ impl Connections {
             return Err(Refusal::new(403, "This link does not work", text));
         }
         self.holder(shard, ticket).await?;
+        let login_hint = self.account_meant(shard, ticket).await?;
         let browser = cookie_of(head).unwrap_or_else(random_text::<32>);
         let state = self.env.links.state(&ticket.user, &random());
         let (verifier, nonce) = (random_text::<32>(), random_text::<32>());
@@ -154,6 +166,7 @@ impl Connections {
             let mut pending = self.pending(shard, &ticket.user).await?;
             let over = (pending.len() + 1).saturating_sub(CONSENTS_MAX);
             pending.drain(..over);
+            self.metrics.consents_displaced.add(over as u64);
             pending.push(ConsentRecord {
                 state_hash: hash(&state),
                 browser_hash: hash(&browser),
@@ -175,7 +188,7 @@ impl Connections {
             state: &state,
             nonce: &nonce,
             challenge: &challenge,
-            login_hint: &ticket.login_hint,
+            login_hint: &login_hint,
         }
         .url();
         let age_s = CONSENT_LIFE_MS / 1_000;
@@ -239,12 +252,12 @@ impl Connections {
     ) -> Result<ConsentRecord, Refusal> {
         let mut pending = self.pending(shard, user).await?;
         let state_hash = hash(state);
-        let Some(at) = pending.iter().position(|consent| consent.state_hash == state_hash) else {
+        let Some(at) = pending.iter().position(|consent| same(&consent.state_hash, &state_hash)) else {
             let text = "This answer of Google's was used already, or came too late. Begin anew.";
             return Err(Refusal::new(400, "The account was not connected", text));
         };
         // Whoever is not the one that was sent leaves it to the one that was.
-        if cookie_of(head).is_none_or(|browser| hash(&browser) != pending[at].browser_hash) {
+        if cookie_of(head).is_none_or(|browser| !same(&hash(&browser), &pending[at].browser_hash)) {
             let text = "This browser is not the one in which it was begun. Begin anew, in this one.";
             return Err(Refusal::new(400, "The account was not connected", text));
         }
@@ -385,7 +398,7 @@ impl Connections {
 
     /// Writes the connection, anew or for the first time.
     #[allow(clippy::too_many_arguments, reason = "they are what a consent brings, and there is one caller")]
-    async fn store(
+    pub(super) async fn store(
         &self,
         shard: ShardId,
         user: UserId,

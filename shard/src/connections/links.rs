@@ -5,7 +5,7 @@
 //! state := base64url( user[16] | random[24] | HMAC-SHA256(key, "state" 0 user | random)[..16] )
 //! ```
 //! Both name their user, so that whichever core they land on finds the one that owns the user, and are signed, so that
-//! nobody has another's looked at. A link is good until its time is over, and makes nothing by itself; a state is good
+//! nobody has another's looked at. Of a connection that is mended, a link has the id and no address. A link is good until its time is over, and makes nothing by itself; a state is good
 //! once, and what belongs to it stands in the store.
 //!
 //! Invariant: the key follows from the node's secret and is used for nothing else.
@@ -49,7 +49,8 @@ pub(crate) struct Ticket {
     /// The connection that is made anew; the account must be the same.
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub(crate) connection: Option<ConnectionId>,
-    /// The account that is likely meant.
+    /// The account that is likely meant, as whoever asked for the link named it. Of a connection its record tells: a link goes
+    /// by webhooks and into answers, and no address with it.
     #[serde(rename = "h", default, skip_serializing_if = "String::is_empty")]
     pub(crate) login_hint: String,
     /// Where the user goes on.
@@ -141,7 +142,7 @@ impl Links {
             user: record.user,
             wanted: Scopes::from_bits(known.bits() | also.bits()).bits(),
             connection: Some(record.id),
-            login_hint: record.email.clone(),
+            login_hint: String::new(),
             return_url: String::new(),
             expires_ms: now_ms.saturating_add(MEND_LIFE_MS),
         })

@@ -124,7 +124,7 @@ impl Connections {
                 let record = &found.ok_or_else(|| not_found("connection"))?.record;
                 // What it has it keeps.
                 ticket.wanted |= links::wanted_of(record).bits();
-                ticket.login_hint.clone_from(&record.email);
+                ticket.login_hint.clear();
                 if ticket.wanted == 0 {
                     ticket.wanted = sluice_protocols::google::consent::wantable().bits();
                 }

@@ -1,6 +1,7 @@
 //! The classic races of refresh tokens, in every order that matters: two refreshes at once, a crash between a rotated token's
-//! coming and its being stored, an account given up while it is refreshed, and two cores that both take themselves for the
-//! owner.
+//! coming and its being stored, an account given up while it is refreshed, a consent that brings no refresh token of its own
+//! ([`consents`]), accounts that change places while an operator connects one ([`places`]), and two cores that both take
+//! themselves for the owner.
 //!
 //! No order here happens by chance. A provider of the test's own holds each request when it comes, carries it out when it is told
 //! to, and holds the answer again; the core's commits wait at a gate. A schedule is a list of such steps, and a crash is
@@ -9,6 +10,9 @@
 //! What must hold after each of them, once the core lives (again) and nothing is held any more: an account that was not given up
 //! works, or, where the provider ended the old token at once and the new one died with the process, says so and how it
 //! is mended; one that was given up is revoked at the provider, whichever token that takes.
+
+mod consents;
+mod places;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -393,6 +397,7 @@ enum End {
     Token(String),
     Refused(ProblemKind, bool),
     GivenUp,
+    Changed,
 }
 
 /// A wish under way, with its end once it has one.
@@ -448,6 +453,8 @@ enum Step {
     Commit(usize),
     /// The user gives the account up.
     GiveUp,
+    /// The user's consent to more comes back from the provider, without a refresh token.
+    Consent,
 }
 
 /// Every order of these steps, each once.
@@ -479,6 +486,7 @@ fn is_possible(order: &[Step]) -> bool {
 struct Played {
     asked: Vec<Option<End>>,
     given_up: Option<End>,
+    consented: Option<End>,
 }
 
 /// A schedule being played.
@@ -488,6 +496,7 @@ struct Play {
     account: Account,
     asked: Vec<(usize, Wish)>,
     given_up: Option<Wish>,
+    consented: Option<Wish>,
     /// Moves that are sure to come, at once or as soon as the record is not held by another's commit.
     due: usize,
 }
@@ -495,7 +504,7 @@ struct Play {
 impl Play {
     /// How much has happened that can be seen: requests that came, commits that were asked for, wishes that ended.
     fn moves(&self) -> usize {
-        let wishes = self.asked.iter().map(|(_, wish)| wish).chain(&self.given_up);
+        let wishes = self.asked.iter().map(|(_, wish)| wish).chain(&self.given_up).chain(&self.consented);
         let ended = wishes.filter(|wish| wish.borrow().is_some()).count();
         let asked: usize = self.nodes.iter().map(|node| node.gate.asked.get()).sum();
         self.provider.book().requests.len() + ended + asked
@@ -520,6 +529,10 @@ impl Play {
         }
         // Whoever gave it up waits for a refresh that is under way, and then turns to the provider.
         let refreshes = self.asked.iter().any(|(core, wish)| *core == 0 && wish.borrow().is_none());
+        // So does a consent that is stored.
+        if !refreshes && self.consented.as_ref().is_some_and(|wish| wish.borrow().is_none()) {
+            return false;
+        }
         match &self.given_up {
             Some(wish) if !refreshes => {
                 wish.borrow().is_some()
@@ -565,6 +578,10 @@ impl Play {
                 self.due = moves.max(self.due) + 1;
                 self.given_up = Some(self.nodes[0].give_up(self.account));
             }
+            Step::Consent => {
+                self.due = moves.max(self.due) + 1;
+                self.consented = Some(self.nodes[0].consent(self.account));
+            }
         }
         self.until(Self::is_quiet).await;
     }
@@ -576,7 +593,7 @@ impl Play {
         for (core, wish) in &self.asked {
             self.nodes[*core].ended(wish).await;
         }
-        if let Some(wish) = &self.given_up {
+        for wish in self.given_up.iter().chain(&self.consented) {
             self.nodes[0].ended(wish).await;
         }
     }
@@ -592,7 +609,8 @@ async fn play(
     crashes: bool,
 ) -> Played {
     let nodes = [Rig::node(parts.clone()), Rig::node(parts)];
-    let mut play = Play { nodes, provider, account, asked: Vec::new(), given_up: None, due: 0 };
+    let mut play =
+        Play { nodes, provider, account, asked: Vec::new(), given_up: None, consented: None, due: 0 };
     for step in steps {
         play.step(step).await;
     }
@@ -602,6 +620,7 @@ async fn play(
     Played {
         asked: play.asked.iter().map(|(_, wish)| wish.borrow().clone()).collect(),
         given_up: play.given_up.as_ref().and_then(|wish| wish.borrow().clone()),
+        consented: play.consented.as_ref().and_then(|wish| wish.borrow().clone()),
     }
 }
 
@@ -643,6 +662,10 @@ impl Rig {
         let before = self.record(&account);
         let was_marked = matches!(before.state, ConnectionState::Revoking | ConnectionState::Revoked);
         assert!(was_marked || !is_given_up, "{said}: the promise to give it up is forgotten");
+        if let Some(end) = played.consented {
+            assert_eq!(end, End::Changed, "{said}");
+            consents::assert_stored(&before, &said);
+        }
         let is_behind = before.state != ConnectionState::Revoked
             && !self.provider.live(&account.user).contains(&self.stored_token(&account));
         let parts = self.parts();

@@ -11,11 +11,15 @@
 //!
 //! **Another limit** takes a bucket over with what is used of it: the first request that is decided by the new limit finds
 //! as many more in the bucket as the limit is higher, at once, or as many fewer as it is lower, but never fewer than none.
-//! What was used comes back at the new rate from then on.
+//! What was used comes back at the new rate from then on. What was used *beyond* a lower limit keeps nobody from what that
+//! limit gives, but is not forgotten: it comes back at its rate once the bucket is full, and what has not come back by
+//! then is used when the limit is raised again. So whatever a limit is changed to and back, a stretch of time holds at
+//! most the highest count of it and what came back in it.
 //!
 //! **No overflow.** Moments are nanoseconds since the start of the process; they reach 2^63 after 292 years. A bucket
 //! refills in `count * interval < window + count` nanoseconds, below 2^42 for the bounds that [`Rate::new`] keeps, and
-//! no state lies further ahead of the latest moment seen than that. So every sum stays below 2^64.
+//! no state lies further ahead of the latest moment seen than that. So every sum stays below 2^64. What is used beyond a
+//! bucket is cut to [`OVER_NS_MAX`], which takes 36 years to come back.
 //!
 //! **A clock that goes back** makes the state lie further ahead: requests wait until the clock is where it was, and none
 //! is admitted that would not have been before. Nothing is divided by, or subtracted from, what may be smaller.
@@ -24,6 +28,8 @@
 pub const COUNT_MAX: u32 = 10_000_000;
 /// Longest window, in seconds.
 const WINDOW_S_MAX: u32 = 3_600;
+/// The longest time that what is used beyond a bucket is known to take.
+pub(super) const OVER_NS_MAX: u64 = 1 << 60;
 const SECOND_NS: u64 = 1_000_000_000;
 
 const _: () = assert!(WINDOW_S_MAX as u64 * SECOND_NS + (COUNT_MAX as u64) < 1 << 42);
@@ -102,12 +108,15 @@ impl Rate {
         full_at_ns.saturating_sub(self.interval_ns.saturating_mul(u64::from(units)))
     }
 
-    /// The state of a bucket that was one of `before` until now: what is used of it stays used, as far as this one holds
-    /// as much. Rounded up to a nanosecond, so never by so much that a whole request less is left.
-    pub fn take_over(self, before: Self, full_at_ns: u64, now_ns: u64) -> u64 {
-        let ahead_ns = u128::from(full_at_ns.saturating_sub(now_ns));
+    /// The state of a bucket that was one of `before` until now, and what is used beyond it, in the time that it takes to
+    /// come back: what was used, within the bucket or (`over_ns`) beyond it, stays used. Rounded up to a nanosecond, so never
+    /// by so much that a whole request less is left.
+    pub fn take_over(self, before: Self, full_at_ns: u64, over_ns: u64, now_ns: u64) -> (u64, u64) {
+        let ahead_ns = u128::from(full_at_ns.saturating_sub(now_ns)) + u128::from(over_ns);
         let used_ns = (ahead_ns * u128::from(self.interval_ns)).div_ceil(u128::from(before.interval_ns));
-        now_ns + u64::try_from(used_ns).unwrap_or(u64::MAX).min(self.depth_ns())
+        let used_ns = u64::try_from(used_ns).unwrap_or(u64::MAX);
+        let within_ns = used_ns.min(self.depth_ns());
+        (now_ns + within_ns, (used_ns - within_ns).min(OVER_NS_MAX))
     }
 
     /// Requests left in the bucket.
@@ -232,20 +241,26 @@ mod tests {
     /// Parts of a request in [`Bucket`].
     const PARTS: u64 = 60 * SECOND_NS;
 
-    /// The bucket as its definition says it, in whole parts of requests: `count` of them come back each nanosecond.
+    /// The bucket as its definition says it, in whole parts of requests: `count` of them come back each nanosecond, first
+    /// those within the bucket and then those beyond it.
     struct Bucket {
         count: u32,
         used: u64,
+        over: u64,
     }
 
     impl Bucket {
         fn pass(&mut self, ns: u64) {
-            self.used = self.used.saturating_sub(ns * u64::from(self.count));
+            let back = ns * u64::from(self.count);
+            self.over = self.over.saturating_sub(back.saturating_sub(self.used));
+            self.used = self.used.saturating_sub(back);
         }
 
         fn change(&mut self, count: u32) {
+            let all = self.used + self.over;
             self.count = count;
-            self.used = self.used.min(u64::from(count) * PARTS);
+            self.used = all.min(u64::from(count) * PARTS);
+            self.over = all - self.used;
         }
 
         fn left(&self) -> u32 {
@@ -265,11 +280,17 @@ mod tests {
             let now = 7_000_000_000_000;
             let full_at = before.take(0, now, used % (before.count + 1)).unwrap();
             let now = now + wait(before, 5, part);
-            let (left, left_after) = (before.left(full_at, now), after.left(after.take_over(before, full_at, now), now));
-            prop_assert_eq!(left_after, (left + after.count).saturating_sub(before.count));
+            let left = before.left(full_at, now);
+            let (taken_over, over) = after.take_over(before, full_at, 0, now);
+            prop_assert_eq!(after.left(taken_over, now), (left + after.count).saturating_sub(before.count));
             // It is a state like any other of that limit.
-            prop_assert!(after.take_over(before, full_at, now) <= now + after.depth_ns());
-            prop_assert_eq!(before.take_over(before, full_at, now), full_at.max(now));
+            prop_assert!(taken_over <= now + after.depth_ns());
+            // And back again nothing is forgotten, and nothing but roundings is used by it.
+            let (back, beyond) = before.take_over(after, taken_over, over, now);
+            if over < OVER_NS_MAX {
+                let (was, is) = (full_at.max(now), back + beyond);
+                prop_assert!(is >= was && is - was <= before.interval_ns.div_ceil(after.interval_ns));
+            }
         }
 
         #[test]
@@ -280,25 +301,40 @@ mod tests {
                 0..250,
             ),
         ) {
-            let (mut rate, mut full_at, mut now) = (Rate::per_minute(first).unwrap(), 0, 0);
-            let mut bucket = Bucket { count: first, used: 0 };
+            let (mut rate, mut full_at, mut over, mut now) = (Rate::per_minute(first).unwrap(), 0u64, 0u64, 0);
+            let mut bucket = Bucket { count: first, used: 0, over: 0 };
+            // What was admitted, and what came back since the start, at each step; with the count by then.
+            let mut admitted: Vec<(u64, u64, u32)> = vec![(0, 0, first)];
+            let (mut taken_in_all, mut came_back) = (0u64, 0u64);
             for (kind, part, units, change) in steps {
                 // In steps of 120 ns no change of the limit needs a rounding either.
                 let ns = wait(rate, kind, part) / 120 * 120;
+                over = over.saturating_sub((now + ns).saturating_sub(full_at.max(now)));
                 now += ns;
+                full_at = full_at.max(now);
                 bucket.pass(ns);
+                came_back += ns * u64::from(bucket.count);
                 if let Some(count) = change {
                     let after = Rate::per_minute(count).unwrap();
-                    full_at = after.take_over(rate, full_at, now);
+                    (full_at, over) = after.take_over(rate, full_at, over, now);
                     rate = after;
                     bucket.change(count);
                 }
                 prop_assert_eq!(rate.left(full_at, now), bucket.left());
                 let taken = rate.take(full_at, now, units);
                 prop_assert_eq!(taken.is_ok(), units <= bucket.left());
+                admitted.push((taken_in_all, came_back, bucket.count));
                 if let Ok(taken) = taken {
                     full_at = taken;
                     bucket.used += u64::from(units) * PARTS;
+                    taken_in_all += u64::from(units) * PARTS;
+                    // No stretch that ends now holds more than the highest count in it and what came back in it.
+                    let mut highest = 0;
+                    for (before, back_before, count) in admitted.iter().rev() {
+                        highest = highest.max(*count);
+                        let held = taken_in_all - before;
+                        prop_assert!(held <= u64::from(highest) * PARTS + (came_back - back_before));
+                    }
                 }
             }
         }

@@ -24,6 +24,7 @@ use sluice_protocols::ids::{ShardId, UserId};
 use sluice_store::record::{LimitRecord, LimitStateRecord, encode};
 use sluice_store::{Batch, Commit, CoreStore, Key, ReadError};
 
+use super::gcra::OVER_NS_MAX;
 use super::limiter::{Limiter, words};
 use super::table::{Pair, RowIndex, Table};
 use super::{Allowance, Rate, RatePair};
@@ -45,8 +46,14 @@ const WORTH_NS: Pair = [7_500_000_000, 45_000_000_000];
 /// How long a bucket can take to fill.
 const WINDOWS_NS: Pair = [60 * SECOND_NS, 3_600 * SECOND_NS];
 
-/// The states of a user's buckets, and of what counts they are.
-type State = (Pair, [u32; 2]);
+/// A user's buckets.
+struct State {
+    pair: Pair,
+    /// Of what counts they are.
+    counts: [u32; 2],
+    /// What is used beyond them.
+    over: Pair,
+}
 
 /// Users whose state is not written yet, and when it is to be, oldest first.
 #[derive(Debug)]
@@ -113,9 +120,11 @@ impl Limiter {
             users.unmark(row);
             let pair = users.get(row);
             let is_worth = |window: usize| pair[window].saturating_sub(now_ns) >= WORTH_NS[window];
-            if is_worth(0) || is_worth(1) {
+            let over = users.over(row, now_ns).unwrap_or_default();
+            if is_worth(0) || is_worth(1) || over != [0; 2] {
                 self.stats.saves_late.add(u64::from(due_ns.saturating_add(LATE_NS) < now_ns));
-                found.push((user, (pair, users.rates(row, self.allowance.rates).counts())));
+                let counts = users.rates(row, self.allowance.rates).counts();
+                found.push((user, State { pair, counts, over }));
             }
         }
         self.stats.unsaved.set(unsaved.queue.len() as u64);
@@ -130,12 +139,19 @@ impl Limiter {
         let written: Vec<(&[(UserId, State)], Commit)> = by_shard
             .map(|users| {
                 let mut batch = Batch::new(ShardId::of(&users[0].0, shards));
-                for (user, (pair, [minute_count, hour_count])) in users {
+                for (user, State { pair, counts: [minute_count, hour_count], over }) in users {
                     let [minute_full_ms, hour_full_ms] = pair
                         .map(|full_at| now_ms.saturating_add(full_at.saturating_sub(now_ns).div_ceil(MS_NS)));
-                    let (minute_count, hour_count) = (*minute_count, *hour_count);
-                    let record = LimitStateRecord { minute_full_ms, hour_full_ms, minute_count, hour_count };
-                    // Four numbers are never too large.
+                    let [minute_over_ms, hour_over_ms] = over.map(|over| over.div_ceil(MS_NS));
+                    let record = LimitStateRecord {
+                        minute_full_ms,
+                        hour_full_ms,
+                        minute_count: *minute_count,
+                        hour_count: *hour_count,
+                        minute_over_ms,
+                        hour_over_ms,
+                    };
+                    // Six numbers are never too large.
                     if let Ok(value) = encode(&record) {
                         batch.put(&Key::limit_state(user), value.as_bytes());
                     }
@@ -190,7 +206,9 @@ impl Limiter {
         user: UserId,
     ) -> Result<Rc<Allowance>, ReadError> {
         let allowance = self.allowance_of(store, shard, user).await?;
-        if allowance.rates.is_none() || self.limits.ns(sluice_core::now()) > WINDOWS_NS[1] {
+        // What is used beyond a limit that was lowered may take longer than any bucket; that is of users with limits of their own.
+        let is_late = self.limits.ns(sluice_core::now()) > WINDOWS_NS[1];
+        if allowance.rates.is_none() || (is_late && allowance.rates == self.allowance.rates) {
             return Ok(allowance);
         }
         let record = match store.load::<LimitStateRecord>(shard, &Key::limit_state(&user)).await {
@@ -212,7 +230,13 @@ impl Limiter {
             // However far the wall clock was set back, nobody waits longer than a window.
             full_ms.saturating_sub(now_ms).saturating_mul(MS_NS).min(WINDOWS_NS[window])
         };
-        if left_ns(0).max(left_ns(1)) == 0 {
+        let over_ns = |window: usize| {
+            let full_ms = [record.minute_full_ms, record.hour_full_ms][window];
+            let over_ms = [record.minute_over_ms, record.hour_over_ms][window];
+            let left_ms = over_ms.saturating_sub(now_ms.saturating_sub(full_ms));
+            left_ms.saturating_mul(MS_NS).min(OVER_NS_MAX)
+        };
+        if left_ns(0).max(left_ns(1)).max(over_ns(0)).max(over_ns(1)) == 0 {
             return;
         }
         let mut users = self.users.borrow_mut();
@@ -226,8 +250,12 @@ impl Limiter {
             minute: Rate::per_minute(record.minute_count).or(rates.minute),
             hour: Rate::per_hour(record.hour_count).or(rates.hour),
         };
-        let pair = rates.take_over(before, [now_ns + left_ns(0), now_ns + left_ns(1)], now_ns);
-        users.put_under(row, rates, self.allowance.rates, pair);
+        let (pair, over) = ([now_ns + left_ns(0), now_ns + left_ns(1)], [over_ns(0), over_ns(1)]);
+        let (pair, over) = match before == rates {
+            true => (pair, over),
+            false => rates.take_over(before, pair, over, now_ns),
+        };
+        users.put_under(row, rates, self.allowance.rates, pair, over);
         self.stats.recalled.add(1);
     }
 

@@ -36,6 +36,7 @@ pub struct Limiter {
     keys: Option<RefCell<Table<1>>>,
     /// A table for each class that has a limit.
     classes: [Option<RefCell<Table<2>>>; Class::OF_USERS],
+    consents: RefCell<Table<2>>,
     places: Rc<Places>,
     /// What users have for whom nothing else was said.
     pub(super) allowance: Rc<Allowance>,
@@ -83,6 +84,7 @@ impl Refused {
             LimitKind::Class(_) => format!("of yours of the class {}", self.class.name()).into(),
             LimitKind::Address(_) => "from your address".into(),
             LimitKind::Unauthorized(_) => "from your address without a valid API key".into(),
+            LimitKind::Consent(_) => "to connect accounts of this user".into(),
             LimitKind::Concurrent => {
                 let detail = "too many requests of yours are under way at once; wait for an answer";
                 let problem = Problem::new(ProblemKind::RateLimited, detail);
@@ -125,6 +127,7 @@ impl Limiter {
             users,
             keys,
             classes,
+            consents: RefCell::new(Table::new(rows)),
             places: Rc::default(),
             unsaved: RefCell::new(Unsaved::new(rows)),
             allowance,
@@ -267,6 +270,21 @@ impl Limiter {
     fn refuse(&self, kind: LimitKind, class: Class, rate: Option<Rate>, short: Short) -> Refused {
         self.stats.refuse(kind, class);
         Refused { kind, class, rate, short }
+    }
+
+    /// Lets a browser be sent to Google on behalf of a user. It shows no credential, so what the user may do with one is
+    /// another's to use up; and this is not.
+    pub(crate) fn enter_consent(&self, user: UserId, now_ns: u64) -> Result<(), Refused> {
+        let rates = self.limits.config().consents;
+        let asked = Asked { rates, common: rates, now_ns, units: 1 };
+        match self.look(&self.consents, words(user), asked, &self.stats.untracked_users) {
+            Ok(Some((row, pair))) => self.consents.borrow_mut().set(row, pair),
+            Ok(None) => {}
+            Err((window, short)) => {
+                return Err(self.refuse(LimitKind::Consent(window), Class::Other, rates.of(window), short));
+            }
+        }
+        Ok(())
     }
 
     /// Lets a request in by its address.
@@ -437,8 +455,34 @@ mod tests {
         assert_eq!(let_in(&more, 6), 5);
         // All of five are used, and stay so for twelve seconds.
         assert_eq!(let_in(&common, 6), 0);
-        // So many are used of fifty again: those beyond five are forgotten.
-        assert_eq!(let_in(&more, 6), 45);
+        // All of fifty are, those beyond five among them: to lower a limit and raise it again gives nothing.
+        assert_eq!(let_in(&more, 6), 0);
+        // Ten of fifty a minute came back in twelve seconds, and of the hour's sixty there are five left.
+        assert_eq!(let_in(&more, 18), 5);
+    }
+
+    #[test]
+    fn consents_of_a_user_have_a_bucket_of_their_own() {
+        let limiter = limiter(LimitConfig { consents: RatePair::new(2, 3), ..small() });
+        let (ada, bob) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
+        let enter = |user, second: u64| limiter.enter_consent(user, second * SECOND).err();
+        assert_eq!((enter(ada, 0), enter(ada, 0)), (None, None));
+        let refused = enter(ada, 0).unwrap();
+        assert_eq!(refused.kind, LimitKind::Consent(Window::Minute));
+        let (problem, fields) = refused.told();
+        assert_eq!(
+            (problem.status(), problem.limit(), problem.retry_after_s()),
+            (429, Some("consent-minute"), Some(30))
+        );
+        assert_eq!(&*fields.unwrap().policy, "\"consent-minute\";q=2;w=60");
+        assert_eq!(enter(bob, 0), None, "another user is not concerned");
+        assert_eq!(enter(ada, 30), None);
+        assert_eq!(enter(ada, 60).unwrap().kind, LimitKind::Consent(Window::Hour));
+        // What the user asks for with a credential is counted apart.
+        let allowance = limiter.limits().allowance().clone();
+        let who = Who { user: ada, key: KeyId::from_bytes([1; 8]), allowance: &allowance };
+        assert_eq!(kind(limiter.enter(who, Class::Reads, 60 * SECOND)), None);
+        assert_eq!(limiter.stats.refused(LimitKind::Consent(Window::Hour), Class::Other), 1);
     }
 
     #[test]

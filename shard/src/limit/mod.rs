@@ -86,13 +86,17 @@ impl RatePair {
         [self.minute, self.hour].map(|rate| rate.map_or(0, Rate::count))
     }
 
-    /// The states of buckets that were of `before` until now ([`Rate::take_over`]). Where there was no limit nothing was
-    /// counted, so a bucket begins full.
-    pub(crate) fn take_over(self, before: Self, pair: Pair, now_ns: u64) -> Pair {
-        [Window::Minute, Window::Hour].map(|window| match (before.of(window), self.of(window)) {
-            (Some(before), Some(after)) => after.take_over(before, pair[window as usize], now_ns),
-            _ => 0,
-        })
+    /// The states of buckets that were of `before` until now, and what is used beyond them ([`Rate::take_over`]). Where
+    /// there was no limit nothing was counted, so a bucket begins full.
+    pub(crate) fn take_over(self, before: Self, pair: Pair, over: Pair, now_ns: u64) -> (Pair, Pair) {
+        let [minute, hour] = [Window::Minute, Window::Hour].map(|window| {
+            let of = window as usize;
+            match (before.of(window), self.of(window)) {
+                (Some(before), Some(after)) => after.take_over(before, pair[of], over[of], now_ns),
+                _ => (0, 0),
+            }
+        });
+        ([minute.0, hour.0], [minute.1, hour.1])
     }
 
     /// Takes `units` out of both buckets, and gives their states.
@@ -164,11 +168,13 @@ pub enum LimitKind {
     Unauthorized(Window),
     /// A user's requests at once.
     Concurrent,
+    /// Browsers sent to Google on behalf of a user, by whoever has a link of theirs.
+    Consent(Window),
 }
 
 impl LimitKind {
     /// Every kind, in the order of [`Self::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::User(Window::Minute),
         Self::User(Window::Hour),
         Self::Key(Window::Minute),
@@ -180,6 +186,8 @@ impl LimitKind {
         Self::Unauthorized(Window::Minute),
         Self::Unauthorized(Window::Hour),
         Self::Concurrent,
+        Self::Consent(Window::Minute),
+        Self::Consent(Window::Hour),
     ];
 
     pub(crate) const fn index(self) -> usize {
@@ -190,12 +198,13 @@ impl LimitKind {
             Self::Address(window) => 6 + window as usize,
             Self::Unauthorized(window) => 8 + window as usize,
             Self::Concurrent => 10,
+            Self::Consent(window) => 11 + window as usize,
         }
     }
 
     /// The value of the label `limit`.
     pub const fn name(self) -> &'static str {
-        const NAMES: [&str; 11] = [
+        const NAMES: [&str; 13] = [
             "user-minute",
             "user-hour",
             "key-minute",
@@ -207,6 +216,8 @@ impl LimitKind {
             "unauthorized-minute",
             "unauthorized-hour",
             "user-concurrent",
+            "consent-minute",
+            "consent-hour",
         ];
         NAMES[self.index()]
     }
@@ -242,6 +253,9 @@ pub struct LimitConfig {
     pub address: RatePair,
     /// Requests from an address with keys that nobody has. Default 20 and 200.
     pub unauthorized: RatePair,
+    /// Browsers that are sent to Google on behalf of a user, each of which costs a synced write. 20 and 100: more than anybody
+    /// presses a button, and no setting.
+    pub consents: RatePair,
     /// Rows of each core's tables of users and of keys. Default 131,072, of 32 bytes for users and 24 for keys,
     /// and 8 more for those whose limit is not what all have.
     pub users_tracked_max: usize,
@@ -258,6 +272,7 @@ impl Default for LimitConfig {
             classes: [RatePair::default(); Class::OF_USERS],
             address: RatePair::new(6_000, 100_000),
             unauthorized: RatePair::new(20, 200),
+            consents: RatePair::new(20, 100),
             users_tracked_max: 1 << 17,
             addresses_tracked_max: 1 << 16,
         }
@@ -272,6 +287,7 @@ impl LimitConfig {
             user_concurrent_max: 0,
             address: RatePair::default(),
             unauthorized: RatePair::default(),
+            consents: RatePair::default(),
             ..Self::default()
         }
     }

@@ -6,11 +6,13 @@
 //! written to is not there: the rows are zeros until then.
 //!
 //! Invariants:
-//! - a row is given to another only when both its buckets are full, by the caller's clock: a bucket that is full again is
-//!   the same as none, so nothing is forgotten;
+//! - a row is given to another only when both its buckets are full, by the caller's clock, and nothing is used beyond them: a
+//!   bucket that is full again is the same as none, so nothing is forgotten;
 //! - a key has at most one row.
 
 use std::hash::BuildHasher;
+
+use hashbrown::HashMap;
 
 use super::RatePair;
 
@@ -26,11 +28,15 @@ const OWN: u64 = 1 << 63;
 pub(crate) type Pair = [u64; 2];
 
 /// A table for keys of `K` words.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Table<const K: usize> {
     keys: Vec<[u64; K]>,
     pairs: Vec<Pair>,
     /// The counts of rows with [`OWN`], by minute and hour; nothing of the others.
     counts: Vec<[u32; 2]>,
+    /// What is used beyond the buckets of a row, whose limit was lowered, in the time that it takes to come back once they are
+    /// full. At most one of each row; there are as many as limits were lowered in the last while.
+    over: HashMap<usize, Pair, foldhash::fast::RandomState>,
     sets: usize,
     used: usize,
     /// Seeded by chance, so that nobody outside can make keys meet in one set.
@@ -49,6 +55,7 @@ impl<const K: usize> Table<K> {
             keys: vec![[0; K]; rows],
             pairs: vec![[0; 2]; rows],
             counts: vec![[0; 2]; rows],
+            over: HashMap::default(),
             sets: rows / WAYS,
             used: 0,
             hasher: foldhash::fast::RandomState::default(),
@@ -85,6 +92,7 @@ impl<const K: usize> Table<K> {
         self.used += usize::from(self.keys[row] == [0; K]);
         self.keys[row] = key;
         self.pairs[row] = [0; 2];
+        self.over.remove(&row);
         Some(RowIndex(row))
     }
 
@@ -117,18 +125,46 @@ impl<const K: usize> Table<K> {
         common: RatePair,
         now_ns: u64,
     ) -> Pair {
-        let before = self.rates(row, common);
-        if before == rates {
-            return self.get(row);
-        }
-        let pair = rates.take_over(before, self.get(row), now_ns);
-        self.put_under(row, rates, common, pair);
+        let (before, pair) = (self.rates(row, common), self.get(row));
+        let over = self.over(row, now_ns);
+        let (pair, over) = match (before == rates, over) {
+            (true, None) => return pair,
+            // What came back of it until now is not to come back again.
+            (true, Some(over)) => (pair.map(|full_at| full_at.max(now_ns)), over),
+            (false, over) => rates.take_over(before, pair, over.unwrap_or_default(), now_ns),
+        };
+        self.put_under(row, rates, common, pair, over);
         pair
     }
 
-    /// Sets the states of a row, and of what rates they are.
-    pub(crate) fn put_under(&mut self, row: RowIndex, rates: RatePair, common: RatePair, pair: Pair) {
+    /// What is used beyond the buckets of a row.
+    pub(crate) fn over(&self, row: RowIndex, now_ns: u64) -> Option<Pair> {
+        // Most often there is nothing to be looked for.
+        if self.over.is_empty() {
+            return None;
+        }
+        let over = self.over.get(&row.0)?;
+        let ([minute, hour], [minute_over, hour_over]) = (self.get(row), *over);
+        // It begins to come back when the bucket is full.
+        let left = |over: u64, full_at: u64| over.saturating_sub(now_ns.saturating_sub(full_at));
+        Some([left(minute_over, minute), left(hour_over, hour)])
+    }
+
+    /// Sets the states of a row, of what rates they are, and what is used beyond them.
+    pub(crate) fn put_under(
+        &mut self,
+        row: RowIndex,
+        rates: RatePair,
+        common: RatePair,
+        pair: Pair,
+        over: Pair,
+    ) {
         self.set(row, pair);
+        if over == [0; 2] {
+            self.over.remove(&row.0);
+        } else {
+            self.over.insert(row.0, over);
+        }
         if rates == common {
             self.pairs[row.0][0] &= !OWN;
         } else {
@@ -169,7 +205,9 @@ impl<const K: usize> Table<K> {
         let rows = set * WAYS..(set + 1) * WAYS;
         let mut is_open = rows.filter(|row| {
             let [minute, hour] = self.pairs[*row];
-            self.keys[*row] == [0; K] || (minute & !OWN <= now_ns && hour & !MARK <= now_ns)
+            let is_full = minute & !OWN <= now_ns && hour & !MARK <= now_ns;
+            self.keys[*row] == [0; K]
+                || (is_full && self.over(RowIndex(*row), now_ns).is_none_or(|over| over == [0; 2]))
         });
         let first = is_open.next();
         (usize::from(first.is_some()) + is_open.count(), first)
@@ -240,7 +278,7 @@ mod tests {
         assert_eq!(table.get_under(row, common, common, 0), [30 * second, 361 * second]);
         assert_eq!(table.rates(row, common), common);
         // Where there was no limit nothing is used.
-        table.put_under(row, RatePair::new(0, 7), common, [0, 9]);
+        table.put_under(row, RatePair::new(0, 7), common, [0, 9], [0, 0]);
         assert_eq!(table.get_under(row, RatePair::new(5, 0), common, 0), [0, 0]);
         // The next owner of the row has what all have.
         let next = (100..).find(|key| {
@@ -249,6 +287,33 @@ mod tests {
             placed == Some(row)
         });
         assert!(next.is_some() && table.rates(row, common) == common);
+    }
+
+    #[test]
+    fn what_is_used_beyond_a_lower_limit_is_known_until_it_came_back() {
+        let (high, low) = (RatePair::new(100, 0), RatePair::new(10, 0));
+        let second = 1_000_000_000;
+        let mut table = Table::<1>::new(16);
+        let row = table.place([5], 0).unwrap();
+        // All of a hundred are used: all of ten, and ninety beyond, which take 540 s to come back.
+        table.set(row, [60 * second, 0]);
+        assert_eq!(table.get_under(row, low, high, 0), [60 * second, 0]);
+        assert_eq!(table.over(row, 60 * second), Some([540 * second, 0]));
+        // One that is taken while the bucket is full holds up what comes back beyond it.
+        let [minute, _] = table.get_under(row, low, high, 90 * second);
+        table.set(row, [minute + 6 * second, 0]);
+        assert_eq!(table.over(row, 96 * second), Some([510 * second, 0]));
+        // Of the hundred those 85 are used that did not come back in 30 s.
+        assert_eq!(table.get_under(row, high, high, 96 * second), [147 * second, 0]);
+        assert_eq!(table.over(row, 96 * second), None);
+        // The row is nobody else's before all came back.
+        assert_eq!(table.get_under(row, low, high, 96 * second), [156 * second, 0]);
+        let of_the_set = |table: &mut Table<1>, now: u64| {
+            (100..400u64).any(|key| table.place([key], now).is_some_and(|placed| placed == row))
+        };
+        assert!(!of_the_set(&mut table.clone(), (606 - 1) * second));
+        assert!(of_the_set(&mut table, 606 * second));
+        assert_eq!(table.over(row, 606 * second), None, "the next owner has nothing of it");
     }
 
     #[test]

@@ -11,13 +11,14 @@
 //! retrying               the task, which is tried again
 //! awaiting_confirmation  the task, which goes on when it is confirmed
 //! done, failed, declined, cancelled   the task as it ended; the stream ends
-//! left                   this process will not end it; the stream ends, ask again. It has no id
+//! left                   this process will not end it, or whoever asked may not be told any more; the stream ends, ask again. It has no id
 //! ```
 //! The events are those of [`crate::run::marks`], read from the task's record when there is room to send them.
 //!
 //! Invariants: an event is told when it is on disk, so its id is the same after a restart; ids grow by one from 1, and only
 //! an `answer` that a newer one replaces is passed over; nothing queues up for a slow client; at most [`Streams`] are
-//! open on a core, each bounded in memory ([`sluice_net::body`]); a stream ends with its client, and its task does not.
+//! open on a core, each bounded in memory ([`sluice_net::body`]); a stream ends with its client, and its task does not; it ends within
+//! a second of its caller's credential being taken back, whether there is something to be told or the client reads or not.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -42,10 +43,30 @@ use crate::clock::timestamp_of;
 use crate::run::marks::{Mark, marks};
 use crate::run::{self, codes};
 use crate::service::Core;
+use crate::watch::Watch;
 
 /// How often a quiet stream says that it is alive: well within the idle timeouts of clients and of what may stand
 /// between.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often who waits for long looks whether its caller may still be told: so what was taken back counts within a second,
+/// with half of one to spare.
+pub(super) const STANDING_LOOK: Duration = Duration::from_millis(500);
+
+/// Why a stream ends before its task.
+enum Cut {
+    /// There is nobody to tell.
+    Gone,
+    /// The caller's credential was taken back, or is over.
+    Withdrawn,
+    /// The same, in the midst of an event that the client does not read.
+    Stuck,
+}
+
+impl From<Gone> for Cut {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
 
 /// Counts the open streams of one core.
 pub(crate) struct Streams {
@@ -112,12 +133,20 @@ pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>
         .with_field("cache-control", "no-store")
         .with_field("location", task_path(id));
     let (writer, _at_once) = exchange.stream(head);
-    let mut stream = EventStream { core: &core, writer, seen };
+    let mut stream = EventStream { core: &core, who: &who, writer, seen };
     core.metrics().event_streams.set(core.event_streams.open.get() as u64);
-    match stream.follow(&who, id).await {
+    match stream.follow(id).await {
         Ok(()) => stream.writer.finish(),
-        // Gone before the end: there is nobody to tell.
-        Err(Gone) => core.metrics().event_streams_left.add(1),
+        Err(Cut::Gone) => core.metrics().event_streams_left.add(1),
+        Err(Cut::Withdrawn) => {
+            core.metrics().event_streams_withdrawn.add(1);
+            // A client that does not read is not waited for: its stream breaks off.
+            let limit = sluice_core::now() + STANDING_LOOK / 2;
+            if let Ok(Ok(())) = sluice_core::timeout_at(limit, stream.left(id)).await {
+                stream.writer.finish();
+            }
+        }
+        Err(Cut::Stuck) => core.metrics().event_streams_withdrawn.add(1),
     }
     drop(place);
     core.metrics().event_streams.set(core.event_streams.open.get() as u64);
@@ -149,40 +178,71 @@ impl Story {
 
 struct EventStream<'a> {
     core: &'a Core,
+    who: &'a Principal,
     writer: BodyWriter,
     seen: u64,
 }
 
 impl EventStream<'_> {
     /// Tells what becomes of the task until it has ended.
-    async fn follow(&mut self, who: &Principal, id: TaskId) -> Result<(), Gone> {
-        let mut watch = self.core.env.watches.watch(id);
+    async fn follow(&mut self, id: TaskId) -> Result<(), Cut> {
+        let (core, who) = (self.core, self.who);
+        let mut watch = core.env.watches.watch(id);
         loop {
             // Whoever was signed out is told no more; with another credential the stream goes on where it ended.
-            if !self.core.holds(who) {
-                return self.left(id).await;
-            }
-            let in_hand = self.core.tasks.is_in_hand(who.user, &id);
-            let Ok(Some(record)) = self.core.tasks.record(who.user, who.shard, id).await else {
+            self.check()?;
+            let in_hand = core.tasks.is_in_hand(who.user, &id);
+            let Ok(Some(record)) = core.tasks.record(who.user, who.shard, id).await else {
                 // It cannot be told what became of it: the client must ask again.
-                return self.left(id).await;
+                return Ok(self.left(id).await?);
             };
             if self.tell(&record).await? {
                 return Ok(());
             }
             if !in_hand {
-                return self.left(id).await;
+                return Ok(self.left(id).await?);
             }
-            let heartbeat = sluice_core::now() + HEARTBEAT;
-            match until_gone(&self.writer, sluice_core::timeout_at(heartbeat, watch.changed())).await? {
-                Ok(_changes) => {}
-                Err(_) => self.writer.send(Bytes::from_static(b": alive\n\n")).await?,
+            self.wait(&mut watch).await?;
+        }
+    }
+
+    /// Waits for news of the task, and shows meanwhile that the stream is alive.
+    async fn wait(&mut self, watch: &mut Watch) -> Result<(), Cut> {
+        let mut heartbeat = sluice_core::now() + HEARTBEAT;
+        loop {
+            let look = heartbeat.min(sluice_core::now() + STANDING_LOOK);
+            if until_gone(&self.writer, sluice_core::timeout_at(look, watch.changed())).await?.is_ok() {
+                return Ok(());
+            }
+            self.check()?;
+            if sluice_core::now() >= heartbeat {
+                self.send(Bytes::from_static(b": alive\n\n")).await?;
+                heartbeat = sluice_core::now() + HEARTBEAT;
+            }
+        }
+    }
+
+    /// Whether the caller may still be told.
+    fn check(&self) -> Result<(), Cut> {
+        if self.core.holds(self.who) { Ok(()) } else { Err(Cut::Withdrawn) }
+    }
+
+    /// Sends something, and looks whether the caller may be told while the client does not read.
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Cut> {
+        let (core, who) = (self.core, self.who);
+        let mut sent = pin!(self.writer.send(bytes));
+        loop {
+            let look = sluice_core::now() + STANDING_LOOK;
+            match sluice_core::timeout_at(look, sent.as_mut()).await {
+                Ok(sent) => return Ok(sent?),
+                Err(_) if core.holds(who) => {}
+                Err(_) => return Err(Cut::Stuck),
             }
         }
     }
 
     /// Tells what was not told yet; whether that was all there will ever be.
-    async fn tell(&mut self, record: &TaskRecord) -> Result<bool, Gone> {
+    async fn tell(&mut self, record: &TaskRecord) -> Result<bool, Cut> {
         let story = Story::of(record);
         let last_answer = story.marks.iter().rev().find(|(_, mark)| *mark == Mark::Answered);
         let last_answer = last_answer.map_or(0, |(id, _)| *id);
@@ -198,7 +258,7 @@ impl EventStream<'_> {
             }
             let Some((name, data)) = event_of(mark, record, &view) else { continue };
             // `data` has no line breaks, as serde writes it.
-            self.writer.send(format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()).await?;
+            self.send(format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()).await?;
             self.core.metrics().events_sent.add(1);
         }
         Ok(story.is_over)

@@ -3,6 +3,7 @@
 //! A page is read and sent before the next one is: that, and what waits in the answer's body, is all that an export
 //! holds. The audit log is told before the first line leaves.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::UserRecord;
 use sluice_store::{Batch, Key};
 
+use super::events::STANDING_LOOK;
 use super::exchange::Exchange;
 use super::google::Transfer;
 use super::read_problem;
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
         return exchange.answer(Answer::Streamed(response, BodyReader::whole(Bytes::new())));
     }
     let (mut writer, request) = exchange.stream(response);
-    if send(&core, &user, extent, &mut writer).await {
+    if send(&core, &who, &user, extent, &mut writer).await {
         core.metrics().exports_sent.add(1);
         writer.finish();
     } else {
@@ -82,8 +84,9 @@ async fn begin(core: &Rc<Core>, author: &Author, user: UserId, method: Method) -
     Ok(place)
 }
 
-/// Whether all of it went. Who does not read on holds it up for no longer than files.
-async fn send(core: &Core, user: &UserId, extent: Extent, writer: &mut BodyWriter) -> bool {
+/// Whether all of it went. Who does not read on holds it up for no longer than files, and whose credential is taken back
+/// meanwhile is told no more.
+async fn send(core: &Core, who: &Principal, user: &UserId, extent: Extent, writer: &mut BodyWriter) -> bool {
     let settings = core.config.run.transfer;
     let until = sluice_core::now() + settings.time_max;
     let mut place = None;
@@ -96,14 +99,17 @@ async fn send(core: &Core, user: &UserId, extent: Extent, writer: &mut BodyWrite
             }
         };
         let limit = until.min(sluice_core::now() + settings.idle);
-        if sluice_core::now() >= until {
+        if sluice_core::now() >= until || !core.holds(who) {
             return false;
         }
-        let piece = Bytes::from(page.lines);
-        if !piece.is_empty()
-            && !matches!(sluice_core::timeout_at(limit, writer.send(piece)).await, Ok(Ok(())))
-        {
-            return false;
+        let mut sent = pin!(writer.send(Bytes::from(page.lines)));
+        loop {
+            let look = limit.min(sluice_core::now() + STANDING_LOOK);
+            match sluice_core::timeout_at(look, sent.as_mut()).await {
+                Ok(Ok(())) => break,
+                Err(_) if sluice_core::now() < limit && core.holds(who) => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
         }
         place = match page.next {
             Some(next) => Some(next),

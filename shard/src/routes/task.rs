@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use sluice_protocols::api::{AcceptedView, ListQuery, TaskListView, TaskState, prefer_wait, task_path};
 use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::TaskId;
-use sluice_protocols::problem::Problem;
+use sluice_protocols::problem::{Problem, ProblemKind};
 
+use super::events::STANDING_LOOK;
 use super::exchange::task_timing;
 use super::{not_found, read_problem, unchanged_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
 use crate::cursor::Cursors;
+use crate::service::Core;
 use crate::tasks::finished::{Finished, view_json};
 use crate::tasks::{Cancelled, Found, Outcome, Tasks};
 
@@ -36,17 +38,27 @@ pub(crate) fn get_recent(
 
 /// The answer to a poll.
 pub(crate) async fn get(
-    tasks: &Tasks,
+    core: &Core,
     who: &Principal,
     task: TaskId,
     wait: Option<Duration>,
 ) -> Result<Response, Problem> {
+    let tasks = &core.tasks;
     let Some(wait) = wait else { return now(tasks, who, task, None).await };
     let deadline = sluice_core::now() + wait;
-    match tasks.wait(who.user, &task, deadline).await {
-        Some(Outcome::Finished(finished)) => Ok(with_preference(ended(&finished), Some(wait))),
-        // This process will not end the task; or too many wait, it is not pending, or the time ran out.
-        Some(Outcome::Left(_)) | None => now(tasks, who, task, Some((wait, deadline))).await,
+    loop {
+        let look = deadline.min(sluice_core::now() + STANDING_LOOK);
+        let outcome = tasks.wait(who.user, &task, look).await;
+        if !core.holds(who) {
+            let detail = "the credential was taken back, or ended, while the answer was waited for";
+            return Err(Problem::new(ProblemKind::Unauthorized, detail));
+        }
+        match outcome {
+            Some(Outcome::Finished(finished)) => return Ok(with_preference(ended(&finished), Some(wait))),
+            None if look < deadline && sluice_core::now() >= look => {}
+            // This process will not end the task; or too many wait, it is not pending, or the time ran out.
+            Some(Outcome::Left(_)) | None => return now(tasks, who, task, Some((wait, deadline))).await,
+        }
     }
 }
 

@@ -335,7 +335,9 @@ impl<'a> Execution<'a> {
             }
             Err(problem) => {
                 stats.steps_failed.add(1);
-                tracing::info!(task = %self.shared.task, step = end.index + 1, %problem, "a step failed");
+                // Its words are for the user, and may name people, accounts, mail and files.
+                let kind = problem.kind().slug();
+                tracing::info!(task = %self.shared.task, step = end.index + 1, kind, "a step failed");
                 StepState::Failed
             }
         };

@@ -130,7 +130,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
         Ok(Course::Unconfirmed) => RunEnd::Unconfirmed(task),
         Err(problem) => {
             env.stats.tasks_interrupted.add(1);
-            tracing::warn!(task = %task.id, %problem, "a task is left to the next start");
+            tracing::warn!(task = %task.id, kind = problem.kind().slug(), "a task is left to the next start");
             RunEnd::Interrupted(task, problem)
         }
     }

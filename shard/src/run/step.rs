@@ -241,7 +241,9 @@ impl StepRun<'_> {
     /// What the user is told when it stays unknown whether something was done.
     pub(super) fn unknown(&self, whether: &str, last: &Problem) -> Problem {
         self.shared.env.stats.outcomes_unresolved.add(1);
-        tracing::warn!(task = %self.shared.task, step = %self.id, last = %last, "the outcome stays unknown");
+        // Its words are for the user.
+        let last_kind = last.kind().slug();
+        tracing::warn!(task = %self.shared.task, step = %self.id, last_kind, "the outcome stays unknown");
         let detail = format!("it is not known whether {whether}: {}", last.detail());
         let kind = match last.kind() {
             ProblemKind::UpstreamTimeout | ProblemKind::DeadlineExceeded | ProblemKind::StepTimeout => {

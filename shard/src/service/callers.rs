@@ -243,7 +243,7 @@ impl Core {
             Denied::Storage(error) => routes::read_problem(error),
             // Whose name or address is taken is not for whoever comes with a token.
             Denied::Clerk(problem) if problem.status() < 500 => {
-                tracing::warn!(reason = problem.detail(), "no user was made for a token");
+                tracing::warn!(kind = problem.kind().slug(), "no user was made for a token");
                 Problem::new(ProblemKind::Forbidden, Denied::NoUser.to_string())
             }
             Denied::Clerk(problem) => problem.clone(),

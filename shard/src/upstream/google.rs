@@ -248,11 +248,17 @@ pub(super) fn concerns_user(error: &GoogleError) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(call: &ApiCall, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| nonsense(call, &error.to_string()))
+    // The words of an error may quote what stands there.
+    serde_json::from_slice(body).map_err(|error| {
+        nonsense(call, &format!("{:?} at line {} column {}", error.classify(), error.line(), error.column()))
+    })
 }
 
 fn nonsense(call: &ApiCall, error: &str) -> CallError {
-    tracing::warn!(path = call.path_only(), error, "Google's answer cannot be understood");
+    let (service, method) = (title(call.service), call.method);
+    tracing::warn!(service, method, error, "Google's answer cannot be understood");
+    // Ids of calendars are addresses of people.
+    tracing::debug!(path = call.path_only(), "what was asked");
     CallError::Nonsense { service: call.service }
 }
 

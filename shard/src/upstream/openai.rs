@@ -53,7 +53,9 @@ pub(crate) async fn plan(env: &Env, meter: &Meter, question: &Question<'_>) -> R
             Ok(plan) => return Ok(plan),
             Err(NoPlan::Final(problem)) => return no_plan(env, problem),
             Err(NoPlan::Nonsense(why)) => {
-                tracing::warn!(user = %question.user, asked, why, "the model's answer is no plan");
+                tracing::warn!(user = %question.user, asked, "the model's answer is no plan");
+                // The words may quote what was commanded.
+                tracing::debug!(user = %question.user, why, "why it is none");
             }
         }
         if sluice_core::now() >= limit {

@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //! - At most one refresh of an account is under way, on the core that owns its user; whoever needs the token meanwhile
-//!   waits for it, and so does whoever gives the account up. It runs as a task of its own, so that a caller who goes away cannot tear it down between
-//!   Google's answer and the store.
+//!   waits for it, and so does whoever gives the account up or moves it. It runs as a task of its own, so that a caller who goes away cannot tear
+//!   it down between Google's answer and the store.
+//! - A refresh that began before its user's accounts were forgotten brings its token to those who waited by then alone; others
+//!   wait for its end and begin anew. Also then there is no second one beside it, and a seized account stays seized.
 //! - A refresh token that Google replaced is on disk before the access token that came with it is handed out.
 //! - A refresh changes of a connection's record what it learned, and only if the record still has the refresh token that
 //!   was used: a user who connects anew meanwhile wins. The record is held from that look until the change is durable.
@@ -121,6 +123,8 @@ struct Flight {
     landed: RefCell<Option<Option<Result<AccessToken, Problem>>>>,
     calls: RefCell<Vec<CallView>>,
     waiting: RefCell<Vec<Waker>>,
+    /// What it brings is of accounts that were forgotten meanwhile: nothing of it is kept, and nobody new takes it.
+    is_stale: Cell<bool>,
 }
 
 /// Access tokens of one core's users. `!Send`.
@@ -169,8 +173,9 @@ impl TokenCache {
         self.note_change();
         let mut state = self.state.borrow_mut();
         state.kept.retain(|account, _| account.user != *user);
-        // A refresh under way goes on for those who wait, but nobody new joins it and nothing of it is kept.
-        state.flights.retain(|account, _| account.user != *user);
+        // They stay where they are until they end: who seizes an account, or gives it up, must still meet them.
+        let of_user = state.flights.iter().filter(|(account, _)| account.user == *user);
+        of_user.for_each(|(_, flight)| flight.is_stale.set(true));
         self.told.forget(user);
     }
 
@@ -251,9 +256,10 @@ impl TokenCache {
         };
         loop {
             let flight = self.flight(env, account);
+            let was_stale = flight.is_stale.get();
             let token = match sluice_core::timeout_at(limit, flight.land()).await {
-                Ok(Some(token)) => token,
-                Ok(None) => continue,
+                Ok(Some(token)) if !was_stale => token,
+                Ok(_) => continue,
                 Err(_) => late(),
             };
             return Granted { token, calls: flight.calls.take() };
@@ -302,7 +308,7 @@ impl TokenCache {
             return;
         }
         state.flights.remove(&account);
-        let Some(mut kept) = fresh else { return };
+        let Some(mut kept) = fresh.filter(|_| !flight.is_stale.get()) else { return };
         while state.kept.len() >= self.tokens_max && !state.kept.contains_key(&account) {
             let Some((age, oldest)) = state.by_age.pop_front() else { break };
             if state.kept.get(&oldest).is_some_and(|kept| kept.age == age) {
@@ -429,7 +435,8 @@ impl Refresh {
             Ok(_) => self.env.stats.token_refreshes.add(1),
             Err(problem) => {
                 self.env.stats.token_refresh_failures.add(1);
-                tracing::info!(user = %self.account.user, problem = %problem, "no access token");
+                // Its words are for the user, and name the account.
+                tracing::info!(user = %self.account.user, kind = problem.kind().slug(), "no access token");
             }
         }
         let result = outcome.as_ref().map(|kept| kept.token.clone()).map_err(Clone::clone);

@@ -1,16 +1,18 @@
 //! Keys and users on one core: what is believed, taken back, and written of their use.
 
+use std::time::Duration;
+
 use serde_json::json;
-use sluice_protocols::access::Scopes;
+use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::KEYS_PER_USER_MAX;
 use sluice_protocols::http::RequestHead;
-use sluice_protocols::ids::ApiKey;
+use sluice_protocols::ids::{ApiKey, ShardId, TaskId};
 use sluice_protocols::problem::ProblemKind;
 use sluice_shard::{KeyLimit, KeySpec};
-use sluice_store::record::{ActivityRecord, Loaded};
-use sluice_store::{KeyRange, Kind};
+use sluice_store::record::{ActivityRecord, HistoryRecord, Loaded};
+use sluice_store::{Batch, Key, KeyRange, Kind};
 
-use crate::common::{START_MS, User, World, body, config, problem};
+use crate::common::{START_MS, User, World, body, config, problem, read_all, read_one};
 
 const LIST: &str = "/api/v1/tasks";
 
@@ -83,7 +85,7 @@ fn a_key_ends_when_its_time_is_over_though_it_is_believed() {
         assert_eq!(gateway.get(&timed, LIST).await.status, 200);
         gateway.clock.set(4_000_000_000_000);
         // The belief ends by the clock that does not jump.
-        sluice_core::sleep(std::time::Duration::from_millis(1_050)).await;
+        sluice_core::sleep(Duration::from_millis(1_050)).await;
         let refused = gateway.get(&timed, LIST).await;
         assert_eq!(problem(&refused).kind(), ProblemKind::Unauthorized);
         assert!(problem(&refused).detail().contains("expired"));
@@ -147,5 +149,63 @@ fn a_token_is_refused_where_no_provider_is_trusted() {
         assert_eq!(problem(&refused).kind(), ProblemKind::Unauthorized);
         assert!(problem(&refused).detail().contains("issuer"));
         assert_eq!(gateway.metric("sluice_tokens_refused_total{core=\"0\"}"), 1);
+    });
+}
+
+/// A moment of its own: whoever was let in before is still under way.
+#[test]
+fn what_takes_long_ends_with_the_credential_that_began_it() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let scopes = Role::User.scopes_max();
+    let (key, _) =
+        world.admin.make_key(&anna.id, &spec(scopes, Some(START_MS + 60_000)), &KeyLimit::NONE).unwrap();
+    let short = with(&anna, key);
+    // More than an answer holds that nobody reads.
+    let shard = ShardId::of(&anna.id, world.store.shard_count());
+    let mut batch = Batch::new(shard);
+    for number in 0..100 {
+        let record = HistoryRecord {
+            task: TaskId::new(START_MS + number, [0; 10]),
+            at_ms: START_MS + number,
+            command: "x".repeat(8_000),
+            state: 2,
+            answer: None,
+            services: 0,
+            operations: Vec::new(),
+        };
+        batch.put_record(&Key::history(&anna.id, record.at_ms, &record.task), &record).unwrap();
+    }
+    world.store.write_blocking(vec![batch]).unwrap();
+    let mut patient = config();
+    patient.run.transfer.idle = Duration::from_secs(86_400);
+    world.run(patient, |gateway| async move {
+        let (task, _) = gateway.accepted(&anna, "hold it").await;
+        let path = format!("/api/v1/tasks/{task}");
+        let (_, mut events) = gateway.get(&short, &format!("{path}/events")).streamed().await;
+        read_one(&mut events).await;
+        let polled = gateway.send(short.head("GET", &path).with("prefer", "wait=60"), "");
+        let (head, mut export) = gateway.get(&short, "/api/v1/users/me/export").streamed().await;
+        assert_eq!(head.status, 200);
+        export.next().await.unwrap().unwrap();
+        gateway.settle().await;
+        gateway.clock.set(START_MS + 60_001);
+        // Nothing happens to the task, and nobody reads: it is the credential alone that ends all three.
+        let rest = read_all(events).await;
+        assert!(rest.starts_with("event: left\n") && !rest.contains("alive"), "{rest}");
+        assert_eq!(problem(&polled.await).kind(), ProblemKind::Unauthorized);
+        while gateway.metric("sluice_exports_broken_total{core=\"0\"}") == 0 {
+            sluice_core::sleep(Duration::from_millis(10)).await;
+        }
+        let last = loop {
+            match export.next().await {
+                Some(Ok(_)) => {}
+                last => break last,
+            }
+        };
+        assert!(matches!(last, Some(Err(_))), "it is not taken for a whole one: {last:?}");
+        assert_eq!(gateway.metric("sluice_event_streams_withdrawn_total{core=\"0\"}"), 1);
+        // With another credential all goes on.
+        assert_eq!(gateway.get(&anna, &path).await.status, 200);
     });
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use sluice_protocols::http::Response;
+use sluice_protocols::ids::ShardId;
 use sluice_protocols::problem::ProblemKind;
 use sluice_shard::ShardConfig;
 use sluice_shard::limit::{Class, LimitConfig, LimitKind, Limits, RatePair, Window};
-use sluice_store::record::LimitRecord;
+use sluice_store::record::{LimitRecord, LimitStateRecord};
+use sluice_store::{Batch, Key};
 
 use crate::common::{Gateway, START_MS, User, World, config, problem};
 
@@ -168,6 +170,35 @@ fn a_limit_that_is_raised_between_two_processes_leaves_used_what_was_and_no_more
     world.admin.set_limit(&ada.id, &LimitRecord::default()).unwrap();
     world.run_at(START_MS + 2, limited(hourly(200)), move |gateway| async move {
         assert_eq!(let_in(&gateway, &ada, 220).await, 100);
+    });
+}
+
+#[test]
+fn what_was_used_beyond_a_lower_limit_is_known_over_restarts() {
+    let world = World::new();
+    let ada = Arc::new(world.user("ada"));
+    // Ten an hour, none of them used; and five beyond them, which half an hour would bring back.
+    let state = LimitStateRecord {
+        minute_full_ms: 0,
+        hour_full_ms: START_MS,
+        minute_count: 0,
+        hour_count: 10,
+        minute_over_ms: 0,
+        hour_over_ms: HOUR_MS / 2,
+    };
+    let mut batch = Batch::new(ShardId::of(&ada.id, world.store.shard_count()));
+    batch.put_record(&Key::limit_state(&ada.id), &state).unwrap();
+    world.store.write_blocking(vec![batch]).unwrap();
+    let lower = LimitRecord { per_hour: Some(10), ..LimitRecord::default() };
+    world.admin.set_limit(&ada.id, &lower).unwrap();
+    let again = Arc::clone(&ada);
+    world.run(limited(hourly(100)), move |gateway| async move {
+        assert_eq!(let_in(&gateway, &again, 20).await, 10, "they keep nobody from what there is");
+        drain(&gateway).await;
+    });
+    world.admin.set_limit(&ada.id, &LimitRecord::default()).unwrap();
+    world.run_at(START_MS + 1, limited(hourly(100)), move |gateway| async move {
+        assert_eq!(let_in(&gateway, &ada, 120).await, 85);
     });
 }
 

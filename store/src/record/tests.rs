@@ -754,15 +754,27 @@ fn a_session_of_schema_1_brings_its_turns_along() {
 }
 
 #[test]
-fn a_limit_state_of_schema_1_is_of_counts_that_are_not_known() {
-    let state =
-        LimitStateRecord { minute_full_ms: 60_001, hour_full_ms: 7, minute_count: 100, hour_count: 1_000 };
+fn limit_states_of_older_schemas_lack_what_was_not_known() {
+    let state = LimitStateRecord {
+        minute_full_ms: 60_001,
+        hour_full_ms: 7,
+        minute_count: 100,
+        hour_count: 1_000,
+        minute_over_ms: 5,
+        hour_over_ms: 6,
+    };
     round_trips(&state);
-    let old = types::LimitStateRecordV1 { minute_full_ms: 60_001, hour_full_ms: 7 };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap();
-    bytes.push(1);
-    let loaded = Loaded::<LimitStateRecord>::new(Value::copy_of(&bytes)).unwrap();
-    assert_eq!(loaded.to_record(), LimitStateRecord { minute_count: 0, hour_count: 0, ..state });
+    let read = |mut bytes: AlignedVec, schema: u8| {
+        bytes.push(schema);
+        Loaded::<LimitStateRecord>::new(Value::copy_of(&bytes)).unwrap().to_record()
+    };
+    let LimitStateRecord { minute_full_ms, hour_full_ms, minute_count, hour_count, .. } = state;
+    let second = types::LimitStateRecordV2 { minute_full_ms, hour_full_ms, minute_count, hour_count };
+    let without_over = LimitStateRecord { minute_over_ms: 0, hour_over_ms: 0, ..state };
+    assert_eq!(read(rkyv::to_bytes::<rancor::Error>(&second).unwrap(), 2), without_over);
+    let first = types::LimitStateRecordV1 { minute_full_ms, hour_full_ms };
+    let without_counts = LimitStateRecord { minute_count: 0, hour_count: 0, ..without_over };
+    assert_eq!(read(rkyv::to_bytes::<rancor::Error>(&first).unwrap(), 1), without_counts);
 }
 
 #[test]

@@ -342,16 +342,20 @@ pub struct LimitStateRecord {
     /// Of how many requests a bucket is that is full; 0 when that is not known.
     pub minute_count: u32,
     pub hour_count: u32,
+    /// How long what was used beyond the bucket, under a higher limit before, takes to come back once it is full.
+    pub minute_over_ms: u64,
+    pub hour_over_ms: u64,
 }
 
 impl Record for LimitStateRecord {
     const NAME: &'static str = "limit state";
     const KINDS: &'static [Kind] = &[Kind::Limit];
-    const SCHEMA: u8 = 2;
+    const SCHEMA: u8 = 3;
 
     fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
         match schema {
             1 => Some(rkyv::from_bytes::<LimitStateRecordV1, rancor::Error>(archive).map(Self::from)),
+            2 => Some(rkyv::from_bytes::<LimitStateRecordV2, rancor::Error>(archive).map(Self::from)),
             _ => None,
         }
     }
@@ -367,7 +371,23 @@ pub(super) struct LimitStateRecordV1 {
 impl From<LimitStateRecordV1> for LimitStateRecord {
     fn from(old: LimitStateRecordV1) -> Self {
         let LimitStateRecordV1 { minute_full_ms, hour_full_ms } = old;
-        Self { minute_full_ms, hour_full_ms, minute_count: 0, hour_count: 0 }
+        LimitStateRecordV2 { minute_full_ms, hour_full_ms, minute_count: 0, hour_count: 0 }.into()
+    }
+}
+
+/// Schema 2: without what was used beyond the buckets.
+#[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct LimitStateRecordV2 {
+    pub(super) minute_full_ms: u64,
+    pub(super) hour_full_ms: u64,
+    pub(super) minute_count: u32,
+    pub(super) hour_count: u32,
+}
+
+impl From<LimitStateRecordV2> for LimitStateRecord {
+    fn from(old: LimitStateRecordV2) -> Self {
+        let LimitStateRecordV2 { minute_full_ms, hour_full_ms, minute_count, hour_count } = old;
+        Self { minute_full_ms, hour_full_ms, minute_count, hour_count, minute_over_ms: 0, hour_over_ms: 0 }
     }
 }
 
