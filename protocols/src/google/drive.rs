@@ -112,6 +112,14 @@ pub fn share_file(id: &str, address: &str, role: ShareRole) -> ApiCall {
     ApiCall::json(Service::Drive, "POST", path.finish(), &body)
 }
 
+/// Has somebody who has a file do with it what this role allows, in Drive's words. To repeat it changes nothing.
+#[must_use]
+pub fn change_role(id: &str, permission: &str, role: &str) -> ApiCall {
+    let path = PathAndQuery::new(format!("{}/permissions/{}", file_path(id), Segment(permission)))
+        .with(ALL_DRIVES.0, ALL_DRIVES.1);
+    ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"role": role}))
+}
+
 /// Takes a file from somebody. 404 when they do not have it.
 #[must_use]
 pub fn unshare_file(id: &str, permission: &str) -> ApiCall {
@@ -167,6 +175,13 @@ impl Permission {
 pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
     let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", FILE_FIELDS);
     ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
+}
+
+/// Asks whether a file is in the trash.
+#[must_use]
+pub fn get_trashed(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", "trashed");
+    ApiCall::bare(Service::Drive, "GET", path.finish())
 }
 
 /// Gets the folders that a file is in.
