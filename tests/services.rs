@@ -155,13 +155,39 @@ async fn an_event_that_was_changed_meanwhile_is_neither_changed_nor_deleted_by_i
     assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
     let (effects, record) = stage.scene.sim.effects("ada").await;
     assert_eq!((effects.inserts, effects.patches, effects.deletes), (1, 1, 1), "{record:#}");
-    // Where Google does not heed it, a condition is refused, not passed over.
+    // Where Google does not heed it, a condition is refused, not passed over, and by the name of what was asked for.
     let label = json!({"name": "Deals"});
-    stage
-        .ask("POST", "/gmail/labels", &[("if-match", "*")], &label)
-        .await
-        .problem(412, "precondition-failed");
-    assert_eq!(stage.scene.sim.asked("gmail.labels.create").await, 0);
+    let file = stage.get("/drive/files?page_size=1").await["files"][0]["id"].clone();
+    let file = format!("/drive/files/{}", text(&file));
+    let change = json!({"name": "Other"});
+    for (method, path, body, says) in [
+        (
+            "POST",
+            "/gmail/labels",
+            &label,
+            "gmail.labels.create takes no If-Match: Gmail makes no change on a condition",
+        ),
+        (
+            "PATCH",
+            &*file,
+            &change,
+            "drive.files.change takes no If-Match: Google Drive makes no change on a condition",
+        ),
+        (
+            "POST",
+            "/calendar/events",
+            &change,
+            "calendar.events.create takes no If-Match: Google Calendar heeds it only",
+        ),
+    ] {
+        let refused =
+            stage.ask(method, path, &[("if-match", "*")], body).await.problem(412, "precondition-failed");
+        assert!(text(&refused["detail"]).starts_with(says), "{refused:#}");
+    }
+    let asked = ["gmail.labels.create", "drive.files.update", "calendar.events.insert"];
+    for (endpoint, times) in asked.into_iter().zip([0, 0, 1]) {
+        assert_eq!(stage.scene.sim.asked(endpoint).await, times, "{endpoint}");
+    }
 }
 
 #[tokio::test]
