@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::asker::text;
+use common::asker::{Asker, text};
 use common::h3::Answer;
 use common::scene::{Caller, Scene};
 use serde_json::{Value, json};
@@ -311,6 +311,29 @@ async fn files_are_found_exported_moved_shared_and_thrown_away() {
 
     stage.ask("PATCH", &path, &[], &json!({"trashed": true})).await;
     assert_eq!(stage.get(&format!("{path}?fields=trashed")).await, json!({"trashed": true}));
+}
+
+#[tokio::test]
+async fn a_shared_file_is_found_by_whom_it_is_shared_with_who_may_do_what_the_role_says() {
+    let stage = Stage::start().await;
+    let bob = Asker::of(&stage.scene.gateway, &stage.scene.gateway.user("bob")).await;
+    let made =
+        stage.ask("POST", "/drive/files", &[], &json!({"name": "plan.txt", "mimeType": "text/plain"})).await;
+    let path = format!("/drive/files/{}", text(&made.value()["id"]));
+    bob.ask("GET", &path, &Value::Null).await.problem(404, "not-found");
+    let reader = json!({"type": "user", "role": "reader", "emailAddress": "bob@example.com"});
+    let shared = stage.ask("POST", &format!("{path}/permissions?notify=false"), &[], &reader).await;
+    assert_eq!(shared.status.as_u16(), 200, "{:?}", shared.body);
+    let found =
+        bob.get("/drive/files?q=sharedWithMe%20and%20name%3D%27plan.txt%27&fields=files(id,ownedByMe)").await;
+    assert_eq!(found, json!({"files": [{"id": made.value()["id"], "ownedByMe": false}]}));
+    let change = json!({"name": "mine.txt"});
+    let refused = bob.ask("PATCH", &path, &change).await.problem(403, "forbidden");
+    assert!(text(&refused["detail"]).contains("does not have sufficient permissions"), "{refused:#}");
+    assert_eq!(stage.get(&path).await["name"], "plan.txt");
+    let writer = json!({"type": "user", "role": "writer", "emailAddress": "bob@example.com"});
+    stage.ask("POST", &format!("{path}/permissions?notify=false"), &[], &writer).await;
+    assert_eq!(bob.expect(200, "PATCH", &path, &change).await["name"], "mine.txt");
 }
 
 #[tokio::test]

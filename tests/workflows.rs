@@ -455,6 +455,37 @@ async fn what_was_changed_cancelled_and_thrown_away_is_as_it_was_even_over_a_kil
 }
 
 #[tokio::test]
+async fn one_occurrence_of_a_series_is_cancelled_and_comes_back() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let at =
+        |hour: u8| json!({"dateTime": format!("2031-03-03T{hour:02}:00:00"), "timeZone": "Europe/Berlin"});
+    let series = json!({"summary": "Standup", "start": at(10), "end": at(11), "recurrence": ["RRULE:FREQ=DAILY;COUNT=3"]});
+    ada.expect(200, "POST", "/calendar/events?send_updates=none", &series).await;
+    let listed = async || {
+        let path = "/calendar/events?q=standup&single_events=true&order_by=startTime\
+                    &from=2031-03-01T00:00:00Z&to=2031-03-09T00:00:00Z&fields=items(id,status)";
+        ada.with("GET", path, &[("cache-control", "no-cache")], &NONE).await.value()["items"].clone()
+    };
+    let before = listed().await;
+    assert_eq!(before.as_array().expect("a list").len(), 3, "{before:#}");
+    let definition = json!({"steps": [
+        {"id": "find", "operation": "calendar.list", "with": {"query": "standup", "from": "2031-03-04", "to": "2031-03-04", "limit": 1}},
+        {"id": "cancel", "operation": "calendar.delete", "with": {"event": "$steps.find.events[0]"}},
+        {"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}},
+        {"id": "read", "operation": "gmail.read", "after": ["cancel"], "with": {"message": "$steps.none.messages[0]"}},
+    ]});
+    ada.expect(201, "PUT", "/workflows/skip", &definition).await;
+    let problem =
+        ada.ask("POST", "/workflows/skip/runs", &json!({})).await.problem(422, "unresolved-reference");
+    assert_eq!(step(&problem["task"], "cancel")["compensation"]["state"], "done", "{problem:#}");
+    assert_eq!(listed().await, before);
+    let state = stage.sim.state().await;
+    let done = [DELETE, "calendar.events.patch", "calendar.events.update"];
+    assert_eq!(done.map(|method| changes(&state, "ada", method)), [1, 1, 0]);
+}
+
+#[tokio::test]
 async fn what_was_given_by_reference_is_checked_when_it_is_known() {
     let stage = Stage::start();
     let ada = stage.user("ada").await;
