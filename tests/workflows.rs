@@ -437,7 +437,7 @@ async fn what_was_changed_cancelled_and_thrown_away_is_as_it_was_even_over_a_kil
         let asker = Asker::of(&stage.gateway, &stage.gateway.admin(&["key", "add", &user])).await;
         for (name, title) in [("talk", "talk"), ("lunch", "lunch")] {
             let id = text(&step(&task, name)["items"][0]["id"]).to_owned();
-            let event = asker.get(&format!("/calendar/events/{id}?timeZone=UTC")).await;
+            let event = asker.get(&format!("/calendar/events/{id}?time_zone=UTC")).await;
             assert_eq!(event["summary"], format!("{title} q{index:04}x"), "{event:#}");
             assert_eq!((&event["status"], &event["location"]), (&json!("confirmed"), &json!("Room 1")));
             assert!(text(&event["start"]["dateTime"]).starts_with("2031-03-04T"), "{event:#}");
