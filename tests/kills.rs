@@ -219,6 +219,8 @@ fn fall() -> Value {
     json!({"input": {"mark": {"type": "text"}, "friend": {"type": "address"}}, "steps": [
         {"id": "find", "operation": "gmail.search", "with": {"query": "from:nobody.at.all ${input.mark}"}},
         {"id": "book", "operation": "calendar.create", "with": {"title": "Talk ${input.mark}", "start": "2031-03-06T10:00"}},
+        {"id": "shift", "operation": "calendar.change",
+         "with": {"event": "$steps.book.events[0]", "title": "Later ${input.mark}", "start": "2031-03-07T10:00"}},
         {"id": "draft", "operation": "gmail.draft",
          "with": {"to": ["kim@example.com"], "subject": "Talk ${input.mark}", "body": "See you."}},
         {"id": "note", "operation": "drive.create", "with": {"name": "$input.mark"}},
@@ -231,7 +233,7 @@ fn fall() -> Value {
          "with": {"to": ["kim@example.com"], "subject": "Code ${input.mark}", "body": "See you."}},
         {"id": "label", "operation": "gmail.label", "with": {"message": "$steps.tell.messages[0]", "add": ["Runs"]}},
         {"id": "drop", "operation": "gmail.trash", "with": {"message": "$steps.tell.messages[0]"}, "after": ["label"]},
-        {"id": "read", "operation": "gmail.read", "after": ["book", "draft", "share", "bin", "move", "drop"],
+        {"id": "read", "operation": "gmail.read", "after": ["shift", "draft", "share", "bin", "move", "drop"],
          "with": {"message": "$steps.find.messages[0]"}},
     ]})
 }
@@ -662,6 +664,13 @@ async fn check_run(asker: &Asker, state: &Value, act: &Act, task: &Value, done: 
     let most = Effects { drafts: 0, labelled: 0, shared: 0, binned: 0, ..act.does };
     assert!(done.is_within(most), "{done:?} is left by {act:?}: {task:#}");
     assert_eq!(deletes, done.inserts, "an event is left: {task:#}");
+    let deleted = user_of(state, act)["deletes"].as_array().into_iter().flatten();
+    let later = format!("Later {}", act.mark);
+    assert_eq!(
+        deleted.filter(|event| event["summary"] == later).count(),
+        0,
+        "it was not changed back first: {task:#}"
+    );
     assert!(notes.iter().all(|file| file["trashed"] == true), "a file is left: {task:#}");
     let folder = files(asker, &format!("{}-box", act.mark)).await;
     assert!(folder.len() <= 1 && folder.iter().all(|file| file["trashed"] == true), "{act:?}: {task:#}");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::asker::text;
+use common::asker::{Asker, text};
 use common::h3::Answer;
 use common::scene::{Caller, Scene};
 use serde_json::{Value, json};
@@ -155,13 +155,39 @@ async fn an_event_that_was_changed_meanwhile_is_neither_changed_nor_deleted_by_i
     assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
     let (effects, record) = stage.scene.sim.effects("ada").await;
     assert_eq!((effects.inserts, effects.patches, effects.deletes), (1, 1, 1), "{record:#}");
-    // Where Google does not heed it, a condition is refused, not passed over.
+    // Where Google does not heed it, a condition is refused, not passed over, and by the name of what was asked for.
     let label = json!({"name": "Deals"});
-    stage
-        .ask("POST", "/gmail/labels", &[("if-match", "*")], &label)
-        .await
-        .problem(412, "precondition-failed");
-    assert_eq!(stage.scene.sim.asked("gmail.labels.create").await, 0);
+    let file = stage.get("/drive/files?page_size=1").await["files"][0]["id"].clone();
+    let file = format!("/drive/files/{}", text(&file));
+    let change = json!({"name": "Other"});
+    for (method, path, body, says) in [
+        (
+            "POST",
+            "/gmail/labels",
+            &label,
+            "gmail.labels.create takes no If-Match: Gmail makes no change on a condition",
+        ),
+        (
+            "PATCH",
+            &*file,
+            &change,
+            "drive.files.change takes no If-Match: Google Drive makes no change on a condition",
+        ),
+        (
+            "POST",
+            "/calendar/events",
+            &change,
+            "calendar.events.create takes no If-Match: Google Calendar heeds it only",
+        ),
+    ] {
+        let refused =
+            stage.ask(method, path, &[("if-match", "*")], body).await.problem(412, "precondition-failed");
+        assert!(text(&refused["detail"]).starts_with(says), "{refused:#}");
+    }
+    let asked = ["gmail.labels.create", "drive.files.update", "calendar.events.insert"];
+    for (endpoint, times) in asked.into_iter().zip([0, 0, 1]) {
+        assert_eq!(stage.scene.sim.asked(endpoint).await, times, "{endpoint}");
+    }
 }
 
 #[tokio::test]
@@ -285,6 +311,29 @@ async fn files_are_found_exported_moved_shared_and_thrown_away() {
 
     stage.ask("PATCH", &path, &[], &json!({"trashed": true})).await;
     assert_eq!(stage.get(&format!("{path}?fields=trashed")).await, json!({"trashed": true}));
+}
+
+#[tokio::test]
+async fn a_shared_file_is_found_by_whom_it_is_shared_with_who_may_do_what_the_role_says() {
+    let stage = Stage::start().await;
+    let bob = Asker::of(&stage.scene.gateway, &stage.scene.gateway.user("bob")).await;
+    let made =
+        stage.ask("POST", "/drive/files", &[], &json!({"name": "plan.txt", "mimeType": "text/plain"})).await;
+    let path = format!("/drive/files/{}", text(&made.value()["id"]));
+    bob.ask("GET", &path, &Value::Null).await.problem(404, "not-found");
+    let reader = json!({"type": "user", "role": "reader", "emailAddress": "bob@example.com"});
+    let shared = stage.ask("POST", &format!("{path}/permissions?notify=false"), &[], &reader).await;
+    assert_eq!(shared.status.as_u16(), 200, "{:?}", shared.body);
+    let found =
+        bob.get("/drive/files?q=sharedWithMe%20and%20name%3D%27plan.txt%27&fields=files(id,ownedByMe)").await;
+    assert_eq!(found, json!({"files": [{"id": made.value()["id"], "ownedByMe": false}]}));
+    let change = json!({"name": "mine.txt"});
+    let refused = bob.ask("PATCH", &path, &change).await.problem(403, "forbidden");
+    assert!(text(&refused["detail"]).contains("does not have sufficient permissions"), "{refused:#}");
+    assert_eq!(stage.get(&path).await["name"], "plan.txt");
+    let writer = json!({"type": "user", "role": "writer", "emailAddress": "bob@example.com"});
+    stage.ask("POST", &format!("{path}/permissions?notify=false"), &[], &writer).await;
+    assert_eq!(bob.expect(200, "PATCH", &path, &change).await["name"], "mine.txt");
 }
 
 #[tokio::test]

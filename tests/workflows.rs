@@ -384,6 +384,159 @@ async fn a_file_is_moved_once_and_back_once_whichever_call_a_kill_falls_on() {
     assert!(list.len() == 1 && !list.contains(&folder), "{list:?}");
 }
 
+/// Changes an event, cancels another, throws a mail and a file away (the file twice), and then fails. What it works on stays.
+fn altered() -> Value {
+    let kept = |mut step: Value| {
+        step["compensate"] = json!(false);
+        step
+    };
+    let make = |id: &str| {
+        kept(
+            json!({"id": id, "operation": "calendar.create", "with": {"title": format!("{id} ${{input.mark}}"),
+            "start": "$input.start", "location": "Room 1", "attendees": ["kim@example.com"]}}),
+        )
+    };
+    json!({
+        "input": {"mark": {"type": "text"}, "start": {"type": "time"}},
+        "steps": [
+            make("talk"),
+            make("lunch"),
+            kept(json!({"id": "note", "operation": "drive.create", "with": {"name": "Notes ${input.mark}"}})),
+            {"id": "find", "operation": "gmail.search", "with": {"query": "in:inbox from:anna", "limit": 1}},
+            {"id": "change", "operation": "calendar.change", "with": {"event": "$steps.talk.events[0]", "title": "Moved",
+                "start": "2031-03-05T12:00", "location": "Room 2", "add_attendees": ["ben@x.example"]}},
+            {"id": "cancel", "operation": "calendar.delete", "with": {"event": "$steps.lunch.events[0]"}, "after": ["change"]},
+            {"id": "trash", "operation": "gmail.trash", "with": {"message": "$steps.find.messages[0]"}, "after": ["cancel"]},
+            {"id": "bin", "operation": "drive.trash", "with": {"file": "$steps.note.files[0]"}, "after": ["trash"]},
+            {"id": "again", "operation": "drive.trash", "with": {"file": "$steps.note.files[0]"}, "after": ["bin"]},
+            {"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}},
+            {"id": "read", "operation": "gmail.read", "after": ["again"], "with": {"message": "$steps.none.messages[0]"}},
+        ],
+    })
+}
+
+#[tokio::test]
+async fn what_was_changed_cancelled_and_thrown_away_is_as_it_was_even_over_a_kill() {
+    const CHANGE: &str = "calendar.events.patch";
+    const RESTORE: &str = "calendar.events.update";
+    let mut stage = Stage::start();
+    let moments = [
+        after("calendar", "PATCH", "/events/", CHANGE),
+        after("calendar", "DELETE", "/events/", DELETE),
+        before("calendar", "PUT", "/events/"),
+        after("calendar", "PUT", "/events/", RESTORE),
+        after("gmail", "POST", "/untrash", "gmail.messages.untrash"),
+        after("gmail", "POST", "/modify", LABEL),
+    ];
+    for (index, moment) in moments.iter().enumerate() {
+        let (next, task, state) = stage.killed_at(index, &altered(), moment).await;
+        stage = next;
+        assert_eq!(task["state"], "failed", "{task:#}");
+        for name in ["change", "cancel", "trash", "bin", "again"] {
+            assert_eq!(step(&task, name)["compensation"]["state"], "done", "{name}: {task:#}");
+        }
+        let user = format!("user-{index}");
+        let done = [CHANGE, DELETE, RESTORE].map(|method| changes(&state, &user, method));
+        assert_eq!(done, [2, 1, 1], "{index}: {task:#}");
+        let asker = Asker::of(&stage.gateway, &stage.gateway.admin(&["key", "add", &user])).await;
+        for (name, title) in [("talk", "talk"), ("lunch", "lunch")] {
+            let id = text(&step(&task, name)["items"][0]["id"]).to_owned();
+            let event = asker.get(&format!("/calendar/events/{id}?time_zone=UTC")).await;
+            assert_eq!(event["summary"], format!("{title} q{index:04}x"), "{event:#}");
+            assert_eq!((&event["status"], &event["location"]), (&json!("confirmed"), &json!("Room 1")));
+            assert!(text(&event["start"]["dateTime"]).starts_with("2031-03-04T"), "{event:#}");
+            let invited = event["attendees"].as_array().expect("attendees");
+            assert!(invited.len() == 1 && invited[0]["email"] == "kim@example.com", "{event:#}");
+        }
+        let message = text(&step(&task, "find")["items"][0]["id"]).to_owned();
+        let labels =
+            asker.get(&format!("/gmail/messages/{message}?format=minimal")).await["labelIds"].clone();
+        let labels = labels.as_array().expect("labels").clone();
+        assert!(labels.contains(&json!("INBOX")) && !labels.contains(&json!("TRASH")), "{labels:?}");
+        let file = text(&step(&task, "note")["items"][0]["id"]).to_owned();
+        assert_eq!(asker.get(&format!("/drive/files/{file}?fields=trashed")).await["trashed"], false);
+    }
+}
+
+#[tokio::test]
+async fn one_occurrence_of_a_series_is_cancelled_and_comes_back() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let at =
+        |hour: u8| json!({"dateTime": format!("2031-03-03T{hour:02}:00:00"), "timeZone": "Europe/Berlin"});
+    let series = json!({"summary": "Standup", "start": at(10), "end": at(11), "recurrence": ["RRULE:FREQ=DAILY;COUNT=3"]});
+    ada.expect(200, "POST", "/calendar/events?send_updates=none", &series).await;
+    let listed = async || {
+        let path = "/calendar/events?q=standup&single_events=true&order_by=startTime\
+                    &from=2031-03-01T00:00:00Z&to=2031-03-09T00:00:00Z&fields=items(id,status)";
+        ada.with("GET", path, &[("cache-control", "no-cache")], &NONE).await.value()["items"].clone()
+    };
+    let before = listed().await;
+    assert_eq!(before.as_array().expect("a list").len(), 3, "{before:#}");
+    let definition = json!({"steps": [
+        {"id": "find", "operation": "calendar.list", "with": {"query": "standup", "from": "2031-03-04", "to": "2031-03-04", "limit": 1}},
+        {"id": "cancel", "operation": "calendar.delete", "with": {"event": "$steps.find.events[0]"}},
+        {"id": "none", "operation": "gmail.search", "with": {"query": "from:nobody.at.all"}},
+        {"id": "read", "operation": "gmail.read", "after": ["cancel"], "with": {"message": "$steps.none.messages[0]"}},
+    ]});
+    ada.expect(201, "PUT", "/workflows/skip", &definition).await;
+    let problem =
+        ada.ask("POST", "/workflows/skip/runs", &json!({})).await.problem(422, "unresolved-reference");
+    assert_eq!(step(&problem["task"], "cancel")["compensation"]["state"], "done", "{problem:#}");
+    assert_eq!(listed().await, before);
+    let state = stage.sim.state().await;
+    let done = [DELETE, "calendar.events.patch", "calendar.events.update"];
+    assert_eq!(done.map(|method| changes(&state, "ada", method)), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn what_was_given_by_reference_is_checked_when_it_is_known() {
+    let stage = Stage::start();
+    let ada = stage.user("ada").await;
+    let definition = json!({
+        "input": {"role": {"type": "text"}, "label": {"type": "text", "default": "Trips"}},
+        "steps": [
+            {"id": "find", "operation": "gmail.search", "with": {"query": "from:anna", "limit": 1}},
+            {"id": "label", "operation": "gmail.label", "with": {"message": "$steps.find.messages[0]", "add": ["$input.label", "STARRED"]}},
+            {"id": "note", "operation": "drive.create", "with": {"name": "Notes", "text": "x"}, "after": ["label"]},
+            {"id": "share", "operation": "drive.share",
+             "with": {"file": "$steps.note.files[0]", "people": "kim@example.com", "role": "$input.role"}},
+        ],
+    });
+    ada.expect(201, "PUT", "/workflows/hand", &definition).await;
+    let run = |role: &str| json!({"input": {"role": role}});
+    let done = ada.expect(200, "POST", "/workflows/hand/runs", &run("Writer")).await;
+    assert_eq!(done["state"], "done", "{done:#}");
+    let own = ada.get("/gmail/labels").await["labels"].clone();
+    assert!(own.as_array().expect("labels").iter().any(|label| label["name"] == "Trips"), "{own:#}");
+    let file = text(&step(&done, "note")["items"][0]["id"]).to_owned();
+    let people = ada.get(&format!("/drive/files/{file}/permissions?fields=permissions(role)")).await;
+    assert!(
+        people["permissions"].as_array().expect("a list").contains(&json!({"role": "writer"})),
+        "{people:#}"
+    );
+    // No role: the step says so, nobody is given the file, and what was done before is taken back.
+    let answer = ada.ask("POST", "/workflows/hand/runs", &run("boss")).await;
+    let problem = answer.problem(422, "invalid-field");
+    let share = step(&problem["task"], "share");
+    let told = "role came out as “boss”, which is none of reader, commenter, writer";
+    assert_eq!((&share["state"], &share["error"]["detail"]), (&json!("failed"), &json!(told)), "{problem:#}");
+    for name in ["label", "note"] {
+        assert_eq!(step(&problem["task"], name)["compensation"]["state"], "done", "{problem:#}");
+    }
+    assert_eq!(changes(&stage.sim.state().await, "ada", SHARE), 1);
+    // What is written out is checked when it is stored; so is what is promised to be taken back.
+    let mut wrong = definition.clone();
+    wrong["steps"][3]["with"]["role"] = json!("boss");
+    let refused = ada.ask("PUT", "/workflows/hand", &wrong).await.problem(422, "invalid-field");
+    assert_eq!(refused["errors"][0]["pointer"], "/steps/3/with/role", "{refused:#}");
+    let mut promised = definition;
+    promised["steps"][0]["compensate"] = json!(true);
+    let refused = ada.ask("POST", "/workflows/check", &promised).await.problem(422, "invalid-field");
+    assert!(text(&refused["detail"]).contains("step `find`"), "{refused:#}");
+    assert_eq!(refused["errors"][0]["pointer"], "/steps/0/compensate", "{refused:#}");
+}
+
 #[tokio::test]
 async fn what_is_cyclic_unknown_or_mistyped_is_refused_with_the_step_named() {
     let stage = Stage::start();

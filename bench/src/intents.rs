@@ -6,8 +6,9 @@
 //! - *intent*: the plan's operations are those of the annotated scenario and action;
 //! - *slots*: every annotated entity is found again in the plan. Names, titles and addresses must occur in it word
 //!   for word, but for words that the operation itself stands for ("meeting" in a list of events). Days and times are
-//!   worked out from the entity's text alone by the simulator's parser, which shares no code with the one that is
-//!   measured, and must agree with a time in the plan.
+//!   worked out from the entity's text, with the word before it where the annotation cut that off ("the tenth", "the last
+//!   fifteen minutes"), by the simulator's parser, which shares no code with the one that is measured, and must agree with a
+//!   time in the plan.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -16,11 +17,12 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use jiff::ZonedDateTime;
+use jiff::civil::DateTime;
 use serde::Deserialize;
 use sluice_protocols::intent::{Confidence, Guess, Setting, parse};
 use sluice_protocols::plan::{Operation, Plan};
 
-use crate::sim::parse::{MONTHS, named_time};
+use crate::sim::parse::{MONTHS, NamedTime, named_time};
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -127,8 +129,9 @@ fn judge<'a>(line: &'a Line, setting: &Setting<'_>) -> Judged<'a> {
     let guess = parse(&line.text, setting);
     let intent = guess.as_ref().is_some_and(|guess| is_meant(line, &guess.plan));
     let slots = line.entities.len();
-    let kept =
-        |guess: &Guess| line.entities.iter().filter(|entity| is_kept(entity, guess, setting.now)).count();
+    let kept = |guess: &Guess| {
+        line.entities.iter().filter(|entity| is_kept(entity, line, guess, setting.now)).count()
+    };
     let slots_kept = guess.as_ref().map_or(0, kept);
     Judged { line, guess, intent, slots, slots_kept }
 }
@@ -175,9 +178,9 @@ const UNDERSTOOD: &[&str] = &[
     "recent",
 ];
 
-fn is_kept(entity: &Entity, guess: &Guess, now: &ZonedDateTime) -> bool {
+fn is_kept(entity: &Entity, line: &Line, guess: &Guess, now: &ZonedDateTime) -> bool {
     match entity.kind.as_str() {
-        "date" | "time" | "timeofday" | "general_frequency" => time_is_kept(entity, guess, now),
+        "date" | "time" | "timeofday" | "general_frequency" => time_is_kept(entity, line, guess, now),
         _ => words_are_kept(&entity.text, &guess.plan),
     }
 }
@@ -194,7 +197,7 @@ fn words_are_kept(text: &str, plan: &Plan) -> bool {
 /// the last will do: what is left of this week ends with it), and where it
 /// names a time of day, the same hour and minute. What only the whole command tells (which half of the day a bare
 /// hour is in) may differ by twelve hours. Names of parts of a day need a time within them.
-fn time_is_kept(entity: &Entity, guess: &Guess, now: &ZonedDateTime) -> bool {
+fn time_is_kept(entity: &Entity, line: &Line, guess: &Guess, now: &ZonedDateTime) -> bool {
     let times = times_of(&guess.plan, now);
     let text = entity.text.to_lowercase();
     let part = [
@@ -221,7 +224,7 @@ fn time_is_kept(entity: &Entity, guess: &Guess, now: &ZonedDateTime) -> bool {
     if let Some(month) = MONTHS.iter().position(|name| *name == text) {
         return times.iter().any(|at| usize::try_from(at.month()) == Ok(month + 1));
     }
-    let Some(found) = named_time(&text, now.datetime()) else {
+    let Some(found) = read(&text, &line.text.to_lowercase(), now.datetime()) else {
         return words_are_kept(&entity.text, &guess.plan);
     };
     let day = found.day.is_none_or(|day| {
@@ -233,8 +236,26 @@ fn time_is_kept(entity: &Entity, guess: &Guess, now: &ZonedDateTime) -> bool {
     (found.day.is_some() || found.minute.is_some()) && day && minute
 }
 
+/// The witness's reading of an annotated time in its command.
+fn read(text: &str, command: &str, now: DateTime) -> Option<NamedTime> {
+    let is_behind = |word: &str| command.contains(&format!("{word} {text}"));
+    let passed = || {
+        // A time that has passed is as long as one to come.
+        let coming = named_time(&format!("in {text}"), now)?;
+        let (hour, minute) = coming.minute?;
+        let coming = coming.day?.at(hour, minute, 0, 0);
+        let since = now.checked_sub(now.until(coming).ok()?).ok()?;
+        let minute = Some((since.hour(), since.minute()));
+        Some(NamedTime { day: Some(since.date()), last_day: None, minute })
+    };
+    let alone = named_time(text, now);
+    let with_last = || ["last", "past"].into_iter().any(is_behind).then(passed).flatten();
+    let with_the = || is_behind("the").then(|| named_time(&format!("on the {text}"), now)).flatten();
+    alone.or_else(with_last).or_else(with_the)
+}
+
 /// Every time in a plan, on the clock of `now`.
-fn times_of(plan: &Plan, now: &ZonedDateTime) -> Vec<jiff::civil::DateTime> {
+fn times_of(plan: &Plan, now: &ZonedDateTime) -> Vec<DateTime> {
     let mut times = Vec::new();
     for step in plan.steps() {
         match &step.call {
@@ -444,5 +465,18 @@ mod tests {
         let lost = [("person", "claire"), ("date", "friday"), ("time", "three pm")];
         let lost = line("do i have a dentist appointment tomorrow", "calendar", "query", &lost);
         assert_eq!(judged(&lost), (true, 0));
+    }
+
+    #[test]
+    fn times_are_read_with_the_word_that_the_annotation_cut_off() {
+        let now: DateTime = "2026-11-25T09:40:00".parse().expect("a time");
+        let day = |text: &str, command: &str| read(text, command, now).and_then(|found| found.day);
+        assert_eq!(
+            day("tenth", "delete the wedding on the tenth"),
+            Some("2026-12-10".parse().expect("a day"))
+        );
+        assert_eq!(day("tenth", "delete my tenth wedding"), None);
+        let span = read("fifteen minutes", "mails of the last fifteen minutes", now).expect("a time");
+        assert_eq!(span.minute, Some((9, 25)));
     }
 }

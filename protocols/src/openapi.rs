@@ -522,6 +522,9 @@ fn operation(endpoint: &Endpoint) -> Value {
         "parameters": parameters,
         "responses": all,
     });
+    if let Some(why) = endpoint.why_unconditional() {
+        operation["description"] = json!(format!("`If-Match` is refused (412): {why}."));
+    }
     match endpoint.body {
         Body::None | Body::SentDraft => {}
         Body::Json => operation["requestBody"] = body("application/json", &json!({"type": "object"})),
@@ -824,6 +827,23 @@ mod tests {
             }
         }
         assert!(rest::ENDPOINTS.iter().all(|endpoint| names.contains(endpoint.name)));
+    }
+
+    #[test]
+    fn a_change_takes_a_condition_or_says_that_it_takes_none() {
+        let document = document("1.2.3");
+        let page = page::page(&document);
+        for endpoint in rest::ENDPOINTS {
+            let operation = &document["paths"][endpoint.path][method(endpoint.method)];
+            let mut parameters = operation["parameters"].as_array().unwrap().iter();
+            let takes = parameters.any(|parameter| parameter["name"] == "if-match");
+            let says = operation["description"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("`If-Match` is refused"));
+            let changes = endpoint.effect != rest::Effect::Read;
+            assert_eq!((takes || says, takes && says), (changes, false), "{}", endpoint.name);
+        }
+        assert!(page.contains("Google Drive makes no change on a condition"));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(crate) struct Request {
     pub(crate) query: String,
     /// The bearer token.
     pub(crate) token: Option<String>,
+    /// The tags of `If-Match`.
+    pub(crate) if_match: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -55,5 +57,6 @@ fn read(stream: &mut TcpStream) -> Option<Request> {
     let method = words.next()?.to_owned();
     let (path, query) = words.next().map(|url| url.split_once('?').unwrap_or((url, "")))?;
     let token = header("authorization").and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    Some(Request { method, path: path.to_owned(), query: query.to_owned(), token, body })
+    let if_match = header("if-match").map(str::to_owned);
+    Some(Request { method, path: path.to_owned(), query: query.to_owned(), token, if_match, body })
 }

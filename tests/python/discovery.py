@@ -19,7 +19,7 @@ labels.create labels.delete labels.get labels.list labels.patch labels.update me
 messages.batchDelete messages.batchModify messages.delete messages.get messages.insert messages.list messages.modify
 messages.send messages.trash messages.untrash threads.delete threads.get threads.list threads.modify threads.trash
 threads.untrash"""
-CALENDAR = """calendarList.get calendarList.list calendars.get events.delete events.get events.insert events.list
+CALENDAR = """calendarList.get calendarList.list calendars.get events.delete events.get events.insert events.instances events.list
 events.move events.patch events.quickAdd events.update freebusy.query"""
 DRIVE = """about.get changes.getStartPageToken changes.list files.copy files.create files.delete files.emptyTrash
 files.export files.generateIds files.get files.list files.update permissions.create permissions.delete

@@ -281,6 +281,97 @@ def calendar(token):
     refused(events.list(calendarId="nobody@x.example"), 404)
 
 
+def series(token):
+    """Events that recur: by themselves, out of their series, and back in it."""
+    events = service("calendar", token).events()
+    zone = {"timeZone": "Europe/Berlin"}
+    body = {
+        "id": "weekly0", "summary": "Standup", "start": {"dateTime": "2031-10-20T10:00:00", **zone}, "end": {"dateTime": "2031-10-20T10:15:00", **zone},
+        "recurrence": ["RRULE:FREQ=WEEKLY;BYDAY=MO,WE;UNTIL=20311231T225959Z", "EXDATE;TZID=Europe/Berlin:20311022T100000"],
+    }
+    refused(events.insert(calendarId="primary", body=body | {"recurrence": ["RRULE:FREQ=OFTEN"]}), 400, "invalid")
+    events.insert(calendarId="primary", body=body).execute()
+    window = {"timeMin": "2031-10-20T00:00:00Z", "timeMax": "2031-11-01T00:00:00Z"}
+    listed = {"calendarId": "primary", "q": "standup", "singleEvents": True, "orderBy": "startTime", "timeZone": "UTC", **window}
+
+    def starts(**more):
+        return [event["start"]["dateTime"] for event in events.list(**listed | more).execute()["items"]]
+
+    # Summer time ends between them; the 22nd is left out.
+    assert starts() == ["2031-10-20T08:00:00Z", "2031-10-27T09:00:00Z", "2031-10-29T09:00:00Z"], starts()
+    assert starts(maxResults=1) == ["2031-10-20T08:00:00Z"]
+    whole = events.list(calendarId="primary", q="standup", **window).execute()["items"]
+    assert [event["id"] for event in whole] == ["weekly0"] and whole[0]["recurrence"] == body["recurrence"]
+    assert events.list(calendarId="primary", q="standup", timeMin="2032-01-01T00:00:00Z").execute()["items"] == []
+    page = events.instances(calendarId="primary", eventId="weekly0", maxResults=2, timeMin=window["timeMin"], timeZone="UTC").execute()
+    first, second = page["items"]
+    assert first["id"] == "weekly0_20311020T080000Z" and first["recurringEventId"] == "weekly0" and "recurrence" not in first
+    assert first["iCalUID"] == second["iCalUID"] and page["nextPageToken"]
+    meant = events.instances(calendarId="primary", eventId="weekly0", originalStart="2031-10-27T10:00:00+01:00").execute()["items"]
+    assert [event["id"] for event in meant] == [second["id"]]
+    busy = service("calendar", token).freebusy().query(body={**window, "items": [{"id": "primary"}]}).execute()["calendars"]["primary"]["busy"]
+    assert {"start": "2031-10-27T09:00:00Z", "end": "2031-10-27T09:15:00Z"} in busy, busy
+
+    # One is put off, one is cancelled, and comes back.
+    later = {"start": {"dateTime": "2031-10-20T16:00:00", **zone}, "end": {"dateTime": "2031-10-20T16:15:00", **zone}}
+    put_off = events.patch(calendarId="primary", eventId=first["id"], body=later).execute()
+    assert put_off["originalStartTime"]["dateTime"].startswith("2031-10-20T10:00:00") and put_off["id"] == first["id"]
+    events.delete(calendarId="primary", eventId=second["id"]).execute()
+    refused(events.delete(calendarId="primary", eventId=second["id"]), 410, "deleted")
+    assert starts() == ["2031-10-20T14:00:00Z", "2031-10-29T09:00:00Z"]
+    gone = events.get(calendarId="primary", eventId=second["id"]).execute()
+    assert gone["status"] == "cancelled" and "summary" not in gone
+    events.patch(calendarId="primary", eventId=second["id"], body={"status": "confirmed"}).execute()
+    assert starts() == ["2031-10-20T14:00:00Z", "2031-10-27T09:00:00Z", "2031-10-29T09:00:00Z"]
+    refused(events.get(calendarId="primary", eventId="weekly0_20311021T080000Z"), 404)
+    refused(events.move(calendarId="primary", eventId=first["id"], destination="primary"), 404)
+    # Other rules make other occurrences.
+    events.patch(calendarId="primary", eventId="weekly0", body={"recurrence": ["RRULE:FREQ=DAILY;COUNT=2"]}).execute()
+    assert starts() == ["2031-10-20T08:00:00Z", "2031-10-21T08:00:00Z"]
+    events.delete(calendarId="primary", eventId="weekly0").execute()
+    assert starts() == []
+    refused(events.instances(calendarId="primary", eventId="weekly0"), 404)
+
+
+def given(token, other):
+    """What one user gives another, who may do with it what their role says."""
+    mine, theirs = service("drive", token), service("drive", other)
+    made = mine.files().create(body={"name": "plan.txt"}, media_body=MediaIoBaseUpload(io.BytesIO(b"one"), mimetype="text/plain")).execute()["id"]
+    named = {"q": "name = 'plan.txt' and sharedWithMe", "fields": "files(id,ownedByMe,shared,parents,capabilities/canEdit,sharedWithMeTime)"}
+    assert theirs.files().list(**named).execute()["files"] == []
+    refused(theirs.files().get(fileId=made), 404, "notFound")
+    reader = {"type": "user", "role": "reader", "emailAddress": "Ben@example.com"}
+    permission = mine.permissions().create(fileId=made, body=reader).execute()["id"]
+    found = theirs.files().list(**named).execute()["files"]
+    assert len(found) == 1 and found[0]["id"] == made and found[0]["sharedWithMeTime"], found
+    assert not found[0]["ownedByMe"] and found[0]["shared"] and found[0]["parents"] == [] and not found[0]["capabilities"]["canEdit"]
+    assert theirs.files().get_media(fileId=made).execute() == b"one"
+    # A reader changes nothing, gives it to nobody, and is not told who has it.
+    for refusal in (
+        theirs.files().update(fileId=made, body={"name": "mine.txt"}),
+        theirs.files().update(fileId=made, body={"trashed": True}),
+        theirs.files().delete(fileId=made),
+        theirs.permissions().create(fileId=made, body={**reader, "emailAddress": "carl@example.com"}),
+        theirs.permissions().list(fileId=made),
+        theirs.permissions().update(fileId=made, permissionId=permission, body={"role": "writer"}),
+    ):
+        refused(refusal, 403, "insufficientFilePermissions")
+    mine.permissions().update(fileId=made, permissionId=permission, body={"role": "writer"}).execute()
+    theirs.files().update(fileId=made, body={"description": "theirs"}, media_body=MediaIoBaseUpload(io.BytesIO(b"two"), mimetype="text/plain")).execute()
+    assert mine.files().get_media(fileId=made).execute() == b"two"
+    refused(theirs.files().update(fileId=made, body={"trashed": True}), 403, "insufficientFilePermissions")
+    copied = theirs.files().copy(fileId=made, body={"name": "own.txt"}, fields="id,ownedByMe").execute()
+    assert copied["ownedByMe"]
+    refused(mine.files().get(fileId=copied["id"]), 404, "notFound")
+    # What is in its owner's trash nobody else sees, and what is taken back neither.
+    mine.files().update(fileId=made, body={"trashed": True}).execute()
+    refused(theirs.files().get(fileId=made), 404, "notFound")
+    mine.files().update(fileId=made, body={"trashed": False}).execute()
+    theirs.permissions().delete(fileId=made, permissionId=permission).execute()
+    refused(theirs.files().get(fileId=made), 404, "notFound")
+    assert theirs.files().list(**named).execute()["files"] == []
+
+
 def drive(token):
     root = service("drive", token)
     files, permissions = root.files(), root.permissions()
@@ -493,10 +584,12 @@ def main():
     gmail(token)
     calendar(token)
     drive(token)
+    series(token)
+    given(token, exchange(consent(login_hint="ben")["code"])[1]["access_token"])
     state = control("state", method="GET")
     assert state["answers_unfit"]["count"] == 0, state["answers_unfit"]
     changes = state["users"]["grace"]["changes"]
-    assert changes["gmail.messages.send"] == 3 and changes["drive.permissions.create"] == 1, changes
+    assert changes["gmail.messages.send"] == 3 and changes["drive.permissions.create"] == 2, changes
     for api in ("gmail", "calendar", "drive"):
         every_parameter(api, token)
     quotas(exchange(consent()["code"])[1]["access_token"])

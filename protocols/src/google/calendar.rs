@@ -14,6 +14,10 @@ use super::{ApiCall, PathAndQuery, Segment};
 use crate::ids::TaskId;
 use crate::plan::{DateTimeLocal, EmailAddress, Item, ItemKind, Person, Service, StepId, clip};
 
+mod reversal;
+
+pub use reversal::{Reversal, ReversalError, restore_event};
+
 const EVENTS: &str = "/calendar/v3/calendars/primary/events";
 /// How long an event lasts when nothing is said.
 const DURATION_DEFAULT: SignedDuration = SignedDuration::from_hours(1);
@@ -148,6 +152,8 @@ pub struct EventList {
 pub struct Event {
     /// Its id.
     pub id: String,
+    /// Names the state it was read in.
+    pub etag: Option<String>,
     /// `confirmed`, `tentative` or `cancelled`.
     pub status: Option<String>,
     /// What it is called.
@@ -168,13 +174,18 @@ pub struct Event {
 }
 
 /// A time of an event: a moment with its offset, or a day.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTime {
     /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub date_time: Option<String>,
     /// `YYYY-MM-DD`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
+    /// The zone it was given in, which need not be the one it is told in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 /// Who organises an event.

@@ -181,6 +181,13 @@ pub fn trash_file(id: &str, trashed: bool) -> ApiCall {
     ApiCall::json(Service::Drive, "PATCH", path.finish(), &json!({"trashed": trashed}))
 }
 
+/// Asks whether a file is in the trash.
+#[must_use]
+pub fn get_trashed(id: &str) -> ApiCall {
+    let path = PathAndQuery::new(file_path(id)).with(ALL_DRIVES.0, ALL_DRIVES.1).with("fields", "trashed");
+    ApiCall::bare(Service::Drive, "GET", path.finish())
+}
+
 /// Gets the folders that a file is in.
 #[must_use]
 pub fn get_parents(id: &str) -> ApiCall {

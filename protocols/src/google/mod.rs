@@ -60,6 +60,13 @@ impl ApiCall {
         Self { service, method, path, content_type: Some("application/json"), body, if_match: None }
     }
 
+    /// The same for what is in the state of this tag alone; in any, where there is no tag.
+    #[must_use]
+    pub fn only_if(mut self, tag: Option<&str>) -> Self {
+        self.if_match = tag.map(str::to_owned);
+        self
+    }
+
     /// The path without the query, which may hold what the user looks for: fit to be shown and logged.
     #[must_use]
     pub fn path_only(&self) -> &str {

@@ -487,6 +487,20 @@ impl Endpoint {
         self.service == Service::Calendar && self.effect == Effect::Set
     }
 
+    /// Why a change cannot be bound to what its caller has seen; none where it can, and none for what only reads. To look before
+    /// the change would not bind it: whatever happens in between would be lost all the same.
+    #[must_use]
+    pub fn why_unconditional(&self) -> Option<&'static str> {
+        if self.effect == Effect::Read || self.heeds_if_match() {
+            return None;
+        }
+        Some(match self.service {
+            Service::Gmail => "Gmail makes no change on a condition",
+            Service::Calendar => "Google Calendar heeds it only where an event is changed or deleted",
+            Service::Drive => "Google Drive makes no change on a condition",
+        })
+    }
+
     /// Whether it can go on from where an earlier list ended, by a token that Google forgets after some time.
     #[must_use]
     pub fn takes_sync_token(&self) -> bool {

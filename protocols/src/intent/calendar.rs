@@ -267,8 +267,8 @@ fn day(mut scan: Scan<'_>, setting: &Setting<'_>) -> Option<Guess> {
         "how is my day",
         "what is my day like",
     ]);
-    // That can be asked without a calendar in mind.
-    let doing = !look && scan.phrase(&["what am i doing"]);
+    // That can be asked without a calendar in mind: what is to be done may stand on a list.
+    let doing = !look && scan.phrase(&["what am i doing", "what do i have to do", "what have i got to do"]);
     let asked = look
         || doing
         || scan.phrase(&[
@@ -278,7 +278,6 @@ fn day(mut scan: Scan<'_>, setting: &Setting<'_>) -> Option<Guess> {
             "what do i have planned",
             "what do i have scheduled",
             "what do i have going on",
-            "what do i have to do",
             "what do i have coming up",
             "what do i have",
             "what have i got",

@@ -100,6 +100,9 @@ fn show(out: &mut String, path: &str, method: &str, item: &Value, operation: &Va
         text(&operation["operationId"]),
         text(&operation["summary"])
     );
+    if operation["description"].is_string() {
+        let _ = write!(out, "<p>{}</p>", text(&operation["description"]));
+    }
     if operation["security"].as_array().is_some_and(Vec::is_empty) {
         out.push_str("<p>Needs no key.</p>");
     }
@@ -238,7 +241,7 @@ mod tests {
         let hostile = serde_json::json!({
             "info": {"title": "<script>alert(1)</script>", "version": "\"'&"},
             "tags": [{"name": "a\"b", "description": "<i>"}],
-            "paths": {"/<x>": {"get": {"tags": ["a\"b"], "operationId": "\"><img>", "summary": "<b>", "responses": {}}}},
+            "paths": {"/<x>": {"get": {"tags": ["a\"b"], "operationId": "\"><img>", "summary": "<b>", "description": "<i>", "responses": {}}}},
         });
         let page = super::page(&hostile).replacen(&format!("<script>{SCRIPT}</script>"), "", 1);
         for part in ["<script", "<img", "<i>", "<x>", "a\"b\""] {

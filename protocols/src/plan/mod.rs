@@ -436,6 +436,10 @@ impl ExportFormat {
 pub enum Undo {
     /// The event that was made is cancelled.
     CancelEvent,
+    /// What was changed of the event is as it was.
+    ChangeEventBack,
+    /// The event that was cancelled takes place.
+    RestoreEvent,
     /// The draft that was written is deleted.
     DeleteDraft,
     /// The message comes back out of the trash.
@@ -591,12 +595,13 @@ impl Operation {
         }
     }
 
-    /// How it is taken back, where the API allows that: not what was sent to somebody, nor what was changed or deleted
-    /// for good.
+    /// How it is taken back, where the API allows that: not what was sent to somebody.
     #[must_use]
     pub const fn undo(&self) -> Option<Undo> {
         match self {
             Self::CalendarCreate { .. } => Some(Undo::CancelEvent),
+            Self::CalendarChange { .. } => Some(Undo::ChangeEventBack),
+            Self::CalendarDelete { .. } => Some(Undo::RestoreEvent),
             Self::GmailDraft { .. } => Some(Undo::DeleteDraft),
             Self::GmailTrash { .. } => Some(Undo::RestoreMessage),
             Self::DriveCreate { .. } => Some(Undo::TrashFile),
@@ -611,8 +616,6 @@ impl Operation {
             | Self::GmailForward { .. }
             | Self::CalendarFreeBusy { .. }
             | Self::CalendarList { .. }
-            | Self::CalendarChange { .. }
-            | Self::CalendarDelete { .. }
             | Self::DriveSearch { .. }
             | Self::DriveRead { .. }
             | Self::DriveExport { .. } => None,

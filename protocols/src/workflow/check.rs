@@ -26,19 +26,15 @@ const SOMETHING: &str = "something";
 const SOMETIME: &str = "2026-01-01T00:00";
 const SOMETIME_LATER: &str = "2026-01-02T00:00";
 
-/// A text that is meant as it stands.
-fn is_written_out(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| !text.starts_with('$'))
-}
-
 /// One token of a JSON pointer behind `base`, of a length fit for a reply.
 pub(super) fn pointer(base: &str, name: &str) -> String {
     let name: String = name.chars().take(64).collect();
     format!("{base}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-pub(super) fn workflow(definition: &Value) -> Result<Workflow, Faults> {
-    let mut check = Check { inputs: Vec::new(), steps: Vec::new(), faults: Vec::new() };
+/// `is_new`: what is stored already is read as it was understood when it was stored.
+pub(super) fn workflow(definition: &Value, is_new: bool) -> Result<Workflow, Faults> {
+    let mut check = Check { inputs: Vec::new(), steps: Vec::new(), faults: Vec::new(), is_new };
     let workflow = check.workflow(definition);
     check.faults.truncate(FAULTS_MAX);
     match workflow {
@@ -66,6 +62,7 @@ struct Check<'a> {
     /// In the order of the definition; `None` for one that is too wrong to be referred to.
     steps: Vec<Option<Outline<'a>>>,
     faults: Vec<Fault>,
+    is_new: bool,
 }
 
 impl<'a> Check<'a> {
@@ -246,6 +243,10 @@ impl<'a> Check<'a> {
             }
         };
         let call = call?;
+        if self.is_new && fields.get("compensate") == Some(&Value::Bool(true)) && call.undo().is_none() {
+            let why = if call.is_side_effect() { "cannot be taken back" } else { "changes nothing" };
+            self.fault_of(index, format!("{at}/compensate"), format!("what {} does {why}", spec.name));
+        }
         let has_places =
             template.parameters.iter().any(|(_, filling)| !matches!(filling, Filling::Constant(_)));
         let number = u8::try_from(index + 1).ok()?;
@@ -472,19 +473,14 @@ impl<'a> Check<'a> {
                 if fits { Some(Filling::Constant(value.clone())) } else { self.mistyped(place, takes) }
             }
             (Takes::Boolean, Value::Bool(_)) => Some(Filling::Constant(value.clone())),
-            (Takes::Labels, Value::Array(names)) if names.iter().all(is_written_out) => {
-                Some(Filling::Constant(value.clone()))
-            }
-            (Takes::Labels, Value::String(_)) if is_written_out(value) => {
-                Some(Filling::Constant(json!([value])))
-            }
-            (Takes::Role, Value::String(role)) if operations::role_names().contains(&role.as_str()) => {
-                Some(Filling::Constant(value.clone()))
-            }
-            (Takes::Format, Value::String(format))
-                if operations::format_names().contains(&format.as_str()) =>
-            {
-                Some(Filling::Constant(value.clone()))
+            (Takes::Labels, Value::Array(names)) => self.labels(place, names, before),
+            (Takes::Labels, Value::String(_)) => self.labels(place, std::slice::from_ref(value), before),
+            (Takes::Role | Takes::Format, Value::String(text)) => {
+                let filling = self.text(place, takes, text, before)?;
+                match &filling {
+                    Filling::Constant(value) if !is_among(takes, value) => self.mistyped(place, takes),
+                    _ => Some(filling),
+                }
             }
             (Takes::Time, Value::String(text)) if text.parse::<DateTimeLocal>().is_ok() => {
                 Some(Filling::Constant(value.clone()))
@@ -507,10 +503,14 @@ impl<'a> Check<'a> {
                 format!("must be a list of at most {RECIPIENTS_MAX} addresses, or an input of type addresses")
             }
             Takes::Labels => {
-                format!("must be a list of at most {LABELS_MAX} names of labels, without references")
+                format!("must be a list of at most {LABELS_MAX} names of labels")
             }
-            Takes::Role => format!("must be one of {}", operations::role_names().join(", ")),
-            Takes::Format => format!("must be one of {}", operations::format_names().join(", ")),
+            Takes::Role | Takes::Format => {
+                format!(
+                    "must be one of {}, or a reference to a text",
+                    takes.names().unwrap_or_default().join(", ")
+                )
+            }
             Takes::Item(kind) => format!("must be a reference to a {kind}, such as $steps.find.{kind}s[0]"),
         };
         self.fault_of(place.step, place.pointer, wanted);
@@ -558,6 +558,24 @@ impl<'a> Check<'a> {
             return Some(Filling::Constant(Value::from(whole.collect::<String>())));
         }
         Some(Filling::Text { parts, takes })
+    }
+
+    fn labels(
+        &mut self,
+        place: &Place<'_>,
+        names: &[Value],
+        before: &mut BTreeSet<usize>,
+    ) -> Option<Filling> {
+        let mut fillings = Vec::with_capacity(names.len().min(LABELS_MAX));
+        for name in names {
+            let Value::String(text) = name else { return self.mistyped(place, Takes::Labels) };
+            fillings.push(self.text(place, Takes::Labels, text, before)?);
+        }
+        let constants: Option<Vec<&Value>> = fillings.iter().map(Filling::constant).collect();
+        Some(match constants {
+            Some(names) => Filling::Constant(json!(names)),
+            None => Filling::Labels(fillings),
+        })
     }
 
     fn item(
@@ -638,6 +656,13 @@ impl<'a> Check<'a> {
                 (Takes::Limit, _) => json!(LIMIT_MAX),
                 (Takes::Boolean, _) => json!(false),
                 (_, Filling::People(_)) => json!([SOMEBODY]),
+                (_, Filling::Labels(labels)) => {
+                    let likeness = |(at, label): (usize, &Filling)| {
+                        label.constant().cloned().unwrap_or_else(|| json!(format!("{name} {at}")))
+                    };
+                    labels.iter().enumerate().map(likeness).collect()
+                }
+                (Takes::Role | Takes::Format, _) => json!(parameter.takes.names()?.first()),
                 _ => Value::from(SOMETHING),
             };
             call.insert((*name).to_owned(), value);
@@ -787,6 +812,21 @@ impl<'a> Check<'a> {
         let path: Vec<String> = cycle.iter().chain(cycle.first()).map(|index| name(*index)).collect();
         let detail = format!("depends on itself: {}", path.join(" -> "));
         self.fault_of(cycle[0], format!("/steps/{}", cycle[0]), detail);
+    }
+}
+
+/// Whether a text is one of those that are taken there.
+fn is_among(takes: Takes, value: &Value) -> bool {
+    let names = takes.names().unwrap_or_default();
+    value.as_str().is_some_and(|text| names.contains(&text))
+}
+
+impl Filling {
+    fn constant(&self) -> Option<&Value> {
+        match self {
+            Self::Constant(value) => Some(value),
+            _ => None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::input::Input;
 use super::operations::Takes;
 use super::reference::{Part, Reference, What};
-use crate::plan::{Item, Operation};
+use crate::plan::{Item, Operation, clip};
 
 /// What earlier steps brought. Steps are counted from 0, in the order of the definition.
 pub trait Found {
@@ -36,6 +36,16 @@ pub enum FillError {
         /// What is wrong with it.
         problem: String,
     },
+    /// What came out is none of the few texts that are taken there.
+    #[error("{parameter} came out as “{text}”, which is none of {wanted}")]
+    Unknown {
+        /// The parameter.
+        parameter: &'static str,
+        /// What came out.
+        text: String,
+        /// What is taken there.
+        wanted: String,
+    },
 }
 
 /// An operation with places.
@@ -56,6 +66,8 @@ pub(super) enum Filling {
     /// An input as it is.
     Input(String),
     People(Vec<Addressee>),
+    /// Constants and texts.
+    Labels(Vec<Self>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +126,10 @@ impl Filling {
                 }
                 Ok(Value::Array(addresses))
             }
+            Self::Labels(labels) => {
+                let filled = labels.iter().map(|label| label.fill(parameter, input, found));
+                filled.collect::<Result<Vec<Value>, _>>().map(Value::Array)
+            }
             Self::Text { parts, takes } => {
                 let mut text = String::new();
                 for part in parts {
@@ -129,10 +145,20 @@ impl Filling {
                         }
                     }
                 }
-                Ok(Value::from(fitted(text, *takes)))
+                named(parameter, fitted(text, *takes), *takes).map(Value::from)
             }
         }
     }
+}
+
+/// A text that was put together, where only some are taken: whatever its case, and as those are written.
+fn named(parameter: &'static str, text: String, takes: Takes) -> Result<String, FillError> {
+    let Some(names) = takes.names() else { return Ok(text) };
+    let wanted = text.trim().to_lowercase();
+    if names.contains(&wanted.as_str()) {
+        return Ok(wanted);
+    }
+    Err(FillError::Unknown { parameter, text: clip(&text), wanted: names.join(", ") })
 }
 
 /// A text that was put together, without what its place cannot hold and cut to what it may.

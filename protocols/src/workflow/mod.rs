@@ -106,7 +106,15 @@ impl Workflow {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn check(definition: &Value) -> Result<Self, Faults> {
-        check::workflow(definition)
+        check::workflow(definition, true)
+    }
+
+    /// Reads a definition that passed [`Self::check`] when it was stored, perhaps that of an older version, which asked less.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn stored(definition: &Value) -> Result<Self, Faults> {
+        check::workflow(definition, false)
     }
 
     /// Checks what a run is given, and fills in what it is not.

@@ -20,11 +20,11 @@ pub(super) enum Takes {
     People,
     /// What the operation works on.
     Item(ItemKind),
-    /// Names of labels, written out.
+    /// Names of labels.
     Labels,
-    /// What people may do with a file: [`ShareRole`], written out.
+    /// What people may do with a file: the name of a [`ShareRole`].
     Role,
-    /// A form of a document: [`ExportFormat`], written out.
+    /// A form of a document: the name of an [`ExportFormat`].
     Format,
 }
 
@@ -32,12 +32,21 @@ impl Takes {
     /// The type of an input that may stand there.
     pub(super) const fn input(self) -> Option<Type> {
         match self {
-            Self::Line(_) | Self::Lines(_) => Some(Type::Text),
+            Self::Line(_) | Self::Lines(_) | Self::Labels | Self::Role | Self::Format => Some(Type::Text),
             Self::Limit => Some(Type::Integer),
             Self::Boolean => Some(Type::Boolean),
             Self::Time => Some(Type::Time),
             Self::People => Some(Type::Addresses),
-            Self::Item(_) | Self::Labels | Self::Role | Self::Format => None,
+            Self::Item(_) => None,
+        }
+    }
+
+    /// The texts that it takes, where those are few and known.
+    pub(super) fn names(self) -> Option<Vec<&'static str>> {
+        match self {
+            Self::Role => Some(ShareRole::ALL.map(ShareRole::name).to_vec()),
+            Self::Format => Some(ExportFormat::ALL.map(ExportFormat::name).to_vec()),
+            _ => None,
         }
     }
 }
@@ -121,16 +130,6 @@ operations! {
         Some(ItemKind::File), false, false;
     "drive.move" [needed("file", FILE), needed("folder", FILE)] Some(ItemKind::File), false, false;
     "drive.trash" [needed("file", FILE)] Some(ItemKind::File), false, false;
-}
-
-/// The roles that [`Takes::Role`] takes.
-pub(super) fn role_names() -> [&'static str; ShareRole::ALL.len()] {
-    ShareRole::ALL.map(ShareRole::name)
-}
-
-/// The forms that [`Takes::Format`] takes.
-pub(super) fn format_names() -> [&'static str; ExportFormat::ALL.len()] {
-    ExportFormat::ALL.map(ExportFormat::name)
 }
 
 /// The operation of this name.

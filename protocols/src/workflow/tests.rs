@@ -376,6 +376,91 @@ fn what_can_be_taken_back_is_unless_its_author_says_otherwise() {
 }
 
 #[test]
+fn what_cannot_be_taken_back_is_not_promised_to_be() {
+    let promised = |operation: &str, with: Value| {
+        let mut one = step("one", operation, with);
+        one["compensate"] = json!(true);
+        json!([find(), one])
+    };
+    let mail = json!({"to": "$input.to", "subject": "", "body": ""});
+    refused(promised("gmail.send", mail.clone()), "one", "/steps/1/compensate", "cannot be taken back");
+    let read = json!({"message": "$steps.find.messages[0]"});
+    refused(promised("gmail.read", read), "one", "/steps/1/compensate", "changes nothing");
+    let file = json!({"name": "n"});
+    assert!(checked(promised("drive.create", file)).graph.nodes()[1].is_undone());
+    // What was stored when nobody was told so is run as it was.
+    let stored = Workflow::stored(&definition(promised("gmail.send", mail))).expect("as it was");
+    assert!(!stored.graph.nodes()[1].is_undone());
+}
+
+#[test]
+fn labels_roles_and_forms_may_be_filled_in_and_are_checked_then() {
+    let workflow = checked(json!([
+        find(),
+        step("read", "gmail.read", json!({"message": "$steps.find.messages[0]"})),
+        step(
+            "label",
+            "gmail.label",
+            json!({"message": "$steps.find.messages[0]",
+            "add": ["Mail of ${input.who}", "STARRED", "US$$"], "remove": "$steps.find.messages[0].title"})
+        ),
+        step("file", "drive.search", json!({"text": "x"})),
+        step(
+            "share",
+            "drive.share",
+            json!({"file": "$steps.file.files[0]", "people": "$input.to", "role": "$input.who"})
+        ),
+        step("export", "drive.export", json!({"file": "$steps.file.files[0]", "format": "$steps.read.text"})),
+    ]));
+    let nodes = workflow.graph.nodes();
+    assert_eq!(nodes[5].before(), [1, 3], "what it refers to comes first");
+    let mut brought = Brought::default();
+    brought.0.insert(0, (vec![message("INBOX")], None));
+    brought.0.insert(1, (Vec::new(), Some(" PDF\n".to_owned())));
+    let input = |who: &str| workflow.input(&json!({"who": who, "to": "kim@example.com"})).expect("an input");
+    let filled = |index: usize, who: &str| {
+        nodes[index].fill(&input(who), &brought).map(|call| serde_json::to_value(call).expect("json"))
+    };
+    let label = filled(2, "anna").expect("filled");
+    assert_eq!(
+        (&label["add"], &label["remove"]),
+        (&json!(["Mail of anna", "STARRED", "US$"]), &json!(["INBOX"]))
+    );
+    assert_eq!(filled(4, "Writer").expect("filled")["role"], "writer");
+    assert_eq!(filled(5, "x").expect("filled")["format"], "pdf");
+    let wrong = filled(4, "boss").expect_err("no role").to_string();
+    assert_eq!(wrong, "role came out as “boss”, which is none of reader, commenter, writer");
+    assert!(filled(2, &"x".repeat(300)).is_err(), "no label is so long");
+    // What is written out, and what cannot give a text, is refused at once.
+    let share = |role: Value| {
+        json!([
+            find(),
+            step("file", "drive.search", json!({"text": "x"})),
+            step(
+                "share",
+                "drive.share",
+                json!({"file": "$steps.file.files[0]", "people": "kim@example.com", "role": role})
+            )
+        ])
+    };
+    for role in [json!("boss"), json!("Reader"), json!(7)] {
+        refused(share(role), "share", "/steps/2/with/role", "must be one of reader, commenter, writer");
+    }
+    refused(share(json!("$input.many")), "share", "/steps/2/with/role", "is no text");
+    refused(share(json!("$input.none")), "share", "/steps/2/with/role", "there is no input");
+    refused(share(json!("$steps.share.files[0].name")), "share", "/steps/2", "depends on itself");
+    let labels = |add: Value| {
+        json!([
+            find(),
+            step("label", "gmail.label", json!({"message": "$steps.find.messages[0]", "add": add}))
+        ])
+    };
+    refused(labels(json!(["$input.many"])), "label", "/steps/1/with/add", "is no text");
+    refused(labels(json!([7])), "label", "/steps/1/with/add", "names of labels");
+    refused(labels(json!(vec!["$input.who"; 11])), "label", "/steps/1/with", "more than 10");
+}
+
+#[test]
 fn every_fault_is_told_at_once_and_none_too_many() {
     let steps: Vec<Value> = (0..40).map(|index| step(&format!("s{index}"), "gmail.eat", json!({}))).collect();
     let faults = Workflow::check(&definition(Value::Array(steps))).unwrap_err();

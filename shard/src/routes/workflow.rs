@@ -390,7 +390,7 @@ async fn run(
     let stored = stored(core, who, name, version).await?;
     let broken = || Problem::new(ProblemKind::Internal, "the workflow cannot be read any more");
     let definition: Value = serde_json::from_str(&stored.definition_json).map_err(|_| broken())?;
-    let workflow = Workflow::check(&definition).map_err(|_| broken())?;
+    let workflow = Workflow::stored(&definition).map_err(|_| broken())?;
     let input = workflow.input(&input).map_err(|faults| faults.to_problem("the input"))?;
     let view = WorkflowRunView { name: stored.name, version: stored.version, input: input.to_value() };
     let session = core.sessions.resolve(who, request.session).await;

@@ -69,7 +69,7 @@ impl Writing<'_> {
     fn condition(&self, head: &RequestHead) -> Result<Option<String>, Problem> {
         match head.header("if-match") {
             Some(tags) if self.endpoint.heeds_if_match() => Ok(Some(tags.to_owned())),
-            Some(_) => Err(unheeded()),
+            Some(_) => Err(unheeded(self.endpoint)),
             None => Ok(None),
         }
     }
@@ -357,8 +357,10 @@ impl Writing<'_> {
     }
 }
 
-fn unheeded() -> Problem {
-    Problem::new(ProblemKind::PreconditionFailed, "Google does not heed If-Match here; leave it out")
+fn unheeded(endpoint: &Endpoint) -> Problem {
+    let why = endpoint.why_unconditional().unwrap_or("it is not heeded");
+    let detail = format!("{} takes no If-Match: {why}. Nothing was done; leave it out", endpoint.name);
+    Problem::new(ProblemKind::PreconditionFailed, detail)
 }
 
 fn changed() -> Problem {

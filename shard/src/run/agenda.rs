@@ -126,6 +126,7 @@ impl StepRun<'_> {
         let existing = self.existing(&item).await?;
         let patch = EventPatch::new(&existing, &change, self.shared.zone_name)
             .map_err(|error| Problem::new(ProblemKind::InvalidField, error.to_string()))?;
+        self.note_event(&existing, &patch).await?;
         if patch.is_empty() {
             return Ok(Done::items([existing.to_item()]));
         }
@@ -160,6 +161,7 @@ impl StepRun<'_> {
 
     pub(super) async fn calendar_delete(&self, event: ItemRef) -> Result<Done, Problem> {
         let item = self.shared.known.item(event)?;
+        self.note_cancelling(&item).await?;
         let delete = calendar::delete_event(&item.id);
         let (answer, in_doubt) = self.settle(&delete, "the event was cancelled").await?;
         match answer {
@@ -172,7 +174,7 @@ impl StepRun<'_> {
         }
     }
 
-    fn event_problem(&self, item: &Item, error: &CallError) -> Problem {
+    pub(super) fn event_problem(&self, item: &Item, error: &CallError) -> Problem {
         if error.is_not_found() { no_event(item) } else { self.problem(error) }
     }
 }

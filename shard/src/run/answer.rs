@@ -96,6 +96,11 @@ impl Teller<'_> {
             Operation::GmailDraft { subject, .. } => format!("the draft “{subject}”"),
             Operation::DriveCreate { name, .. } => format!("the file “{name}”"),
             Operation::GmailLabel { .. } => "the change of labels".to_owned(),
+            Operation::CalendarChange { .. } => match items_of(record).first() {
+                Some(item) => format!("the change of the event “{}”", title(item)),
+                None => "the change of the event".to_owned(),
+            },
+            Operation::CalendarDelete { .. } => "the cancellation of the event".to_owned(),
             Operation::DriveShare { .. } => "the sharing of the file".to_owned(),
             _ => match items_of(record).first() {
                 Some(item) => format!("the {} “{}”", item.kind, title(item)),

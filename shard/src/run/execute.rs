@@ -12,7 +12,7 @@ use std::time::Duration;
 use sluice_protocols::api::{Mode, StepState};
 use sluice_protocols::plan::{Item, Operation};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_protocols::workflow::{Graph, Input, Node, Turn};
+use sluice_protocols::workflow::{FillError, Graph, Input, Node, Turn};
 use sluice_store::record::StepRecord;
 
 use super::answer::compose_so_far;
@@ -226,7 +226,11 @@ impl<'a> Execution<'a> {
         let call = match node.fill(self.input, known) {
             Ok(call) => call,
             Err(error) => {
-                let problem = Problem::new(ProblemKind::UnresolvedReference, error.to_string());
+                let kind = match &error {
+                    FillError::Missing { .. } => ProblemKind::UnresolvedReference,
+                    FillError::Field { .. } | FillError::Unknown { .. } => ProblemKind::InvalidField,
+                };
+                let problem = Problem::new(kind, error.to_string());
                 self.finish(StepEnd { index, outcome: Err(problem), calls: Vec::new() });
                 return None;
             }
@@ -262,7 +266,8 @@ impl<'a> Execution<'a> {
         if let Some(recorded) = &shared.env.recorded {
             recorded.begun(index, node, &call, shared.known);
         }
-        let run = StepRun { shared, index, id: node.id(), resumed, deadline, google };
+        let run =
+            StepRun { shared, index, id: node.id(), resumed, is_undone: node.is_undone(), deadline, google };
         async move {
             match &shared.env.recorded {
                 Some(recorded) => recorded.end_of(index).await,
@@ -289,7 +294,15 @@ impl<'a> Execution<'a> {
             let deadline = self.shared.deadline.max(sluice_core::now() + UNDO_TIME);
             let google = self.shared.google(deadline);
             let resumed = so_far == UndoState::Running;
-            let run = StepRun { shared: self.shared, index, id: node.id(), resumed, deadline, google };
+            let run = StepRun {
+                shared: self.shared,
+                index,
+                id: node.id(),
+                resumed,
+                is_undone: true,
+                deadline,
+                google,
+            };
             let items = self.shared.journal.read(|task| items_of(&task.steps[index]));
             let outcome = match &self.shared.env.recorded {
                 Some(recorded) => recorded.way_back(index, node).unwrap_or_else(|| Err(replay::over())),

@@ -65,6 +65,7 @@ impl StepRun<'_> {
 
     pub(super) async fn drive_trash(&self, file: ItemRef) -> Result<Done, Problem> {
         let item = self.shared.known.item(file)?;
+        self.note_file(&item).await?;
         let trash = drive::trash_file(&item.id, true);
         match self.settle(&trash, "the file was moved to the trash").await?.0 {
             Ok(_) => Ok(Done::items([item])),

@@ -105,6 +105,7 @@ impl StepRun<'_> {
 
     pub(super) async fn gmail_trash(&self, message: ItemRef) -> Result<Done, Problem> {
         let item = self.shared.known.item(message)?;
+        self.note_message(&item).await?;
         let trash = gmail::trash_message(&item.id, true);
         match self.settle(&trash, "the message was moved to the trash").await?.0 {
             Ok(_) => Ok(Done::items([item])),

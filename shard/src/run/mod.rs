@@ -25,6 +25,7 @@ pub(crate) mod marks;
 mod moved;
 mod outlook;
 pub(crate) mod replay;
+mod reversal;
 mod script;
 mod share;
 mod step;

@@ -143,7 +143,7 @@ mod tests {
                 (
                     "s4",
                     "change the event #e1, begin it on 2031-03-04T10:00, have it at Rome, inviting kim@example.com",
-                    false
+                    true
                 ),
                 ("s5", "share the file #f1 with kim@example.com (writer)", true),
             ]

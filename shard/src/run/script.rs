@@ -41,7 +41,7 @@ impl Script {
         let json = task.plan_json.as_deref()?;
         if is_workflow(task) {
             let Called { workflow: view, definition } = serde_json::from_str(json).ok()?;
-            let workflow = Workflow::check(&definition).ok()?;
+            let workflow = Workflow::stored(&definition).ok()?;
             let input = workflow.input(&view.input).ok()?;
             return Some(Self::Workflow(Box::new(view), workflow.graph, input));
         }

@@ -98,6 +98,8 @@ pub(super) struct StepRun<'a> {
     pub(super) id: StepId,
     /// The journal had it as running before this process began it: its calls may have been made.
     pub(super) resumed: bool,
+    /// It is taken back should the whole fail, so that what it changes must be noted first.
+    pub(super) is_undone: bool,
     /// When this try must be over.
     pub(super) deadline: Instant,
     pub(super) google: Google<'a>,

@@ -29,8 +29,21 @@ impl StepRun<'_> {
                 (gmail::delete_draft(&draft), true)
             }
             Undo::TrashFile => (drive::trash_file(id()?, true), true),
-            Undo::RestoreMessage => (gmail::trash_message(id()?, false), false),
-            Undo::RestoreFile => (drive::trash_file(id()?, false), false),
+            Undo::ChangeEventBack => {
+                let item = items.first().ok_or_else(|| unresolved("what the step changed is not known"))?;
+                return self.change_event_back(item).await;
+            }
+            Undo::RestoreEvent => return self.restore_event().await,
+            Undo::RestoreMessage => {
+                let item =
+                    items.first().ok_or_else(|| unresolved("what the step threw away is not known"))?;
+                return self.restore_message(item).await;
+            }
+            Undo::RestoreFile => {
+                let item =
+                    items.first().ok_or_else(|| unresolved("what the step threw away is not known"))?;
+                return self.restore_file(item).await;
+            }
             Undo::RestoreLabels => {
                 let Some(call) = self.labels_before(id()?)? else { return Ok(()) };
                 (call, false)

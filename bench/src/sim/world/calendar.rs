@@ -37,6 +37,15 @@ pub(crate) struct Attendee {
     pub(crate) rest: Map<String, Value>,
 }
 
+/// Which occurrence of a series an event is.
+#[derive(Debug, Clone)]
+pub(crate) struct Occurrence {
+    /// The id of the series.
+    pub(crate) series: String,
+    /// When it starts by the rules of the series.
+    pub(crate) original: Moment,
+}
+
 /// One event.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
@@ -55,11 +64,18 @@ pub(crate) struct Event {
     pub(crate) calendar: String,
     /// The number of its last change.
     pub(crate) changed: u64,
+    /// Which occurrence of a series it is, when it is one.
+    pub(crate) of: Option<Occurrence>,
     /// Fields the simulator has no use for, as they were sent.
     pub(crate) rest: Map<String, Value>,
 }
 
 impl Event {
+    /// Its id outside of the calendar: occurrences have that of their series.
+    pub(crate) fn uid(&self) -> &str {
+        self.of.as_ref().map_or(&self.id, |of| &of.series)
+    }
+
     /// Its `eventType`.
     pub(crate) fn kind(&self) -> &str {
         self.rest.get("eventType").and_then(Value::as_str).unwrap_or("default")
@@ -137,6 +153,20 @@ impl Calendar {
         let at = self.events.len();
         self.events.push(event);
         &self.events[at]
+    }
+
+    /// Where an event stands: an occurrence that nobody has touched yet is put there.
+    pub(crate) fn place(&mut self, event: &Event) -> usize {
+        self.position(&event.calendar, &event.id).unwrap_or_else(|| {
+            self.events.push(event.clone());
+            self.events.len() - 1
+        })
+    }
+
+    /// Forgets the occurrences of a series that were changed or cancelled by themselves.
+    pub(crate) fn forget_occurrences(&mut self, calendar: &str, series: &str) {
+        let is_of = |event: &Event| event.of.as_ref().is_some_and(|of| of.series == series);
+        self.events.retain(|event| event.calendar != calendar || !is_of(event));
     }
 
     /// Replaces the event at `position`, which must exist.

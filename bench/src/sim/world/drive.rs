@@ -43,6 +43,8 @@ pub(crate) struct Permission {
     pub(crate) email: Option<String>,
     pub(crate) domain: Option<String>,
     pub(crate) name: Option<String>,
+    /// When it was given; not known of what was there from the start.
+    pub(crate) given: Option<Timestamp>,
 }
 
 impl Permission {
@@ -55,7 +57,13 @@ impl Permission {
             email: Some(person.email.clone()),
             domain: None,
             name: Some(person.name.clone()),
+            given: None,
         }
+    }
+
+    /// Whether it is that of the person with this address.
+    pub(crate) fn is_of(&self, address: &str) -> bool {
+        self.kind == "user" && self.email.as_deref().is_some_and(|email| email.eq_ignore_ascii_case(address))
     }
 
     /// As Drive shows it.

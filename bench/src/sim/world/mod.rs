@@ -10,7 +10,7 @@ mod drive;
 mod mail;
 mod seed;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::chance::{Clock, hash, mix};
 
-pub(crate) use calendar::{Attendee, Calendar, Event, Moment};
+pub(crate) use calendar::{Attendee, Calendar, Event, Moment, Occurrence};
 pub(crate) use drive::{Drive, File, Permission, ROOT, SHARED_DRIVE, kind as file_kind, md5_hex, pdf};
 pub(crate) use mail::{Attachment, Draft, HistoryKind, HistoryRecord, Label, MailBox, Message, index_text};
 
@@ -103,6 +103,8 @@ pub(crate) struct World {
     users: RwLock<HashMap<String, Arc<User>>>,
     /// Users that revoked, with the number of the last access token that ended by it.
     revoked: RwLock<HashMap<String, u64>>,
+    /// Who has given files to whom: the names of users, by the address in lower case. What they gave, their drives say.
+    givers: RwLock<HashMap<String, BTreeSet<String>>>,
     /// Number of the next access token.
     sequence: AtomicU64,
 }
@@ -139,6 +141,7 @@ impl World {
             clock,
             users: RwLock::default(),
             revoked: RwLock::default(),
+            givers: RwLock::default(),
             sequence: AtomicU64::new(1),
         }
     }
@@ -179,6 +182,22 @@ impl World {
     pub(crate) fn reset(&self) {
         self.users.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.revoked.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.givers.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Notes that this user has given a file to somebody.
+    pub(crate) fn gave(&self, giver: &User, address: &str) {
+        let mut givers = self.givers.write().unwrap_or_else(PoisonError::into_inner);
+        givers.entry(address.to_lowercase()).or_default().insert(giver.name.clone());
+    }
+
+    /// The users who have ever given this one a file.
+    pub(crate) fn givers(&self, user: &User) -> Vec<Arc<User>> {
+        let givers = self.givers.read().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<String> =
+            givers.get(&user.person.email.to_lowercase()).into_iter().flatten().cloned().collect();
+        drop(givers);
+        names.iter().filter(|name| **name != user.name).map(|name| self.user(name)).collect()
     }
 
     /// What has been done to the mailboxes, of all users or of one.

@@ -204,6 +204,7 @@ fn event(
         sequence: 0,
         calendar: String::new(),
         changed: 0,
+        of: None,
         rest: Default::default(),
     }
 }

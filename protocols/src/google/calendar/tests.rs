@@ -256,3 +256,104 @@ proptest! {
         prop_assert_eq!(first == second, a == b);
     }
 }
+
+/// What a patch makes of an event, as Google merges it; the clock of what is set by zone is that of winter.
+fn patched(event: &Value, patch: &EventPatch) -> Value {
+    let mut event = event.clone();
+    for (name, value) in patch.0.as_object().expect("an object") {
+        event[name] = value.clone();
+        if let Some(time) = value["dateTime"].as_str().filter(|time| !time.ends_with("+01:00")) {
+            event[name]["dateTime"] = json!(format!("{time}+01:00"));
+        }
+    }
+    event
+}
+
+fn raw() -> Value {
+    json!({
+        "id": "e1", "etag": "\"1\"", "status": "confirmed", "summary": "Review", "location": "Room 1",
+        "start": {"dateTime": "2026-11-24T10:00:00+01:00", "timeZone": "Europe/Lisbon"},
+        "end": {"dateTime": "2026-11-24T10:45:00+01:00", "timeZone": "Europe/Lisbon"},
+        "attendees": [{"email": "kim@example.com", "responseStatus": "needsAction"}],
+    })
+}
+
+fn read(event: &Value) -> Event {
+    serde_json::from_value(event.clone()).expect("an event")
+}
+
+#[test]
+fn a_change_is_taken_back_field_by_field_and_leaves_what_others_did() {
+    let invited = [address("ben@x.example"), address("KIM@example.com")];
+    let change = EventChange {
+        title: Some("Talk"),
+        start: Some(local("2026-11-25T12:00")),
+        location: Some("Room 2"),
+        add_attendees: &invited,
+        ..EventChange::default()
+    };
+    let patch = EventPatch::new(&read(&raw()), &change, ZONE).expect("a patch");
+    // It outlives a process.
+    let noted = serde_json::to_string(&Reversal::of(&read(&raw()), &patch)).expect("json");
+    let reversal: Reversal = serde_json::from_str(&noted).expect("a reversal");
+    let mut now = patched(&raw(), &patch);
+    // Kim has answered, and somebody wrote down what it is about.
+    now["attendees"][0]["responseStatus"] = json!("accepted");
+    now["description"] = json!("Bring the figures");
+    let back = reversal.back(&read(&now)).expect("nothing is overtaken");
+    let mut restored = patched(&now, &back);
+    assert_eq!(restored["attendees"], json!([{"email": "kim@example.com", "responseStatus": "accepted"}]));
+    assert_eq!(restored["description"], "Bring the figures");
+    for name in ["start", "end"] {
+        // The form that was not there is unset.
+        assert_eq!(restored[name].as_object_mut().expect("a time").remove("date"), Some(Value::Null));
+    }
+    for name in ["summary", "location", "start", "end"] {
+        assert_eq!(restored[name], raw()[name], "{name}");
+    }
+    // Twice is once.
+    assert!(reversal.back(&read(&restored)).expect("so already").is_empty());
+    // What somebody has set anew since stays, and so does the rest.
+    for (name, value) in [
+        ("summary", json!("Their title")),
+        ("location", json!("Their room")),
+        ("start", json!({"dateTime": "2026-11-25T11:00:00+01:00"})),
+        ("end", json!({"date": "2026-11-26"})),
+    ] {
+        let mut theirs = now.clone();
+        theirs[name] = value;
+        assert_eq!(reversal.back(&read(&theirs)), Err(ReversalError::Overtaken(name)));
+    }
+}
+
+#[test]
+fn what_was_empty_is_emptied_and_a_day_becomes_a_day_again() {
+    let mut day = raw();
+    day["location"] = Value::Null;
+    (day["start"], day["end"]) = (json!({"date": "2026-11-24"}), json!({"date": "2026-11-25"}));
+    let change = EventChange {
+        location: Some("Room 2"),
+        start: Some(local("2026-11-24T12:00")),
+        ..EventChange::default()
+    };
+    let patch = EventPatch::new(&read(&day), &change, ZONE).expect("a patch");
+    let back = Reversal::of(&read(&day), &patch).back(&read(&patched(&day, &patch))).expect("a way back");
+    let unset = |date: &str| json!({"dateTime": null, "date": date, "timeZone": null});
+    let wanted = json!({"location": null, "start": unset("2026-11-24"), "end": unset("2026-11-25")});
+    assert_eq!(back.0, wanted);
+}
+
+#[test]
+fn a_cancelled_event_is_restored_whole_and_one_of_a_series_by_its_state() {
+    let mut cancelled = raw();
+    cancelled["status"] = json!("cancelled");
+    let call = restore_event(&cancelled).expect("a call");
+    assert_eq!((call.method, call.if_match.as_deref()), ("PUT", Some("\"1\"")));
+    assert_eq!(call.path, "/calendar/v3/calendars/primary/events/e1?sendUpdates=all");
+    assert_eq!(body(&call), raw());
+    let instance = json!({"id": "e1_20261124", "status": "cancelled", "recurringEventId": "e1"});
+    let call = restore_event(&instance).expect("a call");
+    assert_eq!((call.method, body(&call)), ("PATCH", json!({"status": "confirmed"})));
+    // All that is sure of what somebody else cancelled.
+    assert_eq!(restore_event(&json!({"id": "e1", "status": "cancelled"})), None);
+}

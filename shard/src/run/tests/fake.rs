@@ -68,6 +68,9 @@ pub(super) struct World {
     /// Inserts that made an event.
     pub(super) inserts: usize,
     pub(super) deletes: usize,
+    /// Changes of events, and events that were brought back.
+    pub(super) patches: usize,
+    pub(super) restored: usize,
     /// Files that were made, by their ids.
     pub(super) made_files: BTreeMap<String, Value>,
     /// How often a file was moved to the trash.
@@ -348,6 +351,7 @@ impl World {
                 path: path.to_owned(),
                 query: query.to_owned(),
                 token: request.token.clone(),
+                if_match: None,
                 body: Vec::new(),
             };
             let (status, body) = self.gmail(&part, rest);
@@ -445,6 +449,7 @@ impl World {
                     return google_error(409, "duplicate");
                 }
                 event["status"] = json!("confirmed");
+                event["etag"] = json!("\"0\"");
                 self.inserts += 1;
                 self.events.insert(id, event.clone());
                 (200, event)
@@ -456,12 +461,34 @@ impl World {
     fn event(&mut self, request: &Request, id: &str) -> Answer {
         let Some(event) = self.events.get_mut(id) else { return google_error(404, "notFound") };
         let is_cancelled = event["status"] == "cancelled";
+        if request.method != "GET" {
+            let tag = event["etag"].as_str().unwrap_or_default().to_owned();
+            if request.if_match.as_ref().is_some_and(|wanted| *wanted != tag) {
+                return google_error(412, "conditionNotMet");
+            }
+            let number: usize = tag.trim_matches('"').parse().unwrap_or_default();
+            event["etag"] = json!(format!("\"{}\"", number + 1));
+        }
         match request.method.as_str() {
             "GET" => (200, event.clone()),
             "PATCH" => {
                 for (name, value) in request.json().as_object().expect("a patch") {
                     event[name] = value.clone();
                 }
+                // On the clock of Berlin in winter.
+                for name in ["start", "end"] {
+                    if let Some(time) = event[name]["dateTime"].as_str().filter(|time| time.len() == 19) {
+                        event[name]["dateTime"] = json!(format!("{time}+01:00"));
+                    }
+                }
+                self.patches += 1;
+                (200, event.clone())
+            }
+            "PUT" => {
+                let tag = event["etag"].clone();
+                *event = request.json();
+                event["etag"] = tag;
+                self.restored += 1;
                 (200, event.clone())
             }
             "DELETE" if is_cancelled => google_error(410, "deleted"),

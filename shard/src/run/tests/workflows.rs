@@ -185,3 +185,119 @@ fn killed_at_any_request_it_is_done_once_and_taken_back_once() {
         }
     }
 }
+
+/// Two events that are there before.
+fn agenda(rig: &Rig) {
+    for (id, title) in [("talk", "Talk"), ("lunch", "Lunch")] {
+        let event = json!({
+            "id": id, "etag": "\"0\"", "status": "confirmed", "summary": title, "location": "Room 1",
+            "start": {"dateTime": "2026-11-24T10:00:00+01:00", "timeZone": "Europe/Berlin"},
+            "end": {"dateTime": "2026-11-24T10:45:00+01:00", "timeZone": "Europe/Berlin"},
+        });
+        rig.fake.world().events.insert(id.to_owned(), event);
+    }
+}
+
+/// Changes one event and cancels another, then reads a mail that is not there.
+fn altered() -> Value {
+    let mut read = node("read", "gmail.read", json!({"message": "$steps.none.messages[0]"}));
+    read["after"] = json!(["change", "cancel"]);
+    json!([
+        node("find", "calendar.list", json!({"from": "2026-11-24", "limit": 5})),
+        node(
+            "change",
+            "calendar.change",
+            json!({"event": "$steps.find.events[1]", "title": "Moved",
+            "start": "2026-11-25T12:00", "location": "Room 2", "add_attendees": ["ben@x.example"]})
+        ),
+        node("cancel", "calendar.delete", json!({"event": "$steps.find.events[0]"})),
+        node("none", "gmail.search", json!({"query": "from:nobody"})),
+        read,
+    ])
+}
+
+fn assert_as_it_was(rig: &Rig, task: &TaskRecord, what: &str) {
+    let view = view_of(task);
+    assert_eq!(view.state, TaskState::Failed, "{what}: {:?}", view.steps);
+    for step in &view.steps[1..3] {
+        let back = step.compensation.as_ref().map(|back| back.state);
+        assert_eq!((step.state, back), (StepState::Done, Some(StepState::Done)), "{what}: {step:?}");
+    }
+    let world = rig.fake.world();
+    for (id, title) in [("talk", "Talk"), ("lunch", "Lunch")] {
+        let event = &world.events[id];
+        assert_eq!((&event["summary"], &event["status"]), (&json!(title), &json!("confirmed")), "{what}");
+        assert_eq!(event["location"], "Room 1", "{what}");
+        assert_eq!(event["start"]["dateTime"], "2026-11-24T10:00:00+01:00", "{what}");
+        assert_eq!(event["end"]["dateTime"], "2026-11-24T10:45:00+01:00", "{what}");
+        assert!(event["attendees"].as_array().is_none_or(Vec::is_empty), "{what}: {event}");
+    }
+    // There and back, each once: nobody who is invited is told of anything twice.
+    assert_eq!((world.patches, world.deletes, world.restored), (2, 1, 1), "{what}: {:?}", world.log);
+}
+
+#[test]
+fn events_that_were_changed_and_cancelled_are_as_they_were() {
+    let rig = Rig::new();
+    agenda(&rig);
+    let task = rig.run_after(call(&rig, altered(), json!({})), Vec::new());
+    assert_as_it_was(&rig, &task, "undisturbed");
+    let answer = task.answer.expect("an answer");
+    for told in ["Took the change of the event “Moved” back.", "Took the cancellation of the event back."]
+    {
+        assert!(answer.contains(told), "{answer}");
+    }
+}
+
+#[test]
+fn killed_at_any_request_events_are_changed_once_and_changed_back_once() {
+    let rig = Rig::new();
+    agenda(&rig);
+    rig.run_after(call(&rig, altered(), json!({})), Vec::new());
+    let requests = rig.fake.world().log.len();
+    assert!(requests >= 10, "{requests}");
+    for at in 0..requests {
+        for done in [false, true] {
+            let rig = Rig::new();
+            agenda(&rig);
+            let task = call(&rig, altered(), json!({}));
+            rig.fake.kill_at(Kill { at, done });
+            assert!(rig.run_until_killed(task.clone()).is_none(), "{at} {done}");
+            rig.fake.revive();
+            let task = rig.run_after(recovered(rig.journaled(&task)), Vec::new());
+            assert_as_it_was(&rig, &task, &format!("killed at {at}, done {done}"));
+        }
+    }
+}
+
+#[test]
+fn what_somebody_else_changed_since_is_not_overwritten() {
+    // A step that is kept stands for another person: it sets the title after us.
+    let rig = Rig::new();
+    agenda(&rig);
+    rig.fake.world().events.get_mut("lunch").expect("an event")["status"] = json!("cancelled");
+    let theirs = json!([
+        node(
+            "change",
+            "calendar.change",
+            json!({"event": "$steps.find.events[0]", "title": "Ours", "location": "Room 2"})
+        ),
+        node("theirs", "calendar.change", json!({"event": "$steps.find.events[0]", "title": "Theirs"})),
+    ]);
+    let mut steps = vec![node("find", "calendar.list", json!({"from": "2026-11-24", "limit": 5}))];
+    steps.extend(theirs.as_array().expect("steps").clone());
+    steps[2]["after"] = json!(["change"]);
+    steps[2]["compensate"] = json!(false);
+    steps.push(node("none", "gmail.search", json!({"query": "from:nobody"})));
+    let mut read = node("read", "gmail.read", json!({"message": "$steps.none.messages[0]"}));
+    read["after"] = json!(["theirs"]);
+    steps.push(read);
+    let task = rig.run_after(call(&rig, Value::Array(steps), json!({})), Vec::new());
+    let view = view_of(&task);
+    let back = view.steps[1].compensation.as_ref().expect("it was tried");
+    assert_eq!(back.state, StepState::Failed);
+    let why = back.error.as_ref().expect("a reason").detail().to_owned();
+    assert_eq!(why, "the event “Ours” stays: its summary was changed again since");
+    let event = rig.fake.world().events["talk"].clone();
+    assert_eq!((&event["summary"], &event["location"]), (&json!("Theirs"), &json!("Room 2")));
+}

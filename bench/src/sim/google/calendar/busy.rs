@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::series::{Window, laid_out};
 use super::{Outcome, Service, etag, team_id};
 use crate::sim::wire::{Reply, google_error};
 
@@ -87,10 +88,10 @@ impl Service<'_> {
     fn busy(&self, calendar_id: &str, from: Timestamp, to: Timestamp) -> Vec<Value> {
         let zone = self.clock.zone();
         let calendar = self.user.calendar();
-        let mut spans: Vec<(Timestamp, Timestamp)> = calendar
-            .events
+        let window = Window { from: Some(from), to: Some(to) };
+        let mut spans: Vec<(Timestamp, Timestamp)> = laid_out(&calendar, calendar_id, true, window, zone)
             .iter()
-            .filter(|event| event.calendar == calendar_id && !event.cancelled)
+            .filter(|event| !event.cancelled)
             .filter(|event| event.rest.get("transparency") != Some(&json!("transparent")))
             .map(|event| (event.start.instant(zone).max(from), event.end.instant(zone).min(to)))
             .filter(|(start, end)| start < end)

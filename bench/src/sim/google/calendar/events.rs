@@ -1,11 +1,15 @@
 //! Reading events, whole or what has changed.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::series::{Window, is_series, laid_out, occurrences};
 use super::{Outcome, Service, etag, invalid, mentions, not_found};
 use crate::sim::wire::{Reply, google_error, google_error_at, page};
-use crate::sim::world::{Event, index_text};
+use crate::sim::world::{Calendar, Event, index_text};
 
 impl Service<'_> {
     fn bound(&self, name: &'static str) -> Result<Option<Timestamp>, Reply> {
@@ -47,35 +51,72 @@ impl Service<'_> {
         let deleted = params.flag("showDeleted") || since.is_some() || updated_min.is_some();
         let uid = params.get("iCalUID");
         let types: Vec<&str> = params.all("eventTypes").collect();
-        let mut found: Vec<&Event> = calendar
-            .events
-            .iter()
-            .filter(|event| event.calendar == calendar_id)
-            .filter(|event| deleted || !event.cancelled)
-            .filter(|event| since.is_none_or(|since| event.changed > since))
-            .filter(|event| updated_min.is_none_or(|at| event.updated >= at))
-            .filter(|event| from.is_none_or(|from| event.end.instant(self.clock.zone()) > from))
-            .filter(|event| to.is_none_or(|to| event.start.instant(self.clock.zone()) < to))
-            .filter(|event| uid.is_none_or(|uid| uid.strip_suffix("@google.com") == Some(&event.id)))
-            .filter(|event| types.is_empty() || types.contains(&event.kind()))
-            .filter(|event| mentions(event, &words))
-            .collect();
+        let singly = params.flag("singleEvents");
+        // What was cancelled out of a series belongs to what the series is.
+        let is_exception = |event: &Event| !singly && event.of.is_some();
+        let window = Window { from, to };
+        let mut found: Vec<Cow<'_, Event>> =
+            laid_out(&calendar, &calendar_id, singly, window, self.clock.zone())
+                .into_iter()
+                .filter(|event| deleted || !event.cancelled || is_exception(event))
+                .filter(|event| since.is_none_or(|since| event.changed > since))
+                .filter(|event| updated_min.is_none_or(|at| event.updated >= at))
+                .filter(|event| uid.is_none_or(|uid| uid.strip_suffix("@google.com") == Some(event.uid())))
+                .filter(|event| types.is_empty() || types.contains(&event.kind()))
+                .filter(|event| mentions(event, &words))
+                .collect();
         if by_start {
             found.sort_by_key(|event| event.start.instant(self.clock.zone()));
         } else {
             found.sort_by_key(|event| event.updated);
         }
         let (found, next) = page(found, offset, size);
-        let items: Vec<Value> = found.into_iter().map(|event| self.show(event, &zone)).collect();
-        let updated = self.clock.now().to_string();
-        let mut answer = json!({"kind": "calendar#events", "etag": etag(&updated),
-            "summary": self.summary_of(&calendar_id), "updated": updated, "timeZone": zone_name,
-            "accessRole": "owner", "defaultReminders": [], "items": items});
+        let mut answer = self.events(&calendar_id, &found, (&zone, &zone_name));
         match next {
             Some(next) => answer["nextPageToken"] = next.into(),
             None => answer["nextSyncToken"] = format!("sync-{}-{calendar_id}", calendar.changes()).into(),
         }
         Ok(answer.into())
+    }
+
+    /// The occurrences of a series.
+    pub(super) fn instances(&self, id: &str) -> Outcome {
+        let calendar_id = self.calendar_id()?;
+        let params = &self.request.call.query;
+        let (size, offset) = (params.size("maxResults", 250, 2_500)?, params.page_offset()?);
+        let window = Window { from: self.bound("timeMin")?, to: self.bound("timeMax")? };
+        let (zone, zone_name) = self.zone()?;
+        let calendar = self.user.calendar();
+        let position = calendar.position(&calendar_id, id).ok_or_else(not_found)?;
+        let event = &calendar.events[position];
+        if event.cancelled || !is_series(event) {
+            return Err(not_found());
+        }
+        let original = params.get("originalStart");
+        let is_meant = |found: &Event| {
+            let shown = found.of.as_ref().map(|of| self.show_moment(&of.original, &zone));
+            original.is_none_or(|wanted| shown.is_some_and(|shown| is_time(&shown, wanted)))
+        };
+        let mut found = occurrences(&calendar, event, window, self.clock.zone());
+        found.retain(|found| is_meant(found.as_ref()) && (params.flag("showDeleted") || !found.cancelled));
+        let (found, next) = page(found, offset, size);
+        let mut answer = self.events(&calendar_id, &found, (&zone, &zone_name));
+        if let Some(next) = next {
+            answer["nextPageToken"] = next.into();
+        }
+        Ok(answer.into())
+    }
+
+    fn events(
+        &self,
+        calendar_id: &str,
+        found: &[Cow<'_, Event>],
+        (zone, zone_name): (&TimeZone, &str),
+    ) -> Value {
+        let items: Vec<Value> = found.iter().map(|event| self.show(event, zone)).collect();
+        let updated = self.clock.now().to_string();
+        json!({"kind": "calendar#events", "etag": etag(&updated), "summary": self.summary_of(calendar_id),
+            "updated": updated, "timeZone": zone_name, "accessRole": "owner", "defaultReminders": [], "items": items})
     }
 
     /// The change up to which the caller has seen everything, when a sync token says so.
@@ -103,19 +144,38 @@ impl Service<'_> {
         let calendar_id = self.calendar_id()?;
         let (zone, _) = self.zone()?;
         let calendar = self.user.calendar();
-        let position = calendar.position(&calendar_id, id).ok_or_else(not_found)?;
-        Ok(self.show(&calendar.events[position], &zone).into())
+        let found = self.find(&calendar, &calendar_id, id).ok_or_else(not_found)?;
+        Ok(self.show(&found, &zone).into())
     }
 
     pub(super) fn delete(&self, id: &str) -> Outcome {
         let calendar_id = self.calendar_id()?;
         let mut calendar = self.user.calendar();
-        let position = calendar.position(&calendar_id, id).ok_or_else(not_found)?;
-        if calendar.events[position].cancelled {
+        let known = self.find(&calendar, &calendar_id, id).ok_or_else(not_found)?;
+        if known.cancelled {
             return Err(google_error(410, "deleted", "Resource has been deleted"));
         }
-        self.check_match(&calendar.events[position])?;
-        calendar.delete(position, self.clock.now());
+        self.check_match(&known)?;
+        self.cancel(&mut calendar, &known);
         super::super::done()
+    }
+
+    /// Cancels an event, and with a series its occurrences.
+    pub(super) fn cancel(&self, calendar: &mut Calendar, event: &Event) -> Event {
+        if event.of.is_none() {
+            calendar.forget_occurrences(&event.calendar, &event.id);
+        }
+        let position = calendar.place(event);
+        calendar.delete(position, self.clock.now());
+        calendar.events[position].clone()
+    }
+}
+
+/// Whether a time that is shown is this one, whatever the zone in which it is told.
+fn is_time(shown: &Value, wanted: &str) -> bool {
+    let moment = |text: &str| text.parse::<Timestamp>().ok();
+    match shown["dateTime"].as_str() {
+        Some(at) => moment(at) == moment(wanted),
+        None => shown["date"] == wanted,
     }
 }

@@ -1,11 +1,11 @@
 //! Calendar v3: events, the list of calendars, free and busy times.
 //! <https://developers.google.com/workspace/calendar/api/v3/reference>
 //!
-//! Every user has a calendar of their own and a second one, "Team". Recurring events are kept as they are sent, and
-//! not expanded.
+//! Every user has a calendar of their own and a second one, "Team". Recurring events: [`series`].
 
 mod busy;
 mod events;
+mod series;
 mod write;
 
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use super::search::has_words;
 use super::{Outcome, Request, unknown_path};
 use crate::sim::chance::{Clock, hash, mix};
 use crate::sim::wire::{Reply, google_error, google_error_at};
-use crate::sim::world::{Attendee, Event, Moment, User, index_text};
+use crate::sim::world::{Attendee, Calendar, Event, Moment, User, index_text};
 
 /// Answers a request below `/calendar/v3/`.
 pub(super) fn serve(request: &Request<'_>) -> Outcome {
@@ -29,6 +29,7 @@ pub(super) fn serve(request: &Request<'_>) -> Outcome {
         "calendars.get" => service.calendar(),
         "freebusy.query" => service.free_busy(),
         "events.list" => service.list(),
+        "events.instances" => service.instances(id),
         "events.get" => service.get(id),
         "events.insert" => service.insert(),
         "events.patch" => service.change(id, false),
@@ -94,7 +95,17 @@ impl Service<'_> {
         Ok(Moment::At(at, Some(zone_name.to_owned())))
     }
 
+    /// The event of this id, cancelled or not.
+    fn find(&self, calendar: &Calendar, calendar_id: &str, id: &str) -> Option<Event> {
+        series::find(calendar, calendar_id, id, self.clock.zone())
+    }
+
     fn show(&self, event: &Event, zone: &TimeZone) -> Value {
+        // Google promises no more of an occurrence that was cancelled by itself.
+        if let (true, Some(of)) = (event.cancelled, &event.of) {
+            return json!({"kind": "calendar#event", "etag": event_etag(event), "id": event.id, "status": "cancelled",
+                "recurringEventId": of.series, "originalStartTime": self.show_moment(&of.original, zone)});
+        }
         let owner = &self.user.person;
         let link = format!("https://www.google.com/calendar/event?eid={}", event.id);
         let mut value = json!({
@@ -104,7 +115,7 @@ impl Service<'_> {
             "creator": {"email": owner.email, "self": true},
             "organizer": {"email": owner.email, "displayName": owner.name, "self": true},
             "start": self.show_moment(&event.start, zone), "end": self.show_moment(&event.end, zone),
-            "iCalUID": format!("{}@google.com", event.id), "sequence": event.sequence,
+            "iCalUID": format!("{}@google.com", event.uid()), "sequence": event.sequence,
             "reminders": {"useDefault": true}, "eventType": "default",
         });
         if let Some(text) = &event.description {
@@ -116,6 +127,10 @@ impl Service<'_> {
         if !event.attendees.is_empty() {
             value["attendees"] =
                 event.attendees.iter().map(|attendee| show_attendee(attendee, &owner.email)).collect();
+        }
+        if let Some(of) = &event.of {
+            value["recurringEventId"] = of.series.as_str().into();
+            value["originalStartTime"] = self.show_moment(&of.original, zone);
         }
         for (name, given) in &event.rest {
             if !(event.cancelled && name == "status") {

@@ -3,7 +3,7 @@
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Map, Value};
 
-use super::{Outcome, Service, event_etag, is_event_id, not_found};
+use super::{Outcome, Service, event_etag, is_event_id, not_found, series};
 use crate::sim::parse::{self, Context};
 use crate::sim::wire::{Reply, google_error, google_error_at};
 use crate::sim::world::{Attendee, Event, Moment};
@@ -76,6 +76,7 @@ impl Service<'_> {
             sequence: 0,
             calendar,
             changed: 0,
+            of: None,
             rest: Map::new(),
         };
         self.changed(blank, body, now)
@@ -86,23 +87,28 @@ impl Service<'_> {
         let calendar_id = self.calendar_id()?;
         let body = &self.request.body;
         let mut calendar = self.user.calendar();
-        let position = calendar.position(&calendar_id, id);
-        // An update brings a deleted event back; a patch does not find it.
-        let position =
-            position.filter(|at| whole || !calendar.events[*at].cancelled).ok_or_else(not_found)?;
-        let known = calendar.events[position].clone();
+        let known = self.find(&calendar, &calendar_id, id).ok_or_else(not_found)?;
+        // An update brings a deleted event back; a patch does not find it, unless its series has a place for it.
+        let is_brought_back = whole || (known.of.is_some() && body["status"] == "confirmed");
+        if known.cancelled && !is_brought_back {
+            return Err(not_found());
+        }
         self.check_match(&known)?;
         let mut event = if whole {
-            let made = self.made(calendar_id, known.id, body)?;
-            Event { created: known.created, sequence: known.sequence, ..made }
+            let made = self.made(calendar_id.clone(), known.id.clone(), body)?;
+            Event { created: known.created, sequence: known.sequence, of: known.of.clone(), ..made }
         } else {
-            self.changed(known, body, self.clock.now())?
+            self.changed(Event { cancelled: false, ..known.clone() }, body, self.clock.now())?
         };
         event.sequence += 1;
         if body["status"] == "cancelled" {
-            calendar.delete(position, self.clock.now());
-            return Ok(self.show(&calendar.events[position], self.clock.zone()).into());
+            return Ok(self.show(&self.cancel(&mut calendar, &known), self.clock.zone()).into());
         }
+        let other = |name: &str| event.rest.get(name) != known.rest.get(name);
+        if series::is_series(&known) && (event.start != known.start || other("recurrence")) {
+            calendar.forget_occurrences(&calendar_id, &known.id);
+        }
+        let position = calendar.place(&known);
         Ok(self.show(calendar.patch(position, event), self.clock.zone()).into())
     }
 
@@ -142,6 +148,7 @@ impl Service<'_> {
             sequence: 0,
             calendar: calendar_id,
             changed: 0,
+            of: None,
             rest: Map::new(),
         })
     }
@@ -163,8 +170,9 @@ impl Service<'_> {
         let source = self.calendar_id()?;
         let target = self.known_calendar(self.request.param("destination").unwrap_or_default())?;
         let mut calendar = self.user.calendar();
-        let position = calendar.position(&source, id);
-        let position = position.filter(|at| !calendar.events[*at].cancelled).ok_or_else(not_found)?;
+        let known = self.find(&calendar, &source, id);
+        // An occurrence does not leave its series.
+        let known = known.filter(|event| !event.cancelled && event.of.is_none()).ok_or_else(not_found)?;
         if source == target {
             return Err(google_error(
                 400,
@@ -172,6 +180,8 @@ impl Service<'_> {
                 "Cannot change the organizer of the event.",
             ));
         }
+        calendar.forget_occurrences(&source, id);
+        let position = calendar.place(&known);
         let event = calendar.move_to(position, target, self.clock.now());
         Ok(self.show(event, self.clock.zone()).into())
     }
@@ -219,6 +229,7 @@ impl Service<'_> {
                 merge(&mut event.rest, name, value);
             }
         }
+        series::check(&event, self.clock.zone())?;
         event.updated = now;
         Ok(event)
     }

@@ -1,6 +1,7 @@
 //! Drive v3: finding, reading, writing and sharing files.
 //! <https://developers.google.com/workspace/drive/api/reference/rest/v3>
 
+mod given;
 mod read;
 mod share;
 mod write;
@@ -82,10 +83,12 @@ impl Drive<'_> {
         let query = Query::parse(params.get("q").unwrap_or_default())
             .ok_or_else(|| google_error_at(400, "invalid", "Invalid Value", Some("q")))?;
         let shared = self.shared_drives_asked_for()?;
+        let given = self.given();
         let drive = self.user.drive();
         let mut found: Vec<&File> = drive
             .files
             .iter()
+            .chain(&given)
             .filter(|file| file.id != ROOT && query.matches(file, &self.user.person.email))
             .filter(|file| match shared {
                 Shared::Hidden => !file.is_shared_drives(),
@@ -123,7 +126,8 @@ impl Drive<'_> {
     }
 
     fn with_file(&self, id: &str, answer: impl FnOnce(&File) -> Outcome) -> Outcome {
-        let drive = self.user.drive();
+        let holder = self.holder(id);
+        let drive = holder.drive();
         let position = self.position(&drive, id)?;
         answer(&drive.files[position])
     }
@@ -154,16 +158,14 @@ impl Drive<'_> {
             file_kind::FOLDER => "https://drive.google.com/drive/folders",
             _ => "https://drive.google.com/file/d",
         };
-        let permissions: Vec<Value> = file.permissions.iter().map(|permission| permission.show()).collect();
-        let ids: Vec<&str> = file.permissions.iter().map(|permission| permission.id.as_str()).collect();
         let mut value = json!({
             "kind": "drive#file", "id": file.id, "name": file.name, "mimeType": file.mime_type,
             "starred": file.starred, "trashed": file.trashed, "explicitlyTrashed": file.trashed,
-            "parents": file.parents, "spaces": ["drive"], "version": file.version.to_string(),
+            "parents": self.parents(file), "spaces": ["drive"], "version": file.version.to_string(),
             "webViewLink": format!("{place}/{}/view", file.id), "viewedByMe": true, "createdTime": time(file.created),
             "modifiedTime": time(file.modified), "modifiedByMe": owned_by_me, "owners": [owner.clone()],
             "lastModifyingUser": owner, "shared": !owned_by_me || file.permissions.len() > 1,
-            "ownedByMe": owned_by_me, "permissions": permissions, "permissionIds": ids,
+            "ownedByMe": owned_by_me,
             "capabilities": {"canDownload": true, "canEdit": can_edit, "canShare": can_edit, "canCopy": true,
                 "canTrash": owned_by_me, "canDelete": owned_by_me, "canRename": can_edit},
             "writersCanShare": true, "isAppAuthorized": true,
@@ -188,6 +190,15 @@ impl Drive<'_> {
                     format!("https://drive.google.com/uc?id={}&export=download", file.id).into();
             }
         }
+        // Who has it is told to those alone who may give it to others.
+        if can_edit {
+            value["permissions"] = file.permissions.iter().map(|permission| permission.show()).collect();
+            value["permissionIds"] = file.permissions.iter().map(|one| one.id.as_str()).collect();
+        }
+        let own = file.permissions.iter().find(|permission| permission.is_of(&self.user.person.email));
+        if let Some(given) = own.and_then(|own| own.given).filter(|_| !owned_by_me) {
+            value["sharedWithMeTime"] = time(given).into();
+        }
         if file.is_shared_drives() {
             value["driveId"] = SHARED_DRIVE.into();
         }
@@ -200,8 +211,7 @@ impl Drive<'_> {
     fn can_edit(&self, file: &File) -> bool {
         let me = &self.user.person.email;
         let writes = |role: &str| matches!(role, "owner" | "writer" | "organizer" | "fileOrganizer");
-        file.owner.email == *me
-            || file.permissions.iter().any(|p| p.email.as_ref() == Some(me) && writes(&p.role))
+        file.owner.email == *me || file.permissions.iter().any(|one| one.is_of(me) && writes(&one.role))
     }
 }
 

@@ -16,6 +16,9 @@ impl Drive<'_> {
         let params = &self.request.call.query;
         let (size, offset) = (params.size("pageSize", 100, 100)?, params.page_offset()?);
         self.with_file(id, |file| {
+            if !self.can_edit(file) {
+                return Err(no_permission());
+            }
             let all: Vec<Value> = file.permissions.iter().map(Permission::show).collect();
             let (found, next) = crate::sim::wire::page(all, offset, size);
             let mut answer = json!({"kind": "drive#permissionList", "permissions": found});
@@ -64,7 +67,8 @@ impl Drive<'_> {
                 "The transferOwnership parameter must be enabled when the permission role is 'owner'.";
             return Err(google_error_at(403, "forbidden", message, Some("transferOwnership")));
         }
-        let mut drive = self.user.drive();
+        let holder = self.holder(id);
+        let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
         if !self.can_edit(&file) {
@@ -77,12 +81,16 @@ impl Drive<'_> {
             email: email.filter(|_| matches!(kind, "user" | "group")).map(str::to_owned),
             domain: domain.filter(|_| kind == "domain").map(str::to_owned),
             name: body["displayName"].as_str().map(str::to_owned),
+            given: Some(self.request.state.clock.now()),
         };
         file.permissions.retain(|known| known.id != permission_id);
         if file.permissions.len() >= PERMISSIONS_MAX {
             return Err(google_error(403, "sharingRateLimitExceeded", "Too many permissions on this file."));
         }
         let shown = permission.show();
+        if let (true, Some(address)) = (permission.kind == "user", &permission.email) {
+            self.request.state.world.gave(&holder, address);
+        }
         file.permissions.push(permission);
         drive.put(file);
         Ok(shown.into())
@@ -90,7 +98,8 @@ impl Drive<'_> {
 
     pub(super) fn change_permission(&self, id: &str) -> Outcome {
         let role = check_role(&self.request.body)?;
-        let mut drive = self.user.drive();
+        let holder = self.holder(id);
+        let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
         let at = self.permission_at(&file)?;
@@ -106,11 +115,14 @@ impl Drive<'_> {
     }
 
     pub(super) fn unshare(&self, id: &str) -> Outcome {
-        let mut drive = self.user.drive();
+        let holder = self.holder(id);
+        let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
         let at = self.permission_at(&file)?;
-        if !self.can_edit(&file) || file.permissions[at].role == "owner" {
+        // Whoever was given a file may give it up.
+        let is_own = file.permissions[at].is_of(&self.user.person.email);
+        if !(is_own || self.can_edit(&file)) || file.permissions[at].role == "owner" {
             return Err(no_permission());
         }
         file.permissions.remove(at);

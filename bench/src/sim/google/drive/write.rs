@@ -78,7 +78,8 @@ impl Drive<'_> {
     }
 
     pub(super) fn update(&self, id: &str) -> Outcome {
-        let mut drive = self.user.drive();
+        let holder = self.holder(id);
+        let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
         let body = &self.request.body;
@@ -113,9 +114,13 @@ impl Drive<'_> {
     }
 
     pub(super) fn copy(&self, id: &str) -> Outcome {
+        let mut source = None;
+        self.with_file(id, |file| {
+            source = Some(file.clone());
+            done()
+        })?;
+        let source = source.ok_or_else(|| file_not_found(id))?;
         let mut drive = self.user.drive();
-        let position = self.position(&drive, id)?;
-        let source = drive.files[position].clone();
         if source.mime_type == file_kind::FOLDER {
             return Err(google_error(403, "cannotCopyFile", "This file cannot be copied by the user."));
         }
@@ -124,6 +129,12 @@ impl Drive<'_> {
         let mut file = File {
             id: self.fresh_id(),
             name: format!("Copy of {}", source.name),
+            // What others gave lies in no folder of the user's.
+            parents: if drive.position(&source.id).is_some() {
+                source.parents.clone()
+            } else {
+                vec![ROOT.to_owned()]
+            },
             owner: owner.clone(),
             created: now,
             modified: now,
@@ -201,7 +212,8 @@ impl Drive<'_> {
     }
 
     pub(super) fn delete(&self, id: &str) -> Outcome {
-        let mut drive = self.user.drive();
+        let holder = self.holder(id);
+        let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let file = &drive.files[position];
         if file.owner.email != self.user.person.email || file.id == ROOT {
