@@ -244,6 +244,7 @@ mod tests {
             sequence: 0,
             calendar: String::new(),
             changed: 0,
+            of: None,
             rest: Default::default(),
         };
         assert!(mentions(&event, " ben sync "));
