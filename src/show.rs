@@ -12,6 +12,9 @@ use sluice_protocols::plan::Decision;
 
 use crate::remote::Target;
 
+/// Waits shorter than this are not worth a word.
+const SHOWN_US_MIN: u64 = 100;
+
 /// Which task or dead letter is shown, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
@@ -44,13 +47,22 @@ pub(crate) fn task(task: &TaskView) -> String {
     }
     line(&mut out, "state", state(task.state));
     if let Some(timing) = &task.timing {
-        let text = format!(
+        let mut text = format!(
             "{} in all: ours {}, OpenAI {}, Google {}",
             millis(timing.total_us),
             millis(timing.own_us),
             millis(timing.openai_us),
             millis(timing.google_us)
         );
+        let waits = [
+            ("earlier commands", timing.turn_us),
+            ("a place", timing.queue_us),
+            ("quotas", timing.quota_us),
+            ("reads of others", timing.shared_us),
+        ];
+        for (what, waited_us) in waits.into_iter().filter(|(_, us)| *us >= SHOWN_US_MIN) {
+            let _ = write!(text, ", waited for {what} {}", millis(waited_us));
+        }
         line(&mut out, "time", &text);
     }
     line(&mut out, "session", &task.session.to_string());

@@ -1,12 +1,14 @@
-//! `compare h3` with a server of others: found, started, measured, and stopped again. How fast it was is not judged.
+//! `compare h3` with servers of others: found, started, measured, and stopped again; one that will not do is told of. How
+//! fast they were is not judged.
 
 #[path = "../../tests/common/python.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the suites of the gateway, which use more of it")]
 mod programs;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -19,37 +21,80 @@ fn running_in(directory: &Path) -> Vec<PathBuf> {
     directories.filter(|working| working.starts_with(directory)).collect()
 }
 
-#[test]
-fn caddy_is_started_measured_and_stopped_again() {
-    let Some(caddy) = programs::caddy() else { return };
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    if cpus < 2 {
+/// Whether the server and the load have a CPU each; says so where they have not.
+fn has_cpus() -> bool {
+    let has = std::thread::available_parallelism().map_or(1, usize::from) >= 2;
+    if !has {
         eprintln!("SKIPPED: the server and the load want a CPU each");
-        return;
     }
-    let directory = tempfile::tempdir().expect("a directory");
-    let output = Command::new(PROGRAM)
-        .args(["compare", "h3", "--json", "--case", "1x1", "--runs", "1", "--duration-s", "1", "--caddy"])
-        .arg(caddy)
-        .env("TMPDIR", directory.path())
+    has
+}
+
+fn compare(options: &[&str], directory: &Path) -> Output {
+    Command::new(PROGRAM)
+        .args(["compare", "h3", "--json", "--runs", "1", "--duration-s", "1"])
+        .args(options)
+        .env("TMPDIR", directory)
         .output()
-        .expect("the program runs");
+        .expect("the program runs")
+}
+
+/// Compares with this program in one case, and holds what is printed to what it must have.
+fn is_started_measured_and_stopped(name: &str, program: &Path, case: &str, says: impl Fn(&str) -> bool) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = program.to_str().expect("a name in UTF-8");
+    let output = compare(&["--case", case, &format!("--{name}"), program], directory.path());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("caddy: v") || line.starts_with("caddy: 2")), "{said}");
+    let version = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    assert!(version.is_some_and(says), "{said}");
     let table: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let [row] = &table["rows"].as_array().expect("a list")[..] else { panic!("one case: {table:#}") };
     let peers = row["peers"].as_array().expect("a list");
-    let caddy = peers.iter().find(|peer| peer["server"] == "caddy").expect("caddy was measured");
+    let peer = peers.iter().find(|peer| peer["server"] == name).expect("it was measured");
     for figure in ["cpu_us", "requests_per_s", "p50_us", "p99_us"] {
-        for server in [&row["sluice"], caddy] {
+        for server in [&row["sluice"], peer] {
             assert!(server[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {server:#}");
         }
     }
     let cpu_us = |server: &Value| server["cpu_us"].as_f64().expect("a number");
-    let ratio = caddy["cpu_ratio"].as_f64().expect("a number");
-    assert!((ratio - cpu_us(&row["sluice"]) / cpu_us(caddy)).abs() < 1e-9, "{row:#}");
+    let ratio = peer["cpu_ratio"].as_f64().expect("a number");
+    assert!((ratio - cpu_us(&row["sluice"]) / cpu_us(peer)).abs() < 1e-9, "{row:#}");
     let left: Vec<_> = fs::read_dir(directory.path()).expect("readable").collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(running_in(directory.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn caddy_is_started_measured_and_stopped_again() {
+    let Some(caddy) = programs::caddy() else { return };
+    if has_cpus() {
+        let says = |version: &str| version.starts_with('v') || version.starts_with('2');
+        is_started_measured_and_stopped("caddy", &caddy, "1x1", says);
+    }
+}
+
+/// Also with more streams at once than it has places for connections by default.
+#[test]
+fn nginx_is_started_measured_and_stopped_again() {
+    let Some(nginx) = programs::nginx() else { return };
+    if has_cpus() {
+        is_started_measured_and_stopped("nginx", &nginx, "64x64", |version| version.starts_with("nginx/"));
+    }
+}
+
+#[test]
+fn an_h2o_without_http3_is_refused_by_its_version_before_anything_is_started() {
+    if !has_cpus() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let h2o = directory.path().join("h2o");
+    fs::write(&h2o, "#!/bin/sh\necho 'h2o version 2.2.5'\necho 'OpenSSL: OpenSSL 3.0.19'\n")
+        .expect("written");
+    fs::set_permissions(&h2o, fs::Permissions::from_mode(0o755)).expect("set");
+    let output = compare(&["--h2o", h2o.to_str().expect("UTF-8")], directory.path());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("h2o 2.2.5 has no HTTP/3"), "{said}");
+    assert!(output.stdout.is_empty());
 }

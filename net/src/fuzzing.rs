@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use quinn_proto as qp;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{Dir, StreamId, VarInt};
+use rustls::client::Resumption;
 use sluice_core::CoreId;
 use sluice_core::udp::{ReceiveMeta, SendMeta};
 use sluice_protocols::http::{RequestHead, Response};
@@ -54,6 +55,9 @@ const CONFIG: IngressConfig = IngressConfig {
 const STEPS_MAX: usize = 64;
 /// Turns that a step may lead to before it counts as a busy loop.
 const TURNS_MAX: usize = 400;
+/// Rounds of packets in one exchange: the largest answer takes a quarter of them, and those who disagree about a
+/// connection's end would go on for as long as they may.
+const ROUNDS_MAX: usize = 64;
 /// Timers that may fire after the script, before the server must have let go of everything.
 const TIMERS_MAX: usize = 4_000;
 /// Exchanges within which a well-behaved client must have its answer.
@@ -71,6 +75,13 @@ static IDENTITY: LazyLock<ServerIdentity> = LazyLock::new(|| {
     let _ = std::fs::remove_dir_all(&home);
     let keys = SharedKeys::generate().expect("keys");
     ServerIdentity { tls: server_crypto(&identity, &keys, EarlyData::On).expect("TLS settings"), keys }
+});
+
+/// A client's side, made once; what it remembers of servers is each client's own.
+static CLIENT: LazyLock<rustls::ClientConfig> = LazyLock::new(|| {
+    let mut tls = Arc::unwrap_or_clone(client_crypto(Trust::AnyServer).expect("client settings"));
+    tls.enable_early_data = true;
+    tls
 });
 
 #[derive(Clone)]
@@ -187,8 +198,8 @@ struct Client {
 
 impl Client {
     fn new(address: SocketAddr) -> Self {
-        let mut tls = Arc::unwrap_or_clone(client_crypto(Trust::AnyServer).expect("client settings"));
-        tls.enable_early_data = true;
+        let mut tls = CLIENT.clone();
+        tls.resumption = Resumption::in_memory_sessions(2);
         let crypto = QuicClientConfig::try_from(tls).expect("a cipher for QUIC");
         let mut config = qp::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport(STREAMS_MAX, IDLE)));
@@ -485,7 +496,7 @@ impl World {
     /// so again for each packet that comes, until its timers end it, and a server that does not know it any more
     /// asks it each time to prove its address.
     fn exchange(&mut self) {
-        for _ in 0..TURNS_MAX {
+        for _ in 0..ROUNDS_MAX {
             let mut is_quiet = true;
             while let Some(packet) = self.client.to_server.pop_front() {
                 self.arrive(&packet);

@@ -483,18 +483,41 @@ pub struct WorkflowRunView {
     pub input: Value,
 }
 
-/// Where the time of a task went, in microseconds. Parallel calls overlap, so the parts of different upstreams
-/// need not add up to the whole; `own_us` is what no upstream was waited for.
+/// Where the time of a task went, in microseconds. No moment counts twice: what is under way at once counts for the first
+/// of `openai_us`, `google_us`, `quota_us` and `shared_us` that it is; `own_us` is the rest of the whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// From the arrival of the command to its end.
     pub total_us: u64,
-    /// While nothing upstream was waited for.
+    /// While nobody else was waited for: the gateway's own work, and its disk.
     pub own_us: u64,
     /// While OpenAI was waited for.
     pub openai_us: u64,
-    /// While Google was waited for.
+    /// While Google was waited for, its token endpoint included.
     pub google_us: u64,
+    /// While an earlier command of the same session was under way. This and what follows is 0 where it is not told.
+    #[serde(default)]
+    pub turn_us: u64,
+    /// While there was no place among the commands that run.
+    #[serde(default)]
+    pub queue_us: u64,
+    /// While units of a quota or a place among the calls under way were waited for.
+    #[serde(default)]
+    pub quota_us: u64,
+    /// While a read that was on its way for another command was waited for.
+    #[serde(default)]
+    pub shared_us: u64,
+}
+
+impl Timing {
+    /// These parts of so much time; what is left of it is our own.
+    #[must_use]
+    pub fn of_total(self, total_us: u64) -> Self {
+        let Self { openai_us, google_us, turn_us, queue_us, quota_us, shared_us, .. } = self;
+        let parts = [openai_us, google_us, turn_us, queue_us, quota_us, shared_us];
+        let own_us = parts.into_iter().fold(total_us, u64::saturating_sub);
+        Self { total_us, own_us, ..self }
+    }
 }
 
 /// Who worked out what a command means.

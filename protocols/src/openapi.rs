@@ -743,7 +743,16 @@ fn schemas() -> Value {
         "Timing": {
             "type": "object",
             "required": ["total_us", "own_us", "openai_us", "google_us"],
-            "properties": {"total_us": count, "own_us": count, "openai_us": count, "google_us": count},
+            "properties": {
+                "total_us": count,
+                "own_us": count,
+                "openai_us": count,
+                "google_us": count,
+                "turn_us": count,
+                "queue_us": count,
+                "quota_us": count,
+                "shared_us": count,
+            },
         },
         "Session": {
             "type": "object",

@@ -43,6 +43,26 @@ pub fn caddy() -> Option<PathBuf> {
     }
 }
 
+/// Another: the one `SLUICE_TEST_NGINX` names, or `nginx` in PATH where it was built with HTTP/3. Debian 12 has none, so
+/// nothing but the name asks for it.
+pub fn nginx() -> Option<PathBuf> {
+    const NAMED: &str = "SLUICE_TEST_NGINX";
+    if let Some(named) = env::var_os(NAMED).filter(|name| !name.is_empty()) {
+        return Some(named.into());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|place| place.join("nginx")).find(|file| file.is_file());
+    let has_http3 = |program: &PathBuf| {
+        let told = Command::new(program).arg("-V").output();
+        told.is_ok_and(|told| String::from_utf8_lossy(&told.stderr).contains("http_v3_module"))
+    };
+    let usable = found.filter(has_http3);
+    if usable.is_none() {
+        eprintln!("SKIPPED: there is no nginx with http_v3_module in PATH; name one with {NAMED}");
+    }
+    usable
+}
+
 /// The client that tests an API by its description: the one `SLUICE_TEST_SCHEMATHESIS` names, or that of the
 /// environment `./dev test` makes.
 pub fn schemathesis() -> Option<PathBuf> {

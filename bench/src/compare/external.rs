@@ -19,7 +19,15 @@ use super::servers::REPLY_BYTES;
 const NGINX_MIN: (u32, u32) = (1, 25);
 /// What nginx must have been built with.
 const NGINX_MODULE: &str = "http_v3_module";
+/// Oldest h2o that speaks HTTP/3: what leads up to this one.
+const H2O_MIN: (u32, u32) = (2, 3);
+/// Modules of nginx that make directories when it starts, whether they are used or not.
+const NGINX_STORING: [&str; 4] = ["proxy", "fastcgi", "uwsgi", "scgi"];
+/// What BoringSSL has no names for: it takes AES-128-GCM of those a client offers wherever the CPU has instructions for it.
+const NGINX_CIPHER: &str = "ssl_conf_command";
 const STREAMS: u32 = 256;
+/// Each stream takes one, too: twice those of the largest case.
+const NGINX_CONNECTIONS: u32 = 2 * 64 * 256;
 
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -51,7 +59,9 @@ impl Kind {
             Self::Nginx => {
                 "1.25 or newer with http_v3_module is wanted (Debian 12 has 1.22); give --nginx PATH"
             }
-            Self::H2o => "Debian 12 has none with HTTP/3; build it and give --h2o PATH",
+            Self::H2o => {
+                "2.3 is wanted, which was never released (Debian has 2.2); build it and give --h2o PATH"
+            }
         }
     }
 }
@@ -63,6 +73,8 @@ pub(super) struct External {
     program: PathBuf,
     /// What it says of its version.
     pub(super) version: String,
+    /// What of [`NGINX_STORING`] and [`NGINX_CIPHER`] it was built without.
+    lacking: Vec<&'static str>,
 }
 
 impl External {
@@ -77,8 +89,8 @@ impl External {
         let Some(program) = program else {
             return Ok(Err(format!("{}: not found; {}", kind.name(), kind.hint())));
         };
-        match version(kind, &program) {
-            Ok(version) => Ok(Ok(Self { kind, program, version })),
+        match look(kind, &program) {
+            Ok((version, lacking)) => Ok(Ok(Self { kind, program, version, lacking })),
             Err(error) if given.is_some() => Err(error.context(format!("{} will not do", program.display()))),
             Err(error) => Ok(Err(format!("{}: not usable: {error:#}; {}", kind.name(), kind.hint()))),
         }
@@ -88,7 +100,7 @@ impl External {
     /// `server-key.pem`, and gives the command that runs it in the foreground.
     pub(super) fn command(&self, directory: &Path, port: u16, cpu: usize) -> anyhow::Result<Command> {
         let file = directory.join("config");
-        std::fs::write(&file, configuration(self.kind, directory, port)?)?;
+        std::fs::write(&file, configuration(self.kind, &self.lacking, directory, port)?)?;
         if self.kind == Kind::H2o {
             let root = directory.join("root");
             std::fs::create_dir_all(&root)?;
@@ -99,7 +111,8 @@ impl External {
         command.arg("--cpu-list").arg(cpu.to_string()).arg(&self.program);
         match self.kind {
             Kind::Caddy => command.args(["run", "--config"]).arg(&file),
-            Kind::Nginx => command.arg("-p").arg(directory).arg("-c").arg(&file),
+            // Before it reads its configuration it would complain into a file of its own.
+            Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(directory).arg("-c").arg(&file),
             Kind::H2o => command.arg("-c").arg(&file),
         };
         // One thread runs Go code at a time. What it keeps, it keeps here.
@@ -114,7 +127,8 @@ fn in_path(name: &str, path: Option<OsString>) -> Option<PathBuf> {
     std::env::split_paths(&path?).map(|directory| directory.join(name)).find(|program| program.is_file())
 }
 
-fn version(kind: Kind, program: &Path) -> anyhow::Result<String> {
+/// Asks a program what it is: its version, and what it was built without.
+fn look(kind: Kind, program: &Path) -> anyhow::Result<(String, Vec<&'static str>)> {
     let argument = match kind {
         Kind::Caddy => "version",
         Kind::Nginx => "-V",
@@ -123,21 +137,39 @@ fn version(kind: Kind, program: &Path) -> anyhow::Result<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output()?;
     let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
     said.push_str(&String::from_utf8_lossy(&output.stderr));
-    match kind {
-        Kind::Nginx => nginx_version(&said),
-        _ => Ok(said.lines().next().context("it says nothing of its version")?.trim().to_owned()),
+    let is_lacking = |module: &&str| said.contains(&format!("--without-http_{module}_module"));
+    let version = match kind {
+        Kind::Nginx => nginx_version(&said)?,
+        Kind::H2o => h2o_version(&said)?,
+        Kind::Caddy => said.lines().next().context("it says nothing of its version")?.trim().to_owned(),
+    };
+    let storing = NGINX_STORING.into_iter().filter(is_lacking);
+    let cipher = said.contains("BoringSSL").then_some(NGINX_CIPHER);
+    Ok((version, storing.chain(cipher).collect()))
+}
+
+fn h2o_version(said: &str) -> anyhow::Result<String> {
+    let version =
+        said.lines().find_map(|line| line.strip_prefix("h2o version ")).context("it is no h2o")?.trim();
+    if numbers_of(version)? < H2O_MIN {
+        bail!("h2o {version} has no HTTP/3: it is older than {}.{}", H2O_MIN.0, H2O_MIN.1);
+    }
+    Ok(format!("h2o {version}"))
+}
+
+/// The first two numbers of a version.
+fn numbers_of(version: &str) -> anyhow::Result<(u32, u32)> {
+    let mut parts = version.split(['.', ' ', '-']).map(|part| part.parse::<u32>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(Some(major)), Some(Some(minor))) => Ok((major, minor)),
+        _ => bail!("odd version {version:?}"),
     }
 }
 
 fn nginx_version(said: &str) -> anyhow::Result<String> {
     let version =
         said.lines().find_map(|line| line.split_once("nginx version: ")).context("it is no nginx")?.1.trim();
-    let number = version.rsplit('/').next().unwrap_or_default();
-    let mut parts = number.split(['.', ' ']).map(|part| part.parse::<u32>().ok());
-    let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) else {
-        bail!("odd version {version:?}");
-    };
-    if (major, minor) < NGINX_MIN {
+    if numbers_of(version.rsplit('/').next().unwrap_or_default())? < NGINX_MIN {
         bail!("{version} is older than {}.{}", NGINX_MIN.0, NGINX_MIN.1);
     }
     if !said.contains(NGINX_MODULE) {
@@ -151,7 +183,7 @@ fn reply() -> String {
 }
 
 /// The text of a server's configuration file.
-fn configuration(kind: Kind, directory: &Path, port: u16) -> anyhow::Result<String> {
+fn configuration(kind: Kind, lacking: &[&str], directory: &Path, port: u16) -> anyhow::Result<String> {
     let directory = directory.to_str().context("the temporary directory's name is not UTF-8")?;
     // It goes into files where these would end a string.
     if directory.contains(['"', '\\', '\n', ';', '{', '}']) {
@@ -159,7 +191,7 @@ fn configuration(kind: Kind, directory: &Path, port: u16) -> anyhow::Result<Stri
     }
     Ok(match kind {
         Kind::Caddy => caddy(directory, port),
-        Kind::Nginx => nginx(directory, port),
+        Kind::Nginx => nginx(lacking, directory, port),
         Kind::H2o => h2o(directory, port),
     })
 }
@@ -192,32 +224,39 @@ fn caddy(directory: &str, port: u16) -> String {
     .to_string()
 }
 
-fn nginx(directory: &str, port: u16) -> String {
+fn nginx(lacking: &[&str], directory: &str, port: u16) -> String {
     let reply = reply();
+    let cipher = if lacking.contains(&NGINX_CIPHER) {
+        String::new()
+    } else {
+        format!("{NGINX_CIPHER} Ciphersuites TLS_AES_128_GCM_SHA256;")
+    };
+    // Where a distribution has it store things we may not write.
+    let storing: String = NGINX_STORING
+        .iter()
+        .filter(|module| !lacking.contains(module))
+        .map(|module| format!("\n    {module}_temp_path \"{directory}/{module}\";"))
+        .collect();
     format!(
         r#"daemon off;
 master_process off;
 worker_processes 1;
 pid "{directory}/pid";
 error_log stderr crit;
-events {{ worker_connections 8192; }}
+events {{ worker_connections {NGINX_CONNECTIONS}; }}
 http {{
     access_log off;
     server_tokens off;
     keepalive_timeout 300s;
     keepalive_requests 1000000000;
-    client_body_temp_path "{directory}/body";
-    proxy_temp_path "{directory}/proxy";
-    fastcgi_temp_path "{directory}/fastcgi";
-    uwsgi_temp_path "{directory}/uwsgi";
-    scgi_temp_path "{directory}/scgi";
+    client_body_temp_path "{directory}/body";{storing}
     server {{
         listen 127.0.0.1:{port} quic reuseport;
         listen 127.0.0.1:{port} ssl;
         ssl_certificate "{directory}/server.pem";
         ssl_certificate_key "{directory}/server-key.pem";
         ssl_protocols TLSv1.3;
-        ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+        {cipher}
         http3_max_concurrent_streams {STREAMS};
         quic_gso on;
         location / {{ default_type text/plain; return 200 "{reply}"; }}
@@ -278,17 +317,37 @@ mod tests {
     }
 
     #[test]
+    fn an_h2o_must_be_newer_than_what_was_released() {
+        assert_eq!(
+            h2o_version("h2o version 2.3.0-DEV@1a2b3c\nOpenSSL: x\n").unwrap(),
+            "h2o 2.3.0-DEV@1a2b3c"
+        );
+        let refused = |said: &str| h2o_version(said).unwrap_err().to_string();
+        assert!(refused("h2o version 2.2.5\nOpenSSL: OpenSSL 3.0.19\n").contains("no HTTP/3"));
+        assert!(refused("h2o version x\n").contains("odd version"));
+        assert!(refused("nginx version: nginx/1.27.3").contains("no h2o"));
+    }
+
+    #[test]
+    fn an_nginx_is_told_nothing_of_modules_that_it_lacks() {
+        let text = nginx(&["fastcgi", "scgi", NGINX_CIPHER], "/d", 1);
+        assert!(!text.contains(NGINX_CIPHER), "{text}");
+        assert!(text.contains("proxy_temp_path \"/d/proxy\";") && text.contains("uwsgi_temp_path"), "{text}");
+        assert!(!text.contains("fastcgi") && !text.contains(" scgi_"), "{text}");
+    }
+
+    #[test]
     fn configurations_are_alike_where_it_counts() {
         for kind in Kind::ALL {
-            let text = configuration(kind, Path::new("/tmp/a b"), 4567).unwrap();
+            let text = configuration(kind, &[], Path::new("/tmp/a b"), 4567).unwrap();
             for part in ["4567", "127.0.0.1", "/tmp/a b/server.pem", "/tmp/a b/server-key.pem"] {
                 assert!(text.contains(part), "{kind:?}: {part}");
             }
             // h2o sends a file of the same length.
             assert!(kind == Kind::H2o || text.contains(&"x".repeat(200)), "{kind:?}");
-            assert!(configuration(kind, Path::new("/tmp/a\"b"), 1).is_err());
+            assert!(configuration(kind, &[], Path::new("/tmp/a\"b"), 1).is_err());
         }
-        for text in [nginx("/d", 1), h2o("/d", 1)] {
+        for text in [nginx(&[], "/d", 1), h2o("/d", 1)] {
             assert!(text.contains("TLS_AES_128_GCM_SHA256") && text.contains("256"), "{text}");
         }
     }

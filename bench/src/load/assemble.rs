@@ -9,6 +9,7 @@ use super::result::{
     ClientLimited, Cpu, FrontierPoint, Handshake as HandshakeRow, Latencies, Latency, Level, LoadResult,
     Memory, Pinning, RunInfo, Scenario, Stalls, Step, Totals, per_request_us,
 };
+use super::timing::Part;
 use super::transport::Handshake;
 use crate::cpu;
 
@@ -175,8 +176,14 @@ fn scenarios(settings: &Settings, outcome: &Outcome) -> Vec<Scenario> {
                 .map(|(kind, count)| ((*kind).to_owned(), *count))
                 .collect::<BTreeMap<_, _>>(),
             latency: Latencies::of(&seen.corrected, &seen.uncorrected),
-            own: (!seen.own.is_empty()).then(|| Latency::of(&seen.own)),
-            beside_upstream: (!seen.own.is_empty()).then(|| Latency::of(&seen.beside_upstream)),
+            own: seen.spent.get(Part::Own as usize).map(Latency::of),
+            beside_upstream: (!seen.spent.is_empty()).then(|| Latency::of(&seen.beside_upstream)),
+            spent: Part::ALL
+                .iter()
+                .zip(&seen.spent)
+                .filter(|(_, histogram)| histogram.max() > 0)
+                .map(|(part, histogram)| (part.name().to_owned(), Latency::of(histogram)))
+                .collect(),
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::timing::Spent;
+use super::timing::{Part, Spent};
 use super::transport::{Failure, Handshake};
 
 /// Latencies up to a minute, in nanoseconds.
@@ -33,8 +33,8 @@ fn nanos(duration: Duration) -> u64 {
 pub(super) struct ScenarioOutcome {
     pub(super) corrected: Histogram<u64>,
     pub(super) uncorrected: Histogram<u64>,
-    /// What the server says it took itself, of the answers that say so.
-    pub(super) own: Histogram<u64>,
+    /// Where the server says the time went, of the answers that say so: a histogram for each of [`Part::ALL`], or none.
+    pub(super) spent: Vec<Histogram<u64>>,
     /// Of the same answers: the corrected latency less what the server waited for others.
     pub(super) beside_upstream: Histogram<u64>,
     pub(super) errors: u64,
@@ -47,12 +47,22 @@ impl Default for ScenarioOutcome {
         Self {
             corrected: histogram(),
             uncorrected: histogram(),
-            own: histogram(),
+            spent: Vec::new(),
             beside_upstream: histogram(),
             errors: 0,
             statuses: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
+    }
+}
+
+impl ScenarioOutcome {
+    /// A histogram for each part, from the first answer on that tells of them.
+    fn spent(&mut self) -> &mut [Histogram<u64>] {
+        if self.spent.is_empty() {
+            self.spent = Part::ALL.map(|_| histogram()).into();
+        }
+        &mut self.spent
     }
 }
 
@@ -141,7 +151,9 @@ impl Outcome {
         for (ours, theirs) in self.scenarios.iter_mut().zip(other.scenarios) {
             add(&mut ours.corrected, &theirs.corrected);
             add(&mut ours.uncorrected, &theirs.uncorrected);
-            add(&mut ours.own, &theirs.own);
+            if !theirs.spent.is_empty() {
+                ours.spent().iter_mut().zip(&theirs.spent).for_each(|(ours, theirs)| add(ours, theirs));
+            }
             add(&mut ours.beside_upstream, &theirs.beside_upstream);
             ours.errors += theirs.errors;
             theirs.statuses.into_iter().for_each(|(status, count)| bump(&mut ours.statuses, status, count));
@@ -168,8 +180,10 @@ impl Outcome {
     /// What the server said of the time of a request that was answered as expected.
     pub(super) fn note_spent(&mut self, scenario: usize, corrected: Duration, spent: Spent) {
         let scenario = &mut self.scenarios[scenario];
-        scenario.own.saturating_record(nanos(spent.own));
-        scenario.beside_upstream.saturating_record(nanos(corrected.saturating_sub(spent.upstream)));
+        for (histogram, part) in scenario.spent().iter_mut().zip(spent.parts) {
+            histogram.saturating_record(nanos(part));
+        }
+        scenario.beside_upstream.saturating_record(nanos(corrected.saturating_sub(spent.others())));
     }
 
     /// A request of the measured time was not.
@@ -272,6 +286,23 @@ mod tests {
         assert_eq!(all.first_error.as_deref(), Some("too slow"));
         let (corrected, uncorrected) = all.latencies();
         assert!(corrected.min() > uncorrected.max());
+    }
+
+    #[test]
+    fn what_the_server_tells_adds_up_over_threads_that_were_told_something() {
+        let mut spent = Spent::default();
+        assert!(spent.add("own;dur=1, google;dur=20, turn;dur=5"));
+        let mut told = Outcome::new(1);
+        told.note_spent(0, Duration::from_millis(30), spent);
+        let mut all = Outcome::new(1);
+        all.merge(Outcome::new(1));
+        assert!(all.scenarios[0].spent.is_empty());
+        all.merge(told);
+        all.merge(Outcome::new(1));
+        let scenario = &all.scenarios[0];
+        let max_ms = |part: Part| scenario.spent[part as usize].max() / 1_000_000;
+        assert_eq!([Part::Own, Part::Google, Part::Turn, Part::Quota].map(max_ms), [1, 20, 5, 0]);
+        assert_eq!(scenario.beside_upstream.max() / 1_000_000, 5);
     }
 
     #[test]

@@ -289,6 +289,9 @@ pub struct Scenario {
     /// Of the same answers: the corrected latency less what the server waited for others.
     #[serde(default)]
     pub beside_upstream: Option<Latency>,
+    /// Of the same answers: how long each part took that the server tells of, by its name. An answer without it counts as 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spent: BTreeMap<String, Latency>,
 }
 
 /// One second of the measured time.

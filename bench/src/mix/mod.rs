@@ -129,7 +129,6 @@ pub fn run(args: &MixArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 fn cached(args: &MixArgs) -> anyhow::Result<Part> {
     let cache = format!("cache.read_bytes_per_core={}", 512 << 20);
     // Nothing grows old meanwhile.
@@ -145,7 +144,7 @@ fn cached(args: &MixArgs) -> anyhow::Result<Part> {
     let mix = trials.sustained(most)?;
     let alone = trials.kinds(mix.totals.requests_per_s * ALONE)?;
     let counted = scene.numbers()?.since(&before);
-    let is_sustained = is_kept_up(&mix, mix.totals.intended as f64 / mix.run.duration_s);
+    let is_sustained = is_kept_up(&mix, intended_per_s(&mix));
     let part = Part::new("answered without upstream calls", mix, alone, &counted);
     Ok(Part { most_per_s: Some(most), is_sustained, ..part })
 }
@@ -245,6 +244,12 @@ impl Trials<'_> {
             eprintln!("{what}");
         }
     }
+}
+
+/// Commands a second that there were.
+#[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+fn intended_per_s(result: &LoadResult) -> f64 {
+    result.totals.intended as f64 / result.run.duration_s
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]

@@ -9,6 +9,18 @@ use crate::report::format::{bytes, count, digits, latency, or_dash, rate, shown_
 const HEAD: [&str; 11] =
     ["", "/s", "p50", "p95", "p99", "own p50", "p95", "p99", "less upstream", "p99", "CPU"];
 
+/// What `Server-Timing` has, in words.
+const PARTS: [(&str, &str); 8] = [
+    ("own", "own"),
+    ("queue", "own, no place to run it"),
+    ("openai", "OpenAI"),
+    ("google", "Google"),
+    ("turn", "the user's command before"),
+    ("quota", "quotas"),
+    ("shared", "reads of others"),
+    ("other", "other"),
+];
+
 /// Everything that is told, as lines of text.
 pub(super) fn table(result: &MixResult) -> String {
     let mut out = String::new();
@@ -55,6 +67,7 @@ fn write_part(out: &mut String, part: &Part) {
         or_dash(busy),
         part.mix.cpu.client_busy * 1e2
     );
+    write_spent(out, &part.mix);
     if part.over_time.is_empty() {
         let ratios = part.caches.iter().filter_map(|(name, hits)| {
             Some(format!("{name} {:.1} % of {}", hits.ratio()? * 1e2, count(hits.hits + hits.misses)))
@@ -96,6 +109,47 @@ fn write_over_time(out: &mut String, part: &Part) {
         let _ = writeln!(out);
     }
     out.push_str("a ratio that still rises from quarter to quarter is that of a run that was too short\n");
+}
+
+/// Where the time of the mix went, as the gateway tells it: a row for each part that any answer tells of, over all answers.
+fn write_spent(out: &mut String, run: &LoadResult) {
+    let parts = PARTS.iter().filter_map(|(name, words)| Some((words, spent(run, name)?)));
+    let rows: Vec<_> = parts.filter(|(_, of)| none_of(of) < of.count).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "{:<26} {:>8} {:>9} {:>9} {:>9}",
+        "where the time went", "commands", "p50", "p95", "p99"
+    );
+    for (words, of) in rows {
+        #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+        let share = (of.count - none_of(&of)) as f64 / of.count as f64;
+        let _ = write!(out, "{words:<26} {:>8}", format!("{:.1} %", share * 1e2));
+        for percentile in [50.0, 95.0, 99.0] {
+            let _ = write!(out, " {:>9}", latency(of.at(percentile)));
+        }
+        let _ = writeln!(out);
+    }
+}
+
+/// How long one part took, over all scenarios; an answer that does not tell of it spent nothing there.
+fn spent(run: &LoadResult, name: &str) -> Option<Latency> {
+    told(run, |index| {
+        let scenario = &run.scenarios[index];
+        let count = scenario.own.as_ref()?.count;
+        let nothing = || Latency { count, buckets_ns: vec![(0, count)], ..Latency::default() };
+        Some(match name {
+            "own" => scenario.own.clone()?,
+            name => scenario.spent.get(name).cloned().unwrap_or_else(nothing),
+        })
+    })
+}
+
+/// Answers that spent nothing there.
+fn none_of(of: &Latency) -> u64 {
+    of.buckets_ns.iter().filter(|(value, _)| *value == 0).map(|(_, count)| count).sum()
 }
 
 /// A distribution over all scenarios of a run, as far as it was told.
@@ -159,9 +213,10 @@ mod tests {
 
     fn run(mix: &str) -> LoadResult {
         let own = |values: &[u64]| Scenario { own: Some(distribution(values)), ..Scenario::default() };
+        let google = [("google".to_owned(), distribution(&[80_000; 50]))].into();
         let mut run = LoadResult {
             run: RunInfo { mix: mix.into(), users: 200, ..RunInfo::default() },
-            scenarios: vec![own(&[100; 50]), own(&[900; 50])],
+            scenarios: vec![own(&[100; 50]), Scenario { spent: google, ..own(&[900; 50]) }],
             ..LoadResult::default()
         };
         run.latency.corrected = distribution(&(1..=1_000).collect::<Vec<_>>());
@@ -195,9 +250,13 @@ mod tests {
         };
         let text = table(&MixResult::new(vec![cold]));
         assert!(!text.contains("ran alone"), "{text}");
-        let row: Vec<&str> =
-            text.lines().find(|line| line.starts_with("keys")).unwrap().split_whitespace().collect();
-        assert_eq!(row, ["keys", "4", "75.0", "%", "0.0", "%", "100.0", "%"]);
+        let row = |name: &str| -> Vec<&str> {
+            text.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().collect()
+        };
+        assert_eq!(row("Google "), ["Google", "50.0", "%", "0", "µs", "80.0", "ms", "80.0", "ms"]);
+        assert_eq!(row("own ")[..3], ["own", "100.0", "%"]);
+        assert!(!text.contains("quotas"), "what nobody waited for has no row: {text}");
+        assert_eq!(row("keys"), ["keys", "4", "75.0", "%", "0.0", "%", "100.0", "%"]);
         let text = table(&MixResult::new(vec![part]));
         for piece in [
             "tried: 200 users",

@@ -202,6 +202,12 @@ impl ReadCache {
         self.store.borrow_mut().drop_user(&user, &self.stats, is_dirty)
     }
 
+    /// Reads of a service that joined one under way, so far.
+    #[cfg(test)]
+    pub(crate) fn joined(&self, service: Service) -> u64 {
+        self.stats.of(service).joined.get()
+    }
+
     /// Bytes kept.
     pub fn bytes(&self) -> usize {
         self.store.borrow().bytes()

@@ -374,7 +374,9 @@ impl Connections {
         let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::High };
         let judge = &judge_tokens;
         let operation = Operation::ONLY;
-        let outgoing = Outgoing { env: &self.env, request, class, operation, is_hedged: false, ask, judge };
+        let told = None;
+        let outgoing =
+            Outgoing { env: &self.env, request, class, operation, is_hedged: false, ask, judge, told };
         outgoing.run().await.answer.map_err(|unanswered| format!("{unanswered:?}"))
     }
 

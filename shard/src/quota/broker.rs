@@ -211,6 +211,12 @@ impl Broker {
         });
     }
 
+    /// Calls that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, upstream: Upstream) -> usize {
+        self.door(upstream).gate.borrow().waiting()
+    }
+
     fn publish(&self, upstream: Upstream) {
         let gate = self.door(upstream).gate.borrow();
         let stats = self.stats.of(upstream);

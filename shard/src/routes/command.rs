@@ -9,9 +9,9 @@ use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{ConnectionId, SessionId, TaskId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::CommitError;
-use sluice_store::record::{ActingAccount, IdempotencyRecord, TaskRecord};
+use sluice_store::record::{ActingAccount, IdempotencyRecord, TaskRecord, WaitsRecord};
 
-use super::exchange::{Context, Exchange, server_timing, task_timing};
+use super::exchange::{Context, Exchange, server_timing};
 use super::keyed::{self, Held, Keyed};
 use super::{events, not_found, read_problem};
 use crate::auth::Principal;
@@ -87,7 +87,7 @@ impl Refusal {
     /// Of a command that was promised: where to ask for it, and where the time went.
     fn of_task(problem: Problem, task: TaskId, timing: Option<&Timing>) -> Self {
         let mut fields = vec![("location".into(), task_path(task).into())];
-        fields.extend(timing.map(|timing| ("server-timing".into(), task_timing(timing))));
+        fields.extend(timing.map(|timing| ("server-timing".into(), server_timing(timing))));
         Self { problem, fields }
     }
 }
@@ -258,6 +258,7 @@ pub(crate) fn task_record(
         total_us: 0,
         events: Vec::new(),
         account,
+        waits: WaitsRecord::default(),
     };
     marks::note(&mut record);
     record
@@ -272,7 +273,8 @@ fn accepted(context: &Context, task: TaskId, session: SessionId, created_ms: u64
     let view = AcceptedView::new(task, session, timestamp_of(created_ms));
     let own_us = u64::try_from(context.arrived().elapsed().as_micros()).unwrap_or(u64::MAX);
     let response = Response::new(202).json(&view);
-    response.with_field("location", view.location).with_field("server-timing", server_timing(own_us, 0, 0))
+    let timing = Timing::default().of_total(own_us);
+    response.with_field("location", view.location).with_field("server-timing", server_timing(&timing))
 }
 
 /// Waits for the end of a task that was promised.
@@ -300,7 +302,7 @@ fn end_of(task: TaskId, finished: &Finished) -> Result<Response, Refusal> {
         let response = Response::new(200).with_body("application/json", finished.body.clone());
         return Ok(response
             .with_field("location", task_path(task))
-            .with_field("server-timing", task_timing(timing)));
+            .with_field("server-timing", server_timing(timing)));
     }
     let unknown = || Problem::new(ProblemKind::Internal, "the command failed for a reason that was not kept");
     let problem = finished.error.clone().unwrap_or_else(unknown);

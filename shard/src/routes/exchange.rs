@@ -213,19 +213,18 @@ fn problem_response(mut problem: Problem, request_id: &str) -> Response {
     response
 }
 
-/// Where the time of a command went, for `Server-Timing`: milliseconds, as the header has them.
-pub(crate) fn server_timing(own_us: u64, openai_us: u64, google_us: u64) -> Cow<'static, str> {
-    let mut text = String::with_capacity(64);
-    for (name, us) in [("own", own_us), ("openai", openai_us), ("google", google_us)] {
+/// Where the time of a command went, for `Server-Timing`: milliseconds, as the header has them. Waits for other things than
+/// an upstream's answer are told where there were any.
+pub(crate) fn server_timing(timing: &Timing) -> Cow<'static, str> {
+    let mut text = String::with_capacity(96);
+    let &Timing { own_us, openai_us, google_us, turn_us, queue_us, quota_us, shared_us, .. } = timing;
+    let always = [("own", own_us), ("openai", openai_us), ("google", google_us)];
+    let waits = [("turn", turn_us), ("queue", queue_us), ("quota", quota_us), ("shared", shared_us)];
+    for (name, us) in always.into_iter().chain(waits.into_iter().filter(|(_, us)| *us > 0)) {
         let comma = if text.is_empty() { "" } else { ", " };
         let _ = write!(text, "{comma}{name};dur={}.{:03}", us / 1_000, us % 1_000);
     }
     Cow::Owned(text)
-}
-
-/// The same from a task's timing.
-pub(crate) fn task_timing(timing: &Timing) -> Cow<'static, str> {
-    server_timing(timing.own_us, timing.openai_us, timing.google_us)
 }
 
 #[cfg(test)]
@@ -265,6 +264,13 @@ mod tests {
 
     #[test]
     fn times_are_told_in_milliseconds() {
-        assert_eq!(server_timing(1_234, 200_007, 0), "own;dur=1.234, openai;dur=200.007, google;dur=0.000");
+        let timing = Timing { openai_us: 200_007, ..Timing::default() }.of_total(201_241);
+        assert_eq!(server_timing(&timing), "own;dur=1.234, openai;dur=200.007, google;dur=0.000");
+        let waits = Timing { turn_us: 1, queue_us: 2, quota_us: 3, shared_us: 4, ..Timing::default() };
+        assert_eq!(
+            server_timing(&waits.of_total(11)),
+            "own;dur=0.001, openai;dur=0.000, google;dur=0.000, turn;dur=0.001, queue;dur=0.002, quota;dur=0.003, \
+             shared;dur=0.004"
+        );
     }
 }

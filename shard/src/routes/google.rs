@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use sluice_net::Request;
+use sluice_protocols::api::Timing;
 use sluice_protocols::google::resource::Tag;
 use sluice_protocols::google::rest::{self, Answer, Effect, Endpoint};
 use sluice_protocols::google::{ApiCall, UpstreamFault};
@@ -27,7 +28,7 @@ use super::once::{Begun, Once};
 use super::write::{Writing, checked_body};
 use crate::auth::Principal;
 use crate::service::Core;
-use crate::upstream::meter::{Meter, micros};
+use crate::upstream::meter::Meter;
 use crate::upstream::{CallError, Content, Google, UploadSessions};
 
 /// The media types that content is passed on as; what else a file says it is, a browser must not act on.
@@ -140,8 +141,7 @@ pub(crate) async fn serve(
         if endpoint.answer == Answer::Bytes {
             let range = request.head.header("range");
             let content = google.content(&call, range).await.map_err(|error| told(&error))?;
-            let began = (began, meter.google.total_us());
-            return download(core, endpoint, &request.head, content, place, began);
+            return download(core, endpoint, &request.head, content, place, &meter.timing(began));
         }
         answer(endpoint, &head, google.bytes(&call).await.map_err(|error| told(&error))?)
     } else {
@@ -154,11 +154,9 @@ pub(crate) async fn serve(
         drop(writing);
         once.end(done).await?
     };
-    let google_us = meter.google.total_us();
-    let total_us = micros(began.elapsed());
+    let timing = meter.timing(began);
     drop(place);
-    let timing = server_timing(total_us.saturating_sub(google_us), 0, google_us);
-    Ok(response.with_field("server-timing", timing).into())
+    Ok(response.with_field("server-timing", server_timing(&timing)).into())
 }
 
 /// Answers with content, and keeps the places it takes until its last piece was handed on.
@@ -168,9 +166,9 @@ fn download(
     head: &RequestHead,
     content: Content,
     place: Call,
-    (began, google_us): (Instant, u64),
+    timing: &Timing,
 ) -> Result<sluice_net::Answer, Problem> {
-    let timing = server_timing(micros(began.elapsed()).saturating_sub(google_us), 0, google_us);
+    let timing = server_timing(timing);
     let Some((pieces, permit)) = content.pieces else {
         let response = match content.range {
             None => answer(endpoint, head, content.body),

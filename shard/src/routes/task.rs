@@ -9,7 +9,7 @@ use sluice_protocols::ids::TaskId;
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::events::STANDING_LOOK;
-use super::exchange::task_timing;
+use super::exchange::server_timing;
 use super::{not_found, read_problem, unchanged_problem};
 use crate::auth::Principal;
 use crate::clock::timestamp_of;
@@ -146,7 +146,7 @@ fn answer(found: Option<Found>, applied: Option<Duration>) -> Result<Response, P
 pub(crate) fn ended(finished: &Rc<Finished>) -> Response {
     Response::new(200)
         .with_body("application/json", finished.body.clone())
-        .with_field("server-timing", task_timing(&finished.timing))
+        .with_field("server-timing", server_timing(&finished.timing))
 }
 
 fn with_preference(response: Response, applied: Option<Duration>) -> Response {

@@ -12,12 +12,12 @@ use sluice_protocols::ids::ShardId;
 use sluice_protocols::plan::Item;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::batch::VALUE_BYTES_MAX;
-use sluice_store::record::{RecordError, StepRecord, TaskRecord, encode};
+use sluice_store::record::{RecordError, StepRecord, TaskRecord, WaitsRecord, encode};
 use sluice_store::{Batch, CommitError, Key, Value};
 
 use super::marks::note;
 use crate::env::Env;
-use crate::upstream::meter::{Meter, micros};
+use crate::upstream::meter::{Meter, Wait, micros};
 
 /// How often a commit is tried while the commit queue is full: with the waits below, some five seconds.
 const COMMITS_MAX: u32 = 10;
@@ -42,11 +42,13 @@ struct Times {
     total_us: u64,
     openai_us: u64,
     google_us: u64,
+    waits: WaitsRecord,
 }
 
 impl<'a> Journal<'a> {
     pub(super) fn new(env: &'a Env, shard: ShardId, meter: &'a Meter, task: TaskRecord) -> Self {
-        let before = Times { total_us: task.total_us, openai_us: task.openai_us, google_us: task.google_us };
+        let &TaskRecord { total_us, openai_us, google_us, waits, .. } = &task;
+        let before = Times { total_us, openai_us, google_us, waits };
         Self {
             env,
             shard,
@@ -90,9 +92,12 @@ impl<'a> Journal<'a> {
 
     fn take_times(&self) {
         self.write(|task| {
-            task.total_us = self.before.total_us.saturating_add(micros(self.began.elapsed()));
-            task.openai_us = self.before.openai_us.saturating_add(self.meter.openai.total_us());
-            task.google_us = self.before.google_us.saturating_add(self.meter.google.total_us());
+            let (before, meter) = (&self.before, self.meter);
+            task.total_us = before.total_us.saturating_add(micros(self.began.elapsed()));
+            task.openai_us = before.openai_us.saturating_add(meter.total_us(Wait::OpenAi));
+            task.google_us = before.google_us.saturating_add(meter.total_us(Wait::Google));
+            task.waits.quota_us = before.waits.quota_us.saturating_add(meter.total_us(Wait::Quota));
+            task.waits.shared_us = before.waits.shared_us.saturating_add(meter.total_us(Wait::Shared));
         });
     }
 
@@ -260,6 +265,7 @@ mod tests {
             total_us: 0,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 

@@ -213,6 +213,7 @@ fn step_news(index: u8, step: &StepRecord, told: Option<Mark>, new: &mut Vec<Mar
 mod tests {
     use proptest::prelude::*;
     use sluice_protocols::ids::{SessionId, TaskId, UserId};
+    use sluice_store::record::WaitsRecord;
 
     use super::*;
 
@@ -245,6 +246,7 @@ mod tests {
             total_us: 0,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
 use sluice_protocols::plan::{Handle, Item, ItemKind};
 use sluice_protocols::problem::Problem;
 use sluice_protocols::workflow::{Graph, Node};
-use sluice_store::record::{ActingAccount, StepRecord, TaskRecord, TurnRecord};
+use sluice_store::record::{ActingAccount, StepRecord, TaskRecord, TurnRecord, WaitsRecord};
 
 use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
@@ -149,13 +149,10 @@ pub(super) fn next_attempt_of(task: &TaskRecord) -> Option<Timestamp> {
 
 /// Where the time of a task went.
 pub fn timing(task: &TaskRecord) -> Timing {
-    let waited_us = task.openai_us.saturating_add(task.google_us);
-    Timing {
-        total_us: task.total_us,
-        own_us: task.total_us.saturating_sub(waited_us),
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-    }
+    let &TaskRecord { total_us, openai_us, google_us, waits, .. } = task;
+    let WaitsRecord { turn_us, queue_us, quota_us, shared_us } = waits;
+    let parts = Timing { openai_us, google_us, turn_us, queue_us, quota_us, shared_us, ..Timing::default() };
+    parts.of_total(total_us)
 }
 
 fn step_views(graph: &Graph, records: &[StepRecord]) -> Vec<StepView> {

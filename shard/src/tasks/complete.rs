@@ -16,6 +16,7 @@ use super::retry::{Verdict, reopen};
 use crate::run::marks::note;
 use crate::run::{self, RunEnd, Told, codes};
 use crate::sessions::Recent;
+use crate::upstream::meter::micros;
 
 /// Waits between attempts begin here and double.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
@@ -107,17 +108,24 @@ impl Tasks {
         let (shard, cancel, fresh) = {
             let mut pending = self.pending.borrow_mut();
             let entry = pending.get_mut(&task).expect("a running task is registered");
-            (entry.shard, entry.cancel.clone(), entry.record.take().zip(entry.arrived))
+            let fresh = entry.record.take().zip(entry.arrived);
+            (
+                entry.shard,
+                entry.cancel.clone(),
+                fresh.map(|(record, arrived)| (record, arrived, entry.passage)),
+            )
         };
-        let record = match fresh {
-            Some((record, arrived)) => {
-                let waited_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.metrics.waited(codes::priority(record.priority), waited_us);
-                TaskRecord { total_us: waited_us, ..*record }
+        let (mut record, arrived) = match fresh {
+            Some((record, arrived, passage)) => {
+                self.metrics.waited(codes::priority(record.priority), micros(arrived.elapsed()));
+                (TaskRecord { waits: passage.waits(), ..*record }, Some(arrived))
             }
-            None => self.read_pending(shard, lane, task).await?,
+            None => (self.read_pending(shard, lane, task).await?, None),
         };
         let session = self.sessions.for_task(shard, lane, record.created_ms).await?;
+        if let Some(arrived) = arrived {
+            record.total_us = micros(arrived.elapsed());
+        }
         let recent = session.as_ref().map(Recent::of).unwrap_or_default();
         let task = match self.runner.run(shard, record, &recent, &cancel).await {
             RunEnd::Final(task) => task,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use sluice_protocols::api::{DeadLetterEdit, TaskState};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
-use sluice_store::record::{TaskRecord, encode};
+use sluice_store::record::{TaskRecord, WaitsRecord, encode};
 use sluice_store::{Batch, Key};
 
 use super::accept::{entry_of, lane_of};
@@ -61,6 +61,7 @@ fn revived(mut record: TaskRecord, now_ms: u64, fresh: impl FnOnce() -> TaskId) 
         record.attempts = 0;
         record.confirmed = false;
         (record.openai_us, record.google_us, record.total_us) = (0, 0, 0);
+        record.waits = WaitsRecord::default();
     }
     retry::reopen(&mut record, 0);
     record.retries = 0;

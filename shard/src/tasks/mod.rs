@@ -37,7 +37,7 @@ use hashbrown::HashMap;
 use sluice_protocols::api::{Priority, TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::TaskRecord;
+use sluice_store::record::{TaskRecord, WaitsRecord};
 use sluice_store::{CommitError, CoreStore, Key, Kind, ReadError};
 
 use crate::cancel::Cancel;
@@ -49,6 +49,7 @@ use crate::mint::Mint;
 use crate::run::{self, RunEnd};
 use crate::sessions::{Recent, Sessions};
 use crate::signal::{Signal, Wait};
+use crate::upstream::meter::micros;
 use crate::watch::Watches;
 use crate::webhooks::Webhooks;
 pub(crate) use change::Cancelled;
@@ -146,6 +147,30 @@ enum Phase {
     Changing,
 }
 
+/// A task's way through the queue, by the reactor's clock: what begins in the turn in which it came did not wait.
+#[derive(Clone, Copy, Debug)]
+struct Passage {
+    queued: Instant,
+    /// When the command before it in its session ended; as `queued` where there was none.
+    ready: Instant,
+    begun: Instant,
+}
+
+impl Passage {
+    fn new(now: Instant) -> Self {
+        Self { queued: now, ready: now, begun: now }
+    }
+
+    /// What it waited for: first its turn in its session, then a place.
+    fn waits(&self) -> WaitsRecord {
+        WaitsRecord {
+            turn_us: micros(self.ready.saturating_duration_since(self.queued)),
+            queue_us: micros(self.begun.saturating_duration_since(self.ready)),
+            ..WaitsRecord::default()
+        }
+    }
+}
+
 struct Pending {
     shard: ShardId,
     lane: LaneId,
@@ -157,6 +182,7 @@ struct Pending {
     record: Option<Box<TaskRecord>>,
     /// When its command arrived; `None` when that was in an earlier process.
     arrived: Option<Instant>,
+    passage: Passage,
     signal: Rc<Signal<Outcome>>,
 }
 
@@ -252,6 +278,7 @@ impl Tasks {
             cancel: Cancel::default(),
             record: record.map(Box::new),
             arrived,
+            passage: Passage::new(sluice_core::now()),
             signal: Rc::clone(&signal),
         };
         self.pending.borrow_mut().insert(entry.task, pending);
@@ -263,6 +290,7 @@ impl Tasks {
         while !self.is_draining.get() {
             let Some((lane, task)) = self.queue.borrow_mut().next(self.clock.unix_ms()) else { break };
             self.set_phase(&task, Phase::Running);
+            self.pending.borrow_mut().get_mut(&task).expect("as above").passage.begun = sluice_core::now();
             let tasks = Rc::clone(self);
             sluice_core::spawn(async move { tasks.run_one(lane, task).await });
         }
@@ -308,20 +336,29 @@ impl Tasks {
         match self.carry_out(lane, task).await {
             Course::Ended(finished) => {
                 self.settle(&task, Outcome::Finished(finished));
-                self.queue.borrow_mut().finish(lane);
+                self.finish(lane);
             }
             Course::Unconfirmed(view) => {
                 self.set_aside(&task, view);
-                self.queue.borrow_mut().finish(lane);
+                self.finish(lane);
             }
             Course::PutBack(not_before_ms) => self.put_back(lane, task, not_before_ms),
             Course::Left(problem) => {
                 tracing::error!(%task, %problem, "a task is left for the next start");
                 self.settle(&task, Outcome::Left(problem));
-                self.queue.borrow_mut().finish(lane);
+                self.finish(lane);
             }
         }
         self.start_ready();
+    }
+
+    /// Lets the next task of a lane have its turn.
+    fn finish(&self, lane: LaneId) {
+        let next = self.queue.borrow_mut().finish(lane);
+        let Some(next) = next else { return };
+        if let Some(entry) = self.pending.borrow_mut().get_mut(&next) {
+            entry.passage.ready = sluice_core::now();
+        }
     }
 
     /// Forgets a task that this process is done with, and tells those who wait for it.

@@ -277,10 +277,12 @@ impl Queue {
         None
     }
 
-    /// The task that [`Self::next`] gave for this lane has ended.
-    pub(crate) fn finish(&mut self, lane: LaneId) {
+    /// The task that [`Self::next`] gave for this lane has ended. Gives the one whose turn it is now.
+    pub(crate) fn finish(&mut self, lane: LaneId) -> Option<TaskId> {
         self.stop(lane);
+        let next = self.lanes.get(&lane).and_then(|found| found.waiting.front()).map(|entry| entry.task);
         self.retire(lane);
+        next
     }
 
     /// The task that [`Self::next`] gave for this lane is to be run again, before the others of the lane.

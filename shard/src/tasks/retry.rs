@@ -128,6 +128,7 @@ pub(super) fn reopen(task: &mut TaskRecord, not_before_ms: u64) {
 mod tests {
     use proptest::prelude::*;
     use sluice_protocols::ids::{SessionId, TaskId, UserId};
+    use sluice_store::record::WaitsRecord;
 
     use super::*;
 
@@ -177,6 +178,7 @@ mod tests {
             total_us: 0,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 

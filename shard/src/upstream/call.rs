@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use sluice_net::egress::{AnswerBody, EgressError, EgressRequest, EgressResponse, Retry};
 
+use super::meter::{Meter, Under, Wait};
 use crate::env::Env;
 use crate::quota::{Ask, Class, Denied, Operation, Permit, Verdict, retry_wait};
 
@@ -83,6 +84,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) is_hedged: bool,
     pub(crate) ask: Ask,
     pub(crate) judge: &'a dyn Fn(&EgressResponse) -> Judged,
+    /// Where it is told what is waited for, and whose answer that is; `None` where nobody asks.
+    pub(crate) told: Option<(&'a Meter, Wait)>,
 }
 
 /// How it ended, and how many attempts it took.
@@ -96,7 +99,7 @@ pub(crate) struct Ended {
 impl Outgoing<'_> {
     /// Makes the call.
     pub(crate) async fn run(self) -> Ended {
-        let Outgoing { env, mut request, class, operation, is_hedged, ask, judge } = self;
+        let Outgoing { env, mut request, class, operation, is_hedged, ask, judge, told } = self;
         let is_repeatable = request.retry == Retry::Safe;
         if is_repeatable {
             // Each repeat pays for itself, so it comes back here.
@@ -105,7 +108,7 @@ impl Outgoing<'_> {
         let is_hedged = is_hedged && is_repeatable && matches!(request.answer, AnswerBody::Whole);
         let request = Arc::new(request);
         let kind = (class, operation);
-        Attempts { env, request, is_repeatable, kind, is_hedged, ask, judge }.run().await
+        Attempts { env, request, is_repeatable, kind, is_hedged, ask, judge, told }.run().await
     }
 }
 
@@ -119,6 +122,7 @@ struct Attempts<'a> {
     is_hedged: bool,
     ask: Ask,
     judge: &'a dyn Fn(&EgressResponse) -> Judged,
+    told: Option<(&'a Meter, Wait)>,
 }
 
 /// What one attempt came to.
@@ -152,16 +156,32 @@ impl Attempts<'_> {
             if !goes_on {
                 return Ended { answer, attempts, place };
             }
+            // It is the upstream that makes us wait.
+            let _waiting = self.waiting_for_answer();
             sluice_core::sleep_until(until).await;
         }
     }
 
-    async fn attempt(&self, attempts: &mut u32) -> Attempt {
+    fn waiting_for_answer(&self) -> Option<Under<'_>> {
+        self.told.map(|(meter, wait)| meter.begin(wait))
+    }
+
+    async fn enter(&self) -> Result<Permit, Denied> {
         let (upstream, deadline) = (self.request.upstream, self.request.deadline);
-        let permit = match self.env.broker.enter(upstream, self.kind, self.ask, deadline).await {
+        let entered = self.env.broker.enter(upstream, self.kind, self.ask, deadline);
+        match self.told {
+            Some((meter, _)) => meter.during(Wait::Quota, entered).await,
+            None => entered.await,
+        }
+    }
+
+    async fn attempt(&self, attempts: &mut u32) -> Attempt {
+        let permit = match self.enter().await {
             Ok(permit) => permit,
             Err(denied) => return Attempt { answer: Err(denied.into()), again: None, place: None },
         };
+        let _waiting = self.waiting_for_answer();
+        let upstream = self.request.upstream;
         let (began, first) = (Instant::now(), self.copy(permit));
         let broker = &self.env.broker;
         let operation = Some(self.kind.1).filter(|_| self.is_hedged);

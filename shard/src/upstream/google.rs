@@ -26,7 +26,7 @@ use super::batch::judge_parts;
 use super::bound::{Bound, Spot, gone};
 use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
-use super::meter::{Meter, micros};
+use super::meter::{Meter, Wait, micros};
 use super::tokens::{AccessToken, Account};
 use crate::cache::{Joined, Read, ReadBody, Ticket};
 use crate::env::{Env, TransferConfig};
@@ -427,8 +427,8 @@ impl<'a> Google<'a> {
         service: Service,
         joined: Joined,
     ) -> Result<Option<Result<ReadBody, CallError>>, CallError> {
-        let _waiting = self.meter.google.begin();
-        let landed = sluice_core::timeout_at(self.deadline, joined.land()).await;
+        let landing = sluice_core::timeout_at(self.deadline, joined.land());
+        let landed = self.meter.during(Wait::Shared, landing).await;
         landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
     }
 
@@ -488,7 +488,6 @@ impl<'a> Google<'a> {
         limit: Instant,
         extra: &Extra,
     ) -> Result<Answered, CallError> {
-        let _waiting = self.meter.google.begin();
         let token = self.token(limit).await?;
         let answered = match self.once(call, retry, &token, limit, extra).await {
             Err(error) if error.fault() == Some(UpstreamFault::Unauthorized) => {
@@ -601,7 +600,9 @@ impl<'a> Google<'a> {
         if let Choice::Gone(problem) = &self.choice {
             return Err(CallError::NoToken(problem.clone()));
         }
-        let granted = self.env.tokens.get(self.env, self.account(), limit, self.deadline).await;
+        // One that is not at hand is Google's to give, whoever asked for it first.
+        let granting = self.env.tokens.get(self.env, self.account(), limit, self.deadline);
+        let granted = self.meter.during(Wait::Google, granting).await;
         granted.calls.into_iter().for_each(|call| self.note(call));
         let token = granted.token.map_err(|problem| {
             CallError::NoToken(match (&self.choice, self.acting.get()) {
@@ -687,6 +688,7 @@ impl<'a> Google<'a> {
             is_hedged: call.method == "GET",
             ask,
             judge: &judge,
+            told: Some((self.meter, Wait::Google)),
         }
         .run()
         .await;

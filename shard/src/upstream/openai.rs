@@ -15,7 +15,7 @@ use sluice_protocols::plan::{Plan, REASON_CHARS_MAX, REASON_DEFAULT};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::call::{Judged, Limited, Outgoing, Unanswered};
-use super::meter::Meter;
+use super::meter::{Meter, Wait};
 use super::{denied, lost, with_wait};
 use crate::env::Env;
 use crate::quota::{Ask, Class, Operation};
@@ -109,11 +109,10 @@ async fn ask(
     let ask = Ask { user: None, units: 1, tokens, priority: question.priority };
     let counts_tokens = config.openai_tokens_per_minute > 0;
     let judge = |response: &EgressResponse| judge(response, counts_tokens);
-    let answer = {
-        let _waiting = meter.openai.begin();
-        let (class, operation) = (Class::Read, Operation::ONLY);
-        Outgoing { env, request, class, operation, is_hedged: false, ask, judge: &judge }.run().await.answer
-    };
+    let (class, operation) = (Class::Read, Operation::ONLY);
+    let told = Some((meter, Wait::OpenAi));
+    let outgoing = Outgoing { env, request, class, operation, is_hedged: false, ask, judge: &judge, told };
+    let answer = outgoing.run().await.answer;
     let response = answer.map_err(|error| {
         NoPlan::Final(match error {
             Unanswered::Lost(error) => lost("OpenAI", &error, question.deadline),

@@ -547,9 +547,18 @@ impl Refresh {
         let Ended { answer, attempts, .. } = {
             let class = Class::Read;
             let operation = Operation::ONLY;
-            Outgoing { env: &self.env, request, class, operation, is_hedged: false, ask, judge: &judge }
-                .run()
-                .await
+            Outgoing {
+                env: &self.env,
+                request,
+                class,
+                operation,
+                is_hedged: false,
+                ask,
+                judge: &judge,
+                told: None,
+            }
+            .run()
+            .await
         };
         self.flight.calls.borrow_mut().push(CallView {
             service: CallTarget::OAuth,

@@ -401,3 +401,30 @@ fn a_deadline_of_the_callers_is_kept_by_what_is_on_disk() {
         "{asked:?}"
     );
 }
+
+#[test]
+fn a_wait_for_the_command_before_and_one_for_a_place_are_told_apart() {
+    let world = World::new();
+    let (anna, bert) = (world.user("anna"), world.user("bert"));
+    let config = ShardConfig { tasks_running_max: 1, ..config() };
+    world.run(config, |gateway| async move {
+        let (held, _) = gateway.accepted(&anna, "hold it").await;
+        let (after, _) = gateway.accepted(&anna, "after it").await;
+        let (other, _) = gateway.accepted(&bert, "another").await;
+        gateway.settle().await;
+        gateway.script.is_released.set(true);
+        let us = |task: &Value, part: &str| task["timing"][format!("{part}_us")].as_u64().expect("a number");
+        let held = gateway.finished(&anna, &held).await;
+        assert_eq!((us(&held, "turn"), us(&held, "queue")), (0, 0), "{held}");
+        let after = gateway.finished(&anna, &after).await;
+        assert!(us(&after, "turn") > 0, "{after}");
+        let other = gateway.finished(&bert, &other).await;
+        assert!(us(&other, "queue") > 0 && us(&other, "turn") == 0, "{other}");
+        let path = format!("/api/v1/tasks/{}", after["id"].as_str().expect("an id"));
+        let told = gateway.get(&anna, &path).await;
+        assert!(
+            told.header("server-timing").is_some_and(|timing| timing.contains(", turn;dur=")),
+            "{told:?}"
+        );
+    });
+}

@@ -37,7 +37,7 @@ pub use loaded::Loaded;
 pub use secret::{PlainText, Sealed, StoredSecret};
 pub use task::{
     ActingAccount, ArchivedActingAccount, ArchivedIdempotencyRecord, ArchivedKeyedTask, ArchivedTaskRecord,
-    IdempotencyRecord, KeyedTask, TaskRecord,
+    IdempotencyRecord, KeyedTask, TaskRecord, WaitsRecord,
 };
 pub use types::first_turn;
 pub use types::{

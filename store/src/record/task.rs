@@ -29,6 +29,19 @@ impl ArchivedActingAccount {
     }
 }
 
+/// What a task waited for that is no upstream's answer, in microseconds. Apart from each other and from the answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct WaitsRecord {
+    /// For the end of an earlier command of its session.
+    pub turn_us: u64,
+    /// For a place among the tasks that run.
+    pub queue_us: u64,
+    /// For units of a quota, or a place among the calls under way.
+    pub quota_us: u64,
+    /// For a read that was on its way for somebody else.
+    pub shared_us: u64,
+}
+
 /// A command on its way, with everything needed to take it up again after a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TaskRecord {
@@ -70,12 +83,14 @@ pub struct TaskRecord {
     pub events: Vec<u16>,
     /// The account it is carried out with, and no other; `None` until that is known: its first step settles it.
     pub account: Option<ActingAccount>,
+    /// What else `total_us` went to.
+    pub waits: WaitsRecord,
 }
 
 impl Record for TaskRecord {
     const NAME: &'static str = "task";
     const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished, Kind::DeadLetter];
-    const SCHEMA: u8 = 5;
+    const SCHEMA: u8 = 6;
 
     fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
         match schema {
@@ -83,7 +98,76 @@ impl Record for TaskRecord {
             2 => Some(rkyv::from_bytes::<TaskRecordV2, rancor::Error>(archive).map(Self::from)),
             3 => Some(rkyv::from_bytes::<TaskRecordV3, rancor::Error>(archive).map(Self::from)),
             4 => Some(rkyv::from_bytes::<TaskRecordV4, rancor::Error>(archive).map(Self::from)),
+            5 => Some(rkyv::from_bytes::<TaskRecordV5, rancor::Error>(archive).map(Self::from)),
             _ => None,
+        }
+    }
+}
+
+/// Schema 5: before it was kept what else than an upstream a task waited for.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct TaskRecordV5 {
+    #[rkyv(with = Raw)]
+    pub(super) id: TaskId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    #[rkyv(with = Raw)]
+    pub(super) session: SessionId,
+    pub(super) command: String,
+    pub(super) mode: u8,
+    pub(super) state: u8,
+    pub(super) priority: u8,
+    pub(super) time_zone: String,
+    pub(super) created_ms: u64,
+    pub(super) deadline_ms: u64,
+    pub(super) deadline_asked: bool,
+    pub(super) confirmed: bool,
+    pub(super) finished_ms: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) retries: u32,
+    pub(super) not_before_ms: u64,
+    pub(super) last_error_json: Option<String>,
+    pub(super) plan_json: Option<String>,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) answer: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) openai_us: u64,
+    pub(super) google_us: u64,
+    pub(super) total_us: u64,
+    pub(super) events: Vec<u16>,
+    pub(super) account: Option<ActingAccount>,
+}
+
+impl From<TaskRecordV5> for TaskRecord {
+    fn from(old: TaskRecordV5) -> Self {
+        Self {
+            id: old.id,
+            user: old.user,
+            session: old.session,
+            command: old.command,
+            mode: old.mode,
+            state: old.state,
+            priority: old.priority,
+            time_zone: old.time_zone,
+            created_ms: old.created_ms,
+            deadline_ms: old.deadline_ms,
+            deadline_asked: old.deadline_asked,
+            confirmed: old.confirmed,
+            finished_ms: old.finished_ms,
+            attempts: old.attempts,
+            retries: old.retries,
+            not_before_ms: old.not_before_ms,
+            last_error_json: old.last_error_json,
+            plan_json: old.plan_json,
+            steps: old.steps,
+            answer: old.answer,
+            error_json: old.error_json,
+            openai_us: old.openai_us,
+            google_us: old.google_us,
+            total_us: old.total_us,
+            events: old.events,
+            account: old.account,
+            waits: WaitsRecord::default(),
         }
     }
 }
@@ -150,6 +234,7 @@ impl From<TaskRecordV4> for TaskRecord {
             total_us: old.total_us,
             events: old.events,
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 }
@@ -215,6 +300,7 @@ impl From<TaskRecordV3> for TaskRecord {
             total_us: old.total_us,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 }
@@ -280,6 +366,7 @@ impl From<TaskRecordV2> for TaskRecord {
             total_us: old.total_us,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 }
@@ -339,6 +426,7 @@ impl From<TaskRecordV1> for TaskRecord {
             total_us: old.total_us,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         }
     }
 }

@@ -110,6 +110,7 @@ fn task() -> TaskRecord {
         total_us: 3,
         events: vec![0x0100, 0x0301],
         account: Some(ActingAccount::Connected(ConnectionId::from_bytes([7; 16]))),
+        waits: WaitsRecord { turn_us: 4, queue_us: 5, quota_us: 6, shared_us: 7 },
     }
 }
 
@@ -434,6 +435,55 @@ fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
     task.steps.iter().map(old).collect()
 }
 
+/// The task above as the fifth schema had it.
+fn task_v5() -> Vec<u8> {
+    let task = task();
+    let old = task::TaskRecordV5 {
+        id: task.id,
+        user: task.user,
+        session: task.session,
+        command: task.command,
+        mode: task.mode,
+        state: task.state,
+        priority: task.priority,
+        time_zone: task.time_zone,
+        created_ms: task.created_ms,
+        deadline_ms: task.deadline_ms,
+        deadline_asked: task.deadline_asked,
+        confirmed: task.confirmed,
+        finished_ms: task.finished_ms,
+        attempts: task.attempts,
+        retries: task.retries,
+        not_before_ms: task.not_before_ms,
+        last_error_json: task.last_error_json,
+        plan_json: task.plan_json,
+        steps: task.steps,
+        answer: task.answer,
+        error_json: task.error_json,
+        openai_us: task.openai_us,
+        google_us: task.google_us,
+        total_us: task.total_us,
+        events: task.events,
+        account: task.account,
+    };
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
+    bytes.push(5);
+    bytes
+}
+
+#[test]
+fn a_task_of_the_fifth_schema_is_read_as_one_that_waited_for_nobody_else() {
+    let bytes = task_v5();
+    // The layout that was pinned when it was written.
+    assert_eq!(xxh3_64(&bytes), 0x60d9_2ce9_eeb1_bcd4);
+    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), unwaited());
+}
+
+/// The task above before it was kept what else it waited for.
+fn unwaited() -> TaskRecord {
+    TaskRecord { waits: WaitsRecord::default(), ..task() }
+}
+
 /// The task above as the fourth schema had it.
 fn task_v4() -> Vec<u8> {
     let task = task();
@@ -479,7 +529,7 @@ fn a_task_of_the_fourth_schema_is_read_as_one_whose_account_is_not_settled() {
 
 /// The task above before tasks kept to one account.
 fn unbound() -> TaskRecord {
-    TaskRecord { account: None, ..task() }
+    TaskRecord { account: None, ..unwaited() }
 }
 
 /// The task above as the third schema had it.
@@ -694,7 +744,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("connection", 3, 0xc034_15ce_8e0a_3e4b),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
-    ("task", 5, 0x60d9_2ce9_eeb1_bcd4),
+    ("task", 6, 0xac69_b847_8568_846f),
     ("history", 2, 0x21bb_504d_b991_b7b4),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),

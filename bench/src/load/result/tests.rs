@@ -96,6 +96,7 @@ pub(crate) fn example() -> LoadResult {
                 latency: latency.clone(),
                 own: Some(latency.corrected.clone()),
                 beside_upstream: None,
+                spent: BTreeMap::new(),
             },
             Scenario {
                 name: "<script>alert(\"x\")</script> & 'more'".into(),

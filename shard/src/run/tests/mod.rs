@@ -19,7 +19,9 @@ use sluice_net::egress::{Egress, EgressConfig, PerUpstream, UpstreamConfig};
 use sluice_protocols::api::{StepState, TaskState, TaskView};
 use sluice_protocols::ids::{SessionId, ShardCount, ShardId, TaskId, UserId};
 use sluice_protocols::problem::ProblemKind;
-use sluice_store::record::{ConnectionRecord, ConnectionState, Provider, TaskRecord, TurnRecord, encode};
+use sluice_store::record::{
+    ConnectionRecord, ConnectionState, Provider, TaskRecord, TurnRecord, WaitsRecord, encode,
+};
 use sluice_store::vault::{Keyring, Place};
 use sluice_store::{Batch, CoreStore, Key, Store, StoreConfig, Vault};
 
@@ -138,6 +140,7 @@ impl Rig {
             total_us: 0,
             events: Vec::new(),
             account: None,
+            waits: WaitsRecord::default(),
         };
         let mut batch = Batch::new(self.shard);
         let key = Key::task_pending(&task.user, &task.id);

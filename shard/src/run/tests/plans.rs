@@ -30,7 +30,8 @@ fn a_search_brings_items_calls_times_and_an_answer() {
     assert!(!calls.iter().any(|call| call.contains('?')), "{calls:?}");
     let timing = view.timing.expect("times");
     assert!(timing.google_us > 0 && timing.openai_us > 0);
-    assert_eq!(timing.total_us, timing.own_us + timing.openai_us + timing.google_us);
+    let waits_us = timing.turn_us + timing.queue_us + timing.quota_us + timing.shared_us;
+    assert_eq!(timing.total_us, timing.own_us + timing.openai_us + timing.google_us + waits_us);
 }
 
 #[test]

@@ -1,7 +1,14 @@
 //! What stands between tasks and Google: remembered reads, budgets and breakers.
 
+use bytes::Bytes;
+use sluice_net::egress::Upstream;
+use sluice_protocols::api::{Priority, Timing};
+use sluice_protocols::google::gmail;
+use sluice_protocols::plan::Service;
+
 use super::*;
-use crate::quota::{BreakerConfig, Limits};
+use crate::cache::{Read, ReadBody};
+use crate::quota::{Ask, BreakerConfig, Class, Limits, Operation};
 
 /// Runs these tasks one after another on one core.
 fn run_all(rig: &Rig, count: u8) -> Vec<TaskView> {
@@ -86,4 +93,100 @@ fn a_limit_of_the_project_makes_everyone_wait_as_long_as_was_said() {
     assert_eq!(problem.kind(), ProblemKind::UpstreamLimited);
     assert!(problem.retry_after_s().is_some_and(|seconds| seconds > 20), "{problem}");
     assert_eq!(rig.fake.count("GET /gmail"), 1);
+}
+
+/// Two tasks side by side on one core.
+fn run_both(rig: &Rig) -> [TaskView; 2] {
+    let tasks = [rig.accept(1), rig.accept(2)];
+    let shard = rig.shard;
+    let ends = rig.on_core(async move |env| {
+        let [first, second] = tasks.map(|task| spawned(&env, shard, task));
+        [first.await, second.await]
+    });
+    ends.map(|task| view_of(&task))
+}
+
+fn spawned(env: &Env, shard: ShardId, task: TaskRecord) -> sluice_core::JoinHandle<TaskRecord> {
+    let env = env.clone();
+    sluice_core::spawn(async move {
+        match run(&env, shard, task, &Recent::default(), &Cancel::default()).await {
+            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => task,
+            RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
+        }
+    })
+}
+
+/// Waits until something is so, and a moment longer.
+async fn until(is_so: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        let was_so = is_so();
+        sluice_core::sleep(Duration::from_millis(2)).await;
+        if was_so {
+            return;
+        }
+    }
+    panic!("it does not come to that");
+}
+
+/// The times of a task, which add up.
+fn timing_of(view: &TaskView) -> Timing {
+    let timing = view.timing.expect("times");
+    let waits_us = timing.turn_us + timing.queue_us + timing.quota_us + timing.shared_us;
+    assert_eq!(timing.total_us, timing.own_us + timing.openai_us + timing.google_us + waits_us, "{timing:?}");
+    timing
+}
+
+#[test]
+fn a_refresh_is_googles_time_for_all_who_wait_for_it() {
+    const TAKES: Duration = Duration::from_millis(50);
+    let rig = Rig::new();
+    rig.fake.world().plans = vec![act(json!([search("s1", "a", 1)])), act(json!([search("s1", "b", 1)]))];
+    rig.fake.world().on_refresh = Some(Box::new(|| std::thread::sleep(TAKES)));
+    let views = run_both(&rig);
+    assert_eq!(rig.fake.world().refreshes, 1);
+    let timings: Vec<Timing> = views.iter().map(timing_of).collect();
+    assert!(timings.iter().any(|timing| timing.google_us >= 40_000), "{timings:?}");
+    for (view, timing) in views.iter().zip(&timings) {
+        assert_eq!(view.state, TaskState::Done, "{view:?}");
+        // Meanwhile the fake answers nobody else: who was not that far yet waited for the model.
+        assert!(timing.google_us + timing.openai_us >= 40_000, "{timing:?}");
+    }
+}
+
+#[test]
+fn waiting_for_a_read_of_another_is_told_apart() {
+    let rig = Rig::planning(json!([search("s1", "", 1)]));
+    let (task, shard, user) = (rig.accept(1), rig.shard, rig.user);
+    let view = rig.on_core(async move |env| {
+        let list = gmail::list_messages("", 1);
+        let Read::Make(ticket) = env.reads.read(user, &list, sluice_core::now()) else { panic!("it is new") };
+        let running = spawned(&env, shard, task);
+        until(|| env.reads.joined(Service::Gmail) > 0).await;
+        let body = ReadBody::of(&list, Bytes::from_static(b"{}")).expect("a read");
+        ticket.land(&Ok(body), sluice_core::now());
+        view_of(&running.await)
+    });
+    let timing = timing_of(&view);
+    assert_eq!((view.state, timing.google_us), (TaskState::Done, 0), "{view:?}");
+    assert!(timing.shared_us > 0, "{timing:?}");
+}
+
+#[test]
+fn waiting_for_a_place_among_the_calls_is_told_apart() {
+    let mut rig = Rig::planning(json!([search("s1", "", 1)]));
+    quotas(&mut rig, |config| config.google_concurrent_max = 1);
+    let (task, shard) = (rig.accept(1), rig.shard);
+    let view = rig.on_core(async move |env| {
+        let ask = Ask { user: None, units: 0, tokens: 0, priority: Priority::Normal };
+        let limit = sluice_core::now() + Duration::from_secs(30);
+        let place = env.broker.enter(Upstream::Gmail, (Class::Read, Operation::ONLY), ask, limit).await;
+        let place = place.expect("it is free");
+        let running = spawned(&env, shard, task);
+        until(|| env.broker.waiting(Upstream::Gmail) > 0).await;
+        drop(place);
+        view_of(&running.await)
+    });
+    let timing = timing_of(&view);
+    assert_eq!(view.state, TaskState::Done, "{view:?}");
+    assert!(timing.quota_us > 0, "{timing:?}");
 }
