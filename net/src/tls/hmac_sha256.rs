@@ -10,7 +10,8 @@
 //! Invariants:
 //! - Every byte is what aws-lc-rs derives: nothing but the time differs, and tests compare the two.
 //! - Everything else stays with aws-lc-rs: key exchange, signatures, AEAD, and the suite with SHA-384.
-//! - Keys, and what was hashed with them, are wiped when dropped.
+//! - Keys, the blocks that were hashed with them and what was derived are wiped when dropped; copies that the compiler makes
+//!   of them on the stack are not.
 
 use aws_lc_rs::constant_time;
 use quinn_proto::crypto::{CryptoError, HmacKey};
@@ -19,8 +20,8 @@ use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 use sha2::block_api::compress256;
-use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroize;
 
 const SHA256_BYTES: usize = 32;
 const BLOCK_BYTES: usize = 64;
@@ -61,8 +62,8 @@ pub(super) struct HkdfSha256;
 impl HkdfSha256 {
     fn extract(salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
         // No salt is a salt of zeros, and HMAC fills up every key with those.
-        let key = Zeroizing::new(ReadyKey::new(salt.unwrap_or_default()).tag([secret]));
-        Box::new(ReadyKey::new(&*key))
+        let key = ReadyKey::new(salt.unwrap_or_default()).tag([secret]);
+        Box::new(ReadyKey::new(&key.0))
     }
 }
 
@@ -80,7 +81,7 @@ impl Hkdf for HkdfSha256 {
     }
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
-        Tag::new(&ReadyKey::new(key.as_ref()).tag([message]))
+        Tag::new(&ReadyKey::new(key.as_ref()).tag([message]).0)
     }
 }
 
@@ -121,6 +122,15 @@ impl Drop for Block {
     }
 }
 
+/// What was derived. Wiped when dropped, likewise.
+struct Digest([u8; SHA256_BYTES]);
+
+impl Drop for Digest {
+    fn drop(&mut self) {
+        self.0[..].zeroize();
+    }
+}
+
 /// A key whose inner and outer hash have taken it in already (RFC 2104 section 4): 64 bytes.
 pub(super) struct ReadyKey {
     inner: State,
@@ -143,20 +153,20 @@ impl ReadyKey {
         Self { inner, outer }
     }
 
-    fn tag<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; SHA256_BYTES] {
-        let inner = Zeroizing::new(hash_behind_key(&self.inner, parts));
-        hash_behind_key(&self.outer, [&inner[..]])
+    fn tag<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+        let inner = hash_behind_key(&self.inner, parts);
+        hash_behind_key(&self.outer, [&inner.0[..]])
     }
 
     /// `T(number)` of RFC 5869 section 2.3.
-    fn block(&self, before: Option<&[u8; SHA256_BYTES]>, info: &[&[u8]], number: u8) -> [u8; SHA256_BYTES] {
-        let before = before.into_iter().map(|block| &block[..]);
+    fn block(&self, before: Option<&Digest>, info: &[&[u8]], number: u8) -> Digest {
+        let before = before.into_iter().map(|block| &block.0[..]);
         self.tag(before.chain(info.iter().copied()).chain([&[number][..]]))
     }
 }
 
 /// SHA-256 of these parts behind one block, which `key` has taken in.
-fn hash_behind_key<'a>(key: &State, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; SHA256_BYTES] {
+fn hash_behind_key<'a>(key: &State, parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
     let (mut state, mut block) = (key.clone(), Block([0; BLOCK_BYTES]));
     let (mut filled, mut bytes) = (0, BLOCK_BYTES as u64);
     for mut part in parts {
@@ -180,8 +190,8 @@ fn hash_behind_key<'a>(key: &State, parts: impl IntoIterator<Item = &'a [u8]>) -
     }
     block.0[LENGTH_START..].copy_from_slice(&(bytes * 8).to_be_bytes());
     state.take(&block);
-    let mut hash = [0; SHA256_BYTES];
-    for (bytes, word) in hash.chunks_exact_mut(size_of::<u32>()).zip(state.0) {
+    let mut hash = Digest([0; SHA256_BYTES]);
+    for (bytes, word) in hash.0.chunks_exact_mut(size_of::<u32>()).zip(&state.0) {
         bytes.copy_from_slice(&word.to_be_bytes());
     }
     hash
@@ -190,7 +200,7 @@ fn hash_behind_key<'a>(key: &State, parts: impl IntoIterator<Item = &'a [u8]>) -
 /// Signs each connection ID that is issued: a connection has several.
 impl HmacKey for ReadyKey {
     fn sign(&self, data: &[u8], signature: &mut [u8]) {
-        signature.copy_from_slice(&self.tag([data]));
+        signature.copy_from_slice(&self.tag([data]).0);
     }
 
     fn signature_len(&self) -> usize {
@@ -198,7 +208,7 @@ impl HmacKey for ReadyKey {
     }
 
     fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
-        constant_time::verify_slices_are_equal(&self.tag([data]), signature).map_err(|_| CryptoError)
+        constant_time::verify_slices_are_equal(&self.tag([data]).0, signature).map_err(|_| CryptoError)
     }
 }
 
@@ -208,14 +218,14 @@ impl HkdfExpander for ReadyKey {
         for (index, piece) in output.chunks_mut(SHA256_BYTES).enumerate() {
             let number = u8::try_from(index + 1).map_err(|_| OutputLengthError)?;
             let block = self.block(before.as_ref(), info, number);
-            piece.copy_from_slice(&block[..piece.len()]);
+            piece.copy_from_slice(&block.0[..piece.len()]);
             before = Some(block);
         }
         Ok(())
     }
 
     fn expand_block(&self, info: &[&[u8]]) -> OkmBlock {
-        OkmBlock::new(&self.block(None, info, 1))
+        OkmBlock::new(&self.block(None, info, 1).0)
     }
 
     fn hash_len(&self) -> usize {
@@ -302,9 +312,9 @@ mod tests {
             for length in 0..=bytes.len() {
                 let message = &bytes[..length];
                 let tag = aws_lc_rs::hmac::sign(&stock, message);
-                assert_eq!(key.tag([message]), tag.as_ref(), "{key_bytes}, {length}");
+                assert_eq!(key.tag([message]).0, tag.as_ref(), "{key_bytes}, {length}");
                 let (head, tail) = message.split_at(length / 3);
-                assert_eq!(key.tag([head, &[], tail]), tag.as_ref(), "{key_bytes}, {length} in parts");
+                assert_eq!(key.tag([head, &[], tail]).0, tag.as_ref(), "{key_bytes}, {length} in parts");
             }
         }
     }

@@ -30,13 +30,14 @@ struct Kept {
 }
 
 impl Kept {
-    /// No field has an empty name.
+    /// A place that is free.
     const NONE: Self = Self { name: "", value: "", length: 0, encoded: [0; LINE_BYTES_MAX] };
 
     /// Whether it is this very line: the same constants, not equal text. What is the same bytes in memory
-    /// for as long as the program runs needs no look at them.
+    /// for as long as the program runs needs no look at them. A place that is free is no line, whatever empty
+    /// constants share its address.
     fn is(&self, name: &'static str, value: &'static str) -> bool {
-        std::ptr::eq(self.name, name) && std::ptr::eq(self.value, value)
+        self.length > 0 && std::ptr::eq(self.name, name) && std::ptr::eq(self.value, value)
     }
 }
 
@@ -183,7 +184,8 @@ mod tests {
 
     #[test]
     fn what_may_not_be_sent_is_refused_each_time_and_nothing_is_left() {
-        let faults: [(Field, EncodeError); 5] = [
+        let faults: [(Field, EncodeError); 6] = [
+            ((Kept::NONE.name.into(), Kept::NONE.value.into()), EncodeError::Name),
             (("X-Upper".into(), "a".into()), EncodeError::Name),
             (("".into(), "a".into()), EncodeError::Name),
             (("x-line".into(), "a\nb".into()), EncodeError::Value),
