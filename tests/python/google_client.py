@@ -286,7 +286,7 @@ def series(token):
     events = service("calendar", token).events()
     zone = {"timeZone": "Europe/Berlin"}
     body = {
-        "id": "weekly0", "summary": "Standup", "start": {"dateTime": "2031-10-20T10:00:00", **zone}, "end": {"dateTime": "2031-10-20T10:15:00", **zone},
+        "id": "series0", "summary": "Standup", "start": {"dateTime": "2031-10-20T10:00:00", **zone}, "end": {"dateTime": "2031-10-20T10:15:00", **zone},
         "recurrence": ["RRULE:FREQ=WEEKLY;BYDAY=MO,WE;UNTIL=20311231T225959Z", "EXDATE;TZID=Europe/Berlin:20311022T100000"],
     }
     refused(events.insert(calendarId="primary", body=body | {"recurrence": ["RRULE:FREQ=OFTEN"]}), 400, "invalid")
@@ -301,13 +301,13 @@ def series(token):
     assert starts() == ["2031-10-20T08:00:00Z", "2031-10-27T09:00:00Z", "2031-10-29T09:00:00Z"], starts()
     assert starts(maxResults=1) == ["2031-10-20T08:00:00Z"]
     whole = events.list(calendarId="primary", q="standup", **window).execute()["items"]
-    assert [event["id"] for event in whole] == ["weekly0"] and whole[0]["recurrence"] == body["recurrence"]
+    assert [event["id"] for event in whole] == ["series0"] and whole[0]["recurrence"] == body["recurrence"]
     assert events.list(calendarId="primary", q="standup", timeMin="2032-01-01T00:00:00Z").execute()["items"] == []
-    page = events.instances(calendarId="primary", eventId="weekly0", maxResults=2, timeMin=window["timeMin"], timeZone="UTC").execute()
+    page = events.instances(calendarId="primary", eventId="series0", maxResults=2, timeMin=window["timeMin"], timeZone="UTC").execute()
     first, second = page["items"]
-    assert first["id"] == "weekly0_20311020T080000Z" and first["recurringEventId"] == "weekly0" and "recurrence" not in first
+    assert first["id"] == "series0_20311020T080000Z" and first["recurringEventId"] == "series0" and "recurrence" not in first
     assert first["iCalUID"] == second["iCalUID"] and page["nextPageToken"]
-    meant = events.instances(calendarId="primary", eventId="weekly0", originalStart="2031-10-27T10:00:00+01:00").execute()["items"]
+    meant = events.instances(calendarId="primary", eventId="series0", originalStart="2031-10-27T10:00:00+01:00").execute()["items"]
     assert [event["id"] for event in meant] == [second["id"]]
     busy = service("calendar", token).freebusy().query(body={**window, "items": [{"id": "primary"}]}).execute()["calendars"]["primary"]["busy"]
     assert {"start": "2031-10-27T09:00:00Z", "end": "2031-10-27T09:15:00Z"} in busy, busy
@@ -323,14 +323,14 @@ def series(token):
     assert gone["status"] == "cancelled" and "summary" not in gone
     events.patch(calendarId="primary", eventId=second["id"], body={"status": "confirmed"}).execute()
     assert starts() == ["2031-10-20T14:00:00Z", "2031-10-27T09:00:00Z", "2031-10-29T09:00:00Z"]
-    refused(events.get(calendarId="primary", eventId="weekly0_20311021T080000Z"), 404)
+    refused(events.get(calendarId="primary", eventId="series0_20311021T080000Z"), 404)
     refused(events.move(calendarId="primary", eventId=first["id"], destination="primary"), 404)
     # Other rules make other occurrences.
-    events.patch(calendarId="primary", eventId="weekly0", body={"recurrence": ["RRULE:FREQ=DAILY;COUNT=2"]}).execute()
+    events.patch(calendarId="primary", eventId="series0", body={"recurrence": ["RRULE:FREQ=DAILY;COUNT=2"]}).execute()
     assert starts() == ["2031-10-20T08:00:00Z", "2031-10-21T08:00:00Z"]
-    events.delete(calendarId="primary", eventId="weekly0").execute()
+    events.delete(calendarId="primary", eventId="series0").execute()
     assert starts() == []
-    refused(events.instances(calendarId="primary", eventId="weekly0"), 404)
+    refused(events.instances(calendarId="primary", eventId="series0"), 404)
 
 
 def given(token, other):

@@ -206,7 +206,7 @@ fn events_are_changed_moved_and_cancelled() {
     let world = rig.fake.world();
     let event = world.events.values().next().expect("an event");
     assert_eq!((event["summary"].as_str(), event["status"].as_str()), (Some("Review"), Some("cancelled")));
-    assert_eq!(event["end"]["dateTime"], "2026-11-25T10:30:00");
+    assert_eq!(event["end"]["dateTime"], "2026-11-25T10:30:00+01:00");
     let answer = view.answer.expect("an answer");
     assert!(
         answer.contains(
