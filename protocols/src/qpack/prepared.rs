@@ -66,8 +66,8 @@ impl ResponseEncoder {
     ) -> Result<(), EncodeError> {
         let start = out.len();
         write_prefix(out, status)?;
-        for (name, value) in fields {
-            if let Err(error) = self.line(out, name, value) {
+        for field in fields {
+            if let Err(error) = self.line(out, field) {
                 out.truncate(start);
                 return Err(error);
             }
@@ -79,12 +79,7 @@ impl ResponseEncoder {
     }
 
     #[inline]
-    fn line(
-        &mut self,
-        out: &mut Vec<u8>,
-        name: &Cow<'static, str>,
-        value: &Cow<'static, str>,
-    ) -> Result<(), EncodeError> {
+    fn line(&mut self, out: &mut Vec<u8>, (name, value): &Field) -> Result<(), EncodeError> {
         let (Cow::Borrowed(name), Cow::Borrowed(value)) = (name, value) else {
             return encode_field(out, name, value.as_bytes());
         };
