@@ -33,14 +33,16 @@ use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
-use sluice_store::{CoreStore, Store, Vault};
+use sluice_store::{CoreStore, ReadError, Store, Vault};
 
 use crate::admin::{Admin, Forget, TASKS_MAX};
 use crate::audit::refused::Refusals;
 use crate::audit::{Actor, Author};
 use crate::auth::activity::Activity;
 use crate::auth::clerk::Clerk;
-use crate::auth::{self, Browsers, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
+use crate::auth::{
+    self, Browsers, Keys, Passed, Principal, Revocations, Standing, StandingMeans, Tokens, Welcomed,
+};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::connections::{self, Connections};
@@ -341,11 +343,13 @@ impl Core {
         self.placement.shard_of(user)
     }
 
-    /// Whether what was proven of who asks still holds.
-    pub(crate) fn holds(&self, who: &Principal) -> bool {
-        self.revocations.is_current(who.stamp)
-            && who.expires_ms.is_none_or(|end| end > self.clock.unix_ms())
-            && !who.signer.is_some_and(|signer| self.browsers.is_withdrawn(signer))
+    /// Whether somebody may be told more of what they are told for long.
+    ///
+    /// # Errors
+    /// The storage's: it cannot be told.
+    pub(crate) async fn holds(&self, standing: &Standing<'_>) -> Result<bool, ReadError> {
+        let means = StandingMeans { keys: self.key_means(), browsers: &self.browsers, tokens: &self.tokens };
+        standing.holds(means).await
     }
 
     pub(crate) fn metrics(&self) -> &CoreMetrics {
