@@ -243,10 +243,12 @@ impl Core {
             },
         );
         assert!(env.webhooks.set(Rc::downgrade(&webhooks)).is_ok(), "set once");
+        let limiter = Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits())));
         let connections = Connections::new(connections::Means {
             env: env.clone(),
             mint: Rc::clone(&mint),
             metrics: Arc::clone(&metrics),
+            limiter: Rc::clone(&limiter),
         });
         let means = Means {
             store: store.clone(),
@@ -281,7 +283,7 @@ impl Core {
             transfers: google::Transfers::new(config.run.transfer.at_once_max),
             shelves: Rc::new(shelves),
             store,
-            limiter: Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits()))),
+            limiter,
             workflows_held: RefCell::default(),
             refusals: Refusals::default(),
             mesh: OnceCell::new(),
@@ -427,12 +429,6 @@ impl Core {
             let why = "The service is starting. Try it again in a moment.";
             return exchange.reply(self.connections.refused(503, "Not now", why));
         }
-        if matches!(step, connections::Step::Go(_)) {
-            let now_ns = self.limiter.limits().ns(sluice_core::now());
-            if let Err(refused) = self.limiter.enter_consent(user, now_ns) {
-                return exchange.limited(&refused);
-            }
-        }
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
             let (actor, request_id) = (Actor::User(user), exchange.context.request_id());
@@ -448,12 +444,13 @@ impl Core {
         let now_ns = self.limiter.limits().ns(sluice_core::now());
         match self.limiter.enter(who.who(), target.class(), now_ns) {
             Ok(entered) => exchange.entered(entered),
-            Err(refused) => return exchange.limited(&refused),
+            Err(refused) => {
+                // What is used beyond a limit that was lowered may be new by it.
+                self.keep_saved();
+                return exchange.limited(&refused);
+            }
         }
-        if self.limiter.wants_saving() {
-            let saving = Rc::clone(&self.limiter).keep_saved(self.store.clone(), self.clock.clone());
-            sluice_core::spawn(saving);
-        }
+        self.keep_saved();
         if let Err(forbidden) = access.check(who.role, who.scopes) {
             self.metrics.requests_forbidden.add(1);
             let problem = Problem::new(ProblemKind::Forbidden, forbidden.to_string());
@@ -596,6 +593,14 @@ impl Core {
                     }
                 });
             }
+        }
+    }
+
+    /// Has what users have used written, where somebody has.
+    fn keep_saved(&self) {
+        if self.limiter.wants_saving() {
+            let saving = Rc::clone(&self.limiter).keep_saved(self.store.clone(), self.clock.clone());
+            sluice_core::spawn(saving);
         }
     }
 
