@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::api::{
-    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, KEYS_PER_USER_MAX, NewUser, UserEdit,
+    BROWSER_SESSION_LIFE_DEFAULT, BROWSER_SESSIONS_PER_USER_MAX, CONNECTIONS_PER_USER_MAX, KEYS_PER_USER_MAX,
+    NewUser, UserEdit,
 };
 use sluice_protocols::ids::{ApiKey, ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::EmailAddress;
@@ -384,8 +385,9 @@ impl Admin {
         Ok(batch)
     }
 
-    /// Connects a user with a Google account, by a refresh token that was given for it. Replaces an earlier one, of which the
-    /// cores use nothing any more when this is done.
+    /// Connects a user with a Google account, by a refresh token that was given for it. An account of this address that the user
+    /// has is connected anew where it is; else this one replaces the default one. Of what was there the cores use nothing any
+    /// more when this is done.
     ///
     /// # Errors
     /// [`AdminError::NoSuchUser`], [`AdminError::Field`], [`AdminError::Vault`], [`AdminError::Read`],
@@ -404,17 +406,28 @@ impl Admin {
         }
         let _guard = self.lock();
         self.require(user)?;
-        let place = Place::refresh_token(user, Provider::Google);
-        let token = self.vault.seal_blocking(&place, refresh_token)?;
-        let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
         {
-            // From the look at what is there: the user may just be making another account the default one.
-            let _hold = self.vault.hold_blocking(place.key())?;
-            let before = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
-            if let Ok(Some(before)) = before {
-                let before = before.to_record();
+            // From the look at what is there: the user may just be making another account the default one. In the order in
+            // which that holds them as well.
+            let held = (0..CONNECTIONS_PER_USER_MAX).map(|slot| {
+                let place = Place::refresh_token_at(user, Provider::Google, slot);
+                let hold = self.vault.hold_blocking(place.key())?;
+                Ok::<_, AdminError>((slot, place, hold))
+            });
+            let held = held.collect::<Result<Vec<_>, _>>()?;
+            let there = |place: &Place| {
+                let found = self.store.load_blocking::<ConnectionRecord>(self.shard_of(user), place.key());
+                // One that is damaged is none.
+                found.ok().flatten().map(|found| found.to_record())
+            };
+            let is_same = |record: &ConnectionRecord| record.email.eq_ignore_ascii_case(email);
+            let known = held.iter().find(|(_, place, _)| there(place).is_some_and(|record| is_same(&record)));
+            let (slot, place, _) = known.unwrap_or(&held[0]);
+            let token = self.vault.seal_blocking(place, refresh_token)?;
+            let mut record = ConnectionRecord::given(*user, email, token, scope, now_ms());
+            if let Some(before) = there(place) {
                 // Tasks keep to an account by its id: the same account keeps its own, and another does not take it over.
-                record.id = match before.email.eq_ignore_ascii_case(email) {
+                record.id = match is_same(&before) {
                     true => before.id,
                     false => ConnectionId::from_bytes(random()?),
                 };
@@ -424,7 +437,7 @@ impl Admin {
                 }
             }
             let mut batch = put(self.shard_of(user), place.key(), &record)?;
-            batch.delete(&Key::revocation(user, Provider::Google.number(), 0));
+            batch.delete(&Key::revocation(user, Provider::Google.number(), *slot));
             let object = Object::Connection(user, Provider::Google);
             self.author.tell(&mut batch, Act::ConnectionCreate, object, record.updated_ms);
             self.store.write_blocking(vec![batch])?;
@@ -692,6 +705,46 @@ mod tests {
             connecting.join().unwrap().unwrap();
         });
         assert_ne!(stored().id, moved.id, "that account has another place now, and its id with it");
+    }
+
+    #[test]
+    fn an_account_that_is_moved_away_meanwhile_is_connected_where_it_is_and_the_other_is_kept() {
+        let (_directory, admin) = admin();
+        let anna = admin.create_user("anna", "anna@example.com", "UTC").unwrap().id;
+        admin.connect_google(&anna, "token", "anna@example.com", "").unwrap();
+        let (shard, provider) = (admin.shard_of(&anna), Provider::Google.number());
+        let keys = [0, 1].map(|slot| Key::connection_at(&anna, provider, slot));
+        let stored = |key: &Key| {
+            let loaded = admin.store.load_blocking::<ConnectionRecord>(shard, key).unwrap();
+            loaded.map(|loaded| loaded.to_record())
+        };
+        let first = stored(&keys[0]).unwrap();
+        let second = ConnectionRecord {
+            id: ConnectionId::from_bytes([9; 16]),
+            email: "second@example.com".to_owned(),
+            ..first.clone()
+        };
+        admin.store.write_blocking(vec![put(shard, &keys[1], &second).unwrap()]).unwrap();
+        std::thread::scope(|scope| {
+            let hold = admin.vault().hold_blocking(&keys[0]).unwrap();
+            let connecting = scope.spawn(|| admin.connect_google(&anna, "new", "Anna@example.com", ""));
+            // Long enough for it to come to where it waits; it is right as well if it does not.
+            std::thread::sleep(Duration::from_millis(100));
+            let mut batch = put(shard, &keys[0], &second).unwrap();
+            batch.put_record(&keys[1], &first).unwrap();
+            admin.store.write_blocking(vec![batch]).unwrap();
+            drop(hold);
+            connecting.join().unwrap().unwrap();
+        });
+        let [default, moved] = keys.each_ref().map(|key| stored(key).unwrap());
+        assert_eq!((default.id, &*default.email), (second.id, "second@example.com"));
+        assert_eq!((moved.id, &*moved.email), (first.id, "Anna@example.com"));
+        let opened = admin
+            .vault
+            .open_blocking(&Place::refresh_token_at(&anna, Provider::Google, 1), &moved.refresh_token);
+        assert_eq!(opened.unwrap().expose(), "new");
+        let third = stored(&Key::connection_at(&anna, provider, 2));
+        assert!(third.is_none(), "each stands once: {third:?}");
     }
 
     #[test]

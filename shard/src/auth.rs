@@ -21,9 +21,11 @@ mod revoked;
 #[cfg(test)]
 #[path = "auth/tests.rs"]
 mod signed;
+mod standing;
 pub(crate) mod tokens;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use sluice_protocols::access::{Role, Scopes};
 use sluice_protocols::http::RequestHead;
@@ -38,6 +40,7 @@ pub(crate) use keys::{KeyMeans, Keys, key_id, parse, secret_hash, shown_prefix};
 pub(crate) use providers::Signer;
 pub use revoked::Revocations;
 pub(crate) use revoked::Stamp;
+pub(crate) use standing::{Means as StandingMeans, Standing};
 pub(crate) use tokens::{TokenFault, Tokens, Welcomed, fingerprint};
 
 /// `sk_`, 26 characters of the user, `_`, 43 characters of the secret.
@@ -66,6 +69,8 @@ pub(crate) struct Principal {
     pub(crate) stamp: Stamp,
     /// The key of an identity provider that it rests on.
     pub(crate) signer: Option<Signer>,
+    /// What a token proved, for its user to be looked up by again.
+    token: Option<Arc<tokens::Proven>>,
 }
 
 /// The same, as it crosses from the core that has proven it: what limits allow the user is the owner's to know.
@@ -79,6 +84,7 @@ pub(crate) struct Passed {
     pub(crate) credential: Credential,
     pub(crate) expires_ms: Option<u64>,
     pub(crate) stamp: Stamp,
+    token: Arc<tokens::Proven>,
 }
 
 /// By what it was proven.
@@ -108,13 +114,27 @@ impl Principal {
 impl Passed {
     /// The principal, with what the user's limits allow.
     pub(crate) fn with(&self, allowance: Rc<Allowance>) -> Principal {
-        let Self { user, shard, time_zone, role, scopes, credential, expires_ms, stamp } = self.clone();
+        let Self { user, shard, time_zone, role, scopes, credential, expires_ms, stamp, token } =
+            self.clone();
+        let token = Some(token);
         let signer = match credential {
             Credential::Token(_, signer) => Some(signer),
             // Proven by the core that owns the user alone.
             Credential::Key(_) | Credential::Browser(_) => None,
         };
-        Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp, signer }
+        Principal {
+            user,
+            shard,
+            allowance,
+            time_zone,
+            role,
+            scopes,
+            credential,
+            expires_ms,
+            stamp,
+            signer,
+            token,
+        }
     }
 }
 

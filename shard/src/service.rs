@@ -33,14 +33,16 @@ use sluice_protocols::http::{RequestHead, Response};
 use sluice_protocols::ids::{ShardId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::DEFINITION_BYTES_MAX;
-use sluice_store::{CoreStore, Store, Vault};
+use sluice_store::{CoreStore, ReadError, Store, Vault};
 
 use crate::admin::{Admin, Forget, TASKS_MAX};
 use crate::audit::refused::Refusals;
 use crate::audit::{Actor, Author};
 use crate::auth::activity::Activity;
 use crate::auth::clerk::Clerk;
-use crate::auth::{self, Browsers, Keys, Passed, Principal, Revocations, Tokens, Welcomed};
+use crate::auth::{
+    self, Browsers, Keys, Passed, Principal, Revocations, Standing, StandingMeans, Tokens, Welcomed,
+};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
 use crate::connections::{self, Connections};
@@ -241,10 +243,12 @@ impl Core {
             },
         );
         assert!(env.webhooks.set(Rc::downgrade(&webhooks)).is_ok(), "set once");
+        let limiter = Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits())));
         let connections = Connections::new(connections::Means {
             env: env.clone(),
             mint: Rc::clone(&mint),
             metrics: Arc::clone(&metrics),
+            limiter: Rc::clone(&limiter),
         });
         let means = Means {
             store: store.clone(),
@@ -279,7 +283,7 @@ impl Core {
             transfers: google::Transfers::new(config.run.transfer.at_once_max),
             shelves: Rc::new(shelves),
             store,
-            limiter: Rc::new(Limiter::new(Arc::clone(&config.limits), Arc::clone(metrics.limits()))),
+            limiter,
             workflows_held: RefCell::default(),
             refusals: Refusals::default(),
             mesh: OnceCell::new(),
@@ -341,11 +345,13 @@ impl Core {
         self.placement.shard_of(user)
     }
 
-    /// Whether what was proven of who asks still holds.
-    pub(crate) fn holds(&self, who: &Principal) -> bool {
-        self.revocations.is_current(who.stamp)
-            && who.expires_ms.is_none_or(|end| end > self.clock.unix_ms())
-            && !who.signer.is_some_and(|signer| self.browsers.is_withdrawn(signer))
+    /// Whether somebody may be told more of what they are told for long.
+    ///
+    /// # Errors
+    /// The storage's: it cannot be told.
+    pub(crate) async fn holds(&self, standing: &Standing<'_>) -> Result<bool, ReadError> {
+        let means = StandingMeans { keys: self.key_means(), browsers: &self.browsers, tokens: &self.tokens };
+        standing.holds(means).await
     }
 
     pub(crate) fn metrics(&self) -> &CoreMetrics {
@@ -423,12 +429,6 @@ impl Core {
             let why = "The service is starting. Try it again in a moment.";
             return exchange.reply(self.connections.refused(503, "Not now", why));
         }
-        if matches!(step, connections::Step::Go(_)) {
-            let now_ns = self.limiter.limits().ns(sluice_core::now());
-            if let Err(refused) = self.limiter.enter_consent(user, now_ns) {
-                return exchange.limited(&refused);
-            }
-        }
         let core = Rc::clone(self);
         sluice_core::spawn(async move {
             let (actor, request_id) = (Actor::User(user), exchange.context.request_id());
@@ -444,12 +444,13 @@ impl Core {
         let now_ns = self.limiter.limits().ns(sluice_core::now());
         match self.limiter.enter(who.who(), target.class(), now_ns) {
             Ok(entered) => exchange.entered(entered),
-            Err(refused) => return exchange.limited(&refused),
+            Err(refused) => {
+                // What is used beyond a limit that was lowered may be new by it.
+                self.keep_saved();
+                return exchange.limited(&refused);
+            }
         }
-        if self.limiter.wants_saving() {
-            let saving = Rc::clone(&self.limiter).keep_saved(self.store.clone(), self.clock.clone());
-            sluice_core::spawn(saving);
-        }
+        self.keep_saved();
         if let Err(forbidden) = access.check(who.role, who.scopes) {
             self.metrics.requests_forbidden.add(1);
             let problem = Problem::new(ProblemKind::Forbidden, forbidden.to_string());
@@ -592,6 +593,14 @@ impl Core {
                     }
                 });
             }
+        }
+    }
+
+    /// Has what users have used written, where somebody has.
+    fn keep_saved(&self) {
+        if self.limiter.wants_saving() {
+            let saving = Rc::clone(&self.limiter).keep_saved(self.store.clone(), self.clock.clone());
+            sluice_core::spawn(saving);
         }
     }
 

@@ -190,6 +190,16 @@ impl Browsers {
         self.providers.has_signer(signer) == Some(false)
     }
 
+    /// Looks again for the session that somebody was let in with.
+    pub(super) async fn look_again(
+        &self,
+        means: KeyMeans<'_>,
+        opened: &Opened,
+        shard: ShardId,
+    ) -> Result<Principal, Denied> {
+        look_up(means, &self.providers, opened, shard, means.clock.unix_ms()).await
+    }
+
     /// Looks whether the session of a proven cookie still is, by the store of the core that owns its user.
     pub(crate) async fn check(
         &self,
@@ -278,6 +288,7 @@ async fn look_up(
         stamp,
         // Where there is one it was begun with a token, and was looked at above.
         signer: session.signer.map(Signer::from_bytes),
+        token: None,
     })
 }
 

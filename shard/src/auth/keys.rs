@@ -18,7 +18,7 @@ use sluice_store::record::{KeyRecord, UserRecord};
 use sluice_store::{CoreStore, Key};
 
 use super::beliefs::Beliefs;
-use super::revoked::Revocations;
+use super::revoked::{Revocations, Stamp};
 use super::{Credential, Denied, KeyText, Principal, same};
 use crate::clock::Clock;
 use crate::config::ShardConfig;
@@ -150,15 +150,53 @@ async fn look_up(
     shard: ShardId,
     unix_ms: u64,
 ) -> Result<Principal, Denied> {
-    let KeyMeans { store, revocations, limiter, clock } = means;
     let key = parse(text)?;
     let (user, hash) = (key.user(), secret_hash(&key));
-    let stamp = revocations.stamp(&user);
     let id = key_id(&hash);
-    let found = store.load::<KeyRecord>(shard, &Key::api_key(&user, &id)).await?;
+    let found = find(means, shard, user, &id, Some(&hash), unix_ms).await?;
+    let KeyMeans { store, limiter, clock, .. } = means;
+    let allowance = limiter.recall(store, clock, shard, user).await?;
+    let Found { role, scopes, expires_ms, stamp, time_zone } = found;
+    let credential = Credential::Key(id);
+    Ok(Principal {
+        user,
+        shard,
+        allowance,
+        time_zone,
+        role,
+        scopes,
+        credential,
+        expires_ms,
+        stamp,
+        signer: None,
+        token: None,
+    })
+}
+
+/// What a key is good for now.
+pub(super) struct Found {
+    pub(super) role: Role,
+    pub(super) scopes: Scopes,
+    pub(super) expires_ms: Option<u64>,
+    pub(super) stamp: Stamp,
+    time_zone: Box<str>,
+}
+
+/// Finds a key by its id, which a hash proves; none for one that was proven before.
+pub(super) async fn find(
+    means: KeyMeans<'_>,
+    shard: ShardId,
+    user: UserId,
+    id: &KeyId,
+    hash: Option<&[u8; 32]>,
+    unix_ms: u64,
+) -> Result<Found, Denied> {
+    let KeyMeans { store, revocations, .. } = means;
+    let stamp = revocations.stamp(&user);
+    let found = store.load::<KeyRecord>(shard, &Key::api_key(&user, id)).await?;
     let found = found.ok_or(Denied::Unknown)?;
     let found = found.get();
-    if !same(&found.hash, &hash) || found.user != *user.as_bytes() {
+    if hash.is_some_and(|hash| !same(&found.hash, hash)) || found.user != *user.as_bytes() {
         return Err(Denied::Unknown);
     }
     let expires_ms = Some(found.expires_ms.to_native()).filter(|end| *end > 0);
@@ -174,10 +212,7 @@ async fn look_up(
     }
     let role = Role::from_number(record.role);
     let time_zone = record.time_zone.as_str().into();
-    let allowance = limiter.recall(store, clock, shard, user).await?;
-    let (scopes, credential) = (scopes.and(role.scopes_max()), Credential::Key(id));
-    let signer = None;
-    Ok(Principal { user, shard, allowance, time_zone, role, scopes, credential, expires_ms, stamp, signer })
+    Ok(Found { role, scopes: scopes.and(role.scopes_max()), expires_ms, stamp, time_zone })
 }
 
 #[cfg(test)]

@@ -175,6 +175,10 @@ impl World {
     }
 
     async fn check(&self, tokens: &Tokens, token: &str) -> Result<UserId, Denied> {
+        self.pass(tokens, token).await.map(|who| who.user)
+    }
+
+    async fn pass(&self, tokens: &Tokens, token: &str) -> Result<Rc<Passed>, Denied> {
         let means = Means {
             store: &self.store,
             clerk: &self.clerk,
@@ -183,7 +187,7 @@ impl World {
             address: Ipv4Addr::LOCALHOST.into(),
             request_id: "req_1",
         };
-        tokens.check(token, fingerprint(token), means).await.map(|who| who.user)
+        tokens.check(token, fingerprint(token), means).await
     }
 }
 
@@ -230,6 +234,38 @@ fn tokens_of_every_kind_of_key_are_their_users_and_are_remembered_until_somethin
             provider.install(json!({ "keys": all }).to_string().as_bytes()).unwrap();
         }
         assert_eq!(world.check(&tokens, &signers[0].token(&claims("bert"))).await, Err(Denied::NoUser));
+    });
+}
+
+/// A stamp that moves says only that something changed.
+#[test]
+fn who_was_let_in_by_a_token_is_told_on_until_the_token_or_its_user_is_good_no_more() {
+    on_a_core(async {
+        let (signers, world) = (vec![Signer::ec()], World::new());
+        let (_, config) = tokens(&signers);
+        let (tokens, browsers) = (Tokens::new(&config), Browsers::new(&config));
+        let anna = world.user("anna");
+        let limits = Arc::new(crate::limit::Limits::new(crate::limit::LimitConfig::off()));
+        let limiter = crate::limit::Limiter::new(limits, Arc::default());
+        let clock = crate::clock::Clock::manual(NOW_MS);
+        let revocations = world.admin.revocations();
+        let keys = KeyMeans { store: &world.store, revocations, limiter: &limiter, clock: &clock };
+        let passed = world.pass(&tokens, &signers[0].token(&claims("anna"))).await.unwrap();
+        let who = passed.with(Rc::new(limiter.limits().allowance().clone()));
+        let standing = Standing::of(&who);
+        let holds = async || {
+            let means = StandingMeans { keys, browsers: &browsers, tokens: &tokens };
+            standing.holds(means).await.unwrap()
+        };
+        assert!(holds().await);
+        revocations.revoke(&anna);
+        assert!(holds().await && revocations.is_current(standing.stamp()), "it is looked up once");
+        world.admin.set_disabled(&anna, true).unwrap();
+        assert!(!holds().await && !holds().await);
+        world.admin.set_disabled(&anna, false).unwrap();
+        assert!(holds().await);
+        clock.set(NOW_MS + 2 * 3_600_000);
+        assert!(!holds().await);
     });
 }
 

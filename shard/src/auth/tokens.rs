@@ -94,7 +94,7 @@ pub(crate) fn identity_hash(issuer: &str, subject: &str) -> [u8; 32] {
 }
 
 /// What a token proves, without its user.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Proven {
     provider: usize,
     keys_version: u64,
@@ -110,7 +110,7 @@ pub(super) struct Proven {
 
 struct Remembered {
     fingerprint: Fingerprint,
-    proven: Rc<Proven>,
+    proven: Arc<Proven>,
     principal: Rc<Passed>,
     /// When the user is looked up anew.
     until: Instant,
@@ -239,14 +239,14 @@ impl Tokens {
             Some(proven) => (proven, None),
             None => {
                 let (proven, claims) = self.prove(token, means.unix_ms).await?;
-                (Rc::new(proven), Some(claims))
+                (Arc::new(proven), Some(claims))
             }
         };
         let principal = match claims {
             Some(claims) => self.meet(&proven, &claims, &means).await?,
             None => {
                 let user = user_of(means.store, &proven.identity).await?.ok_or(Denied::NoUser)?;
-                principal_of(&self.providers, &proven, user, &means).await?
+                self.principal_of(&proven, user, means.store, means.revocations).await?
             }
         };
         let principal = Rc::new(principal);
@@ -261,10 +261,10 @@ impl Tokens {
     }
 
     /// What an earlier check of the same token proved, its signature included.
-    fn known(&self, fingerprint: &Fingerprint, unix_ms: u64) -> Option<Rc<Proven>> {
+    fn known(&self, fingerprint: &Fingerprint, unix_ms: u64) -> Option<Arc<Proven>> {
         let mut remembered = self.remembered.borrow_mut();
         let entry = remembered.find(self.hash(fingerprint), |entry| same(&entry.fingerprint, fingerprint))?;
-        self.holds(&entry.proven, unix_ms).then(|| Rc::clone(&entry.proven))
+        self.holds(&entry.proven, unix_ms).then(|| Arc::clone(&entry.proven))
     }
 
     /// Checks everything about a token but its user.
@@ -346,7 +346,7 @@ impl Tokens {
     /// The user of a token that is seen for the first time here: known, or made or linked now where that is configured.
     async fn meet(
         &self,
-        proven: &Proven,
+        proven: &Arc<Proven>,
         claims: &Map<String, Value>,
         means: &Means<'_>,
     ) -> Result<Passed, Denied> {
@@ -360,7 +360,59 @@ impl Tokens {
                 met.map_err(Denied::Clerk)?.ok_or(Denied::NoUser)?
             }
         };
-        principal_of(&self.providers, proven, user, means).await
+        self.principal_of(proven, user, means.store, means.revocations).await
+    }
+
+    /// Looks again for the user of a token that somebody was let in with.
+    pub(super) async fn look_again(
+        &self,
+        proven: &Arc<Proven>,
+        user: &UserId,
+        store: &CoreStore,
+        revocations: &Revocations,
+    ) -> Result<Passed, Denied> {
+        // Before the identity, too, which may be another user's meanwhile.
+        let stamp = revocations.stamp(user);
+        let found = user_of(store, &proven.identity).await?.filter(|found| found == user);
+        let found = self.principal_of(proven, found.ok_or(Denied::NoUser)?, store, revocations).await?;
+        Ok(Passed { stamp, ..found })
+    }
+
+    async fn principal_of(
+        &self,
+        proven: &Arc<Proven>,
+        user: UserId,
+        store: &CoreStore,
+        revocations: &Revocations,
+    ) -> Result<Passed, Denied> {
+        let stamp = revocations.stamp(&user);
+        let shard = ShardId::of(&user, store.store().shard_count());
+        let record = store.load::<UserRecord>(shard, &Key::user(&user)).await?.ok_or(Denied::NoUser)?;
+        let record = record.get();
+        if record.disabled {
+            return Err(Denied::Disabled(user));
+        }
+        let since_ms = record.tokens_since_ms.to_native();
+        if since_ms > 0 && proven.issued_ms.is_none_or(|issued| issued < since_ms) {
+            return Err(TokenFault::Withdrawn.into());
+        }
+        let role = proven.role.unwrap_or_else(|| Role::from_number(record.role));
+        let scopes: Scopes = self.providers.get(proven.provider).config.scopes.and(role.scopes_max());
+        let time_zone = record.time_zone.as_str().into();
+        let mut id = [0; 8];
+        id.copy_from_slice(&proven.identity[..8]);
+        let credential = Credential::Token(KeyId::from_bytes(id), proven.signer);
+        Ok(Passed {
+            user,
+            shard,
+            time_zone,
+            role,
+            scopes,
+            credential,
+            expires_ms: Some(proven.expires_ms),
+            stamp,
+            token: Arc::clone(proven),
+        })
     }
 }
 
@@ -472,39 +524,4 @@ async fn user_of(store: &CoreStore, identity: &[u8; 32]) -> Result<Option<UserId
     let shard = identity_shard(identity, store.store().shard_count());
     let found = store.load::<IdentityRecord>(shard, &Key::identity(identity)).await?;
     Ok(found.map(|record| record.to_record().user))
-}
-
-async fn principal_of(
-    providers: &Providers,
-    proven: &Proven,
-    user: UserId,
-    means: &Means<'_>,
-) -> Result<Passed, Denied> {
-    let stamp = means.revocations.stamp(&user);
-    let shard = ShardId::of(&user, means.store.store().shard_count());
-    let record = means.store.load::<UserRecord>(shard, &Key::user(&user)).await?.ok_or(Denied::NoUser)?;
-    let record = record.get();
-    if record.disabled {
-        return Err(Denied::Disabled(user));
-    }
-    let since_ms = record.tokens_since_ms.to_native();
-    if since_ms > 0 && proven.issued_ms.is_none_or(|issued| issued < since_ms) {
-        return Err(TokenFault::Withdrawn.into());
-    }
-    let role = proven.role.unwrap_or_else(|| Role::from_number(record.role));
-    let scopes: Scopes = providers.get(proven.provider).config.scopes.and(role.scopes_max());
-    let time_zone = record.time_zone.as_str().into();
-    let mut id = [0; 8];
-    id.copy_from_slice(&proven.identity[..8]);
-    let credential = Credential::Token(KeyId::from_bytes(id), proven.signer);
-    Ok(Passed {
-        user,
-        shard,
-        time_zone,
-        role,
-        scopes,
-        credential,
-        expires_ms: Some(proven.expires_ms),
-        stamp,
-    })
 }

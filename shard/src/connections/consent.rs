@@ -30,6 +30,7 @@ use super::{
 };
 use crate::audit::{Act, Author, Object};
 use crate::auth::same;
+use crate::limit::{LimitFields, Refused};
 use crate::quota::{Ask, Class, Operation};
 use crate::upstream::{Account, Outgoing, judge_tokens};
 
@@ -45,11 +46,21 @@ pub(super) struct Refusal {
     pub(super) status: u16,
     title: &'static str,
     text: String,
+    /// When to come again, where that is known, and the limit that says so.
+    wait: Option<(u32, Option<LimitFields>)>,
 }
 
 impl Refusal {
     fn new(status: u16, title: &'static str, text: impl Into<String>) -> Self {
-        Self { status, title, text: text.into() }
+        Self { status, title, text: text.into(), wait: None }
+    }
+
+    /// The user's links were followed too often.
+    fn limited(refused: &Refused) -> Self {
+        let (problem, fields) = refused.told();
+        let wait = problem.retry_after_s().map(|wait_s| (wait_s, fields));
+        let text = "This user's links were followed too often. Try it again later.";
+        Self { wait, ..Self::new(problem.status(), "Not now", text) }
     }
 
     /// Something that is none of the person's doing.
@@ -100,7 +111,13 @@ impl Connections {
             self.metrics.consents_refused.add(1);
             // The text is for the person, and may name accounts.
             tracing::info!(%user, status = refusal.status, why = refusal.title, "a consent came to nothing");
-            self.refused(refusal.status, refusal.title, &refusal.text)
+            let response = self.refused(refusal.status, refusal.title, &refusal.text);
+            let Some((wait_s, fields)) = refusal.wait else { return response };
+            let response = response.with_field("retry-after", wait_s.to_string());
+            match fields {
+                Some(fields) => fields.put_on(response),
+                None => response,
+            }
         })
     }
 
@@ -154,6 +171,9 @@ impl Connections {
         }
         self.holder(shard, ticket).await?;
         let login_hint = self.account_meant(shard, ticket).await?;
+        // Only now: what would be refused all the same takes nothing of the user's.
+        let now_ns = self.limiter.limits().ns(sluice_core::now());
+        self.limiter.enter_consent(ticket.user, now_ns).map_err(|refused| Refusal::limited(&refused))?;
         let browser = cookie_of(head).unwrap_or_else(random_text::<32>);
         let state = self.env.links.state(&ticket.user, &random());
         let (verifier, nonce) = (random_text::<32>(), random_text::<32>());

@@ -46,6 +46,7 @@ use crate::auth::Principal;
 use crate::clock::timestamp_of;
 use crate::env::Env;
 use crate::holds::Holds;
+use crate::limit::Limiter;
 use crate::metrics::CoreMetrics;
 use crate::mint::Mint;
 use crate::routes::{not_found, read_problem};
@@ -69,6 +70,7 @@ pub(crate) struct Means {
     pub(crate) env: Env,
     pub(crate) mint: Rc<Mint>,
     pub(crate) metrics: Arc<CoreMetrics>,
+    pub(crate) limiter: Rc<Limiter>,
 }
 
 /// The connections of one core's users.
@@ -76,6 +78,7 @@ pub(crate) struct Connections {
     env: Env,
     mint: Rc<Mint>,
     metrics: Arc<CoreMetrics>,
+    limiter: Rc<Limiter>,
     /// Users whose accounts are being changed.
     holds: Holds,
     /// Wakes whoever tells Google what was given up.
@@ -91,8 +94,9 @@ struct Placed {
 
 impl Connections {
     pub(crate) fn new(means: Means) -> Rc<Self> {
-        let Means { env, mint, metrics } = means;
-        Rc::new(Self { env, mint, metrics, holds: Holds::default(), untold: revoke::Bell::default() })
+        let Means { env, mint, metrics, limiter } = means;
+        let (holds, untold) = (Holds::default(), revoke::Bell::default());
+        Rc::new(Self { env, mint, metrics, limiter, holds, untold })
     }
 
     /// A link by which the user connects an account.

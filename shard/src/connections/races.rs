@@ -374,8 +374,10 @@ impl Rig {
         let own = Rc::clone(&gate);
         sluice_core::spawn(driver.run(move || own.pass()));
         let env = Env::new(core_store, vault, egress, config, Clock::manual(NOW_MS));
-        let connections =
-            Connections::new(Means { env: env.clone(), mint: Rc::new(Mint::new()), metrics: Arc::default() });
+        let limits = Arc::new(crate::limit::Limits::new(crate::limit::LimitConfig::default()));
+        let limiter = Rc::new(Limiter::new(limits, Arc::default()));
+        let (mint, metrics) = (Rc::new(Mint::new()), Arc::default());
+        let connections = Connections::new(Means { env: env.clone(), mint, metrics, limiter });
         Node { env, connections, gate }
     }
 

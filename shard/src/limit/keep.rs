@@ -280,3 +280,35 @@ impl Limiter {
         Ok(Rc::new(Allowance::new(rates, own.concurrent_max.unwrap_or(concurrent_max))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_protocols::ids::KeyId;
+
+    use super::super::{Class, LimitConfig, Limits, Who};
+    use super::*;
+
+    fn who(allowance: &Allowance) -> Who<'_> {
+        Who { user: UserId::from_bytes([1; 16]), key: KeyId::from_bytes([1; 8]), allowance }
+    }
+
+    #[test]
+    fn what_is_used_beyond_a_lower_limit_is_written_though_nothing_more_is_let_in() {
+        let config = LimitConfig { user: RatePair::new(100, 0), users_tracked_max: 64, ..LimitConfig::off() };
+        let limiter = Limiter::new(Arc::new(Limits::new(config)), Arc::default());
+        let (common, lowered) =
+            (limiter.limits().allowance().clone(), Allowance::new(RatePair::new(10, 0), 0));
+        for _ in 0..100 {
+            assert!(limiter.check(who(&common), Class::Reads, 0));
+        }
+        assert_eq!(limiter.due(u64::MAX, 0).len(), 1);
+        // Refused by what all have, nothing is new.
+        assert!(!limiter.check(who(&common), Class::Reads, 0) && !limiter.wants_saving());
+        assert!(!limiter.check(who(&lowered), Class::Reads, 0) && limiter.wants_saving());
+        let due = limiter.due(u64::MAX, 0);
+        let (_, state) = &due[0];
+        assert_eq!((state.counts, state.over), ([10, 0], [540 * SECOND_NS, 0]));
+    }
+}

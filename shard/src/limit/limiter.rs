@@ -45,6 +45,10 @@ pub struct Limiter {
     pub(super) stats: Arc<LimitStats>,
 }
 
+/// Rows of a core's table of consents, of 40 bytes: 160 KiB. Users press a button now and then, and a row is free again within
+/// an hour.
+const CONSENTS_TRACKED_MAX: usize = 4_096;
+
 /// What is looked for in a table.
 #[derive(Clone, Copy)]
 struct Asked {
@@ -127,7 +131,7 @@ impl Limiter {
             users,
             keys,
             classes,
-            consents: RefCell::new(Table::new(rows)),
+            consents: RefCell::new(Table::new(CONSENTS_TRACKED_MAX.min(rows))),
             places: Rc::default(),
             unsaved: RefCell::new(Unsaved::new(rows)),
             allowance,
@@ -231,12 +235,24 @@ impl Limiter {
                 Ok(user.map(|(_, pair)| pair))
             }
             (user, key, of_class) => {
+                self.note_over(who.user, now_ns);
                 // Of several the one that lasts longest, so that nobody comes again in vain.
                 let all = [user.err(), key.err(), of_class.err()].into_iter().flatten();
                 let longest = all.max_by_key(|(.., short)| short.wait_ns.unwrap_or(u64::MAX));
                 let (kind, rate, short) = longest.expect("one of them is short");
                 Err(self.refuse(kind, class, rate, short))
             }
+        }
+    }
+
+    /// Has it written what a user has used beyond a limit that was lowered: a request that is refused may be the first under it,
+    /// and the only one before the end of the process.
+    fn note_over(&self, user: UserId, now_ns: u64) {
+        let mut users = self.users.borrow_mut();
+        if let Some(row) = users.find(words(user))
+            && users.over(row, now_ns).is_some_and(|over| over != [0; 2])
+        {
+            self.note_unsaved(&mut users, row, user, now_ns);
         }
     }
 

@@ -254,7 +254,8 @@ pub struct LimitConfig {
     /// Requests from an address with keys that nobody has. Default 20 and 200.
     pub unauthorized: RatePair,
     /// Browsers that are sent to Google on behalf of a user, each of which costs a synced write. 20 and 100: more than anybody
-    /// presses a button, and no setting.
+    /// presses a button, and no setting. Each core counts them in a table of 4,096 rows of 40 bytes; whoever finds no row is let in
+    /// and counted in `limit_untracked`.
     pub consents: RatePair,
     /// Rows of each core's tables of users and of keys. Default 131,072, of 32 bytes for users and 24 for keys,
     /// and 8 more for those whose limit is not what all have.

@@ -38,7 +38,7 @@ use sluice_store::record::TaskRecord;
 
 use super::exchange::Exchange;
 use super::{not_found, read_problem};
-use crate::auth::Principal;
+use crate::auth::{Principal, Standing};
 use crate::clock::timestamp_of;
 use crate::run::marks::{Mark, marks};
 use crate::run::{self, codes};
@@ -50,6 +50,9 @@ use crate::watch::Watch;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often who waits for long looks whether its caller may still be told: so what was taken back counts within a second,
 /// with half of one to spare.
+///
+/// That is a timer and two or three loads for each twice a second, whether anything was taken back or not: with all of
+/// [`crate::ShardConfig::waits_max`] streams and as many polls open, 2 x 10,000 x 2 = 40,000 a second on a core.
 pub(super) const STANDING_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a stream ends before its task.
@@ -133,7 +136,8 @@ pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>
         .with_field("cache-control", "no-store")
         .with_field("location", task_path(id));
     let (writer, _at_once) = exchange.stream(head);
-    let mut stream = EventStream { core: &core, who: &who, writer, seen };
+    let standing = Standing::of(&who);
+    let mut stream = EventStream { core: &core, who: &who, standing: &standing, writer, seen };
     core.metrics().event_streams.set(core.event_streams.open.get() as u64);
     match stream.follow(id).await {
         Ok(()) => stream.writer.finish(),
@@ -142,7 +146,7 @@ pub(crate) async fn serve(core: Rc<Core>, exchange: Exchange, who: Rc<Principal>
             core.metrics().event_streams_withdrawn.add(1);
             // A client that does not read is not waited for: its stream breaks off.
             let limit = sluice_core::now() + STANDING_LOOK / 2;
-            if let Ok(Ok(())) = sluice_core::timeout_at(limit, stream.left(id)).await {
+            if let Ok(Ok(())) = sluice_core::timeout_at(limit, stream.writer.send(left(id))).await {
                 stream.writer.finish();
             }
         }
@@ -179,6 +183,7 @@ impl Story {
 struct EventStream<'a> {
     core: &'a Core,
     who: &'a Principal,
+    standing: &'a Standing<'a>,
     writer: BodyWriter,
     seen: u64,
 }
@@ -189,18 +194,16 @@ impl EventStream<'_> {
         let (core, who) = (self.core, self.who);
         let mut watch = core.env.watches.watch(id);
         loop {
-            // Whoever was signed out is told no more; with another credential the stream goes on where it ended.
-            self.check()?;
             let in_hand = core.tasks.is_in_hand(who.user, &id);
             let Ok(Some(record)) = core.tasks.record(who.user, who.shard, id).await else {
                 // It cannot be told what became of it: the client must ask again.
-                return Ok(self.left(id).await?);
+                return self.send(left(id)).await;
             };
             if self.tell(&record).await? {
                 return Ok(());
             }
             if !in_hand {
-                return Ok(self.left(id).await?);
+                return self.send(left(id)).await;
             }
             self.wait(&mut watch).await?;
         }
@@ -214,7 +217,7 @@ impl EventStream<'_> {
             if until_gone(&self.writer, sluice_core::timeout_at(look, watch.changed())).await?.is_ok() {
                 return Ok(());
             }
-            self.check()?;
+            self.check().await?;
             if sluice_core::now() >= heartbeat {
                 self.send(Bytes::from_static(b": alive\n\n")).await?;
                 heartbeat = sluice_core::now() + HEARTBEAT;
@@ -222,20 +225,24 @@ impl EventStream<'_> {
         }
     }
 
-    /// Whether the caller may still be told.
-    fn check(&self) -> Result<(), Cut> {
-        if self.core.holds(self.who) { Ok(()) } else { Err(Cut::Withdrawn) }
+    /// Whether the caller may still be told. Whoever was signed out is not; with another credential the stream goes on where
+    /// it ended.
+    async fn check(&self) -> Result<(), Cut> {
+        // Nor is anybody of whom it cannot be told.
+        if matches!(self.core.holds(self.standing).await, Ok(true)) { Ok(()) } else { Err(Cut::Withdrawn) }
     }
 
-    /// Sends something, and looks whether the caller may be told while the client does not read.
+    /// Sends something to a caller who may be told, and looks again while the client does not read.
     async fn send(&mut self, bytes: Bytes) -> Result<(), Cut> {
-        let (core, who) = (self.core, self.who);
+        // Also between two events that are told together: a client that reads slowly has them long one after the other.
+        self.check().await?;
+        let (core, standing) = (self.core, self.standing);
         let mut sent = pin!(self.writer.send(bytes));
         loop {
             let look = sluice_core::now() + STANDING_LOOK;
             match sluice_core::timeout_at(look, sent.as_mut()).await {
                 Ok(sent) => return Ok(sent?),
-                Err(_) if core.holds(who) => {}
+                Err(_) if matches!(core.holds(standing).await, Ok(true)) => {}
                 Err(_) => return Err(Cut::Stuck),
             }
         }
@@ -263,11 +270,12 @@ impl EventStream<'_> {
         }
         Ok(story.is_over)
     }
+}
 
-    async fn left(&mut self, id: TaskId) -> Result<(), Gone> {
-        let data = json!({ "task": id });
-        self.writer.send(format!("event: left\ndata: {data}\n\n").into()).await
-    }
+/// The event that tells that no more will be told here.
+fn left(id: TaskId) -> Bytes {
+    let data = json!({ "task": id });
+    format!("event: left\ndata: {data}\n\n").into()
 }
 
 /// The name and the data of an event. They show the task as it is now, which may be later than the event.

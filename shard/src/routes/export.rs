@@ -20,7 +20,7 @@ use super::exchange::Exchange;
 use super::google::Transfer;
 use super::read_problem;
 use crate::audit::{Act, Author, Object};
-use crate::auth::Principal;
+use crate::auth::{Principal, Standing};
 use crate::export::{self, Extent};
 use crate::service::Core;
 
@@ -89,7 +89,8 @@ async fn begin(core: &Rc<Core>, author: &Author, user: UserId, method: Method) -
 async fn send(core: &Core, who: &Principal, user: &UserId, extent: Extent, writer: &mut BodyWriter) -> bool {
     let settings = core.config.run.transfer;
     let until = sluice_core::now() + settings.time_max;
-    let mut place = None;
+    let (mut place, standing) = (None, Standing::of(who));
+    let holds = async || matches!(core.holds(&standing).await, Ok(true));
     loop {
         let page = match export::page(&core.store, user, extent, place, core.clock.unix_ms()).await {
             Ok(page) => page,
@@ -99,7 +100,7 @@ async fn send(core: &Core, who: &Principal, user: &UserId, extent: Extent, write
             }
         };
         let limit = until.min(sluice_core::now() + settings.idle);
-        if sluice_core::now() >= until || !core.holds(who) {
+        if sluice_core::now() >= until || !holds().await {
             return false;
         }
         let mut sent = pin!(writer.send(Bytes::from(page.lines)));
@@ -107,7 +108,7 @@ async fn send(core: &Core, who: &Principal, user: &UserId, extent: Extent, write
             let look = limit.min(sluice_core::now() + STANDING_LOOK);
             match sluice_core::timeout_at(look, sent.as_mut()).await {
                 Ok(Ok(())) => break,
-                Err(_) if sluice_core::now() < limit && core.holds(who) => {}
+                Err(_) if sluice_core::now() < limit && holds().await => {}
                 Ok(Err(_)) | Err(_) => return false,
             }
         }

@@ -11,7 +11,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use super::events::STANDING_LOOK;
 use super::exchange::server_timing;
 use super::{not_found, read_problem, unchanged_problem};
-use crate::auth::Principal;
+use crate::auth::{Principal, Standing};
 use crate::clock::timestamp_of;
 use crate::cursor::Cursors;
 use crate::service::Core;
@@ -45,11 +45,11 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let tasks = &core.tasks;
     let Some(wait) = wait else { return now(tasks, who, task, None).await };
-    let deadline = sluice_core::now() + wait;
+    let (deadline, standing) = (sluice_core::now() + wait, Standing::of(who));
     loop {
         let look = deadline.min(sluice_core::now() + STANDING_LOOK);
         let outcome = tasks.wait(who.user, &task, look).await;
-        if !core.holds(who) {
+        if !core.holds(&standing).await.map_err(|error| read_problem(&error))? {
             let detail = "the credential was taken back, or ended, while the answer was waited for";
             return Err(Problem::new(ProblemKind::Unauthorized, detail));
         }

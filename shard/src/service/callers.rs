@@ -91,7 +91,7 @@ impl Core {
         });
     }
 
-    fn key_means(&self) -> KeyMeans<'_> {
+    pub(super) fn key_means(&self) -> KeyMeans<'_> {
         KeyMeans {
             store: &self.store,
             revocations: &self.revocations,

@@ -8,7 +8,7 @@ use sluice_protocols::api::KEYS_PER_USER_MAX;
 use sluice_protocols::http::RequestHead;
 use sluice_protocols::ids::{ApiKey, ShardId, TaskId};
 use sluice_protocols::problem::ProblemKind;
-use sluice_shard::{KeyLimit, KeySpec};
+use sluice_shard::{KeyLimit, KeySpec, ShardConfig};
 use sluice_store::record::{ActivityRecord, HistoryRecord, Loaded};
 use sluice_store::{Batch, Key, KeyRange, Kind};
 
@@ -152,17 +152,8 @@ fn a_token_is_refused_where_no_provider_is_trusted() {
     });
 }
 
-/// A moment of its own: whoever was let in before is still under way.
-#[test]
-fn what_takes_long_ends_with_the_credential_that_began_it() {
-    // Keys are made by the clock of the machine.
-    const END_MS: u64 = 4_000_000_000_000;
-    let world = World::new();
-    let anna = world.user("anna");
-    let scopes = Role::User.scopes_max();
-    let (key, _) = world.admin.make_key(&anna.id, &spec(scopes, Some(END_MS)), &KeyLimit::NONE).unwrap();
-    let short = with(&anna, key);
-    // More than an answer holds that nobody reads.
+/// More than an answer holds that nobody reads.
+fn fill_history(world: &World, anna: &User) {
     let shard = ShardId::of(&anna.id, world.store.shard_count());
     let mut batch = Batch::new(shard);
     for number in 0..100 {
@@ -178,9 +169,86 @@ fn what_takes_long_ends_with_the_credential_that_began_it() {
         batch.put_record(&Key::history(&anna.id, record.at_ms, &record.task), &record).unwrap();
     }
     world.store.write_blocking(vec![batch]).unwrap();
+}
+
+/// Waits for whoever does not read an export.
+fn patient() -> ShardConfig {
     let mut patient = config();
     patient.run.transfer.idle = Duration::from_secs(86_400);
-    world.run(patient, |gateway| async move {
+    patient
+}
+
+/// What others who share the stamp change takes nothing from whoever is told for long; what is taken from them does.
+#[test]
+fn what_takes_long_goes_on_while_other_credentials_come_and_go_and_ends_with_its_own() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let admin = world.admin.clone();
+    let make = || admin.make_key(&anna.id, &spec(Scopes::USER, None), &KeyLimit::NONE).unwrap();
+    let ((kept, _), (key, record), (_, other)) = (make(), make(), make());
+    let (kept, lost) = (with(&anna, kept), with(&anna, key));
+    fill_history(&world, &anna);
+    world.run(patient(), |gateway| async move {
+        let (task, _) = gateway.accepted(&anna, "hold it").await;
+        let path = format!("/api/v1/tasks/{task}");
+        let mut under_way = Vec::new();
+        for who in [&kept, &lost] {
+            let (_, mut events) = gateway.get(who, &format!("{path}/events")).streamed().await;
+            read_one(&mut events).await;
+            let polled = gateway.send(who.head("GET", &path).with("prefer", "wait=60"), "");
+            let (head, mut export) = gateway.get(who, "/api/v1/users/me/export").streamed().await;
+            assert_eq!(head.status, 200);
+            export.next().await.unwrap().unwrap();
+            under_way.push((events, polled, export));
+        }
+        gateway.settle().await;
+        let ((events, polled, mut export), (kept_events, kept_polled, kept_export)) =
+            (under_way.pop().unwrap(), under_way.pop().unwrap());
+        // The stamp is raised by what concerns none of them, and each looks more than once.
+        let sign_in = anna.head("POST", "/api/v1/browser-sessions").with("content-type", "application/json");
+        assert_eq!(gateway.send(sign_in, "{}").await.status, 201);
+        sluice_core::sleep(Duration::from_millis(1_100)).await;
+        admin.revoke_key(&anna.id, &other.id).unwrap();
+        sluice_core::sleep(Duration::from_millis(1_100)).await;
+        assert!(!polled.is_there() && !kept_polled.is_there());
+        assert_eq!(gateway.metric("sluice_event_streams_withdrawn_total{core=\"0\"}"), 0);
+        assert_eq!(gateway.metric("sluice_exports_broken_total{core=\"0\"}"), 0);
+        // One of the two is taken back.
+        admin.revoke_key(&anna.id, &record.id).unwrap();
+        let rest = read_all(events).await;
+        assert!(rest.starts_with("event: left\n"), "{rest}");
+        assert_eq!(problem(&polled.await).kind(), ProblemKind::Unauthorized);
+        while gateway.metric("sluice_exports_broken_total{core=\"0\"}") == 0 {
+            sluice_core::sleep(Duration::from_millis(10)).await;
+        }
+        let last = loop {
+            match export.next().await {
+                Some(Ok(_)) => {}
+                last => break last,
+            }
+        };
+        assert!(matches!(last, Some(Err(_))), "{last:?}");
+        // The other goes on to its end.
+        assert!(read_all(kept_export).await.contains("\"kind\":\"end\""));
+        gateway.script.is_released.set(true);
+        assert_eq!(kept_polled.await.status, 200);
+        assert!(read_all(kept_events).await.contains("event: done\n"));
+        assert_eq!(gateway.metric("sluice_event_streams_withdrawn_total{core=\"0\"}"), 1);
+        assert_eq!(gateway.metric("sluice_exports_broken_total{core=\"0\"}"), 1);
+    });
+}
+
+/// A moment of its own: whoever was let in before is still under way.
+#[test]
+fn what_takes_long_ends_with_the_credential_that_began_it() {
+    let world = World::new();
+    let anna = world.user("anna");
+    let scopes = Role::User.scopes_max();
+    let (key, _) =
+        world.admin.make_key(&anna.id, &spec(scopes, Some(START_MS + 60_000)), &KeyLimit::NONE).unwrap();
+    let short = with(&anna, key);
+    fill_history(&world, &anna);
+    world.run(patient(), |gateway| async move {
         let (task, _) = gateway.accepted(&anna, "hold it").await;
         let path = format!("/api/v1/tasks/{task}");
         let (_, mut events) = gateway.get(&short, &format!("{path}/events")).streamed().await;
@@ -190,7 +258,7 @@ fn what_takes_long_ends_with_the_credential_that_began_it() {
         assert_eq!(head.status, 200);
         export.next().await.unwrap().unwrap();
         gateway.settle().await;
-        gateway.clock.set(END_MS + 1);
+        gateway.clock.set(START_MS + 60_001);
         // Nothing happens to the task, and nobody reads: it is the credential alone that ends all three.
         let rest = read_all(events).await;
         assert!(rest.starts_with("event: left\n") && !rest.contains("alive"), "{rest}");

@@ -63,8 +63,10 @@ fn on_stage<F: Future<Output = ()> + 'static>(body: impl FnOnce(Stage) -> F + 's
         let clock = Clock::manual(NOW_MS);
         let config = RunConfig::new("sk-test", "model", "client", "secret");
         let env = Env::new(CoreStore::new(&store), vault.clone(), egress, config, clock.clone());
-        let connections =
-            Connections::new(Means { env, mint: Rc::new(Mint::new()), metrics: Arc::default() });
+        let limits = Arc::new(crate::limit::Limits::new(crate::limit::LimitConfig::default()));
+        let limiter = Rc::new(crate::limit::Limiter::new(limits, Arc::default()));
+        let (mint, metrics) = (Rc::new(Mint::new()), Arc::default());
+        let connections = Connections::new(Means { env, mint, metrics, limiter });
         body(Stage { connections, clock, shard, store, vault }).await;
     };
     reactor.block_on(run).expect("the ring works");
@@ -94,8 +96,13 @@ impl Stage {
 
     /// Presses the button of the link's page.
     async fn press(&self) -> Response {
-        let head = RequestHead::build("POST", "/", "localhost").with("origin", "https://localhost");
-        self.step(Step::Go(Box::new(self.ticket())), &head).await
+        self.press_of(self.ticket(), "https://localhost").await
+    }
+
+    /// Presses the button of a link's page, as a page of this origin.
+    async fn press_of(&self, ticket: Ticket, origin: &str) -> Response {
+        let head = RequestHead::build("POST", "/", "localhost").with("origin", origin);
+        self.step(Step::Go(Box::new(ticket)), &head).await
     }
 
     async fn sent(&self) -> Sent {
@@ -206,5 +213,33 @@ fn a_connection_is_shown_as_expiring_in_its_last_three_days_and_as_expired_after
         let id = stage.connected_until(0);
         let shown = stage.shown(id, ends_ms).await;
         assert_eq!((shown.status, shown.expires), (ConnectionStatus::Connected, None));
+    });
+}
+
+#[test]
+fn what_is_refused_all_the_same_takes_nothing_of_what_the_user_may_begin() {
+    on_stage(async |stage: Stage| {
+        let over = || Ticket { expires_ms: NOW_MS, ..stage.ticket() };
+        for _ in 0..30 {
+            assert_eq!(stage.press_of(over(), "https://localhost").await.status, 400);
+            assert_eq!(stage.press_of(stage.ticket(), "https://elsewhere.example").await.status, 403);
+        }
+        for _ in 0..20 {
+            assert_eq!(stage.press().await.status, 303);
+        }
+        // A person is told so by a page, as of whatever else is refused.
+        let refused = loop {
+            let answer = stage.press().await;
+            if answer.status != 303 {
+                break answer;
+            }
+        };
+        assert_eq!(refused.status, 429);
+        assert_eq!(refused.header("content-type"), Some("text/html; charset=utf-8"));
+        assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()));
+        assert_eq!(refused.header("ratelimit-policy"), Some("\"consent-minute\";q=20;w=60"));
+        assert!(
+            refused.header("ratelimit").is_some_and(|state| state.starts_with("\"consent-minute\";r=0;t="))
+        );
     });
 }
