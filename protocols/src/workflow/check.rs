@@ -569,13 +569,29 @@ impl<'a> Check<'a> {
         let mut fillings = Vec::with_capacity(names.len().min(LABELS_MAX));
         for name in names {
             let Value::String(text) = name else { return self.mistyped(place, Takes::Labels) };
-            fillings.push(self.text(place, Takes::Labels, text, before)?);
+            fillings.push(self.label(place, text, before)?);
         }
         let constants: Option<Vec<&Value>> = fillings.iter().map(Filling::constant).collect();
         Some(match constants {
             Some(names) => Filling::Constant(json!(names)),
             None => Filling::Labels(fillings),
         })
+    }
+
+    /// One name of a label. Without a place it stands as it is written, `$$` included, as it always did; and where it was
+    /// stored when names had no places, what reads like one and is none is part of the name.
+    fn label(&mut self, place: &Place<'_>, text: &str, before: &mut BTreeSet<usize>) -> Option<Filling> {
+        let (faults_before, mut needed) = (self.faults.len(), BTreeSet::new());
+        match self.text(place, Takes::Labels, text, &mut needed) {
+            Some(filling @ Filling::Text { .. }) => {
+                before.append(&mut needed);
+                return Some(filling);
+            }
+            None if self.is_new => return None,
+            None => self.faults.truncate(faults_before),
+            Some(_) => {}
+        }
+        Some(Filling::Constant(Value::from(text)))
     }
 
     fn item(

@@ -402,7 +402,7 @@ fn labels_roles_and_forms_may_be_filled_in_and_are_checked_then() {
             "label",
             "gmail.label",
             json!({"message": "$steps.find.messages[0]",
-            "add": ["Mail of ${input.who}", "STARRED", "US$$"], "remove": "$steps.find.messages[0].title"})
+            "add": ["Mail of ${input.who}", "STARRED", "US$$", "${input.who} US$$"], "remove": "$steps.find.messages[0].title"})
         ),
         step("file", "drive.search", json!({"text": "x"})),
         step(
@@ -424,7 +424,7 @@ fn labels_roles_and_forms_may_be_filled_in_and_are_checked_then() {
     let label = filled(2, "anna").expect("filled");
     assert_eq!(
         (&label["add"], &label["remove"]),
-        (&json!(["Mail of anna", "STARRED", "US$"]), &json!(["INBOX"]))
+        (&json!(["Mail of anna", "STARRED", "US$$", "anna US$"]), &json!(["INBOX"]))
     );
     assert_eq!(filled(4, "Writer").expect("filled")["role"], "writer");
     assert_eq!(filled(5, "x").expect("filled")["format"], "pdf");
@@ -458,6 +458,37 @@ fn labels_roles_and_forms_may_be_filled_in_and_are_checked_then() {
     refused(labels(json!(["$input.many"])), "label", "/steps/1/with/add", "is no text");
     refused(labels(json!([7])), "label", "/steps/1/with/add", "names of labels");
     refused(labels(json!(vec!["$input.who"; 11])), "label", "/steps/1/with", "more than 10");
+}
+
+#[test]
+fn names_of_labels_stored_before_they_had_places_are_what_they_were() {
+    let names = ["Cost ${x}", "US$$", "$money", "Half ${", "${steps.find.count} of ${x}", "${input.many}"];
+    let steps = json!([
+        find(),
+        step(
+            "label",
+            "gmail.label",
+            json!({"message": "$steps.find.messages[0]", "add": names, "remove": "$x"})
+        ),
+    ]);
+    let workflow = Workflow::stored(&definition(steps)).expect("as it was");
+    let label = &workflow.graph.nodes()[1];
+    assert!(!label.has_places());
+    let label = serde_json::to_value(label.call()).expect("json");
+    assert_eq!((&label["add"], &label["remove"]), (&json!(names), &json!(["$x"])));
+    // What is a reference is one there, too.
+    let add = json!(["of ${input.who}, US$$", "Cost ${x}"]);
+    let with = json!({"message": "$steps.find.messages[0]", "add": add});
+    let workflow = Workflow::stored(&definition(json!([find(), step("label", "gmail.label", with.clone())])));
+    let workflow = workflow.expect("as it was");
+    let mut brought = Brought::default();
+    brought.0.insert(0, (vec![message("x")], None));
+    let filled = workflow.graph.nodes()[1].fill(&input(&workflow), &brought).expect("filled");
+    let filled = serde_json::to_value(filled).expect("json");
+    assert_eq!(filled["add"][1], "Cost ${x}");
+    assert!(filled["add"][0].as_str().is_some_and(|name| name.ends_with(", US$")), "{filled}");
+    // Nobody stores such a one anew.
+    refused(json!([find(), step("label", "gmail.label", with)]), "label", "/steps/1/with/add", "`$x`");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use sluice_protocols::plan::{DateTimeLocal, EmailAddress, Item, ItemKind, ItemRe
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
+use super::reversal::{LOOKS_MAX, restless};
 use super::step::{Done, StepRun};
 use crate::upstream::{CallError, Reply};
 
@@ -123,24 +124,37 @@ impl StepRun<'_> {
             location: location.as_deref(),
             add_attendees: &add_attendees,
         };
-        let existing = self.existing(&item).await?;
-        let patch = EventPatch::new(&existing, &change, self.shared.zone_name)
-            .map_err(|error| Problem::new(ProblemKind::InvalidField, error.to_string()))?;
-        self.note_event(&existing, &patch).await?;
-        if patch.is_empty() {
-            return Ok(Done::items([existing.to_item()]));
+        let mut is_in_doubt = self.resumed;
+        for _look in 0..LOOKS_MAX {
+            let existing = self.existing(&item).await?;
+            let patch = EventPatch::new(&existing, &change, self.shared.zone_name)
+                .map_err(|error| Problem::new(ProblemKind::InvalidField, error.to_string()))?;
+            self.note_event(&existing, &patch, is_in_doubt).await?;
+            if patch.is_empty() {
+                return Ok(Done::items([existing.to_item()]));
+            }
+            // What is noted is what the change takes away: of another state it would be taken back to what nobody left.
+            let state = existing.etag.as_deref().filter(|_| self.is_undone);
+            let call = calendar::patch_event(&existing.id, &patch).only_if(state);
+            // To repeat a change does no harm, but those who are invited would be told of it again.
+            let is_done = async || self.is_so_already(&item.id, &change).await;
+            let (answer, was_in_doubt) = self.settle_unless(&call, "the event was changed", is_done).await?;
+            is_in_doubt |= was_in_doubt;
+            match answer {
+                Ok(reply) => {
+                    let event = parsed(&reply).map(|event| event.to_item());
+                    let event = match event {
+                        Some(event) => event,
+                        None => self.event_by_id(&item.id).await.unwrap_or(item),
+                    };
+                    return Ok(Done::items([event]));
+                }
+                Err(error) if state.is_some() && error.is_other_state() => {}
+                Err(error) => return Err(self.event_problem(&item, &error)),
+            }
         }
-        let call = calendar::patch_event(&existing.id, &patch);
-        // To repeat a change does no harm, but those who are invited would be told of it again.
-        let is_done = async || self.is_so_already(&item.id, &change).await;
-        let (answer, _) = self.settle_unless(&call, "the event was changed", is_done).await?;
-        match answer {
-            Ok(reply) => match parsed(&reply) {
-                Some(event) => Ok(Done::items([event.to_item()])),
-                None => Ok(Done::items([self.event_by_id(&item.id).await.unwrap_or(item)])),
-            },
-            Err(error) => Err(self.event_problem(&item, &error)),
-        }
+        let problem = restless(&item);
+        Err(if is_in_doubt { self.unknown("the event was changed", &problem) } else { problem })
     }
 
     async fn is_so_already(&self, id: &str, change: &EventChange<'_>) -> bool {

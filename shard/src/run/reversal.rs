@@ -1,7 +1,9 @@
 //! Taking back what was done to things that others look after as well: changed and cancelled events, and what was thrown
 //! away.
 //!
-//! What stood there before goes to the journal before anything is done to it, of steps that may have to be taken back alone.
+//! What stood there before goes to the journal before anything is done to it, of steps that may have to be taken back alone;
+//! or else that there is nothing to be taken back, or that it is too long. Nobody is told that something was taken back for
+//! want of a note.
 //! A way back looks at what is there now, asks for what is missing of it, and binds that to the state that it looked at
 //! (`If-Match`) where Google heeds it. So what others did meanwhile stays, and a second way back finds nothing to do.
 
@@ -24,12 +26,28 @@ const INTENT_CANCEL: &str = "cancel:";
 const INTENT_TRASH: &str = "trash:";
 /// What stands for something that was gone before the step: there is nothing to be taken back.
 const GONE_BEFORE: &str = "gone";
-/// The most that is noted of one step: 64 such steps leave room in a record of a megabyte.
+/// What stands for something that was gone when the step was taken up again: the step itself may have done it.
+const FOUND_SO: &str = "found-so";
+/// What stands for more than is noted. None of the three is the id of an event, which has five letters up to `v` at least.
+const TOO_LONG: &str = "too-long";
+/// The most that is noted of one step: 64 such steps leave room in a record of a megabyte. What is longer is no place or
+/// title that somebody typed.
 const NOTED_BYTES_MAX: usize = 8 << 10;
 /// How often something that others change at the same moment is looked at anew.
-const LOOKS_MAX: usize = 5;
+pub(super) const LOOKS_MAX: usize = 5;
 /// Gmail's label of what was thrown away.
 const TRASH: &str = "TRASH";
+
+/// What the journal has of what stood there before a step.
+enum Noted {
+    Nothing,
+    /// It was gone before the step.
+    Gone,
+    /// It was gone when the step was taken up again.
+    FoundSo,
+    TooLong,
+    Before(String),
+}
 
 /// Whether a file was thrown away.
 #[derive(Default, Deserialize)]
@@ -39,38 +57,81 @@ struct Trashed {
 }
 
 impl StepRun<'_> {
-    /// What the journal has of the step's intent behind `prefix`.
-    fn noted(&self, prefix: &str) -> Option<String> {
-        let intent = self.shared.journal.read(|task| task.steps[self.index].intent.clone())?;
-        intent.strip_prefix(prefix).map(str::to_owned)
+    /// What the journal has of what stood there before, behind `prefix`.
+    fn noted(&self, prefix: &str) -> Noted {
+        let intent = self.shared.journal.read(|task| task.steps[self.index].intent.clone());
+        match intent.as_deref().and_then(|intent| intent.strip_prefix(prefix)) {
+            None => Noted::Nothing,
+            Some(GONE_BEFORE) => Noted::Gone,
+            Some(FOUND_SO) => Noted::FoundSo,
+            Some(TOO_LONG) => Noted::TooLong,
+            Some(before) => Noted::Before(before.to_owned()),
+        }
     }
 
-    /// Whether what stands there now is to be noted: nobody did so before, and it may have to be restored.
-    fn must_note(&self) -> bool {
-        self.is_undone && self.shared.journal.read(|task| task.steps[self.index].intent.is_none())
+    /// What `thing` is given back: `None` where there is nothing to be taken back.
+    fn before(&self, prefix: &str, thing: &str) -> Result<Option<String>, Problem> {
+        let why = match self.noted(prefix) {
+            Noted::Gone => return Ok(None),
+            Noted::Before(before) => return Ok(Some(before)),
+            Noted::Nothing => "what stood there before was not noted",
+            Noted::FoundSo => "it was so already when the step was taken up again, whoever made it so",
+            Noted::TooLong => "what stood there before is too long to be noted",
+        };
+        Err(unresolved(format!("{thing} stays as it is: {why}")))
     }
 
-    /// Notes that there will be nothing to be taken back. Should that be lost, it is found again.
-    fn note_nothing(&self, prefix: &str) {
-        let intent = format!("{prefix}{GONE_BEFORE}");
-        self.shared.journal.write_step(self.index, |step| step.intent = Some(intent));
+    /// Whether what stands there now is to be noted: it may have to be restored, and nothing was found there before.
+    fn must_note(&self, prefix: &str) -> bool {
+        self.is_undone && matches!(self.noted(prefix), Noted::Nothing | Noted::Gone)
     }
 
-    /// Notes what is about to be changed of an event.
-    pub(super) async fn note_event(&self, existing: &Event, patch: &EventPatch) -> Result<(), Problem> {
-        if !self.must_note() {
+    /// Notes that it is so already. A step that is taken up again without a note may be one of a version that noted less, and
+    /// have done it itself: what it found then is no reason to say that there is nothing to be taken back.
+    async fn note_found_so(&self, prefix: &str) -> Result<(), Problem> {
+        match self.noted(prefix) {
+            Noted::Nothing if self.resumed => self.note_intent(format!("{prefix}{FOUND_SO}")).await,
+            Noted::Nothing => self.note_intent(format!("{prefix}{GONE_BEFORE}")).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what stands there, or that it is too long.
+    async fn note_before(&self, prefix: &str, before: &str) -> Result<(), Problem> {
+        let before = if before.len() > NOTED_BYTES_MAX { TOO_LONG } else { before };
+        self.note_intent(format!("{prefix}{before}")).await
+    }
+
+    /// Notes what is about to be changed of an event. `is_in_doubt`: the change may have been made before, so that what
+    /// is found may be our own work, and what was noted of it then stands where nobody has changed it since.
+    pub(super) async fn note_event(
+        &self,
+        existing: &Event,
+        patch: &EventPatch,
+        is_in_doubt: bool,
+    ) -> Result<(), Problem> {
+        if !self.is_undone {
             return Ok(());
         }
         if patch.is_empty() {
-            self.note_nothing(INTENT_CHANGE);
-            return Ok(());
+            return self.note_found_so(INTENT_CHANGE).await;
         }
-        let noted = serde_json::to_string(&Reversal::of(existing, patch)).unwrap_or_default();
-        // What is longer is no place or title that somebody typed; without a note it stays as the step makes it.
-        if noted.len() > NOTED_BYTES_MAX {
-            return Ok(());
+        let mut found = Reversal::of(existing, patch);
+        match self.noted(INTENT_CHANGE) {
+            Noted::Before(before) if is_in_doubt => {
+                let before: Option<Reversal> = serde_json::from_str(&before).ok();
+                let before = before.ok_or_else(|| unresolved("what the event was before cannot be read"))?;
+                found = found.or(before.clone());
+                if found == before {
+                    return Ok(());
+                }
+            }
+            Noted::TooLong if is_in_doubt => return Ok(()),
+            Noted::FoundSo => return Ok(()),
+            Noted::Nothing | Noted::Gone | Noted::TooLong | Noted::Before(_) => {}
         }
-        self.note_intent(format!("{INTENT_CHANGE}{noted}")).await
+        let found = serde_json::to_string(&found).unwrap_or_default();
+        self.note_before(INTENT_CHANGE, &found).await
     }
 
     /// Gives an event back what a change took from it.
@@ -78,12 +139,10 @@ impl StepRun<'_> {
     /// # Errors
     /// Why it did not, or why that is not known.
     pub(super) async fn change_event_back(&self, item: &Item) -> Result<(), Problem> {
-        let noted = self.noted(INTENT_CHANGE);
-        if noted.as_deref() == Some(GONE_BEFORE) {
-            return Ok(());
-        }
-        let reversal: Option<Reversal> = noted.and_then(|noted| serde_json::from_str(&noted).ok());
-        let reversal = reversal.ok_or_else(|| unresolved("what the event was before was not noted"))?;
+        let thing = format!("the event “{}”", item.title);
+        let Some(before) = self.before(INTENT_CHANGE, &thing)? else { return Ok(()) };
+        let reversal: Option<Reversal> = serde_json::from_str(&before).ok();
+        let reversal = reversal.ok_or_else(|| unresolved("what the event was before cannot be read"))?;
         let get = calendar::get_event(&item.id, self.shared.zone_name);
         for _look in 0..LOOKS_MAX {
             let event: Event = self
@@ -110,18 +169,13 @@ impl StepRun<'_> {
 
     /// Notes which event is about to be cancelled, if it takes place.
     pub(super) async fn note_cancelling(&self, item: &Item) -> Result<(), Problem> {
-        if !self.must_note() {
+        if !self.must_note(INTENT_CANCEL) {
             return Ok(());
         }
         let get = calendar::get_event(&item.id, self.shared.zone_name);
         match self.google.read_fresh::<Event>(&get, self.deadline()).await {
-            Ok(event) if !event.is_cancelled() => {
-                self.note_intent(format!("{INTENT_CANCEL}{}", event.id)).await
-            }
-            Ok(_) => {
-                self.note_nothing(INTENT_CANCEL);
-                Ok(())
-            }
+            Ok(event) if !event.is_cancelled() => self.note_before(INTENT_CANCEL, &event.id).await,
+            Ok(_) => self.note_found_so(INTENT_CANCEL).await,
             Err(error) => Err(self.event_problem(item, &error)),
         }
     }
@@ -131,11 +185,7 @@ impl StepRun<'_> {
     /// # Errors
     /// Why it does not, or why that is not known.
     pub(super) async fn restore_event(&self) -> Result<(), Problem> {
-        let id = self.noted(INTENT_CANCEL);
-        let id = id.ok_or_else(|| unresolved("which event was cancelled was not noted"))?;
-        if id == GONE_BEFORE {
-            return Ok(());
-        }
+        let Some(id) = self.before(INTENT_CANCEL, "the event")? else { return Ok(()) };
         let get = calendar::get_event(&id, self.shared.zone_name);
         for _look in 0..LOOKS_MAX {
             let shown: Value = self
@@ -168,19 +218,15 @@ impl StepRun<'_> {
 
     /// Notes the labels that a message has before it is thrown away: Gmail takes some off.
     pub(super) async fn note_message(&self, item: &Item) -> Result<(), Problem> {
-        if !self.must_note() {
+        if !self.must_note(INTENT_TRASH) {
             return Ok(());
         }
         let labels = self.labels_of(item).await?;
         if labels.iter().any(|label| label == TRASH) {
-            self.note_nothing(INTENT_TRASH);
-            return Ok(());
+            return self.note_found_so(INTENT_TRASH).await;
         }
         let labels = serde_json::to_string(&labels).unwrap_or_default();
-        if labels.len() > NOTED_BYTES_MAX {
-            return Ok(());
-        }
-        self.note_intent(format!("{INTENT_TRASH}{labels}")).await
+        self.note_before(INTENT_TRASH, &labels).await
     }
 
     /// Takes a message out of the trash, and gives it the labels back that it lost on its way there.
@@ -188,11 +234,7 @@ impl StepRun<'_> {
     /// # Errors
     /// Why not, or why that is not known.
     pub(super) async fn restore_message(&self, item: &Item) -> Result<(), Problem> {
-        // Steps of older versions have noted nothing.
-        let noted = self.noted(INTENT_TRASH).unwrap_or_else(|| "[]".to_owned());
-        if noted == GONE_BEFORE {
-            return Ok(());
-        }
+        let Some(noted) = self.trashed_before(item)? else { return Ok(()) };
         let before: Vec<String> = serde_json::from_str(&noted).unwrap_or_default();
         let untrash = gmail::trash_message(&item.id, false);
         self.settled(item, &untrash).await?;
@@ -202,6 +244,15 @@ impl StepRun<'_> {
             return Ok(());
         }
         self.settled(item, &gmail::modify_labels(&item.id, &lost, &[])).await
+    }
+
+    /// What was noted of something before it was thrown away. Steps that older versions brought to their end have noted nothing,
+    /// and are taken back without.
+    fn trashed_before(&self, item: &Item) -> Result<Option<String>, Problem> {
+        if matches!(self.noted(INTENT_TRASH), Noted::Nothing) {
+            return Ok(Some(String::new()));
+        }
+        self.before(INTENT_TRASH, &format!("the {} “{}”", item.kind, item.title))
     }
 
     async fn settled(&self, item: &Item, call: &ApiCall) -> Result<(), Problem> {
@@ -217,17 +268,16 @@ impl StepRun<'_> {
 
     /// Notes whether a file is in the trash already.
     pub(super) async fn note_file(&self, item: &Item) -> Result<(), Problem> {
-        if !self.must_note() {
+        if !self.must_note(INTENT_TRASH) {
             return Ok(());
         }
         let file: Result<Trashed, _> =
             self.google.read_fresh(&drive::get_trashed(&item.id), self.deadline()).await;
         let is_trashed = file.map_err(|error| self.no_longer(item, &error))?.trashed;
         if is_trashed {
-            self.note_nothing(INTENT_TRASH);
-            return Ok(());
+            return self.note_found_so(INTENT_TRASH).await;
         }
-        self.note_intent(INTENT_TRASH.to_owned()).await
+        self.note_before(INTENT_TRASH, "").await
     }
 
     /// Takes a file out of the trash, if the step put it there.
@@ -235,10 +285,10 @@ impl StepRun<'_> {
     /// # Errors
     /// Why not, or why that is not known.
     pub(super) async fn restore_file(&self, item: &Item) -> Result<(), Problem> {
-        if self.noted(INTENT_TRASH).as_deref() == Some(GONE_BEFORE) {
-            return Ok(());
+        match self.trashed_before(item)? {
+            None => Ok(()),
+            Some(_) => self.settled(item, &drive::trash_file(&item.id, false)).await,
         }
-        self.settled(item, &drive::trash_file(&item.id, false)).await
     }
 
     fn no_longer(&self, item: &Item, error: &CallError) -> Problem {
@@ -263,7 +313,7 @@ fn named(id: &str) -> Item {
     }
 }
 
-fn restless(item: &Item) -> Problem {
+pub(super) fn restless(item: &Item) -> Problem {
     let detail = format!("the event “{}” was changed by others each time it was looked at", item.title);
     Problem::new(ProblemKind::UpstreamRefused, detail)
 }

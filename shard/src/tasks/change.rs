@@ -111,7 +111,8 @@ impl Tasks {
     ) -> Result<Rc<Finished>, Unchanged> {
         self.set_phase(&task, Phase::Changing);
         if phase == Phase::Waiting {
-            self.queue.borrow_mut().remove(lane, &task);
+            let removed = self.queue.borrow_mut().remove(lane, &task);
+            self.note_turn(removed.and_then(|removed| removed.next));
         }
         match self.end_unrun(lane, task, answer).await {
             Ok(finished) => {

@@ -151,7 +151,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Passage {
     queued: Instant,
-    /// When the command before it in its session ended; as `queued` where there was none.
+    /// When the command before it in its session ended, or was cancelled; as `queued` where there was none.
     ready: Instant,
     begun: Instant,
 }
@@ -355,6 +355,11 @@ impl Tasks {
     /// Lets the next task of a lane have its turn.
     fn finish(&self, lane: LaneId) {
         let next = self.queue.borrow_mut().finish(lane);
+        self.note_turn(next);
+    }
+
+    /// Notes that it is a task's turn in its session from now on.
+    fn note_turn(&self, next: Option<TaskId>) {
         let Some(next) = next else { return };
         if let Some(entry) = self.pending.borrow_mut().get_mut(&next) {
             entry.passage.ready = sluice_core::now();

@@ -93,6 +93,13 @@ impl Places {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
+/// A task was taken out of its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// The one whose turn it is now, and was not before.
+    pub(crate) next: Option<TaskId>,
+}
+
 /// A task that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -293,15 +300,17 @@ impl Queue {
         self.stop(lane);
     }
 
-    /// Takes a task that waits out of its lane; says whether it was there.
-    pub(crate) fn remove(&mut self, lane: LaneId, task: &TaskId) -> bool {
-        let Some(found) = self.lanes.get_mut(&lane) else { return false };
-        let Some(at) = found.waiting.iter().position(|entry| entry.task == *task) else { return false };
+    /// Takes a task that waits out of its lane; `None` when it was not there.
+    pub(crate) fn remove(&mut self, lane: LaneId, task: &TaskId) -> Option<Removed> {
+        let found = self.lanes.get_mut(&lane)?;
+        let at = found.waiting.iter().position(|entry| entry.task == *task)?;
         let entry = found.waiting.remove(at).expect("found at this place");
+        let has_turn = at == 0 && found.running.is_none();
+        let next = found.waiting.front().filter(|_| has_turn).map(|entry| entry.task);
         self.forget_waiting(&entry);
         self.place(lane);
         self.retire(lane);
-        true
+        Some(Removed { next })
     }
 
     /// When the next lane is due that is not yet.

@@ -301,6 +301,12 @@ impl TokenCache {
         flight
     }
 
+    /// How many wait for refreshes.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.borrow().flights.values().map(|flight| flight.waiting.borrow().len()).sum()
+    }
+
     /// Ends a refresh: keeps its token, unless all of the user's was forgotten meanwhile.
     fn land(&self, env: &Env, account: Account, flight: &Rc<Flight>, fresh: Option<Kept>) {
         let mut state = self.state.borrow_mut();

@@ -428,3 +428,20 @@ fn a_wait_for_the_command_before_and_one_for_a_place_are_told_apart() {
         );
     });
 }
+
+#[test]
+fn a_wait_behind_one_that_is_cancelled_before_it_is_tried_again_is_for_the_turn() {
+    let world = World::new();
+    let anna = world.user("anna");
+    world.run(hasty(), |gateway| async move {
+        let (failed, _) = gateway.accepted(&anna, "fail it").await;
+        gateway.settle().await;
+        // The clock stands still: the second attempt is not due, and holds its session.
+        let (after, _) = gateway.accepted(&anna, "after it").await;
+        gateway.settle().await;
+        assert_eq!(gateway.state(&anna, &after).await, "queued");
+        assert_eq!(gateway.post(&anna, &format!("/api/v1/tasks/{failed}/cancel")).await.status, 200);
+        let after = gateway.finished(&anna, &after).await;
+        assert!(after["timing"]["turn_us"].as_u64().is_some_and(|turn_us| turn_us > 0), "{after}");
+    });
+}

@@ -67,6 +67,25 @@ impl Reversal {
         }
     }
 
+    /// Both, where the change was made twice: what is found now of each field, and what was found `before` of those that are no
+    /// longer to be set. Whether those are still as they were set is looked at on the way [`Self::back`].
+    #[must_use]
+    pub fn or(self, before: Self) -> Self {
+        let mut invited = before.invited;
+        for one in self.invited {
+            if !invited.iter().any(|other| other.eq_ignore_ascii_case(&one)) {
+                invited.push(one);
+            }
+        }
+        Self {
+            summary: self.summary.or(before.summary),
+            location: self.location.or(before.location),
+            start: self.start.or(before.start),
+            end: self.end.or(before.end),
+            invited,
+        }
+    }
+
     /// What to send so that the event, which is `now` as it is read on the same clock as before, is as it was. Nothing when it
     /// is so already.
     ///

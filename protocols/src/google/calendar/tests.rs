@@ -327,6 +327,20 @@ fn a_change_is_taken_back_field_by_field_and_leaves_what_others_did() {
 }
 
 #[test]
+fn a_change_made_twice_is_taken_back_to_what_each_field_was_when_it_was_last_set() {
+    let change = EventChange { title: Some("Talk"), location: Some("Room 2"), ..EventChange::default() };
+    let first = EventPatch::new(&read(&raw()), &change, ZONE).expect("a patch");
+    let before = Reversal::of(&read(&raw()), &first);
+    let mut theirs = patched(&raw(), &first);
+    theirs["summary"] = json!("Their title");
+    let second = EventPatch::new(&read(&theirs), &change, ZONE).expect("a patch");
+    let both = Reversal::of(&read(&theirs), &second).or(before.clone());
+    let back = both.back(&read(&patched(&theirs, &second))).expect("a way back");
+    assert_eq!(back.0, json!({"summary": "Their title", "location": raw()["location"]}));
+    assert_eq!(Reversal::default().or(before.clone()), before);
+}
+
+#[test]
 fn what_was_empty_is_emptied_and_a_day_becomes_a_day_again() {
     let mut day = raw();
     day["location"] = Value::Null;

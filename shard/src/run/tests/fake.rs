@@ -28,6 +28,12 @@ pub(super) enum Fault {
     BreakAfter,
     /// Does it once so many requests wait at such a fault.
     Together(usize),
+    /// Does it once the test says so.
+    Hold,
+    /// Does it after somebody else did this.
+    Meanwhile(fn(&mut World)),
+    /// The gateway is killed at it, and it is done or not.
+    Kill { done: bool },
 }
 
 /// A fault for requests to come.
@@ -94,6 +100,8 @@ pub(super) struct World {
     pub(super) on_refresh: Option<Box<dyn FnOnce() + Send>>,
     faults: Vec<Planned>,
     waiting_together: usize,
+    /// What was held goes on.
+    is_released: bool,
     kill: Option<Kill>,
     killed: bool,
     killed_waker: Option<Waker>,
@@ -149,6 +157,12 @@ impl Fake {
         world.killed = false;
     }
 
+    /// Lets requests go on that a fault holds.
+    pub(super) fn release(&self) {
+        self.world().is_released = true;
+        self.shared.1.notify_all();
+    }
+
     /// Resolves when the gateway is to be killed.
     pub(super) async fn killed(&self) {
         std::future::poll_fn(|cx| {
@@ -176,13 +190,7 @@ impl Fake {
         if let Some(kill) = world.kill
             && world.log.len() == kill.at + 1
         {
-            if kill.done {
-                world.perform(request);
-            }
-            world.killed = true;
-            if let Some(waker) = world.killed_waker.take() {
-                waker.wake();
-            }
+            world.kill_gateway(request, kill.done);
             return None;
         }
         match world.take_fault(&line) {
@@ -207,6 +215,22 @@ impl Fake {
                     return Some((500, json!({"error": {"message": "nobody else came"}})));
                 }
                 Some(world.perform(request))
+            }
+            Some(Fault::Hold) => {
+                let held = self.shared.1.wait_timeout_while(world, HANG_MAX, |world| !world.is_released);
+                let (mut world, timeout) = held.unwrap_or_else(PoisonError::into_inner);
+                if timeout.timed_out() {
+                    return Some((500, json!({"error": {"message": "nobody released it"}})));
+                }
+                Some(world.perform(request))
+            }
+            Some(Fault::Meanwhile(act)) => {
+                act(&mut world);
+                Some(world.perform(request))
+            }
+            Some(Fault::Kill { done }) => {
+                world.kill_gateway(request, done);
+                None
             }
         }
     }
@@ -246,6 +270,16 @@ fn google_error(status: u16, reason: &str) -> Answer {
 }
 
 impl World {
+    fn kill_gateway(&mut self, request: &Request, done: bool) {
+        if done {
+            self.perform(request);
+        }
+        self.killed = true;
+        if let Some(waker) = self.killed_waker.take() {
+            waker.wake();
+        }
+    }
+
     fn take_fault(&mut self, line: &str) -> Option<Fault> {
         let at = self.faults.iter().position(|planned| line.starts_with(&planned.target))?;
         self.faults[at].times -= 1;
@@ -523,8 +557,11 @@ impl World {
             ("PATCH", id) if self.made_files.contains_key(id) => {
                 let trashed = request.json()["trashed"] == true;
                 self.trashed += usize::from(trashed);
-                return (200, self.made_files[id].clone());
+                let file = self.made_files.get_mut(id).expect("it is there");
+                file["trashed"] = json!(trashed);
+                return (200, file.clone());
             }
+            ("GET", id) if self.made_files.contains_key(id) => return (200, self.made_files[id].clone()),
             _ => {}
         }
         if id.is_empty() {

@@ -2,7 +2,7 @@
 
 use sluice_protocols::api::WorkflowRunView;
 
-use super::fake::Kill;
+use super::fake::{Kill, World};
 use super::*;
 
 fn call(rig: &Rig, steps: Value, input: Value) -> TaskRecord {
@@ -300,4 +300,155 @@ fn what_somebody_else_changed_since_is_not_overwritten() {
     assert_eq!(why, "the event “Ours” stays: its summary was changed again since");
     let event = rig.fake.world().events["talk"].clone();
     assert_eq!((&event["summary"], &event["location"]), (&json!("Theirs"), &json!("Room 2")));
+}
+
+const LUNCH: &str = "/calendar/v3/calendars/primary/events/lunch";
+
+/// Does one thing to what was found, then reads a mail that is not there.
+fn doomed_by(find: Value, operation: &str, with: Value) -> Value {
+    let mut read = node("read", "gmail.read", json!({"message": "$steps.none.messages[0]"}));
+    read["after"] = json!(["act"]);
+    json!([
+        find,
+        node("act", operation, with),
+        node("none", "gmail.search", json!({"query": "from:nobody"})),
+        read
+    ])
+}
+
+/// The same for one event.
+fn doomed_lunch(operation: &str, mut with: Value) -> Value {
+    with["event"] = json!("$steps.find.events[0]");
+    doomed_by(node("find", "calendar.list", json!({"from": "2026-11-24", "limit": 5})), operation, with)
+}
+
+/// Kills the gateway at a request, has something happen meanwhile, and runs the task to its end.
+fn interrupted(rig: &Rig, task: &TaskRecord, (at, done): (&str, bool), act: fn(&mut World)) -> TaskRecord {
+    rig.fake.fault(at, 1, Fault::Kill { done });
+    assert!(rig.run_until_killed(task.clone()).is_none(), "{at}");
+    rig.fake.revive();
+    act(&mut rig.fake.world());
+    rig.run_after(recovered(rig.journaled(task)), Vec::new())
+}
+
+/// How the step in question was taken back, or why it was not.
+fn way_back(task: &TaskRecord) -> (StepState, String) {
+    let view = view_of(task);
+    assert_eq!((view.state, view.steps[1].state), (TaskState::Failed, StepState::Done), "{:?}", view.steps);
+    let back = view.steps[1].compensation.as_ref().expect("it was tried");
+    (back.state, back.error.as_ref().map_or_else(String::new, |error| error.detail().to_owned()))
+}
+
+fn lunch(world: &mut World) -> &mut Value {
+    world.events.get_mut("lunch").expect("an event")
+}
+
+/// Somebody else gives the event a title.
+fn rename(world: &mut World) {
+    let tag = format!("\"{}\"", 100 + world.log.len());
+    let event = lunch(world);
+    (event["summary"], event["etag"]) = (json!("Theirs"), json!(tag));
+}
+
+#[test]
+fn what_a_step_taken_up_again_finds_so_is_not_said_to_be_taken_back() {
+    const AGAIN: &str = "it was so already when the step was taken up again";
+    // Each process had noted nothing, as those of older versions did of what they found done.
+    let rig = Rig::new();
+    agenda(&rig);
+    let task = call(&rig, doomed_lunch("calendar.delete", json!({})), json!({}));
+    let at = format!("GET {LUNCH}");
+    let task = interrupted(&rig, &task, (&at, false), |world| lunch(world)["status"] = json!("cancelled"));
+    let (state, why) = way_back(&task);
+    assert!(state == StepState::Failed && why.contains(AGAIN), "{state:?} {why}");
+    assert_eq!(lunch(&mut rig.fake.world())["status"], "cancelled");
+
+    let rig = Rig::new();
+    agenda(&rig);
+    let task = call(&rig, doomed_lunch("calendar.change", json!({"title": "Ours"})), json!({}));
+    let task = interrupted(&rig, &task, (&at, false), |world| lunch(world)["summary"] = json!("Ours"));
+    let (state, why) = way_back(&task);
+    assert!(state == StepState::Failed && why.contains(AGAIN), "{state:?} {why}");
+    assert_eq!(lunch(&mut rig.fake.world())["summary"], "Ours");
+
+    let rig = Rig::new();
+    let mut made = node("file", "drive.create", json!({"name": "Notes"}));
+    made["compensate"] = json!(false);
+    let steps = doomed_by(made, "drive.trash", json!({"file": "$steps.file.files[0]"}));
+    let task = call(&rig, steps, json!({}));
+    let task = interrupted(&rig, &task, ("GET /drive/v3/files/file", false), |world| {
+        world.made_files.values_mut().for_each(|file| file["trashed"] = json!(true));
+    });
+    let (state, why) = way_back(&task);
+    assert!(state == StepState::Failed && why.contains(AGAIN), "{state:?} {why}");
+    assert!(rig.fake.world().made_files.values().all(|file| file["trashed"] == true));
+}
+
+#[test]
+fn what_was_so_before_a_step_is_on_disk_before_it_acts() {
+    let rig = Rig::new();
+    agenda(&rig);
+    let task = call(&rig, doomed_lunch("calendar.delete", json!({})), json!({}));
+    rig.fake.fault(
+        &format!("GET {LUNCH}"),
+        1,
+        Fault::Meanwhile(|world| lunch(world)["status"] = json!("cancelled")),
+    );
+    rig.fake.fault(&format!("DELETE {LUNCH}"), 1, Fault::Kill { done: false });
+    assert!(rig.run_until_killed(task.clone()).is_none());
+    rig.fake.revive();
+    let journaled = rig.journaled(&task);
+    assert_eq!(journaled.steps[1].intent.as_deref(), Some("cancel:gone"));
+    let task = rig.run_after(recovered(journaled), Vec::new());
+    // It was cancelled before, by somebody else: nothing of it is ours.
+    assert_eq!(way_back(&task), (StepState::Done, String::new()));
+    assert_eq!(lunch(&mut rig.fake.world())["status"], "cancelled");
+}
+
+#[test]
+fn what_is_too_long_to_be_noted_is_said_to_stay() {
+    let rig = Rig::new();
+    agenda(&rig);
+    lunch(&mut rig.fake.world())["summary"] = json!("T".repeat(9 << 10));
+    let task = call(&rig, doomed_lunch("calendar.change", json!({"title": "Ours"})), json!({}));
+    let task = interrupted(&rig, &task, (&format!("PATCH {LUNCH}"), true), |_| {});
+    let why = "the event “Ours” stays as it is: what stood there before is too long to be noted";
+    assert_eq!(way_back(&task), (StepState::Failed, why.to_owned()));
+    assert_eq!(lunch(&mut rig.fake.world())["summary"], "Ours");
+}
+
+#[test]
+fn a_change_is_made_of_the_state_that_was_noted_alone() {
+    let with = || json!({"title": "Ours", "location": "Room 2"});
+    let rig = Rig::new();
+    agenda(&rig);
+    rig.fake.fault(&format!("PATCH {LUNCH}"), 1, Fault::Meanwhile(rename));
+    let task = rig.run_after(call(&rig, doomed_lunch("calendar.change", with()), json!({})), Vec::new());
+    assert_eq!(way_back(&task), (StepState::Done, String::new()));
+    let event = lunch(&mut rig.fake.world()).clone();
+    assert_eq!((&event["summary"], &event["location"]), (&json!("Theirs"), &json!("Room 1")));
+    // The one that came too late, the change, and its way back.
+    assert_eq!(rig.fake.count(&format!("PATCH {LUNCH}")), 3);
+
+    // Nobody outpaces somebody who changes it each time.
+    let rig = Rig::new();
+    agenda(&rig);
+    rig.fake.fault(&format!("PATCH {LUNCH}"), 100, Fault::Meanwhile(rename));
+    let view =
+        view_of(&rig.run_after(call(&rig, doomed_lunch("calendar.change", with()), json!({})), Vec::new()));
+    assert_eq!((view.state, view.steps[1].state), (TaskState::Failed, StepState::Failed));
+    assert_eq!(rig.fake.count(&format!("PATCH {LUNCH}")), 5);
+    assert_eq!(rig.fake.world().patches, 0);
+}
+
+#[test]
+fn a_change_made_twice_over_a_crash_is_taken_back_to_what_others_left() {
+    let rig = Rig::new();
+    agenda(&rig);
+    let with = json!({"title": "Ours", "location": "Room 2"});
+    let task = call(&rig, doomed_lunch("calendar.change", with), json!({}));
+    let task = interrupted(&rig, &task, (&format!("PATCH {LUNCH}"), true), rename);
+    assert_eq!(way_back(&task), (StepState::Done, String::new()));
+    let event = lunch(&mut rig.fake.world()).clone();
+    assert_eq!((&event["summary"], &event["location"]), (&json!("Theirs"), &json!("Room 1")));
 }

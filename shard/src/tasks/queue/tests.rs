@@ -167,10 +167,26 @@ fn what_is_taken_out_frees_the_session() {
     let mut queue = queue(100, 8, 8);
     queue.push_promised(lane(1, 1), Entry { not_before_ms: 500, ..entry(Normal, 1) });
     push(&mut queue, lane(1, 1), 2);
-    assert!(queue.remove(lane(1, 1), &task(1)) && !queue.remove(lane(1, 1), &task(1)));
+    assert_eq!(queue.remove(lane(1, 1), &task(1)), Some(Removed { next: Some(task(2)) }));
+    assert_eq!(queue.remove(lane(1, 1), &task(1)), None);
     assert_eq!((queue.due_ms(), queue.oldest_of(Normal)), (None, Some(task(2))));
-    assert!(queue.remove(lane(1, 1), &task(2)));
+    assert_eq!(queue.remove(lane(1, 1), &task(2)), Some(Removed { next: None }));
     assert!(!queue.has_lane(lane(1, 1)) && queue.ready.iter().all(VecDeque::is_empty));
+}
+
+#[test]
+fn what_is_taken_out_gives_its_turn_on_only_if_it_had_it() {
+    let mut queue = queue(100, 8, 8);
+    for number in 1..=4 {
+        push(&mut queue, lane(1, 1), number);
+    }
+    // It waits behind another.
+    assert_eq!(queue.remove(lane(1, 1), &task(2)), Some(Removed { next: None }));
+    assert_eq!(queue.next(0), Some((lane(1, 1), task(1))));
+    // It is the first of those that wait, but one runs.
+    assert_eq!(queue.remove(lane(1, 1), &task(3)), Some(Removed { next: None }));
+    queue.put_back(lane(1, 1), Entry { not_before_ms: 500, ..entry(Normal, 1) });
+    assert_eq!(queue.remove(lane(1, 1), &task(1)), Some(Removed { next: Some(task(4)) }));
 }
 
 #[test]
@@ -280,7 +296,7 @@ proptest! {
                         .flat_map(|(lane, entries)| entries.iter().map(|entry| (entry.task, *lane))).collect();
                     all.sort_unstable();
                     let (task, lane) = all[index.index(all.len())];
-                    prop_assert!(queue.remove(lane, &task));
+                    prop_assert!(queue.remove(lane, &task).is_some());
                     plain.lanes.get_mut(&lane).unwrap().retain(|entry| entry.task != task);
                 }
                 Step::Wait(ms) => now_ms += ms,
