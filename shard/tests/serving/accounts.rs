@@ -194,7 +194,11 @@ fn what_takes_long_ends_with_the_credential_that_began_it() {
         let rest = read_all(events).await;
         assert!(rest.starts_with("event: left\n") && !rest.contains("alive"), "{rest}");
         assert_eq!(problem(&polled.await).kind(), ProblemKind::Unauthorized);
-        while gateway.metric("sluice_exports_broken_total{core=\"0\"}") == 0 {
+        let broken = "sluice_exports_broken_total{core=\"0\"}";
+        let mut looks = 0;
+        while gateway.metric(broken) == 0 {
+            assert!(looks < 3_000, "{broken} stays 0");
+            looks += 1;
             sluice_core::sleep(Duration::from_millis(10)).await;
         }
         let last = loop {
