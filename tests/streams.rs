@@ -148,7 +148,7 @@ fn assert_cut(rest: &str, what: &str) {
 
 #[tokio::test]
 async fn a_stream_ends_with_what_its_caller_has_shown_over_every_protocol() {
-    let scene = Scene::start(2, &[]);
+    let scene = Scene::start(2, &common::PATIENT);
     let (gateway, key) = (&scene.gateway, scene.gateway.user("ada"));
     let owner = Caller::of(gateway).await;
     scene.sim.fault(json!({"service": "gmail", "kind": "hang", "count": 1})).await;
@@ -199,8 +199,12 @@ async fn a_stream_ends_with_what_its_caller_has_shown_over_every_protocol() {
     let waiting = owner.http.get_waiting(&path, &other, 60);
     let ((), waited) = tokio::join!(
         async {
-            // It waits by then, or comes too late to be served at all.
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            let waits = async {
+                while gateway.page().await.sum("sluice_waits", &[]) == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            };
+            guard(waits).await;
             end(&format!("/api/v1/keys/{id}")).await;
         },
         async { guard(waiting).await.expect("an answer") }

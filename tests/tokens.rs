@@ -192,7 +192,9 @@ async fn many_behind_one_address_bring_tokens_of_a_new_key_and_few_bad_ones_are_
 
 #[tokio::test]
 async fn a_key_that_the_provider_takes_back_signs_nothing_any_more() {
-    let Some(scene) = Scene::start("", &["identity.refetch_s=1"]) else { return };
+    let Some(scene) = Scene::start("", &[&common::PATIENT[..], &["identity.refetch_s=1"]].concat()) else {
+        return;
+    };
     scene.gateway.user("ada");
     let (issuer, caller) = (&scene.issuer, Caller::of(&scene.gateway).await);
     let old = issuer.good("ada").await;

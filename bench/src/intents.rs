@@ -238,7 +238,7 @@ fn time_is_kept(entity: &Entity, line: &Line, guess: &Guess, now: &ZonedDateTime
 
 /// The witness's reading of an annotated time in its command.
 fn read(text: &str, command: &str, now: DateTime) -> Option<NamedTime> {
-    let is_behind = |word: &str| command.contains(&format!("{word} {text}"));
+    let is_behind = |word: &str| is_said(command, &format!("{word} {text}"));
     let passed = || {
         // A time that has passed is as long as one to come.
         let coming = named_time(&format!("in {text}"), now)?;
@@ -252,6 +252,16 @@ fn read(text: &str, command: &str, now: DateTime) -> Option<NamedTime> {
     let with_last = || ["last", "past"].into_iter().any(is_behind).then(passed).flatten();
     let with_the = || is_behind("the").then(|| named_time(&format!("on the {text}"), now)).flatten();
     alone.or_else(with_last).or_else(with_the)
+}
+
+/// Whether these words, and no parts of words, stand in a text one behind the other.
+fn is_said(text: &str, words: &str) -> bool {
+    fn bare(word: &str) -> &str {
+        word.trim_matches(|letter: char| !letter.is_alphanumeric())
+    }
+    let wanted: Vec<&str> = words.split_whitespace().map(bare).collect();
+    let said: Vec<&str> = text.split_whitespace().map(bare).collect();
+    !wanted.is_empty() && said.windows(wanted.len()).any(|some| some == wanted)
 }
 
 /// Every time in a plan, on the clock of `now`.
@@ -449,6 +459,15 @@ mod tests {
         let judged = judge(line, &Setting { now: &now, recent: &[] });
         assert!(judged.guess.is_some(), "{} is not answered", line.text);
         (judged.intent, judged.slots_kept)
+    }
+
+    #[test]
+    fn words_are_found_whole_and_in_order() {
+        assert!(is_said("what came in the last fifteen minutes?", "last fifteen minutes"));
+        assert!(is_said("move it to the tenth, please", "the tenth"));
+        assert!(!is_said("blast fifteen minutes", "last fifteen minutes"));
+        assert!(!is_said("bathe tenth", "the tenth") && !is_said("the tenths", "the tenth"));
+        assert!(!is_said("tenth the", "the tenth") && !is_said("the tenth", ""));
     }
 
     #[test]

@@ -90,11 +90,16 @@ fn an_h2o_without_http3_is_refused_by_its_version_before_anything_is_started() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     let h2o = directory.path().join("h2o");
-    fs::write(&h2o, "#!/bin/sh\necho 'h2o version 2.2.5'\necho 'OpenSSL: OpenSSL 3.0.19'\n")
-        .expect("written");
+    let asked = directory.path().join("asked");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> '{}'\necho 'h2o version 2.2.5'\necho 'OpenSSL: OpenSSL 3.0.19'\n",
+        asked.display()
+    );
+    fs::write(&h2o, script).expect("written");
     fs::set_permissions(&h2o, fs::Permissions::from_mode(0o755)).expect("set");
     let output = compare(&["--h2o", h2o.to_str().expect("UTF-8")], directory.path());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("h2o 2.2.5 has no HTTP/3"), "{said}");
     assert!(output.stdout.is_empty());
+    assert_eq!(fs::read_to_string(asked).expect("it was asked"), "--version\n");
 }

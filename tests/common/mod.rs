@@ -37,6 +37,9 @@ const NO_LIMITS: [&str; 7] = [
     "rate.unauthorized_per_hour=0",
 ];
 
+/// For tasks that do not end by themselves, made by a call that hangs: longer than any test.
+pub const PATIENT: [&str; 2] = ["egress.attempt_timeout_ms=600000", "limits.command_timeout_ms=600000"];
+
 /// The gateway's binary, made for these tests.
 pub const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 

@@ -289,7 +289,10 @@ def series(token):
         "id": "series0", "summary": "Standup", "start": {"dateTime": "2031-10-20T10:00:00", **zone}, "end": {"dateTime": "2031-10-20T10:15:00", **zone},
         "recurrence": ["RRULE:FREQ=WEEKLY;BYDAY=MO,WE;UNTIL=20311231T225959Z", "EXDATE;TZID=Europe/Berlin:20311022T100000"],
     }
-    refused(events.insert(calendarId="primary", body=body | {"recurrence": ["RRULE:FREQ=OFTEN"]}), 400, "invalid")
+    for line in ("RRULE:FREQ=OFTEN", "RRULE:FREQ=SECONDLY;BYHOUR=0", "RRULE:FREQ=YEARLY;BYMINUTE=1,2", "RRULE:FREQ=DAILY\nRRULE:FREQ=DAILY"):
+        refused(events.insert(calendarId="primary", body=body | {"recurrence": [line]}), 400, "invalid")
+    nowhere = {"dateTime": "2031-10-20T10:00:00+02:00", "timeZone": "Europe/Nowhere"}
+    refused(events.insert(calendarId="primary", body=body | {"start": nowhere}), 400, "invalid")
     events.insert(calendarId="primary", body=body).execute()
     window = {"timeMin": "2031-10-20T00:00:00Z", "timeMax": "2031-11-01T00:00:00Z"}
     listed = {"calendarId": "primary", "q": "standup", "singleEvents": True, "orderBy": "startTime", "timeZone": "UTC", **window}
@@ -314,7 +317,8 @@ def series(token):
 
     # One is put off, one is cancelled, and comes back.
     later = {"start": {"dateTime": "2031-10-20T16:00:00", **zone}, "end": {"dateTime": "2031-10-20T16:15:00", **zone}}
-    put_off = events.patch(calendarId="primary", eventId=first["id"], body=later).execute()
+    put_off = events.patch(calendarId="primary", eventId=first["id"], body=later | {"recurrence": ["RRULE:FREQ=DAILY"]}).execute()
+    assert "recurrence" not in put_off
     assert put_off["originalStartTime"]["dateTime"].startswith("2031-10-20T10:00:00") and put_off["id"] == first["id"]
     events.delete(calendarId="primary", eventId=second["id"]).execute()
     refused(events.delete(calendarId="primary", eventId=second["id"]), 410, "deleted")
@@ -330,6 +334,9 @@ def series(token):
     assert starts() == ["2031-10-20T08:00:00Z", "2031-10-21T08:00:00Z"]
     events.delete(calendarId="primary", eventId="series0").execute()
     assert starts() == []
+    gone = events.list(**listed, showDeleted=True).execute()["items"]
+    assert {event["id"] for event in gone} == {"series0_20311020T080000Z", "series0_20311021T080000Z"}, gone
+    assert all(event["status"] == "cancelled" and event["recurringEventId"] == "series0" for event in gone)
     refused(events.instances(calendarId="primary", eventId="series0"), 404)
 
 
@@ -342,6 +349,13 @@ def given(token, other):
     refused(theirs.files().get(fileId=made), 404, "notFound")
     reader = {"type": "user", "role": "reader", "emailAddress": "Ben@example.com"}
     permission = mine.permissions().create(fileId=made, body=reader).execute()["id"]
+    # In whatever case an address is written, it is the same; and the owner's own stays the owner's.
+    assert mine.permissions().create(fileId=made, body={**reader, "emailAddress": "ben@EXAMPLE.com"}).execute()["id"] == permission
+    own = mine.permissions().create(fileId=made, body={**reader, "emailAddress": "Grace@example.com"}).execute()
+    roles = {known["id"]: known["role"] for known in mine.permissions().list(fileId=made).execute()["permissions"]}
+    assert own["role"] == "owner" and roles == {own["id"]: "owner", permission: "reader"}, roles
+    owners = own["id"]
+    assert theirs.permissions().get(fileId=made, permissionId=permission).execute()["role"] == "reader"
     found = theirs.files().list(**named).execute()["files"]
     assert len(found) == 1 and found[0]["id"] == made and found[0]["sharedWithMeTime"], found
     assert not found[0]["ownedByMe"] and found[0]["shared"] and found[0]["parents"] == [] and not found[0]["capabilities"]["canEdit"]
@@ -349,14 +363,35 @@ def given(token, other):
     # A reader changes nothing, gives it to nobody, and is not told who has it.
     for refusal in (
         theirs.files().update(fileId=made, body={"name": "mine.txt"}),
+        theirs.files().update(fileId=made, media_body=MediaIoBaseUpload(io.BytesIO(b"mine"), mimetype="text/plain")),
+        theirs.files().update(fileId=made, body={}),
+        theirs.files().update(fileId=made, body={}, removeParents="root"),
         theirs.files().update(fileId=made, body={"trashed": True}),
         theirs.files().delete(fileId=made),
         theirs.permissions().create(fileId=made, body={**reader, "emailAddress": "carl@example.com"}),
+        theirs.permissions().get(fileId=made, permissionId=owners),
         theirs.permissions().list(fileId=made),
         theirs.permissions().update(fileId=made, permissionId=permission, body={"role": "writer"}),
     ):
         refused(refusal, 403, "insufficientFilePermissions")
+    assert mine.files().get_media(fileId=made).execute() == b"one"
+    assert mine.files().get(fileId=made, fields="parents").execute()["parents"]
     mine.permissions().update(fileId=made, permissionId=permission, body={"role": "writer"}).execute()
+    # A writer makes nobody the owner, ...
+    owner = {"fileId": made, "body": {**reader, "role": "owner"}}
+    refused(theirs.permissions().create(**owner), 403, "forbidden")
+    refused(theirs.permissions().create(**owner, transferOwnership=True), 403, "insufficientFilePermissions")
+    raised = theirs.permissions().update(fileId=made, permissionId=permission, body={"role": "owner"}, transferOwnership=True)
+    refused(raised, 403, "insufficientFilePermissions")
+    # ... and puts the file only into a folder that they may change, too.
+    folder = mine.files().create(body={"name": "Plans", "mimeType": "application/vnd.google-apps.folder"}).execute()["id"]
+    into = theirs.files().update(fileId=made, body={}, addParents=folder, fields="parents")
+    refused(into, 404, "notFound")
+    refused(theirs.files().update(fileId=made, body={}, addParents="root"), 404, "notFound")
+    there = mine.permissions().create(fileId=folder, body=reader).execute()["id"]
+    refused(into, 403, "insufficientFilePermissions")
+    mine.permissions().update(fileId=folder, permissionId=there, body={"role": "writer"}).execute()
+    assert into.execute()["parents"] == [folder]
     theirs.files().update(fileId=made, body={"description": "theirs"}, media_body=MediaIoBaseUpload(io.BytesIO(b"two"), mimetype="text/plain")).execute()
     assert mine.files().get_media(fileId=made).execute() == b"two"
     refused(theirs.files().update(fileId=made, body={"trashed": True}), 403, "insufficientFilePermissions")
@@ -589,7 +624,7 @@ def main():
     state = control("state", method="GET")
     assert state["answers_unfit"]["count"] == 0, state["answers_unfit"]
     changes = state["users"]["grace"]["changes"]
-    assert changes["gmail.messages.send"] == 3 and changes["drive.permissions.create"] == 2, changes
+    assert changes["gmail.messages.send"] == 3 and changes["drive.permissions.create"] == 5, changes
     for api in ("gmail", "calendar", "drive"):
         every_parameter(api, token)
     quotas(exchange(consent()["code"])[1]["access_token"])

@@ -23,8 +23,10 @@ const NGINX_MODULE: &str = "http_v3_module";
 const H2O_MIN: (u32, u32) = (2, 3);
 /// Modules of nginx that make directories when it starts, whether they are used or not.
 const NGINX_STORING: [&str; 4] = ["proxy", "fastcgi", "uwsgi", "scgi"];
-/// What BoringSSL has no names for: it takes AES-128-GCM of those a client offers wherever the CPU has instructions for it.
+/// What BoringSSL and those akin to it have no names for: BoringSSL takes AES-128-GCM of those a client offers wherever the CPU has instructions for it.
 const NGINX_CIPHER: &str = "ssl_conf_command";
+/// Libraries that lack it, as they name themselves.
+const NO_COMMANDS: [&str; 3] = ["BoringSSL", "LibreSSL", "AWS-LC"];
 const STREAMS: u32 = 256;
 /// Each stream takes one, too: twice those of the largest case.
 const NGINX_CONNECTIONS: u32 = 2 * 64 * 256;
@@ -144,8 +146,12 @@ fn look(kind: Kind, program: &Path) -> anyhow::Result<(String, Vec<&'static str>
         Kind::Caddy => said.lines().next().context("it says nothing of its version")?.trim().to_owned(),
     };
     let storing = NGINX_STORING.into_iter().filter(is_lacking);
-    let cipher = said.contains("BoringSSL").then_some(NGINX_CIPHER);
-    Ok((version, storing.chain(cipher).collect()))
+    Ok((version, storing.chain(lacks_cipher(&said).then_some(NGINX_CIPHER)).collect()))
+}
+
+/// Whether what it was built with, which `nginx -V` names, has no commands of OpenSSL's configuration.
+fn lacks_cipher(said: &str) -> bool {
+    NO_COMMANDS.into_iter().any(|name| said.contains(name))
 }
 
 fn h2o_version(said: &str) -> anyhow::Result<String> {
@@ -326,6 +332,14 @@ mod tests {
         assert!(refused("h2o version 2.2.5\nOpenSSL: OpenSSL 3.0.19\n").contains("no HTTP/3"));
         assert!(refused("h2o version x\n").contains("odd version"));
         assert!(refused("nginx version: nginx/1.27.3").contains("no h2o"));
+    }
+
+    #[test]
+    fn libraries_without_commands_are_known_by_their_names() {
+        for name in ["LibreSSL 4.0.0", "BoringSSL", "OpenSSL 1.1.1 (compatible; AWS-LC 1.40.0)"] {
+            assert!(lacks_cipher(&format!("{BUILT}built with {name}\n")), "{name}");
+        }
+        assert!(!lacks_cipher(&format!("{BUILT}built with OpenSSL 3.0.19 27 Jan 2026\n")));
     }
 
     #[test]

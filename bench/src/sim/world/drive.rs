@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Person, index_text};
+use crate::sim::chance::{hash, mix};
 
 /// MIME types of the files that are made.
 pub(crate) mod kind {
@@ -33,6 +34,11 @@ pub(crate) const ROOT: &str = "0AAroot";
 /// (`supportsAllDrives`) sees nothing in it.
 pub(crate) const SHARED_DRIVE: &str = "0AAshared";
 
+/// The id of a permission for this address, or domain, in whatever case it is written.
+pub(crate) fn permission_id(address: &str) -> String {
+    (mix(hash(&address.to_lowercase())) >> 4).to_string()
+}
+
 /// Who may do what with a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Permission {
@@ -49,9 +55,9 @@ pub(crate) struct Permission {
 
 impl Permission {
     /// The owner's.
-    pub(crate) fn owner(id: String, person: &Person) -> Self {
+    pub(crate) fn owner(person: &Person) -> Self {
         Self {
-            id,
+            id: permission_id(&person.email),
             kind: "user".to_owned(),
             role: "owner".to_owned(),
             email: Some(person.email.clone()),
@@ -335,6 +341,12 @@ mod tests {
         let digits = b"1234567890".repeat(8);
         assert_eq!(md5_hex(&digits), "57edf4a22be3c955ac49da2e2107b67a");
         assert_eq!(md5_hex(&digits[..60]).len(), 32);
+    }
+
+    #[test]
+    fn a_permission_has_one_id_in_whatever_case_its_address_is() {
+        assert_eq!(permission_id("Ben@X.example"), permission_id("ben@x.example"));
+        assert_ne!(permission_id("ben@x.example"), permission_id("bea@x.example"));
     }
 
     #[test]

@@ -20,8 +20,13 @@ use serde_json::{Value, json};
 use super::chance::{Clock, hash, mix};
 
 pub(crate) use calendar::{Attendee, Calendar, Event, Moment, Occurrence};
-pub(crate) use drive::{Drive, File, Permission, ROOT, SHARED_DRIVE, kind as file_kind, md5_hex, pdf};
+pub(crate) use drive::{
+    Drive, File, Permission, ROOT, SHARED_DRIVE, kind as file_kind, md5_hex, pdf, permission_id,
+};
 pub(crate) use mail::{Attachment, Draft, HistoryKind, HistoryRecord, Label, MailBox, Message, index_text};
+
+/// Pairs of a user who gave files and somebody who was given them.
+const GIVERS_MAX: usize = 100_000;
 
 /// Someone with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,8 +108,9 @@ pub(crate) struct World {
     users: RwLock<HashMap<String, Arc<User>>>,
     /// Users that revoked, with the number of the last access token that ended by it.
     revoked: RwLock<HashMap<String, u64>>,
-    /// Who has given files to whom: the names of users, by the address in lower case. What they gave, their drives say.
-    givers: RwLock<HashMap<String, BTreeSet<String>>>,
+    /// To whom files are given, an address in lower case, and by whom, the name of a user; [`GIVERS_MAX`] of them. What they
+    /// gave, their drives say.
+    givers: RwLock<BTreeSet<(String, String)>>,
     /// Number of the next access token.
     sequence: AtomicU64,
 }
@@ -185,17 +191,31 @@ impl World {
         self.givers.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Notes that this user has given a file to somebody.
-    pub(crate) fn gave(&self, giver: &User, address: &str) {
+    /// Notes that this user has given a file to somebody; whether there is room for that.
+    #[must_use]
+    pub(crate) fn gave(&self, giver: &User, address: &str) -> bool {
         let mut givers = self.givers.write().unwrap_or_else(PoisonError::into_inner);
-        givers.entry(address.to_lowercase()).or_default().insert(giver.name.clone());
+        let pair = (address.to_lowercase(), giver.name.clone());
+        if givers.len() >= GIVERS_MAX && !givers.contains(&pair) {
+            return false;
+        }
+        givers.insert(pair);
+        true
     }
 
-    /// The users who have ever given this one a file.
+    /// Notes that this user gives somebody nothing any more.
+    pub(crate) fn took_back(&self, giver: &User, address: &str) {
+        let mut givers = self.givers.write().unwrap_or_else(PoisonError::into_inner);
+        givers.remove(&(address.to_lowercase(), giver.name.clone()));
+    }
+
+    /// The users who gave this one a file and did not take it back; they may have deleted it.
     pub(crate) fn givers(&self, user: &User) -> Vec<Arc<User>> {
+        let address = user.person.email.to_lowercase();
         let givers = self.givers.read().unwrap_or_else(PoisonError::into_inner);
-        let names: Vec<String> =
-            givers.get(&user.person.email.to_lowercase()).into_iter().flatten().cloned().collect();
+        let from = givers.range((address.clone(), String::new())..);
+        let of = from.take_while(|(to, _)| *to == address);
+        let names: Vec<String> = of.map(|(_, giver)| giver.clone()).collect();
         drop(givers);
         names.iter().filter(|name| **name != user.name).map(|name| self.user(name)).collect()
     }
@@ -263,5 +283,27 @@ fn add_effects(user: &User, effects: &mut Effects) {
             json!({"sends": sends, "drafts_created": drafts_created, "drafts_left": drafts_left.len(), "drafts": drafts_left,
                 "inserts": inserts, "patches": patches, "deletes": deletes, "changes": changes}),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_to_whom_is_bounded_and_ends_with_what_is_given() {
+        let world = World::new(1, Clock::new(None, "Europe/Berlin").expect("a clock"));
+        let (ada, ben) = (world.user("ada"), world.user("ben"));
+        let givers =
+            |user: &User| world.givers(user).iter().map(|giver| giver.name.clone()).collect::<Vec<_>>();
+        assert!(world.gave(&ada, "Ben@Example.com") && world.gave(&ben, "ada@example.com"));
+        assert_eq!((givers(&ben), givers(&ada)), (vec!["ada".to_owned()], vec!["ben".to_owned()]));
+        for number in 2..GIVERS_MAX {
+            assert!(world.gave(&ada, &format!("{number}@example.com")));
+        }
+        assert!(!world.gave(&ada, "one.more@example.com") && world.gave(&ada, "ben@example.com"));
+        world.took_back(&ada, "BEN@example.com");
+        assert_eq!(givers(&ben), Vec::<String>::new());
+        assert!(world.gave(&ada, "one.more@example.com"));
     }
 }

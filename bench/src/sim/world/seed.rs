@@ -7,7 +7,7 @@ use super::corpus::{By, CITIES, COMPANIES, CONTACTS, EVENTS, EventSeed, FILES, M
 use super::{
     Attachment, Attendee, Calendar, Drive, Event, File, MailBox, Message, Moment, Permission, Person, ROOT,
 };
-use crate::sim::chance::{Clock, Dice, hash, mix};
+use crate::sim::chance::{Clock, Dice, mix};
 
 /// What fills the gaps in the texts of one user.
 struct Filling {
@@ -242,8 +242,7 @@ pub(super) fn drive(owner: &Person, seed: u64, clock: &Clock) -> Drive {
             file.created = modified.checked_sub((24 * 14).hours()).unwrap_or(modified);
             file.starred = dice.below(8) == 0;
             file.parents = vec![ROOT.to_owned()];
-            file.permissions =
-                vec![Permission::owner((mix(hash(&file.owner.email)) >> 4).to_string(), &file.owner)];
+            file.permissions = vec![Permission::owner(&file.owner)];
             file.reindex();
             file
         })
@@ -252,7 +251,7 @@ pub(super) fn drive(owner: &Person, seed: u64, clock: &Clock) -> Drive {
     let kind = super::file_kind::FOLDER.to_owned();
     let long_ago = instant(clock, days_from(today, -900), 9, 0);
     let mut root = File::new(ROOT.to_owned(), "My Drive".to_owned(), kind, owner.clone(), long_ago);
-    root.permissions = vec![Permission::owner((mix(hash(&owner.email)) >> 4).to_string(), owner)];
+    root.permissions = vec![Permission::owner(owner)];
     root.reindex();
     files.push(root);
     Drive::new(files)

@@ -81,18 +81,18 @@ impl Service<'_> {
             return Err(google_error(400, "required", &format!("Missing {name} time.")));
         };
         let zone_name = value["timeZone"].as_str();
+        let zone = zone_name.map(TimeZone::get).transpose().map_err(|_| {
+            google_error(400, "invalid", &format!("Invalid time zone definition for {name} time."))
+        })?;
         if let Ok(at) = text.parse::<Timestamp>() {
             return Ok(Moment::At(at, zone_name.map(str::to_owned)));
         }
         let civil: DateTime = text.parse().map_err(|_| google_error(400, "badRequest", "Bad Request"))?;
-        let zone_name = zone_name.ok_or_else(|| {
+        let zone = zone.ok_or_else(|| {
             google_error(400, "required", &format!("Missing time zone definition for {name} time."))
         })?;
-        let zone = TimeZone::get(zone_name).map_err(|_| {
-            google_error(400, "invalid", &format!("Invalid time zone definition for {name} time."))
-        })?;
         let at = zone.to_timestamp(civil).map_err(|_| google_error(400, "badRequest", "Bad Request"))?;
-        Ok(Moment::At(at, Some(zone_name.to_owned())))
+        Ok(Moment::At(at, zone_name.map(str::to_owned)))
     }
 
     /// The event of this id, cancelled or not.

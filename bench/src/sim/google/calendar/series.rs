@@ -21,6 +21,12 @@ use crate::sim::world::{Calendar, Event, Moment, Occurrence};
 const OCCURRENCES_MAX: usize = 1_000;
 /// Occurrences that are passed over, from the first one on, to come to those that are asked for: 130 years of days.
 const PASSED_MAX: usize = 50_000;
+/// Lines of one recurrence.
+const LINES_MAX: usize = 64;
+/// Bytes of all of them.
+const BYTES_MAX: usize = 4_096;
+/// `RRULE` among them: the work of each is bounded, and they are worked out side by side.
+const RULES_MAX: usize = 4;
 
 /// Whether it recurs.
 pub(super) fn is_series(event: &Event) -> bool {
@@ -40,10 +46,45 @@ pub(super) fn check(event: &Event, zone: &TimeZone) -> Result<(), Reply> {
     if matches!(&event.start, Moment::At(_, None)) {
         return Err(google_error(400, "required", "Missing time zone definition for start time."));
     }
-    match Series::new(event, zone) {
-        Some(_) => Ok(()),
-        None => Err(google_error(400, "invalid", "Invalid recurrence rule.")),
+    let invalid = |message: &str| google_error(400, "invalid", message);
+    if let Some(message) = refusal(event) {
+        return Err(invalid(&message));
     }
+    Series::new(event, zone).map(|_| ()).ok_or_else(|| invalid("Invalid recurrence rule."))
+}
+
+/// Why a recurrence is refused before anybody works it out. All the occurrences of one period, up to a year, are made at
+/// once: so no day may have many of them.
+fn refusal(event: &Event) -> Option<String> {
+    let bytes: usize = rules(event).map(str::len).sum();
+    let all = rules(event).filter(|line| is_rule(line)).count();
+    if rules(event).count() > LINES_MAX || bytes > BYTES_MAX || all > RULES_MAX {
+        return Some(format!(
+            "A recurrence has at most {LINES_MAX} lines, {BYTES_MAX} bytes and {RULES_MAX} rules."
+        ));
+    }
+    if rules(event).any(|line| line.contains(char::is_control)) {
+        return Some("A line of a recurrence holds a control character.".to_owned());
+    }
+    let parts = rules(event).filter(|line| is_rule(line)).flat_map(|line| line.split([':', ';']));
+    let mut parts = parts.filter_map(|part| part.split_once('='));
+    let finer = parts.find(|(name, value)| match name.trim().to_ascii_uppercase().as_str() {
+        "FREQ" => FINER.iter().any(|finer| value.trim().eq_ignore_ascii_case(finer)),
+        "BYHOUR" | "BYMINUTE" | "BYSECOND" => true,
+        _ => false,
+    });
+    finer.map(|(name, value)| format!("Recurrence within a day is not supported: {name}={value}."))
+}
+
+/// Frequencies of more than once a day.
+const FINER: [&str; 3] = ["HOURLY", "MINUTELY", "SECONDLY"];
+
+fn is_rule(line: &str) -> bool {
+    is_line(line, "RRULE")
+}
+
+fn is_line(line: &str, name: &str) -> bool {
+    line.split([':', ';']).next().is_some_and(|word| word.eq_ignore_ascii_case(name))
 }
 
 /// A series, and the clock that it goes by.
@@ -62,7 +103,13 @@ impl<'a> Series<'a> {
             Moment::At(_, None) | Moment::Day(_) => None,
         };
         let zone = named.unwrap_or_else(|| calendar.clone());
-        let mut text = format!("DTSTART:{}", written(clock(&event.start, &zone)));
+        let first = written(clock(&event.start, &zone));
+        let mut text = format!("DTSTART:{first}");
+        // Without a rule that has it, the first one counts all the same (RFC 5545 section 3.8.2.4).
+        let is_any = |name: &str| rules(event).any(|line| is_line(line, name));
+        if is_any("RDATE") && !is_any("RRULE") {
+            text.push_str(&format!("\nRDATE:{first}"));
+        }
         for line in rules(event) {
             text.push('\n');
             text.push_str(&on_clock(line, &zone)?);
@@ -71,35 +118,53 @@ impl<'a> Series<'a> {
         Some(Self { event, rules: rules.limit(), zone })
     }
 
-    /// When its occurrences start, earliest first.
+    /// When its occurrences start, earliest first and each once, without the name of their zone.
     fn starts(&self) -> impl Iterator<Item = Moment> {
         let clock = |at: i64| Some(TimeZone::UTC.to_datetime(Timestamp::from_second(at).ok()?));
         let moment = move |at: DateTime| match &self.event.start {
             Moment::Day(_) => Some(Moment::Day(at.date())),
-            Moment::At(_, name) => Some(Moment::At(self.zone.to_timestamp(at).ok()?, name.clone())),
+            Moment::At(..) => Some(Moment::At(self.zone.to_timestamp(at).ok()?, None)),
         };
-        self.rules.into_iter().take(PASSED_MAX).filter_map(move |at| moment(clock(at.timestamp())?))
+        let all =
+            self.rules.into_iter().take(PASSED_MAX).filter_map(move |at| moment(clock(at.timestamp())?));
+        // Several lines may name the same moment.
+        let mut last = None;
+        all.filter(move |start| last.replace(start.clone()).as_ref() != Some(start))
     }
 
-    fn occurrence(&self, start: Moment) -> Event {
+    /// When the occurrence that starts then ends, without the name of its zone.
+    fn end(&self, start: &Moment) -> Moment {
         let series = self.event;
-        let end = match (&start, &series.start, &series.end) {
+        match (start, &series.start, &series.end) {
             (Moment::Day(day), Moment::Day(first), Moment::Day(last)) => {
                 let days = first.until(*last).map_or(1, |span| span.get_days());
                 Moment::Day(day.checked_add(days.days()).unwrap_or(*day))
             }
             (Moment::At(at, _), first, last) => {
                 let lasts = last.instant(&self.zone).duration_since(first.instant(&self.zone));
-                let name = if let Moment::At(_, name) = last { name.clone() } else { None };
-                Moment::At(at.checked_add(lasts).unwrap_or(*at), name)
+                Moment::At(at.checked_add(lasts).unwrap_or(*at), None)
             }
             (Moment::Day(day), ..) => Moment::Day(*day),
+        }
+    }
+
+    /// The id of the occurrence that starts then.
+    fn id(&self, start: &Moment) -> String {
+        format!("{}_{}", self.event.id, stamp(start))
+    }
+
+    fn occurrence(&self, start: &Moment) -> Event {
+        let series = self.event;
+        let named = |moment: &Moment, like: &Moment| match (moment, like) {
+            (Moment::At(at, _), Moment::At(_, name)) => Moment::At(*at, name.clone()),
+            _ => moment.clone(),
         };
+        let original = named(start, &series.start);
         let mut event = Event {
-            id: format!("{}_{}", series.id, stamp(&start)),
-            of: Some(Occurrence { series: series.id.clone(), original: start.clone() }),
-            start,
-            end,
+            id: self.id(start),
+            start: original.clone(),
+            end: named(&self.end(start), &series.end),
+            of: Some(Occurrence { series: series.id.clone(), original }),
             ..series.clone()
         };
         event.rest.remove("recurrence");
@@ -113,6 +178,18 @@ fn stamp(start: &Moment) -> String {
         Moment::Day(date) => date.strftime("%Y%m%d").to_string(),
         Moment::At(at, _) => at.strftime("%Y%m%dT%H%M%SZ").to_string(),
     }
+}
+
+/// The moment that [`stamp`] writes so.
+fn stamped(text: &str) -> Option<Moment> {
+    let moment = match text.strip_suffix('Z') {
+        Some(utc) => {
+            let at = DateTime::strptime("%Y%m%dT%H%M%S", utc).ok()?;
+            Moment::At(TimeZone::UTC.to_timestamp(at).ok()?, None)
+        }
+        None => Moment::Day(Date::strptime("%Y%m%d", text).ok()?),
+    };
+    (stamp(&moment) == text).then_some(moment)
 }
 
 fn clock(moment: &Moment, zone: &TimeZone) -> DateTime {
@@ -179,33 +256,37 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn has(self, event: &Event, zone: &TimeZone) -> bool {
-        self.from.is_none_or(|from| event.end.instant(zone) > from) && !self.is_past(event, zone)
+    fn has(self, start: &Moment, end: &Moment, zone: &TimeZone) -> bool {
+        self.from.is_none_or(|from| end.instant(zone) > from) && !self.is_past(start, zone)
     }
 
     const fn is_open(self) -> bool {
         self.from.is_none() && self.to.is_none()
     }
 
-    fn is_past(self, event: &Event, zone: &TimeZone) -> bool {
-        self.to.is_some_and(|to| event.start.instant(zone) >= to)
+    fn is_past(self, start: &Moment, zone: &TimeZone) -> bool {
+        self.to.is_some_and(|to| start.instant(zone) >= to)
     }
 }
 
 /// The occurrences of a series in the window that were neither changed nor cancelled by themselves.
-fn regular(calendar: &Calendar, event: &Event, window: Window, zone: &TimeZone) -> Vec<Event> {
-    let Some(series) = Series::new(event, zone) else { return Vec::new() };
-    let is_own = |found: &Event| calendar.position(&event.calendar, &found.id).is_some();
+fn regular<'s>(
+    calendar: &'s Calendar,
+    series: &'s Series<'_>,
+    window: Window,
+    zone: &'s TimeZone,
+) -> impl Iterator<Item = Event> {
+    let is_own = move |start: &Moment| calendar.position(&series.event.calendar, &series.id(start)).is_some();
     series
         .starts()
-        .map(|start| series.occurrence(start))
-        .take_while(|found| !window.is_past(found, zone))
-        .filter(|found| window.has(found, zone) && !is_own(found))
+        .take_while(move |start| !window.is_past(start, zone))
+        .filter(move |start| window.has(start, &series.end(start), zone) && !is_own(start))
         .take(OCCURRENCES_MAX)
-        .collect()
+        .map(move |start| series.occurrence(&start))
 }
 
-/// What a calendar has in the window, cancelled events among it. `singly`: the occurrences in the place of their series.
+/// What a calendar has in the window, cancelled events among it. `singly`: the occurrences in the place of their series; of
+/// a cancelled one they are cancelled.
 pub(super) fn laid_out<'a>(
     calendar: &'a Calendar,
     id: &str,
@@ -215,11 +296,15 @@ pub(super) fn laid_out<'a>(
 ) -> Vec<Cow<'a, Event>> {
     let mut found = Vec::new();
     for event in calendar.events.iter().filter(|event| event.calendar == id) {
-        if !is_series(event) || event.cancelled {
-            found.extend(window.has(event, zone).then_some(Cow::Borrowed(event)));
-        } else if singly {
-            found.extend(regular(calendar, event, window, zone).into_iter().map(Cow::Owned));
-        } else if window.is_open() || !regular(calendar, event, window, zone).is_empty() {
+        if !is_series(event) || (event.cancelled && !singly) {
+            found.extend(window.has(&event.start, &event.end, zone).then_some(Cow::Borrowed(event)));
+            continue;
+        }
+        let series = Series::new(event, zone);
+        let mut regular = series.iter().flat_map(|series| regular(calendar, series, window, zone));
+        if singly {
+            found.extend(regular.map(Cow::Owned));
+        } else if window.is_open() || regular.next().is_some() {
             found.push(Cow::Borrowed(event));
         }
     }
@@ -233,12 +318,14 @@ pub(super) fn occurrences<'a>(
     window: Window,
     zone: &TimeZone,
 ) -> Vec<Cow<'a, Event>> {
-    let regular = regular(calendar, event, window, zone);
-    let mut found: Vec<Cow<'_, Event>> = regular.into_iter().map(Cow::Owned).collect();
+    let series = Series::new(event, zone);
+    let regular = series.iter().flat_map(|series| regular(calendar, series, window, zone));
+    let mut found: Vec<Cow<'a, Event>> = regular.map(Cow::Owned).collect();
     let is_of = |other: &&Event| {
         other.calendar == event.calendar && other.of.as_ref().is_some_and(|of| of.series == event.id)
     };
-    let others = calendar.events.iter().filter(is_of).filter(|other| window.has(other, zone));
+    let others =
+        calendar.events.iter().filter(is_of).filter(|other| window.has(&other.start, &other.end, zone));
     found.extend(others.map(Cow::Borrowed));
     found.sort_by_key(|found| found.start.instant(zone));
     found
@@ -254,9 +341,11 @@ pub(super) fn find(calendar: &Calendar, calendar_id: &str, id: &str, zone: &Time
     if event.cancelled || !is_series(event) {
         return None;
     }
+    let wanted = stamped(wanted)?;
     let series = Series::new(event, zone)?;
-    let start = series.starts().find(|start| stamp(start) == wanted)?;
-    Some(series.occurrence(start))
+    let last = wanted.instant(zone);
+    let mut starts = series.starts().take_while(|start| start.instant(zone) <= last);
+    starts.any(|start| start == wanted).then(|| series.occurrence(&wanted))
 }
 
 #[cfg(test)]
@@ -346,6 +435,101 @@ mod tests {
             assert!(check(&timed("2026-11-23T10:00:00+01:00", &[line]), &zone()).is_err(), "{line}");
         }
         assert!(check(&timed("2026-11-23T10:00:00+01:00", &["RRULE:FREQ=YEARLY"]), &zone()).is_ok());
+    }
+
+    fn is_taken(lines: &[&str]) -> bool {
+        check(&timed("2026-11-23T10:00:00+01:00", lines), &zone()).is_ok()
+    }
+
+    #[test]
+    fn what_would_recur_within_a_day_is_refused() {
+        for part in [
+            "FREQ=HOURLY",
+            "FREQ=MINUTELY;COUNT=2",
+            "freq=secondly",
+            "FREQ=YEARLY;BYHOUR=1,2",
+            "FREQ=DAILY;BYMINUTE=0",
+            "FREQ=DAILY;bysecond=0",
+        ] {
+            for line in [format!("RRULE:{part}"), format!("rrule;X-A=B:{part}")] {
+                let event = timed("2026-11-23T10:00:00+01:00", &[&line]);
+                assert!(refusal(&event).is_some_and(|why| why.contains("within a day")), "{line}");
+                assert!(check(&event, &zone()).is_err(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_recurrence_is_bounded_in_lines_bytes_and_rules() {
+        let rule = "RRULE:FREQ=DAILY;COUNT=2";
+        let with = |count: usize, line: &'static str| [&[rule][..], &vec![line; count][..]].concat();
+        assert!(is_taken(&with(LINES_MAX - 1, "RDATE:20261201T120000")));
+        assert!(!is_taken(&with(LINES_MAX, "RDATE:20261201T120000")));
+        assert!(is_taken(&with(RULES_MAX - 1, rule)) && !is_taken(&with(RULES_MAX, rule)));
+        let dates = |count: usize| format!("RDATE:{}", vec!["20261201T120000"; count].join(","));
+        // Sixteen bytes each.
+        let most = (BYTES_MAX - rule.len() - "RDATE:".len()) / 16;
+        assert!(is_taken(&[rule, &dates(most)]) && !is_taken(&[rule, &dates(most + 1)]));
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        for line in
+            ["RRULE:FREQ=DAILY\nRRULE:FREQ=SECONDLY", "RRULE:FREQ=DAILY;COUNT=2\r\n", "RRULE:FREQ=DAILY\t"]
+        {
+            let event = timed("2026-11-23T10:00:00+01:00", &[line]);
+            assert!(refusal(&event).is_some_and(|why| why.contains("control character")), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_moment_that_two_lines_name_counts_once() {
+        let lines =
+            ["RRULE:FREQ=DAILY;COUNT=3", "RDATE:20261124T100000,20261124T090000Z", "RDATE:20261124T110000"];
+        let wanted =
+            ["2026-11-23T09:00:00Z", "2026-11-24T09:00:00Z", "2026-11-24T10:00:00Z", "2026-11-25T09:00:00Z"];
+        assert_eq!(starts(&timed("2026-11-23T10:00:00+01:00", &lines), 9), wanted);
+    }
+
+    #[test]
+    fn a_series_of_single_days_has_its_start_as_well() {
+        let lines = ["RDATE:20261124T100000", "RDATE:20261201T120000"];
+        let wanted = ["2026-11-23T09:00:00Z", "2026-11-24T09:00:00Z", "2026-12-01T11:00:00Z"];
+        assert_eq!(starts(&timed("2026-11-23T10:00:00+01:00", &lines), 9), wanted);
+        let without = ["RDATE:20261124T100000", "EXDATE:20261123T100000"];
+        assert_eq!(starts(&timed("2026-11-23T10:00:00+01:00", &without), 9), wanted[1..2]);
+    }
+
+    #[test]
+    fn a_cancelled_series_is_laid_out_as_cancelled_occurrences() {
+        let mut calendar = Calendar::new(Vec::new());
+        calendar.insert(timed("2026-11-23T10:00:00+01:00", &["RRULE:FREQ=DAILY;COUNT=2"]));
+        calendar.delete(0, Timestamp::UNIX_EPOCH);
+        let found = laid_out(&calendar, "", true, Window::default(), &zone());
+        let told: Vec<_> = found.iter().map(|event| (event.id.as_str(), event.cancelled)).collect();
+        assert_eq!(told, [("abcde_20261123T090000Z", true), ("abcde_20261124T090000Z", true)]);
+        assert!(found.iter().all(|event| event.of.is_some() && event.changed > 0));
+        let whole = laid_out(&calendar, "", false, Window::default(), &zone());
+        assert_eq!(whole.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["abcde"]);
+        assert!(find(&calendar, "", told[0].0, &zone()).is_none());
+    }
+
+    #[test]
+    fn an_occurrence_is_found_by_its_whole_stamp_and_keeps_its_zone() {
+        let day = |text: &str| Moment::Day(text.parse().expect("a day"));
+        let mut calendar = Calendar::new(Vec::new());
+        calendar.insert(event(day("2026-11-23"), day("2026-11-25"), &["RRULE:FREQ=WEEKLY"]));
+        let found = |id: &str| find(&calendar, "", id, &zone());
+        assert_eq!(found("abcde_20261130").expect("found").end, day("2026-12-02"));
+        for id in ["abcde_20261124", "abcde_20261130T000000Z", "abcde_2026113", "abcde_", "abcde_020261130"] {
+            assert!(found(id).is_none(), "{id}");
+        }
+        let mut calendar = Calendar::new(Vec::new());
+        calendar.insert(timed("2026-11-23T10:00:00+01:00", &["RRULE:FREQ=DAILY"]));
+        let found = find(&calendar, "", "abcde_20261124T090000Z", &zone()).expect("found");
+        let named = |moment: &Moment| matches!(moment, Moment::At(_, Some(name)) if name == "Europe/Berlin");
+        assert!(named(&found.start) && named(&found.end));
+        assert!(named(&found.of.expect("its series").original));
     }
 
     #[test]

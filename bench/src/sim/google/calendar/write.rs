@@ -100,6 +100,10 @@ impl Service<'_> {
         } else {
             self.changed(Event { cancelled: false, ..known.clone() }, body, self.clock.now())?
         };
+        if event.of.is_some() {
+            // It is one of a series, and none itself.
+            event.rest.remove("recurrence");
+        }
         event.sequence += 1;
         if body["status"] == "cancelled" {
             return Ok(self.show(&self.cancel(&mut calendar, &known), self.clock.zone()).into());

@@ -60,7 +60,7 @@ impl Drive<'_> {
     }
 
     /// Whether it is somebody else's, and the user has it. What its owner threw away is seen by nobody else.
-    fn is_given(&self, file: &File) -> bool {
+    pub(super) fn is_given(&self, file: &File) -> bool {
         let me = &self.user.person.email;
         let own = file.permissions.iter().find(|permission| permission.is_of(me));
         !file.owner.email.eq_ignore_ascii_case(me)

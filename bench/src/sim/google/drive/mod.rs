@@ -14,7 +14,7 @@ use super::drive_query::Query;
 use super::{Outcome, Request, unknown_path};
 use crate::sim::chance::{hash, mix};
 use crate::sim::wire::{Reply, google_error_at, page};
-use crate::sim::world::{Drive as Files, File, ROOT, SHARED_DRIVE, User, file_kind, md5_hex};
+use crate::sim::world::{Drive as Files, File, ROOT, SHARED_DRIVE, User, file_kind, md5_hex, permission_id};
 
 /// What Drive gives of a resource when no mask says otherwise.
 pub(super) fn usual_fields(method: &str) -> Option<&'static str> {
@@ -213,10 +213,6 @@ impl Drive<'_> {
         let writes = |role: &str| matches!(role, "owner" | "writer" | "organizer" | "fileOrganizer");
         file.owner.email == *me || file.permissions.iter().any(|one| one.is_of(me) && writes(&one.role))
     }
-}
-
-fn permission_id(email: &str) -> String {
-    (mix(hash(email)) >> 4).to_string()
 }
 
 fn file_not_found(id: &str) -> Reply {

@@ -38,7 +38,31 @@ impl Drive<'_> {
     }
 
     pub(super) fn get_permission(&self, id: &str) -> Outcome {
-        self.with_file(id, |file| Ok(file.permissions[self.permission_at(file)?].show().into()))
+        self.with_file(id, |file| {
+            let is_own = |one: &Permission| {
+                one.is_of(&self.user.person.email) && one.id == self.request.route.id("permissionId")
+            };
+            if !self.can_edit(file) && !file.permissions.iter().any(is_own) {
+                return Err(no_permission());
+            }
+            Ok(file.permissions[self.permission_at(file)?].show().into())
+        })
+    }
+
+    /// Whether the user may give this role: a file is made somebody's own by its owner alone.
+    fn may_give(&self, file: &File, role: &str) -> bool {
+        let is_owner = file.owner.email.eq_ignore_ascii_case(&self.user.person.email);
+        if role == "owner" { is_owner } else { self.can_edit(file) }
+    }
+
+    /// That whoever makes another the owner says so twice.
+    fn check_transfer(&self, role: Option<&str>) -> Result<(), Reply> {
+        if role == Some("owner") && !self.request.flag("transferOwnership") {
+            let message =
+                "The transferOwnership parameter must be enabled when the permission role is 'owner'.";
+            return Err(google_error_at(403, "forbidden", message, Some("transferOwnership")));
+        }
+        Ok(())
     }
 
     /// Shares a file. With whom it is shared already gets the new role.
@@ -62,17 +86,18 @@ impl Drive<'_> {
             ("anyone", ..) => "anyoneWithLink".to_owned(),
             _ => return Err(invalid("The permission type field is required.", "permission.type")),
         };
-        if role == "owner" && !self.request.flag("transferOwnership") {
-            let message =
-                "The transferOwnership parameter must be enabled when the permission role is 'owner'.";
-            return Err(google_error_at(403, "forbidden", message, Some("transferOwnership")));
-        }
+        self.check_transfer(Some(&role))?;
         let holder = self.holder(id);
         let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
-        if !self.can_edit(&file) {
+        if !self.may_give(&file, &role) {
             return Err(no_permission());
+        }
+        // What the owner has nobody gives or takes.
+        let is_owners = |known: &&Permission| known.role == "owner" && known.id == permission_id;
+        if let Some(owners) = file.permissions.iter().find(is_owners) {
+            return Ok(owners.show().into());
         }
         let permission = Permission {
             id: permission_id.clone(),
@@ -88,8 +113,10 @@ impl Drive<'_> {
             return Err(google_error(403, "sharingRateLimitExceeded", "Too many permissions on this file."));
         }
         let shown = permission.show();
-        if let (true, Some(address)) = (permission.kind == "user", &permission.email) {
-            self.request.state.world.gave(&holder, address);
+        if let (true, Some(address)) = (permission.kind == "user", &permission.email)
+            && !self.request.state.world.gave(&holder, address)
+        {
+            return Err(google_error(403, "sharingRateLimitExceeded", "Too many people share files."));
         }
         file.permissions.push(permission);
         drive.put(file);
@@ -98,12 +125,14 @@ impl Drive<'_> {
 
     pub(super) fn change_permission(&self, id: &str) -> Outcome {
         let role = check_role(&self.request.body)?;
+        self.check_transfer(role.as_deref())?;
         let holder = self.holder(id);
         let mut drive = holder.drive();
         let position = self.position(&drive, id)?;
         let mut file = drive.files[position].clone();
         let at = self.permission_at(&file)?;
-        if !self.can_edit(&file) || file.permissions[at].role == "owner" {
+        let may = self.can_edit(&file) && role.as_deref().is_none_or(|role| self.may_give(&file, role));
+        if !may || file.permissions[at].role == "owner" {
             return Err(no_permission());
         }
         if let Some(role) = role {
@@ -125,8 +154,14 @@ impl Drive<'_> {
         if !(is_own || self.can_edit(&file)) || file.permissions[at].role == "owner" {
             return Err(no_permission());
         }
-        file.permissions.remove(at);
+        let gone = file.permissions.remove(at);
         drive.put(file);
+        if let (true, Some(address)) = (gone.kind == "user", &gone.email) {
+            let has_more = |file: &File| file.permissions.iter().any(|one| one.is_of(address));
+            if !drive.files.iter().any(has_more) {
+                self.request.state.world.took_back(&holder, address);
+            }
+        }
         done()
     }
 }

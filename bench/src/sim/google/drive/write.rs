@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::{Outcome, done};
-use super::{Drive, file_not_found, permission_id};
+use super::{Drive, file_not_found};
 use crate::sim::wire::{Reply, google_error, google_error_at};
 use crate::sim::world::{Drive as Files, File, Permission, ROOT, SHARED_DRIVE, file_kind};
 
@@ -71,7 +71,7 @@ impl Drive<'_> {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         let owner = self.user.person.clone();
         let mut file = File::new(id, "Untitled".to_owned(), kind.to_owned(), owner.clone(), now);
-        file.permissions = vec![Permission::owner(permission_id(&owner.email), &owner)];
+        file.permissions = vec![Permission::owner(&owner)];
         file.parents = vec![ROOT.to_owned()];
         self.change(&mut file, &drive)?;
         Ok(self.show(drive.put(file)).into())
@@ -90,9 +90,8 @@ impl Drive<'_> {
                 "The root folder cannot be changed.",
             ));
         }
-        let only_trash = body.as_object().is_some_and(|map| map.keys().all(|key| key == "trashed"));
         let trashes = !body["trashed"].is_null();
-        if (trashes && file.owner.email != self.user.person.email) || (!only_trash && !self.can_edit(&file)) {
+        if !self.can_edit(&file) || (trashes && file.owner.email != self.user.person.email) {
             return Err(no_permission());
         }
         if !body["parents"].is_null() {
@@ -105,6 +104,7 @@ impl Drive<'_> {
         }
         for parent in list(self.request.param("addParents")) {
             self.check_parent(&drive, &parent)?;
+            self.check_given_folder(&drive, &parent, &file)?;
             // A file is in one folder.
             file.parents = vec![parent];
         }
@@ -139,7 +139,7 @@ impl Drive<'_> {
             created: now,
             modified: now,
             starred: false,
-            permissions: vec![Permission::owner(permission_id(&owner.email), &owner)],
+            permissions: vec![Permission::owner(&owner)],
             version: 0,
             ..source
         };
@@ -209,6 +209,16 @@ impl Drive<'_> {
         let is_folder = drive.position(id).is_some_and(|at| drive.files[at].mime_type == file_kind::FOLDER);
         let is_shared = id == SHARED_DRIVE && self.request.flag("supportsAllDrives");
         if is_folder || is_shared { Ok(()) } else { Err(file_not_found(id)) }
+    }
+
+    /// Who was given a file puts it only where they may change something, too: into a folder that they were given.
+    fn check_given_folder(&self, drive: &Files, id: &str, file: &File) -> Result<(), Reply> {
+        if !self.is_given(file) {
+            return Ok(());
+        }
+        let folder = drive.position(id).map(|at| &drive.files[at]);
+        let folder = folder.filter(|folder| self.is_given(folder)).ok_or_else(|| file_not_found(id))?;
+        if self.can_edit(folder) { Ok(()) } else { Err(no_permission()) }
     }
 
     pub(super) fn delete(&self, id: &str) -> Outcome {
