@@ -12,7 +12,7 @@ use sluice_shard::{KeyLimit, KeySpec, ShardConfig};
 use sluice_store::record::{ActivityRecord, HistoryRecord, Loaded};
 use sluice_store::{Batch, Key, KeyRange, Kind};
 
-use crate::common::{START_MS, User, World, body, config, problem, read_all, read_one};
+use crate::common::{Gateway, START_MS, User, World, body, config, problem, read_all, read_one};
 
 const LIST: &str = "/api/v1/tasks";
 
@@ -178,6 +178,18 @@ fn patient() -> ShardConfig {
     patient
 }
 
+/// Waits until an export was broken off.
+async fn one_broken_export(gateway: &Gateway) {
+    let broken = "sluice_exports_broken_total{core=\"0\"}";
+    for _ in 0..3_000 {
+        if gateway.metric(broken) > 0 {
+            return;
+        }
+        sluice_core::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{broken} stays 0");
+}
+
 /// What others who share the stamp change takes nothing from whoever is told for long; what is taken from them does.
 #[test]
 fn what_takes_long_goes_on_while_other_credentials_come_and_go_and_ends_with_its_own() {
@@ -188,7 +200,7 @@ fn what_takes_long_goes_on_while_other_credentials_come_and_go_and_ends_with_its
     let ((kept, _), (key, record), (_, other)) = (make(), make(), make());
     let (kept, lost) = (with(&anna, kept), with(&anna, key));
     fill_history(&world, &anna);
-    world.run(patient(), |gateway| async move {
+    world.run(patient(), move |gateway| async move {
         let (task, _) = gateway.accepted(&anna, "hold it").await;
         let path = format!("/api/v1/tasks/{task}");
         let mut under_way = Vec::new();
@@ -218,9 +230,7 @@ fn what_takes_long_goes_on_while_other_credentials_come_and_go_and_ends_with_its
         let rest = read_all(events).await;
         assert!(rest.starts_with("event: left\n"), "{rest}");
         assert_eq!(problem(&polled.await).kind(), ProblemKind::Unauthorized);
-        while gateway.metric("sluice_exports_broken_total{core=\"0\"}") == 0 {
-            sluice_core::sleep(Duration::from_millis(10)).await;
-        }
+        one_broken_export(&gateway).await;
         let last = loop {
             match export.next().await {
                 Some(Ok(_)) => {}
@@ -264,13 +274,7 @@ fn what_takes_long_ends_with_the_credential_that_began_it() {
         let rest = read_all(events).await;
         assert!(rest.starts_with("event: left\n") && !rest.contains("alive"), "{rest}");
         assert_eq!(problem(&polled.await).kind(), ProblemKind::Unauthorized);
-        let broken = "sluice_exports_broken_total{core=\"0\"}";
-        let mut looks = 0;
-        while gateway.metric(broken) == 0 {
-            assert!(looks < 3_000, "{broken} stays 0");
-            looks += 1;
-            sluice_core::sleep(Duration::from_millis(10)).await;
-        }
+        one_broken_export(&gateway).await;
         let last = loop {
             match export.next().await {
                 Some(Ok(_)) => {}
