@@ -8,6 +8,7 @@
 //! - a key is used with the algorithms of its own type alone;
 //! - cores ask for newer keys at most once in [`ProviderConfig::refetch_after`], however many tokens name unknown ones.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -258,6 +259,9 @@ impl Provider {
         let count = keys.len();
         let fingerprint = Sha256::digest(bytes).into();
         self.installed.fetch_add(1, Release);
+        // Nobody asks meanwhile: it would be for newer ones than these, or not.
+        let mut last = self.last_wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = self.version() == 0;
         // Whoever waits is woken in any case: nothing newer is to be had.
         self.keys.send_modify(|set| {
             if set.version == 0 || set.fingerprint != fingerprint {
@@ -266,6 +270,12 @@ impl Provider {
                 self.version.store(version, Release);
             }
         });
+        if is_first {
+            // Whoever asked before was not asking for others than those: it keeps nobody from asking for newer ones, and
+            // none are fetched for it.
+            *last = None;
+            pin!(self.wanted.notified()).enable();
+        }
         Ok(count)
     }
 

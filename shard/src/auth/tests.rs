@@ -1,5 +1,6 @@
 //! Tokens that are signed here by the cryptographic library itself, and what checking credentials costs.
 
+use std::future::Future as _;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -369,6 +370,7 @@ fn roles_are_found_wherever_the_provider_puts_them() {
 fn newer_keys_are_asked_for_now_and_then_however_many_want_them() {
     let provider = provider();
     let start = Instant::now();
+    provider.install(json!({"keys": [Signer::ec().jwk()]}).to_string().as_bytes()).unwrap();
     assert!(provider.ask_for_newer(start));
     // Who comes at once waits with the first; who comes later does not wait for nothing.
     assert!(provider.ask_for_newer(start + Duration::from_millis(10)));
@@ -379,6 +381,21 @@ fn newer_keys_are_asked_for_now_and_then_however_many_want_them() {
     }
     assert!(provider.ask_for_newer(start + Duration::from_secs(10)));
     assert_eq!(provider.refetches.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
+fn who_comes_before_the_first_keys_keeps_nobody_from_asking_for_newer_ones() {
+    let provider = provider();
+    let start = Instant::now();
+    // The first request is quicker than the first fetch, and waits for it.
+    assert!(provider.ask_for_newer(start));
+    provider.install(json!({"keys": [Signer::ec().jwk()]}).to_string().as_bytes()).unwrap();
+    let mut wanted = std::pin::pin!(provider.wanted());
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(wanted.as_mut().poll(&mut cx).is_pending(), "what it asked for is there");
+    // They are replaced at once.
+    assert!(provider.ask_for_newer(start + Duration::from_millis(1)));
+    assert!(wanted.as_mut().poll(&mut cx).is_ready());
 }
 
 proptest! {
