@@ -61,6 +61,13 @@ async fn until(is_so: impl Fn() -> bool) {
     }
 }
 
+/// Both accounts are still connected: what is stored of them is what the provider takes.
+fn stored_tokens_are_live(rig: &Rig, first: Account, second: Account) {
+    let live = rig.provider.live(&first.user);
+    let stored = [first, second].map(|account| rig.stored_token(&account));
+    assert!(stored.iter().all(|token| live.contains(token)), "{stored:?} of {live:?}");
+}
+
 #[test]
 fn an_account_is_not_moved_away_from_under_a_refresh_that_was_forgotten() {
     let rig = Rig::new(Rotation::Strict);
@@ -83,9 +90,7 @@ fn an_account_is_not_moved_away_from_under_a_refresh_that_was_forgotten() {
         assert!(node.serves(first, SECOND).await);
         assert!(node.serves(second, ConnectionId::from_bytes(*first.user.as_bytes())).await);
     });
-    let live = rig.provider.live(&first.user);
-    let stored = [first, second].map(|account| rig.stored_token(&account));
-    assert!(stored.iter().all(|token| live.contains(token)), "{stored:?} of {live:?}");
+    stored_tokens_are_live(&rig, first, second);
 }
 
 #[test]
@@ -111,9 +116,7 @@ fn no_refresh_begins_while_accounts_change_places_though_the_user_is_forgotten()
         assert!(node.serves(first, SECOND).await);
         assert!(node.serves(second, ConnectionId::from_bytes(*first.user.as_bytes())).await);
     });
-    let live = rig.provider.live(&first.user);
-    let stored = [first, second].map(|account| rig.stored_token(&account));
-    assert!(stored.iter().all(|token| live.contains(token)), "{stored:?} of {live:?}");
+    stored_tokens_are_live(&rig, first, second);
 }
 
 /// What nobody waits for any more is not taken for what the account has now.
