@@ -81,7 +81,7 @@ struct Judged<'a> {
 /// A file cannot be read or is not of the form.
 pub fn run(args: &IntentsArgs) -> anyhow::Result<()> {
     let now: ZonedDateTime = args.now.parse().context("`--now` is no time with a zone")?;
-    let setting = Setting { now: &now, recent: &[] };
+    let setting = Setting { now: &now, newest: &Vec::new() };
     let lines = load(&args.commands)?;
     let judged: Vec<Judged<'_>> = lines.iter().map(|line| judge(line, &setting)).collect();
     for (name, first) in
@@ -456,7 +456,7 @@ mod tests {
 
     fn judged(line: &Line) -> (bool, usize) {
         let now: ZonedDateTime = "2026-11-25T09:40:00+01:00[Europe/Berlin]".parse().expect("a time");
-        let judged = judge(line, &Setting { now: &now, recent: &[] });
+        let judged = judge(line, &Setting { now: &now, newest: &Vec::new() });
         assert!(judged.guess.is_some(), "{} is not answered", line.text);
         (judged.intent, judged.slots_kept)
     }

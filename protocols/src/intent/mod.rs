@@ -106,8 +106,21 @@ impl IntentSource {
 pub struct Setting<'a> {
     /// The moment, on the user's clock.
     pub now: &'a ZonedDateTime,
-    /// What the recent commands of the session found or made, oldest first; a turn without items is an empty list.
-    pub recent: &'a [Vec<Remembered>],
+    /// What the newest command of the session found or made.
+    pub newest: &'a dyn Newest,
+}
+
+/// What the newest command of a session found or made. Most commands do not refer to it, so it is read when it is asked
+/// for.
+pub trait Newest: fmt::Debug {
+    /// The items; none where it found nothing, or was the first.
+    fn items(&self) -> &[Remembered];
+}
+
+impl Newest for Vec<Remembered> {
+    fn items(&self) -> &[Remembered] {
+        self
+    }
 }
 
 /// An item of the session, by its name there.

@@ -72,7 +72,7 @@ fn place(scan: &mut Scan<'_>) -> Option<usize> {
 
 /// What the newest command found, if it found anything.
 fn newest<'a>(setting: &Setting<'a>) -> Option<&'a [Remembered]> {
-    setting.recent.last().map(Vec::as_slice).filter(|items| !items.is_empty())
+    Some(setting.newest.items()).filter(|items| !items.is_empty())
 }
 
 fn only(setting: &Setting<'_>, kind: ItemKind) -> Option<Meant> {

@@ -10,7 +10,8 @@ const NOW: &str = "2026-11-25T09:40:00+01:00[Europe/Berlin]";
 
 fn guess_at(now: &str, command: &str, recent: &[Vec<Remembered>]) -> Option<Guess> {
     let now: ZonedDateTime = now.parse().expect("a moment with a zone");
-    parse(command, &Setting { now: &now, recent })
+    let newest = recent.last().cloned().unwrap_or_default();
+    parse(command, &Setting { now: &now, newest: &newest })
 }
 
 fn guess(command: &str) -> Guess {
@@ -423,6 +424,6 @@ proptest! {
     fn any_text_at_any_time_never_panics(text in "(\\PC|[ \"'@:.,]|[0-9]){0,80}", second in 0i64..7_000_000_000) {
         let now = jiff::Timestamp::from_second(second).expect("in range");
         let now = now.to_zoned_datetime(jiff::tz::TimeZone::UTC);
-        let _ = parse(&text, &Setting { now: &now, recent: &[] });
+        let _ = parse(&text, &Setting { now: &now, newest: &Vec::new() });
     }
 }

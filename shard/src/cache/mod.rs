@@ -16,6 +16,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,7 +37,7 @@ pub(crate) use store::ReadKey;
 
 use crate::signal::Signal;
 use crate::upstream::CallError;
-use store::{Found, Life, Store};
+use store::{Body, EntryId, Found, KeyRef, Life, Store};
 
 /// Refreshes of stale entries under way at once; beyond them the next reader tries again.
 const REFRESHES_MAX: usize = 64;
@@ -48,7 +49,7 @@ const SETTLING_MAX: usize = 65_536;
 /// Settings of a core's cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheConfig {
-    /// Bytes of all bodies, keys and overhead; 0 keeps nothing. Default 32 MiB.
+    /// Bytes of all bodies, what was made of them, keys and overhead; 0 keeps nothing. Default 32 MiB.
     pub bytes_max: usize,
     /// How long a read is fresh. Default 5 min.
     pub fresh: Duration,
@@ -85,6 +86,44 @@ impl ReadBody {
     }
 }
 
+/// What is made of an answer, so that those who find the answer here need not make it again.
+pub(crate) trait Made: Any {
+    /// The bytes it takes, about.
+    fn bytes(&self) -> usize;
+}
+
+/// An answer that is kept.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    body: ReadBody,
+    made: Option<Rc<dyn Any>>,
+    entry: EntryId,
+}
+
+impl Kept {
+    /// The bytes.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.body.into_bytes()
+    }
+
+    /// The same, looked at.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.body.0
+    }
+
+    /// What was made of it, if that is of this type.
+    pub(crate) fn made<M: Made>(&self) -> Option<Rc<M>> {
+        self.made.clone()?.downcast().ok()
+    }
+}
+
+impl From<Body> for Kept {
+    fn from(body: Body) -> Self {
+        let Body { bytes, made, entry } = body;
+        Self { body: ReadBody(bytes), made, entry }
+    }
+}
+
 /// What came of a read that others wait for: `None` when whoever made it went away or failed for reasons of its own.
 type Landed = Option<Result<ReadBody, CallError>>;
 
@@ -101,7 +140,7 @@ pub struct ReadCache {
 /// What a reader does next.
 pub(crate) enum Read {
     /// There is an answer; when it is stale and nobody does so yet, the ticket says to read it anew.
-    Kept(ReadBody, Option<Ticket>),
+    Kept(Kept, Option<Ticket>),
     /// Wait for another's read.
     Join(Joined),
     /// Make the call, and hand the answer to the ticket.
@@ -134,26 +173,33 @@ impl ReadCache {
 
     /// Looks a read up.
     pub(crate) fn read(self: &Rc<Self>, user: UserId, call: &ApiCall, now: Instant) -> Read {
-        let key = ReadKey { user, service: call.service, path: call.path.as_str().into() };
+        let key = KeyRef { user, service: call.service, path: &call.path };
         let kind = self.stats.of(call.service);
         let found = self.store.borrow_mut().get(&key, now, &self.stats);
         match found {
             Found::Fresh(body) => {
                 kind.hits.add(1);
-                return Read::Kept(ReadBody(body), None);
+                return Read::Kept(body.into(), None);
             }
             Found::Stale(body) => {
                 kind.stale.add(1);
-                return Read::Kept(ReadBody(body), self.refresh(key));
+                return Read::Kept(body.into(), self.refresh(key.to_key()));
             }
             Found::Nothing => {}
         }
+        let key = key.to_key();
         if let Some(flight) = self.flights.borrow().get(&key) {
             kind.joined.add(1);
             return Read::Join(Joined(Rc::clone(flight)));
         }
         kind.misses.add(1);
         Read::Make(self.ticket(key, false))
+    }
+
+    /// Keeps what was made of an answer with it, for as long as it is kept.
+    pub(crate) fn keep_made<M: Made>(&self, kept: &Kept, made: &Rc<M>) {
+        let (bytes, made) = (made.bytes(), Rc::clone(made));
+        self.store.borrow_mut().attach(kept.entry, made, bytes, &self.stats);
     }
 
     fn ticket(self: &Rc<Self>, key: ReadKey, is_refresh: bool) -> Ticket {

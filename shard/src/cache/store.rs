@@ -5,10 +5,12 @@
 //! the small queue lets go is remembered by its hash alone; when it comes again it goes to the main queue at once.
 //!
 //! Invariants:
-//! - The bytes of all entries, their keys and [`OVERHEAD_BYTES`] each never exceed `bytes_max`.
+//! - The bytes of all entries, with what was made of them, their keys and [`OVERHEAD_BYTES`] each, never exceed
+//!   `bytes_max`.
 //! - A user has at most [`ENTRIES_PER_USER_MAX`] entries, so dropping what a change made wrong looks at no more.
 //! - Nothing is given out after `fresh + stale`.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::rc::Rc;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{Equivalent, HashMap, HashSet};
 use sluice_protocols::google::resource::below_root;
 use sluice_protocols::ids::UserId;
 use sluice_protocols::plan::Service;
@@ -50,12 +52,44 @@ impl ReadKey {
     }
 }
 
+/// A key to look up by.
+#[derive(Clone, Copy, Hash)]
+pub(super) struct KeyRef<'a> {
+    pub(super) user: UserId,
+    pub(super) service: Service,
+    pub(super) path: &'a str,
+}
+
+impl KeyRef<'_> {
+    pub(super) fn to_key(self) -> ReadKey {
+        ReadKey { user: self.user, service: self.service, path: self.path.into() }
+    }
+}
+
+impl Equivalent<Rc<ReadKey>> for KeyRef<'_> {
+    fn equivalent(&self, key: &Rc<ReadKey>) -> bool {
+        (self.user, self.service, self.path) == (key.user, key.service, &*key.path)
+    }
+}
+
+/// An entry, for as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryId(u64);
+
+/// An answer that is kept, with what was made of it.
+#[derive(Clone, Debug)]
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
+    pub(super) made: Option<Rc<dyn Any>>,
+    pub(super) entry: EntryId,
+}
+
 /// What is there for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Found {
-    Fresh(Bytes),
+    Fresh(Body),
     /// It may be given out while it is read anew.
-    Stale(Bytes),
+    Stale(Body),
     Nothing,
 }
 
@@ -76,6 +110,9 @@ enum Queue {
 struct Entry {
     key: Rc<ReadKey>,
     body: Bytes,
+    /// What readers made of the body, and the bytes of that.
+    made: Option<Rc<dyn Any>>,
+    made_bytes: usize,
     stored_at: Instant,
     uses: u8,
     queue: Queue,
@@ -83,7 +120,7 @@ struct Entry {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        entry_bytes(&self.key, self.body.len())
+        entry_bytes(&self.key, self.body.len()) + self.made_bytes
     }
 }
 
@@ -136,7 +173,7 @@ impl Store {
         self.entries.len()
     }
 
-    pub(super) fn get(&mut self, key: &ReadKey, now: Instant, stats: &CacheStats) -> Found {
+    pub(super) fn get(&mut self, key: &KeyRef<'_>, now: Instant, stats: &CacheStats) -> Found {
         let Some(&id) = self.ids.get(key) else { return Found::Nothing };
         let Some(entry) = self.entries.get_mut(&id) else { return Found::Nothing };
         let age = now.saturating_duration_since(entry.stored_at);
@@ -146,7 +183,7 @@ impl Store {
             return Found::Nothing;
         }
         entry.uses = (entry.uses + 1).min(USES_MAX);
-        let body = entry.body.clone();
+        let body = Body { bytes: entry.body.clone(), made: entry.made.clone(), entry: EntryId(id) };
         if age < self.life.fresh { Found::Fresh(body) } else { Found::Stale(body) }
     }
 
@@ -179,7 +216,35 @@ impl Store {
         self.ids.insert(Rc::clone(&key), id);
         // A copy of its own: the body that came may be a part of something larger.
         let body = Bytes::copy_from_slice(body);
-        self.entries.insert(id, Entry { key, body, stored_at: now, uses: 0, queue });
+        self.entries
+            .insert(id, Entry { key, body, made: None, made_bytes: 0, stored_at: now, uses: 0, queue });
+    }
+
+    /// Keeps what was made of an entry's body with it, if the entry is there still and that is not too large for one.
+    pub(super) fn attach(
+        &mut self,
+        entry: EntryId,
+        made: Rc<dyn Any>,
+        made_bytes: usize,
+        stats: &CacheStats,
+    ) {
+        let EntryId(id) = entry;
+        let Some(entry) = self.entries.get(&id) else { return };
+        let before = entry.made_bytes;
+        if entry.bytes() - before + made_bytes > self.bytes_max / ENTRY_SHARE {
+            return;
+        }
+        while self.bytes - before + made_bytes > self.bytes_max && self.evict(stats) {}
+        // It may be what had to go.
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        (entry.made, entry.made_bytes) = (Some(made), made_bytes);
+        let kind = stats.of(entry.key.service);
+        kind.shrink(before);
+        kind.grow(made_bytes);
+        self.bytes = self.bytes - before + made_bytes;
+        if entry.queue == Queue::Small {
+            self.small_bytes = self.small_bytes - before + made_bytes;
+        }
     }
 
     /// Drops a user's entries for which `is_dirty` holds; how many.

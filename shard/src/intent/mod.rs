@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::ZonedDateTime;
 use sluice_protocols::intent::pattern::{Normalised, PlanTemplate, normalise};
-use sluice_protocols::intent::{Confidence, IntentSource, Remembered, Setting, parse};
+use sluice_protocols::intent::{Confidence, IntentSource, Newest, Setting, parse};
 use sluice_protocols::plan::{Decision, Plan};
 
 pub use cache::{CacheLimits, PatternCache, Stored};
@@ -47,8 +47,8 @@ pub(crate) struct Understood {
 
 /// What a session remembers, as far as it matters here.
 pub(crate) struct Known<'a> {
-    /// What its last command found or made: one list, or none before the first.
-    pub(crate) last: &'a [Vec<Remembered>],
+    /// What its last command found or made.
+    pub(crate) newest: &'a dyn Newest,
     /// Whether any of its commands found something.
     pub(crate) has_items: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) fn understand(
 ) -> Result<Understood, Question> {
     let config = &env.config.intent;
     if config.local
-        && let Some(guess) = parse(command, &Setting { now, recent: known.last })
+        && let Some(guess) = parse(command, &Setting { now, newest: known.newest })
     {
         if guess.is_enough(config.confidence_min) {
             env.stats.intents_local.add(1);

@@ -15,6 +15,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
 use super::reversal::{LOOKS_MAX, restless};
+use super::seen::Listed;
 use super::step::{Done, StepRun};
 use crate::upstream::{CallError, Reply};
 
@@ -42,10 +43,13 @@ impl StepRun<'_> {
             results_max: limit,
             time_zone: self.shared.zone_name,
         };
-        let found: EventList =
-            self.google.read(&calendar::list_events(&list)).await.map_err(|error| self.problem(&error))?;
-        let events = found.items.iter().filter(|event| !event.is_cancelled()).take(usize::from(limit));
-        Ok(Done::items(events.map(Event::to_item)))
+        let listed = |found: EventList| {
+            let events = found.items.iter().filter(|event| !event.is_cancelled());
+            Listed(events.map(|event| event.to_item().into()).collect())
+        };
+        let found = self.google.read_made(&calendar::list_events(&list), listed).await;
+        let found = found.map_err(|error| self.problem(&error))?;
+        Ok(Done::items(found.0.iter().take(usize::from(limit)).cloned()))
     }
 
     pub(super) async fn calendar_free_busy(

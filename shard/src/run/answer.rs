@@ -17,6 +17,7 @@ use super::codes::{self, UndoState};
 use super::execute::call_of;
 use super::journal::{items_of, problem_of};
 use super::known::{Known, sought};
+use super::seen::Seen;
 
 /// Longest answer in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -147,9 +148,9 @@ impl Teller<'_> {
         let call = &self.calls[index];
         let items = match self.known.items(self.graph.nodes()[index].id()) {
             Some(items) => Cow::Borrowed(items),
-            None => Cow::Owned(items_of(record)),
+            None => Cow::Owned(items_of(record).into_iter().map(Seen::from).collect()),
         };
-        let first = items.first();
+        let first: Option<&Item> = items.first().map(|item| &**item);
         match call {
             Operation::GmailSearch { .. }
             | Operation::CalendarList { .. }
@@ -225,7 +226,7 @@ impl Teller<'_> {
         }
     }
 
-    fn list(&self, call: &Operation, items: &[Item]) -> String {
+    fn list(&self, call: &Operation, items: &[Seen]) -> String {
         if items.is_empty() {
             return format!("No {} was found.", sought(call));
         }

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use sluice_protocols::api::{Mode, StepState};
-use sluice_protocols::plan::{Item, Operation};
+use sluice_protocols::plan::Operation;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::{FillError, Graph, Input, Node, Turn};
 use sluice_store::record::StepRecord;
@@ -18,8 +18,9 @@ use sluice_store::record::StepRecord;
 use super::answer::compose_so_far;
 use super::codes::{self, UndoState};
 use super::join::{CALLS_AT_ONCE_MAX, JoinSet};
-use super::journal::{items_json, items_of, problem_json};
+use super::journal::{items_of, problem_json};
 use super::replay::{self, Next};
+use super::seen::{Seen, items_json};
 use super::step::{Shared, StepEnd, StepRun, deadline_of};
 use crate::cancel::Cancel;
 
@@ -169,11 +170,12 @@ impl<'a> Execution<'a> {
                 .shared
                 .journal
                 .read(|task| (items_of(&task.steps[index]), task.steps[index].text.clone()));
+            let items = items.into_iter().map(Seen::from).collect();
             self.know(index, items, text);
         }
     }
 
-    fn know(&self, index: usize, items: Vec<Item>, text: Option<String>) {
+    fn know(&self, index: usize, items: Vec<Seen>, text: Option<String>) {
         let node = &self.graph.nodes()[index];
         let filled = || self.shared.journal.read(|task| call_of(node, &task.steps[index]));
         let call = node.has_places().then(filled);

@@ -10,6 +10,7 @@ use sluice_protocols::plan::{ExportFormat, Item, ItemKind, ItemRef, Service};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::known::unresolved;
+use super::seen::Listed;
 use super::step::{Done, StepRun};
 use crate::upstream::CallError;
 
@@ -92,12 +93,10 @@ impl StepRun<'_> {
     }
 
     pub(super) async fn drive_search(&self, text: &str, limit: u8) -> Result<Done, Problem> {
-        let found: FileList = self
-            .google
-            .read(&drive::search_files(text, limit))
-            .await
-            .map_err(|error| self.problem(&error))?;
-        Ok(Done::items(found.files.iter().take(usize::from(limit)).map(File::to_item)))
+        let listed = |found: FileList| Listed(found.files.iter().map(|file| file.to_item().into()).collect());
+        let found = self.google.read_made(&drive::search_files(text, limit), listed).await;
+        let found = found.map_err(|error| self.problem(&error))?;
+        Ok(Done::items(found.0.iter().take(usize::from(limit)).cloned()))
     }
 
     pub(super) async fn drive_read(&self, file: ItemRef) -> Result<Done, Problem> {

@@ -16,6 +16,7 @@ use sluice_store::record::{RecordError, StepRecord, TaskRecord, WaitsRecord, enc
 use sluice_store::{Batch, CommitError, Key, Value};
 
 use super::marks::note;
+use super::seen::{Seen, items_json};
 use crate::env::Env;
 use crate::upstream::meter::{Meter, Wait, micros};
 
@@ -186,9 +187,8 @@ fn cut_texts(task: &mut TaskRecord) {
 
 fn cut_snippets(task: &mut TaskRecord) {
     for step in &mut task.steps {
-        let mut items = items_of(step);
-        items.iter_mut().for_each(|item| item.snippet = None);
-        step.outcome_json = Some(items_json(&items));
+        let items = items_of(step).into_iter().map(|item| Seen::from(Item { snippet: None, ..item }));
+        step.outcome_json = Some(items_json(&items.collect::<Vec<_>>()));
         step.calls_json = None;
     }
 }
@@ -196,12 +196,6 @@ fn cut_snippets(task: &mut TaskRecord) {
 /// The items a step found or made.
 pub(super) fn items_of(step: &StepRecord) -> Vec<Item> {
     step.outcome_json.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
-}
-
-/// Items as they stand in a step's outcome.
-pub(super) fn items_json(items: &[Item]) -> String {
-    // Strings alone: there is nothing that could fail to serialise.
-    serde_json::to_string(items).unwrap_or_else(|_| "[]".to_owned())
 }
 
 /// A problem as it stands in a record.
@@ -234,7 +228,7 @@ mod tests {
             snippet: Some("s".repeat(9_000)),
         };
         let step = StepRecord {
-            outcome_json: Some(items_json(&vec![item; items])),
+            outcome_json: Some(items_json(&vec![Seen::from(item); items])),
             text: Some("é".repeat(text_bytes / 2)),
             ..StepRecord::new("s1".to_owned(), 3)
         };

@@ -8,6 +8,7 @@ use sluice_protocols::workflow::{Found, Graph, Node};
 use sluice_store::record::ItemRecord;
 
 use super::codes;
+use super::seen::Seen;
 use crate::sessions::Recent;
 
 /// Everything a reference of this task can point to.
@@ -22,7 +23,7 @@ pub(super) struct Known<'a> {
 struct Brought {
     /// The operation as it was carried out, where it was filled in when it began.
     call: Option<Operation>,
-    items: Vec<Item>,
+    items: Vec<Seen>,
     text: Option<String>,
 }
 
@@ -34,12 +35,12 @@ impl<'a> Known<'a> {
 
     /// Makes the results of a finished step known, with its operation where that was filled in when it began. Later
     /// calls for the same step change nothing.
-    pub(super) fn add(&self, step: StepId, call: Option<Operation>, items: Vec<Item>, text: Option<String>) {
+    pub(super) fn add(&self, step: StepId, call: Option<Operation>, items: Vec<Seen>, text: Option<String>) {
         let _known = self.results[step.index()].set(Brought { call, items, text });
     }
 
     /// What a step that is done found or made.
-    pub(super) fn items(&self, step: StepId) -> Option<&[Item]> {
+    pub(super) fn items(&self, step: StepId) -> Option<&[Seen]> {
         self.results[step.index()].get().map(|brought| brought.items.as_slice())
     }
 
@@ -68,7 +69,7 @@ impl<'a> Known<'a> {
             ItemRef::Result { step, index } => {
                 let brought = self.results[step.index()].get();
                 let items = brought.map(|brought| brought.items.as_slice()).unwrap_or_default();
-                let found = items.get(usize::from(index)).cloned();
+                let found = items.get(usize::from(index)).map(|item| (**item).clone());
                 found.ok_or_else(|| unresolved(self.nothing_found(step, index, items.len())))
             }
         }
@@ -106,7 +107,7 @@ impl<'a> Known<'a> {
 
 impl Found for Known<'_> {
     fn item(&self, step: usize, index: u8) -> Option<Item> {
-        self.brought(step)?.items.get(usize::from(index)).cloned()
+        self.brought(step)?.items.get(usize::from(index)).map(|item| (**item).clone())
     }
 
     fn count(&self, step: usize) -> usize {
@@ -219,20 +220,19 @@ pub(super) fn item_of(record: &ItemRecord) -> Option<Item> {
 }
 
 /// An item for a session, under the name later commands can call it by.
-pub(super) fn record_of(item: Item, handle: String) -> ItemRecord {
-    let (person_name, person_address) =
-        item.person.map_or((None, None), |person| (person.name, Some(person.address)));
+pub(super) fn record_of(item: &Item, handle: String) -> ItemRecord {
+    let person = item.person.as_ref();
     ItemRecord {
         handle,
         kind: codes::of_item_kind(item.kind),
-        id: item.id,
-        title: item.title,
-        person_name,
-        person_address,
-        when: item.when,
-        thread_id: item.thread_id,
-        message_id_header: item.message_id_header,
-        snippet: item.snippet,
+        id: item.id.clone(),
+        title: item.title.clone(),
+        person_name: person.and_then(|person| person.name.clone()),
+        person_address: person.map(|person| person.address.clone()),
+        when: item.when.clone(),
+        thread_id: item.thread_id.clone(),
+        message_id_header: item.message_id_header.clone(),
+        snippet: item.snippet.clone(),
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
             answer: None,
             state: 3,
             at_ms: 0,
-            items: vec![record_of(Item { title: title.to_owned(), ..item(None) }, handle.to_owned())],
+            items: vec![record_of(&Item { title: title.to_owned(), ..item(None) }, handle.to_owned())],
             account: None,
         }
     }
@@ -330,7 +330,7 @@ mod tests {
         let plan = plan("budget");
         let recent = Recent::default();
         let known = Known::new(&plan, &recent);
-        known.add(StepId::new(1).expect("a step"), None, vec![item(None)], None);
+        known.add(StepId::new(1).expect("a step"), None, vec![item(None).into()], None);
         let problem = known.item("$s1[1]".parse().expect("a reference")).expect_err("one only");
         assert_eq!(problem.detail(), "there is no second message matching “budget”: only 1 found");
     }
@@ -350,8 +350,8 @@ mod tests {
         let plan = plan("");
         let recent = Recent::default();
         let known = Known::new(&plan, &recent);
-        let items = vec![item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
-        known.add(StepId::new(1).expect("a step"), None, items, None);
+        let items = [item(Some("Anna@example.com")), item(Some("a@b.example, c@d.example")), item(None)];
+        known.add(StepId::new(1).expect("a step"), None, items.map(Seen::from).to_vec(), None);
         let to = |texts: &[&str]| {
             let recipients: Vec<Recipient> =
                 texts.iter().map(|text| text.parse().expect("a recipient")).collect();

@@ -11,13 +11,17 @@
 
 use jiff::Timestamp;
 use sluice_protocols::google::ApiCall;
-use sluice_protocols::google::gmail::{self, Draft, DraftList, Format, Message, MessageList, OutgoingMail};
+use sluice_protocols::google::gmail::{
+    self, Draft, DraftList, Format, Message, MessageList, MessageRef, OutgoingMail,
+};
 use sluice_protocols::plan::{Item, ItemKind, ItemRef, Recipient};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
 use super::join::map_bounded;
 use super::known::unresolved;
+use super::seen::Seen;
 use super::step::{Done, ROUNDS_MAX, StepRun, goes_on};
+use crate::cache::Made;
 use crate::clock::timestamp_of;
 use crate::upstream::{Backoff, CallError};
 
@@ -30,6 +34,22 @@ const SEARCHES_MAX: usize = 4;
 /// The longest draft id that is taken.
 const DRAFT_ID_BYTES_MAX: usize = 256;
 
+/// Where to look at each message that a list names.
+struct Looks(Vec<ApiCall>);
+
+impl Looks {
+    fn of(list: MessageList) -> Self {
+        let look = |message: MessageRef| gmail::get_message(&message.id, Format::Metadata);
+        Self(list.messages.into_iter().map(look).collect())
+    }
+}
+
+impl Made for Looks {
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|call| size_of::<ApiCall>() + call.path.len()).sum()
+    }
+}
+
 /// What an earlier run left behind.
 enum Trace {
     Sent(Box<Message>),
@@ -39,22 +59,18 @@ enum Trace {
 
 impl StepRun<'_> {
     pub(super) async fn gmail_search(&self, query: &str, limit: u8) -> Result<Done, Problem> {
-        let list: MessageList = self
-            .google
-            .read(&gmail::list_messages(query, limit))
-            .await
-            .map_err(|error| self.problem(&error))?;
-        let found = list.messages.into_iter().take(usize::from(limit));
-        let calls: Vec<ApiCall> =
-            found.map(|message| gmail::get_message(&message.id, Format::Metadata)).collect();
-        let together = self.google.read_together(&calls).await;
+        let looks = self.google.read_made(&gmail::list_messages(query, limit), Looks::of).await;
+        let looks = looks.map_err(|error| self.problem(&error))?;
+        let calls = &looks.0[..looks.0.len().min(usize::from(limit))];
+        let together = self.google.read_together(calls).await;
+        let seen = |message: Message| Seen::from(message.to_item());
         let messages = map_bounded(calls.iter().zip(together), async |(call, brought)| {
-            self.google.read_with::<Message>(call, brought).await
+            self.google.read_made_with(call, brought, seen).await
         });
-        let mut items = Vec::new();
+        let mut items = Vec::with_capacity(calls.len());
         for message in messages.await {
             match message {
-                Ok(message) => items.push(message.to_item()),
+                Ok(message) => items.push((*message).clone()),
                 // Deleted between the list and the look.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(self.problem(&error)),

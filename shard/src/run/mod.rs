@@ -13,6 +13,7 @@
 
 mod agenda;
 mod answer;
+mod brought;
 pub mod codes;
 mod execute;
 mod files;
@@ -27,6 +28,7 @@ mod outlook;
 pub(crate) mod replay;
 mod reversal;
 mod script;
+mod seen;
 mod share;
 mod step;
 #[cfg(test)]
@@ -49,6 +51,7 @@ use sluice_protocols::workflow::{Graph, Input};
 use sluice_store::ReadError;
 use sluice_store::record::{StepRecord, TaskRecord};
 
+pub use brought::Brought;
 pub(crate) use journal::problem_of;
 pub use replay::{Remembered, Replay, ReplayError, replay};
 pub(crate) use script::{called_json, is_workflow, plan_of};
@@ -81,7 +84,7 @@ pub(crate) const NOT_BEGUN: &str = "Cancelled before anything was done.";
 pub enum RunEnd {
     /// The task is final (done, failed, declined or cancelled): answer, error, steps and times are filled in. Commit it as
     /// finished, then tell the user.
-    Final(TaskRecord),
+    Final(TaskRecord, Brought),
     /// The task is planned, which is on disk, and nothing of it is carried out before its user confirms it.
     Unconfirmed(TaskRecord),
     /// The process stops, or its storage fails: the task stays pending in the journal, and the next start takes
@@ -104,7 +107,7 @@ pub fn recovered(mut task: TaskRecord) -> TaskRecord {
 /// and what changes something is brought to its known end.
 pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, cancel: &Cancel) -> RunEnd {
     if codes::task_state(task.state).is_final() {
-        return RunEnd::Final(task);
+        return RunEnd::Final(task, Brought::default());
     }
     let (zone, zone_name) = env.zones.get(&task.time_zone);
     let recent = recent.of_account(task.account);
@@ -127,7 +130,7 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
     let outcome = run.to_end().await;
     let task = journal.into_task();
     match outcome {
-        Ok(Course::Ended) => RunEnd::Final(task),
+        Ok(Course::Ended(brought)) => RunEnd::Final(task, brought),
         Ok(Course::Unconfirmed) => RunEnd::Unconfirmed(task),
         Err(problem) => {
             env.stats.tasks_interrupted.add(1);
@@ -159,7 +162,7 @@ fn is_given_time_anew(task: &TaskRecord) -> bool {
 
 /// How far a run came.
 enum Course {
-    Ended,
+    Ended(Brought),
     Unconfirmed,
 }
 
@@ -189,26 +192,40 @@ impl Run<'_> {
         if self.journal.read(is_workflow) {
             return self.workflow().await;
         }
+        let is_new = self.journal.read(|task| task.plan_json.is_none());
         let Some(planned) = self.cancel.unless(self.plan()).await else {
             self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
-            return Ok(Course::Ended);
+            return Ok(Course::Ended(Brought::default()));
         };
         let plan = match planned {
             Ok(plan) => plan,
             Err(_) if self.env.is_ending() => return Err(shutting_down()),
             Err(problem) => {
                 self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
-                return Ok(Course::Ended);
+                return Ok(Course::Ended(Brought::default()));
             }
         };
-        match &plan.decision {
-            Decision::Decline { reason } => self.decline(reason),
-            Decision::Act(_) if self.must_be_confirmed(&Graph::of_plan(&plan)).await? => {
-                return self.unconfirmed().await;
-            }
-            Decision::Act(_) => self.carry_out(&Graph::of_plan(&plan), &Input::default()).await?,
+        if let Decision::Decline { reason } = &plan.decision {
+            self.decline(reason);
+            return Ok(Course::Ended(Brought::default()));
         }
-        Ok(Course::Ended)
+        let graph = Graph::of_plan(&plan);
+        self.lay_out(&graph);
+        if self.must_be_confirmed(&graph).await? {
+            return self.unconfirmed().await;
+        }
+        let brought =
+            |known: &Known<'_>| if is_new { Brought::of(&plan, &graph, known) } else { Brought::default() };
+        self.carry_out(&graph, &Input::default(), brought).await.map(Course::Ended)
+    }
+
+    /// Has the record a step for each of the graph's.
+    fn lay_out(&self, graph: &Graph) {
+        self.journal.write(|task| {
+            if task.steps.len() != graph.nodes().len() {
+                task.steps = fresh_steps(graph);
+            }
+        });
     }
 
     async fn workflow(&self) -> Result<Course, Problem> {
@@ -216,18 +233,17 @@ impl Run<'_> {
             let problem =
                 Problem::new(ProblemKind::Internal, "the workflow in the record cannot be read any more");
             self.fail(&problem, format!("I could not carry that out: {}.", problem.detail()));
-            return Ok(Course::Ended);
+            return Ok(Course::Ended(Brought::default()));
         };
         if self.cancel.is_set() && self.journal.read(|task| task.steps.is_empty()) {
             self.finish(TaskState::Cancelled, NOT_BEGUN.to_owned(), None);
-            return Ok(Course::Ended);
+            return Ok(Course::Ended(Brought::default()));
         }
+        self.lay_out(&graph);
         if self.must_be_confirmed(&graph).await? {
-            self.journal.write(|task| task.steps = fresh_steps(&graph));
             return self.unconfirmed().await;
         }
-        self.carry_out(&graph, &input).await?;
-        Ok(Course::Ended)
+        self.carry_out(&graph, &input, |_| Brought::default()).await.map(Course::Ended)
     }
 
     async fn unconfirmed(&self) -> Result<Course, Problem> {
@@ -306,10 +322,7 @@ impl Run<'_> {
         let plan = understood.plan;
         let json = script::planned_json(&plan, view)
             .ok_or_else(|| Problem::new(ProblemKind::Internal, "the plan cannot be written down"))?;
-        self.journal.write(|task| {
-            task.plan_json = Some(json);
-            task.steps = fresh_steps(&Graph::of_plan(&plan));
-        });
+        self.journal.write(|task| task.plan_json = Some(json));
         Ok(plan)
     }
 
@@ -331,13 +344,16 @@ impl Run<'_> {
         bound::bound(self.env, self.shard, user, acting).await
     }
 
-    async fn carry_out(&self, graph: &Graph, input: &Input) -> Result<(), Problem> {
+    /// Carries it out, and gives what `brought` makes of what came of it.
+    async fn carry_out(
+        &self,
+        graph: &Graph,
+        input: &Input,
+        brought: impl FnOnce(&Known<'_>) -> Brought,
+    ) -> Result<Brought, Problem> {
         let bound = self.bound().await?;
         let known = Known::new(graph, self.recent);
         let (task, user, created_ms) = self.journal.read(|task| (task.id, task.user, task.created_ms));
-        if self.journal.read(|task| task.steps.len() != graph.nodes().len()) {
-            self.journal.write(|task| task.steps = fresh_steps(graph));
-        }
         let shared = Shared {
             env: self.env,
             task,
@@ -356,9 +372,10 @@ impl Run<'_> {
         let execution = Execution { shared, graph, input, cancel: self.cancel };
         let progress = execution.run().await?;
         let answer = self.journal.read(|task| answer::compose(task, graph, &known, self.zone));
+        let brought = brought(&known);
         if progress == Progress::Cancelled {
             self.finish(TaskState::Cancelled, format!("Cancelled.\n\n{answer}"), None);
-            return Ok(());
+            return Ok(brought);
         }
         match self.first_error(graph) {
             Some(problem) => self.fail(&problem, answer),
@@ -367,7 +384,7 @@ impl Run<'_> {
                 self.finish(TaskState::Done, answer, None);
             }
         }
-        Ok(())
+        Ok(brought)
     }
 
     /// The problem of the first step, in the order of the plan, that went wrong. When something was done all the

@@ -342,7 +342,7 @@ impl Recorded {
         .await;
         let step = &self.record.steps[index];
         let outcome = match codes::step_state(step.state) {
-            StepState::Done => Ok(Done { items: items_of(step), text: step.text.clone() }),
+            StepState::Done => Ok(Done { text: step.text.clone(), ..Done::items(items_of(step)) }),
             _ => Err(step_problem(step)),
         };
         StepEnd { index, outcome, calls: Vec::new() }
@@ -392,7 +392,7 @@ impl Recorded {
     fn conclude(&self, end: &RunEnd, is_session_whole: bool) {
         let recorded = codes::task_state(self.record.state);
         let task = match end {
-            RunEnd::Final(task) | RunEnd::Unconfirmed(task) | RunEnd::Interrupted(task, _) => task,
+            RunEnd::Final(task, _) | RunEnd::Unconfirmed(task) | RunEnd::Interrupted(task, _) => task,
         };
         match end {
             RunEnd::Interrupted(task, _) => self.tell_open(task, recorded),
@@ -405,7 +405,7 @@ impl Recorded {
                     ));
                 }
             }
-            RunEnd::Final(task) => self.compare_end(task, recorded, is_session_whole),
+            RunEnd::Final(task, _) => self.compare_end(task, recorded, is_session_whole),
         }
         for (index, (replayed, step)) in task.steps.iter().zip(&self.record.steps).enumerate() {
             self.compare_step(index, replayed, step);

@@ -11,11 +11,18 @@ use sluice_protocols::workflow::{Graph, Input, Workflow};
 use sluice_store::record::TaskRecord;
 
 /// A plan as it stands in a record, with who made it.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Planned {
     intent: Option<IntentView>,
     plan: Plan,
+}
+
+/// As [`Planned`], to be written.
+#[derive(Serialize)]
+struct PlannedRef<'a> {
+    intent: IntentView,
+    plan: &'a Plan,
 }
 
 /// A workflow as it stands in a record.
@@ -68,7 +75,7 @@ pub(crate) fn plan_of(task: &TaskRecord) -> Option<Plan> {
 
 /// A plan and who made it, for the record; `None` when it cannot be written down.
 pub(super) fn planned_json(plan: &Plan, intent: IntentView) -> Option<String> {
-    serde_json::to_string(&Planned { intent: Some(intent), plan: plan.clone() }).ok()
+    serde_json::to_string(&PlannedRef { intent, plan }).ok()
 }
 
 /// A run of a workflow, for the record; `None` when it cannot be written down.

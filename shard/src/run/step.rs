@@ -17,6 +17,7 @@ use sluice_protocols::workflow::Node;
 
 use super::journal::Journal;
 use super::known::Known;
+use super::seen::Seen;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::tasks::may_pass;
@@ -37,21 +38,25 @@ const THREAD_ID_BYTES_MAX: usize = 256;
 /// What a step found or made.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Done {
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<Seen>,
     /// What it read.
     pub(super) text: Option<String>,
 }
 
 impl Done {
-    pub(super) fn items(items: impl IntoIterator<Item = Item>) -> Self {
-        Self { items: items.into_iter().filter_map(usable).collect(), text: None }
+    pub(super) fn items(items: impl IntoIterator<Item = impl Into<Seen>>) -> Self {
+        let items = items.into_iter().map(Into::into);
+        Self { items: items.filter_map(usable).collect(), text: None }
     }
 }
 
 /// An item whose ids can be stored and used again.
-fn usable(mut item: Item) -> Option<Item> {
-    item.thread_id = item.thread_id.filter(|id| id.len() <= THREAD_ID_BYTES_MAX);
-    (!item.id.is_empty() && item.id.len() <= ID_BYTES_MAX).then_some(item)
+fn usable(item: Seen) -> Option<Seen> {
+    if item.id.is_empty() || item.id.len() > ID_BYTES_MAX {
+        return None;
+    }
+    let is_named = item.thread_id.as_ref().is_none_or(|id| id.len() <= THREAD_ID_BYTES_MAX);
+    Some(if is_named { item } else { Item { thread_id: None, ..(*item).clone() }.into() })
 }
 
 /// How a step ended.

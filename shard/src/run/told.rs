@@ -12,11 +12,18 @@ use sluice_protocols::api::{Mode, Priority, StepState, TaskState, Timing};
 use sluice_protocols::ids::{ConnectionId, SessionId, TaskId};
 use sluice_store::record::{StepRecord, TaskRecord};
 
+use super::brought::Brought;
 use super::codes;
 use super::script::is_workflow;
 use super::turn::{account_of, next_attempt_of, timing, view_of};
 use crate::clock::timestamp_of;
 use crate::tasks::finished::view_json;
+
+/// What a body takes beside the texts of its task.
+const BODY_BYTES_USUAL: usize = 1 << 10;
+/// Nothing, and no things, as they stand in JSON.
+const NULL: &str = "null";
+const NONE: &str = "[]";
 
 /// What is told of a task, and what its history notes.
 pub(crate) struct Told {
@@ -28,10 +35,10 @@ pub(crate) struct Told {
     pub(crate) operations: Vec<String>,
 }
 
-/// See the module. Workflows, what waits for a confirmation, and records that were written otherwise go by way of
-/// [`view_of`].
-pub(crate) fn told(task: &TaskRecord) -> Told {
-    directly(task).unwrap_or_else(|| {
+/// See the module. What `brought` has of it need not be read from the record again. Workflows, what waits for a
+/// confirmation, and records that were written otherwise go by way of [`view_of`].
+pub(crate) fn told(task: &TaskRecord, brought: &Brought) -> Told {
+    at_once(task, brought).or_else(|| directly(task)).unwrap_or_else(|| {
         let view = view_of(task);
         let (services, operations) = noted(view.steps.iter().map(|step| step.operation.as_str()));
         Told { body: view_json(&view), services, operations }
@@ -126,6 +133,133 @@ struct StepOut<'a> {
     error: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tries: Option<u32>,
+}
+
+/// A task that this run has planned and carried out: all JSON in its record was written by this run.
+fn at_once(task: &TaskRecord, brought: &Brought) -> Option<Told> {
+    let operations = brought.operations()?;
+    let state = codes::task_state(task.state);
+    if !state.is_final() || operations.len() != task.steps.len() {
+        return None;
+    }
+    let mut out = Object::with_capacity(BODY_BYTES_USUAL + written_bytes(task));
+    out.field("id", &task.id)?;
+    out.field("state", &state)?;
+    out.field("mode", &codes::mode(task.mode))?;
+    out.field("session", &task.session)?;
+    if let Some(account) = account_of(task) {
+        out.field("account", &account)?;
+    }
+    out.field("command", &task.command)?;
+    // `intent` and `plan`, which stand in the record as they do here.
+    out.members(task.plan_json.as_deref()?)?;
+    out.name("steps");
+    out.list(operations.iter().zip(&task.steps), |out, (operation, record)| {
+        step_at_once(out, operation, record)
+    })?;
+    out.field("answer", &task.answer)?;
+    out.raw("error", task.error_json.as_deref().unwrap_or(NULL));
+    out.field("priority", &codes::priority(task.priority))?;
+    out.field("attempts", &task.attempts)?;
+    if let Some(json) = &task.last_error_json {
+        out.raw("last_error", json);
+    }
+    out.field("timing", &timing(task))?;
+    out.field("created", &timestamp_of(task.created_ms))?;
+    out.field("finished", &task.finished_ms.map(timestamp_of))?;
+    let (services, operations) = noted(operations.iter().copied());
+    Some(Told { body: out.finish().into(), services, operations })
+}
+
+fn step_at_once(out: &mut Object, operation: &str, record: &StepRecord) -> Option<()> {
+    // Of a plan nothing is taken back.
+    (record.undo == 0).then_some(())?;
+    out.field("id", &record.id)?;
+    out.field("operation", operation)?;
+    out.field("state", &codes::step_state(record.state))?;
+    out.raw("calls", record.calls_json.as_deref().unwrap_or(NONE));
+    out.raw("items", record.outcome_json.as_deref().unwrap_or(NONE));
+    out.field("text", &record.text)?;
+    out.raw("error", record.error_json.as_deref().unwrap_or(NULL));
+    if record.tries > 1 {
+        out.field("tries", &record.tries)?;
+    }
+    Some(())
+}
+
+/// What the texts of a record take that are told as they are, or nearly so.
+fn written_bytes(task: &TaskRecord) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let step = |step: &StepRecord| {
+        [&step.calls_json, &step.outcome_json, &step.text].into_iter().map(of).sum::<usize>()
+    };
+    of(&task.plan_json) + of(&task.answer) + task.command.len() + task.steps.iter().map(step).sum::<usize>()
+}
+
+/// An object being written.
+struct Object {
+    json: Vec<u8>,
+}
+
+impl Object {
+    fn with_capacity(bytes: usize) -> Self {
+        let mut json = Vec::with_capacity(bytes);
+        json.push(b'{');
+        Self { json }
+    }
+
+    /// The name of a member; its value comes next.
+    fn name(&mut self, name: &'static str) {
+        if self.json.last() != Some(&b'{') {
+            self.json.push(b',');
+        }
+        self.json.push(b'"');
+        self.json.extend_from_slice(name.as_bytes());
+        self.json.extend_from_slice(b"\":");
+    }
+
+    fn field(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Option<()> {
+        self.name(name);
+        serde_json::to_writer(&mut self.json, value).ok()
+    }
+
+    /// A member whose value is JSON already.
+    fn raw(&mut self, name: &'static str, json: &str) {
+        self.name(name);
+        self.json.extend_from_slice(json.as_bytes());
+    }
+
+    /// All members of an object that is JSON already and has some.
+    fn members(&mut self, json: &str) -> Option<()> {
+        let members = json.strip_prefix('{')?.strip_suffix('}')?;
+        self.json.push(b',');
+        self.json.extend_from_slice(members.as_bytes());
+        Some(())
+    }
+
+    /// A list of objects, as the value of the member named last.
+    fn list<T>(
+        &mut self,
+        values: impl Iterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T) -> Option<()>,
+    ) -> Option<()> {
+        self.json.push(b'[');
+        for (place, value) in values.enumerate() {
+            if place > 0 {
+                self.json.push(b',');
+            }
+            self.json.push(b'{');
+            write(self, value)?;
+            self.json.push(b'}');
+        }
+        self.json.push(b']');
+        Some(())
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.json.push(b'}');
+        self.json
+    }
 }
 
 /// JSON that stands in a record; `None` when it is none.

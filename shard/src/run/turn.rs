@@ -5,25 +5,28 @@ use jiff::Timestamp;
 use sluice_protocols::api::{CallView, CompensationView, StepState, StepView, TaskState, TaskView, Timing};
 use sluice_protocols::ids::ConnectionId;
 use sluice_protocols::openai::CONTEXT_ITEMS_MAX;
-use sluice_protocols::plan::{Handle, Item, ItemKind};
+use sluice_protocols::plan::{Handle, ItemKind};
 use sluice_protocols::problem::Problem;
 use sluice_protocols::workflow::{Graph, Node};
 use sluice_store::record::{ActingAccount, StepRecord, TaskRecord, TurnRecord, WaitsRecord};
 
+use super::brought::Brought;
 use super::codes::{self, UndoState};
 use super::journal::{items_of, problem_of};
 use super::known::record_of;
 use super::outlook;
 use super::script::Script;
+use super::seen::Seen;
 use crate::clock::timestamp_of;
 
 /// What the session remembers of a final task, as its turn `number`. The new items get the handles after `last`, the
-/// numbers given last to messages, events and files, which then are those of this turn.
-pub fn turn_of(task: &TaskRecord, number: u32, last: &mut [u16; 3]) -> TurnRecord {
+/// numbers given last to messages, events and files, which then are those of this turn. What `brought` has of them need
+/// not be read from the record.
+pub fn turn_of(task: &TaskRecord, brought: &Brought, number: u32, last: &mut [u16; 3]) -> TurnRecord {
     let mut handles = Handles(last);
-    let items = remembered(task).into_iter().map(|item| {
+    let items = remembered(task, brought).into_iter().map(|item| {
         let handle = handles.next(item.kind);
-        record_of(item, handle.to_string())
+        record_of(&item, handle.to_string())
     });
     TurnRecord {
         number,
@@ -39,18 +42,20 @@ pub fn turn_of(task: &TaskRecord, number: u32, last: &mut [u16; 3]) -> TurnRecor
 
 /// What a task found or made, in the order of its steps: each thing once, as it was last seen, and at most as many
 /// as the model is told of. When there are more, every step keeps its fair share.
-fn remembered(task: &TaskRecord) -> Vec<Item> {
-    let mut of_steps: Vec<Vec<Item>> = Vec::new();
-    let mut places: HashMap<(ItemKind, String), (usize, usize)> = HashMap::new();
-    for (step, record) in task.steps.iter().enumerate() {
-        let mut own = Vec::new();
-        for item in items_of(record) {
-            match places.get(&(item.kind, item.id.clone())) {
-                Some((earlier, place)) if *earlier < step => of_steps[*earlier][*place] = item,
+fn remembered(task: &TaskRecord, brought: &Brought) -> Vec<Seen> {
+    let found: Vec<Vec<Seen>> =
+        task.steps.iter().enumerate().map(|(step, record)| brought.items(step, record)).collect();
+    let mut of_steps: Vec<Vec<Seen>> = Vec::with_capacity(found.len());
+    let mut places: HashMap<(ItemKind, &str), (usize, usize)> = HashMap::new();
+    for (step, items) in found.iter().enumerate() {
+        let mut own = Vec::with_capacity(items.len());
+        for item in items {
+            match places.get(&(item.kind, item.id.as_str())) {
+                Some((earlier, place)) if *earlier < step => of_steps[*earlier][*place] = item.clone(),
                 Some(_) => {}
                 None => {
-                    places.insert((item.kind, item.id.clone()), (step, own.len()));
-                    own.push(item);
+                    places.insert((item.kind, &item.id), (step, own.len()));
+                    own.push(item.clone());
                 }
             }
         }

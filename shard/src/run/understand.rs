@@ -1,11 +1,12 @@
 //! From a command to its plan, as a run makes it, and as who only asks for the plan is told.
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
 use sluice_protocols::api::{IntentPlanView, IntentView, Priority, ReferenceView};
 use sluice_protocols::ids::UserId;
-use sluice_protocols::intent::Remembered;
+use sluice_protocols::intent::{Newest, Remembered};
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
 use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
@@ -40,7 +41,8 @@ impl Asked<'_> {
     /// What kept the model from answering.
     pub(super) async fn understand(&self, env: &Env, meter: &Meter) -> Result<Understood, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone());
-        let remembered = intent::Known { last: &self.remembered(), has_items: self.recent.has_items() };
+        let newest = Last { recent: self.recent, items: OnceCell::new() };
+        let remembered = intent::Known { newest: &newest, has_items: self.recent.has_items() };
         let unknown = match intent::understand(env, self.command, &now, &remembered, self.language.is_some())
         {
             Ok(understood) => return Ok(understood),
@@ -55,14 +57,6 @@ impl Asked<'_> {
         Ok(intent::learn(env, unknown, plan, is_common))
     }
 
-    /// What the last command found, for references to it: rules look no further back.
-    fn remembered(&self) -> Vec<Vec<Remembered>> {
-        let item = |record: &ItemRecord| {
-            Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
-        };
-        self.recent.last().iter().map(|turn| turn.items.iter().filter_map(item).collect()).collect()
-    }
-
     fn context(&self, env: &Env) -> Result<Context, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone()).datetime();
         let now = DateTimeLocal::minute(now)
@@ -73,6 +67,23 @@ impl Asked<'_> {
             items: turn.items.iter().filter_map(context_item).collect(),
         });
         Ok(Context::new(now, self.zone_name, turns.collect()).in_language(self.language))
+    }
+}
+
+/// What the last command found, for references to it: rules look no further back.
+#[derive(Debug)]
+struct Last<'a> {
+    recent: &'a Recent,
+    items: OnceCell<Vec<Remembered>>,
+}
+
+impl Newest for Last<'_> {
+    fn items(&self) -> &[Remembered] {
+        let item = |record: &ItemRecord| {
+            Some(Remembered { handle: record.handle.parse().ok()?, item: known::item_of(record)? })
+        };
+        let turn = || self.recent.last().iter().flat_map(|turn| &turn.items).filter_map(item).collect();
+        self.items.get_or_init(turn)
     }
 }
 

@@ -14,7 +14,7 @@ use super::finished::Finished;
 use super::queue::LaneId;
 use super::retry::{Verdict, reopen};
 use crate::run::marks::note;
-use crate::run::{self, RunEnd, Told, codes};
+use crate::run::{self, Brought, RunEnd, Told, codes};
 use crate::sessions::Recent;
 use crate::upstream::meter::micros;
 
@@ -81,6 +81,7 @@ pub(super) enum Course {
 /// The end of a task as it goes to disk.
 struct End {
     task: TaskRecord,
+    brought: Brought,
     told: Told,
     session: Option<Session>,
     /// It is set aside as a dead letter.
@@ -127,12 +128,12 @@ impl Tasks {
             record.total_us = micros(arrived.elapsed());
         }
         let recent = session.as_ref().map(Recent::of).unwrap_or_default();
-        let task = match self.runner.run(shard, record, &recent, &cancel).await {
-            RunEnd::Final(task) => task,
+        let (task, brought) = match self.runner.run(shard, record, &recent, &cancel).await {
+            RunEnd::Final(task, brought) => (task, brought),
             RunEnd::Unconfirmed(task) if self.unconfirmed() < self.unconfirmed_max => {
                 return Ok(Course::Unconfirmed(Finished::of(lane.user, &run::view_of(&task))));
             }
-            RunEnd::Unconfirmed(task) => self.not_set_aside(task),
+            RunEnd::Unconfirmed(task) => (self.not_set_aside(task), Brought::default()),
             RunEnd::Interrupted(_, problem) => return Err(Setback::Passing(problem)),
         };
         let verdict = match cancel.is_set() {
@@ -143,8 +144,8 @@ impl Tasks {
             return self.write_again(shard, lane, task, not_before_ms).await;
         }
         let is_dead = verdict == Verdict::DeadLetter;
-        let told = run::told(&task);
-        self.complete(shard, lane, End { task, told, session, is_dead }).await.map(Course::Ended)
+        let told = run::told(&task, &brought);
+        self.complete(shard, lane, End { task, brought, told, session, is_dead }).await.map(Course::Ended)
     }
 
     /// A task that should wait for its confirmation where there is no place for it.
@@ -186,8 +187,9 @@ impl Tasks {
         lane: LaneId,
         task: TaskRecord,
     ) -> Result<Rc<Finished>, Problem> {
-        let told = run::told(&task);
-        let end = End { task, told, session: None, is_dead: false };
+        let brought = Brought::default();
+        let told = run::told(&task, &brought);
+        let end = End { task, brought, told, session: None, is_dead: false };
         self.complete(shard, lane, end).await.map_err(|setback| match setback {
             Setback::Passing(problem) | Setback::Lasting(problem) => problem,
         })
@@ -266,7 +268,7 @@ impl Tasks {
         let session = end.session.as_ref().and_then(|session| {
             let record = session.record();
             let mut handles = record.handles.map(|number| number.to_native());
-            let turn = run::turn_of(&end.task, record.next_turn.to_native(), &mut handles);
+            let turn = run::turn_of(&end.task, &end.brought, record.next_turn.to_native(), &mut handles);
             self.sessions.write_turn(lane, session, &turn, handles, &mut batch)
         });
         let history = HistoryRecord {
@@ -311,7 +313,7 @@ fn encode_shrinking(end: &mut End) -> Value {
                 tracing::warn!(%error, task = %end.task.id, "a finished task is kept without what its steps read");
                 let smaller = shrink.next().expect("a task without steps is far below the limit");
                 smaller(&mut end.task);
-                end.told = run::told(&end.task);
+                end.told = run::told(&end.task, &end.brought);
             }
             Err(error) => unreachable!("encoding fails on size alone: {error}"),
         }

@@ -13,7 +13,7 @@ use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
 use sluice_protocols::plan::Service;
 
 use super::call::{Judged, Limited};
-use super::google::{CallError, Extra, Google, concerns_user};
+use super::google::{Answer, CallError, Extra, Google, concerns_user};
 use crate::cache::{Read, ReadBody, Ticket};
 
 /// Fewer reads than this save nothing by going together.
@@ -21,8 +21,8 @@ const PARTS_MIN: usize = 2;
 
 impl Google<'_> {
     /// Makes as many of these reads as possible in few requests; `None` for what is to be read by itself.
-    pub(crate) async fn read_together(&self, calls: &[ApiCall]) -> Vec<Option<Result<Bytes, CallError>>> {
-        let mut results: Vec<Option<Result<Bytes, CallError>>> = calls.iter().map(|_| None).collect();
+    pub(crate) async fn read_together(&self, calls: &[ApiCall]) -> Vec<Option<Result<Answer, CallError>>> {
+        let mut results: Vec<Option<Result<Answer, CallError>>> = calls.iter().map(|_| None).collect();
         let mut missing: Vec<(usize, Ticket)> = Vec::new();
         if !self.remembers() {
             return results;
@@ -33,7 +33,7 @@ impl Google<'_> {
                     if let Some(ticket) = refresh {
                         self.read_anew(call, ticket);
                     }
-                    results[index] = Some(Ok(body.into_bytes()));
+                    results[index] = Some(Ok(Answer::Kept(body)));
                 }
                 Read::Make(ticket) => missing.push((index, ticket)),
                 // Someone else makes it; waiting for that is a read's own business.
@@ -57,7 +57,7 @@ impl Google<'_> {
                 if let Some(kept) = kept {
                     ticket.land(&kept, sluice_core::now());
                 }
-                results[index] = Some(result);
+                results[index] = Some(result.map(Answer::Fresh));
             }
         }
         results

@@ -7,6 +7,7 @@
 //! - What is read to be shown may come from the core's cache ([`crate::cache`]); what decides about an effect never.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use super::call::{Ended, Judged, Limited, Outgoing, Unanswered};
 use super::lost;
 use super::meter::{Meter, Wait, micros};
 use super::tokens::{AccessToken, Account};
-use crate::cache::{Joined, Read, ReadBody, Ticket};
+use crate::cache::{Joined, Kept, Made, Read, ReadBody, Ticket};
 use crate::env::{Env, TransferConfig};
 use crate::quota::{Ask, Class, Denied, Operation, Permit};
 
@@ -104,6 +105,30 @@ impl Extra {
 pub(super) struct Answered {
     pub(super) response: EgressResponse,
     place: Option<Permit>,
+}
+
+/// The body of a successful answer to a read.
+pub(crate) enum Answer {
+    /// As it came.
+    Fresh(Bytes),
+    /// Out of the core's cache.
+    Kept(Kept),
+}
+
+impl Answer {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Fresh(body) => body,
+            Self::Kept(kept) => kept.bytes(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Fresh(body) => body,
+            Self::Kept(kept) => kept.into_bytes(),
+        }
+    }
 }
 
 /// The content of a file.
@@ -344,19 +369,49 @@ impl<'a> Google<'a> {
     /// Reads something to be shown: from the core's cache, or within the command's deadline from Google, repeating
     /// as seems fit.
     pub(crate) async fn read<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, CallError> {
-        parse(call, &self.bytes(call).await?)
+        parse(call, self.answer(call).await?.bytes())
     }
 
-    /// As [`Self::read`], with what [`Self::read_together`] brought of it.
-    pub(crate) async fn read_with<T: DeserializeOwned>(
+    /// As [`Self::read`], and what is made of it. An answer that comes from the core's cache brings what was made of it
+    /// before, if that was of the same type: for each call, one function makes one type.
+    pub(crate) async fn read_made<T: DeserializeOwned, M: Made>(
         &self,
         call: &ApiCall,
-        brought: Option<Result<Bytes, CallError>>,
-    ) -> Result<T, CallError> {
+        make: impl FnOnce(T) -> M,
+    ) -> Result<Rc<M>, CallError> {
+        let answer = self.answer(call).await?;
+        self.made(call, &answer, make)
+    }
+
+    /// As [`Self::read_made`], with what [`Self::read_together`] brought of it.
+    pub(crate) async fn read_made_with<T: DeserializeOwned, M: Made>(
+        &self,
+        call: &ApiCall,
+        brought: Option<Result<Answer, CallError>>,
+        make: impl FnOnce(T) -> M,
+    ) -> Result<Rc<M>, CallError> {
         match brought {
-            Some(answer) => parse(call, &answer?),
-            None => self.read(call).await,
+            Some(answer) => self.made(call, &answer?, make),
+            None => self.read_made(call, make).await,
         }
+    }
+
+    fn made<T: DeserializeOwned, M: Made>(
+        &self,
+        call: &ApiCall,
+        answer: &Answer,
+        make: impl FnOnce(T) -> M,
+    ) -> Result<Rc<M>, CallError> {
+        let kept = match answer {
+            Answer::Fresh(body) => return Ok(Rc::new(make(parse(call, body)?))),
+            Answer::Kept(kept) => kept,
+        };
+        if let Some(made) = kept.made() {
+            return Ok(made);
+        }
+        let made = Rc::new(make(parse(call, kept.bytes())?));
+        self.env.reads.keep_made(kept, &made);
+        Ok(made)
     }
 
     /// Reads what something with an effect is decided by: always from Google.
@@ -381,12 +436,17 @@ impl<'a> Google<'a> {
     /// As [`Self::read`], as they come.
     /// A call that may be repeated although it changes something goes to Google, and what it changed is forgotten.
     pub(crate) async fn bytes(&self, call: &ApiCall) -> Result<Bytes, CallError> {
+        self.answer(call).await.map(Answer::into_bytes)
+    }
+
+    async fn answer(&self, call: &ApiCall) -> Result<Answer, CallError> {
         if call.method != "GET" {
             let _change = Change { google: self, call };
-            return self.send(call, Retry::Safe, self.deadline).await.map(|reply| reply.body);
+            let reply = self.send(call, Retry::Safe, self.deadline).await;
+            return reply.map(|reply| Answer::Fresh(reply.body));
         }
         if !self.remembers() {
-            return self.make(call, None).await;
+            return self.make(call, None).await.map(Answer::Fresh);
         }
         for _round in 0..JOINS_MAX {
             match self.env.reads.read(self.user, call, sluice_core::now()) {
@@ -394,18 +454,18 @@ impl<'a> Google<'a> {
                     if let Some(ticket) = refresh {
                         self.read_anew(call, ticket);
                     }
-                    return Ok(body.into_bytes());
+                    return Ok(Answer::Kept(body));
                 }
-                Read::Make(ticket) => return self.make(call, Some(ticket)).await,
+                Read::Make(ticket) => return self.make(call, Some(ticket)).await.map(Answer::Fresh),
                 Read::Join(joined) => {
                     if let Some(answer) = self.join(call.service, joined).await? {
-                        return answer.map(ReadBody::into_bytes);
+                        return answer.map(|body| Answer::Fresh(body.into_bytes()));
                     }
                     // Whoever made the read could not say; it may be our turn now.
                 }
             }
         }
-        self.make(call, None).await
+        self.make(call, None).await.map(Answer::Fresh)
     }
 
     async fn make(&self, call: &ApiCall, ticket: Option<Ticket>) -> Result<Bytes, CallError> {

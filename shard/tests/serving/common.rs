@@ -21,7 +21,7 @@ use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_shard::clock::Clock;
 use sluice_shard::env::RunConfig;
 use sluice_shard::limit::{LimitConfig, Limits};
-use sluice_shard::run::{RunEnd, codes};
+use sluice_shard::run::{Brought, RunEnd, codes};
 use sluice_shard::{
     Admin, Cancel, CoreParts, CoreService, Metrics, Recent, RunFuture, Runner, ShardConfig, peer,
 };
@@ -393,7 +393,7 @@ impl Runner for Scripted {
             if cancel.is_set() {
                 task.state = codes::of_task_state(TaskState::Cancelled);
             }
-            RunEnd::Final(task)
+            RunEnd::Final(task, Brought::default())
         })
     }
 }

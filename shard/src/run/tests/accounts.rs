@@ -137,7 +137,7 @@ fn what_was_read_of_an_account_is_not_told_of_another_in_its_place() {
         let asked = async |task: TaskRecord| {
             let before = fake.count("GET /gmail/v1/users/me/messages");
             let end = run(&env, shard, task, &Recent::default(), &Cancel::default()).await;
-            assert!(matches!(end, RunEnd::Final(_)));
+            assert!(matches!(end, RunEnd::Final(..)));
             fake.count("GET /gmail/v1/users/me/messages") - before
         };
         let (new, known) = (asked(first).await, asked(second).await);

@@ -174,8 +174,12 @@ impl Rig {
         let (shard, recent) = (self.shard, Recent::from(recent));
         let end = self.on_core(async move |env| run(&env, shard, task, &recent, &Cancel::default()).await);
         match end {
-            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => {
-                assert_told_alike(&task);
+            RunEnd::Final(task, brought) => {
+                assert_told_alike(&task, &brought);
+                task
+            }
+            RunEnd::Unconfirmed(task) => {
+                assert_told_alike(&task, &Brought::default());
                 task
             }
             RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
@@ -200,7 +204,7 @@ impl Rig {
                     return std::task::Poll::Ready(None);
                 }
                 run.as_mut().poll(cx).map(|end| match end {
-                    RunEnd::Final(task) => Some(task),
+                    RunEnd::Final(task, _) => Some(task),
                     RunEnd::Unconfirmed(_) | RunEnd::Interrupted(..) => None,
                 })
             })
@@ -209,10 +213,16 @@ impl Rig {
     }
 }
 
-/// What is written straight from a record is what its view says.
-fn assert_told_alike(task: &TaskRecord) {
+/// What is written straight from a record, with or without what the run had at hand, is what its view says; and what the
+/// session remembers is the same.
+fn assert_told_alike(task: &TaskRecord, brought: &Brought) {
     let view = serde_json::to_string(&view_of(task)).expect("a view");
-    assert_eq!(String::from_utf8_lossy(&told(task).body), view);
+    let (at_hand, read) = (told(task, brought), told(task, &Brought::default()));
+    assert_eq!(String::from_utf8_lossy(&at_hand.body), view);
+    assert_eq!(String::from_utf8_lossy(&read.body), view);
+    assert_eq!((at_hand.services, at_hand.operations), (read.services, read.operations));
+    let turn = |brought| turn_of(task, brought, 1, &mut [0; 3]);
+    assert_eq!(turn(brought), turn(&Brought::default()));
 }
 
 /// Waits that tests need not feel.

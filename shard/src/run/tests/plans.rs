@@ -39,7 +39,7 @@ fn the_model_is_told_the_time_the_zone_and_the_turns_before() {
     let rig = Rig::planning(json!([search("s1", "", 1)]));
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "x");
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turn = turn_of(&first, 1, &mut [0; 3]);
+    let turn = turn_of(&first, &Brought::default(), 1, &mut [0; 3]);
     rig.run_after(rig.accept(2), vec![turn]);
     let requests = std::mem::take(&mut rig.fake.world().plan_requests);
     let context = requests[1]["input"][0]["content"].as_str().expect("a context").to_owned();
@@ -166,7 +166,7 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
     rig.fake.world().receive("Anna <anna@example.com>", "Budget", "The numbers");
     rig.fake.world().receive("Anna <anna@example.com>", "Lunch", "x");
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turns = vec![turn_of(&first, 1, &mut [0; 3])];
+    let turns = vec![turn_of(&first, &Brought::default(), 1, &mut [0; 3])];
     assert_eq!(turns[0].items.iter().map(|item| item.handle.as_str()).collect::<Vec<_>>(), ["m1", "m2"]);
     rig.fake.world().plans = vec![act(json!([
         step("s1", &[], json!({"operation": "gmail.reply", "message": "#m2", "body": "Thanks"})),
@@ -184,7 +184,7 @@ fn items_of_earlier_turns_are_reached_by_their_handles() {
     );
     assert!(reply.to.contains("anna@example.com"));
     // The reply is new; what was read again keeps no second name in this turn.
-    let turn = turn_of(&second, 2, &mut [2, 0, 0]);
+    let turn = turn_of(&second, &Brought::default(), 2, &mut [2, 0, 0]);
     assert_eq!(turn.items.iter().map(|item| item.handle.as_str()).collect::<Vec<_>>(), ["m3", "m4"]);
     assert!(view.answer.expect("an answer").starts_with("Replied to anna@example.com: “Re: Budget”."));
 }
@@ -221,7 +221,7 @@ fn events_are_changed_moved_and_cancelled() {
 fn what_is_cancelled_already_is_cancelled_and_what_never_was_is_not_found() {
     let rig = Rig::planning(json!([create("s1", &[])]));
     let first = rig.run_after(rig.accept(1), Vec::new());
-    let turns = vec![turn_of(&first, 1, &mut [0; 3])];
+    let turns = vec![turn_of(&first, &Brought::default(), 1, &mut [0; 3])];
     rig.fake.world().plans =
         vec![act(json!([step("s1", &[], json!({"operation": "calendar.delete", "event": "#e1"}))]))];
     for number in 2..4 {

@@ -19,7 +19,7 @@ fn one_refresh_serves_everyone_who_waits_for_it() {
         });
         let first = run(&env, shard, first, &Recent::default(), &Cancel::default()).await;
         let second = handle.await;
-        assert!(matches!((first, second), (RunEnd::Final(_), RunEnd::Final(_))));
+        assert!(matches!((first, second), (RunEnd::Final(..), RunEnd::Final(..))));
         (env.stats.token_refreshes.get(), env.tokens.len())
     });
     assert_eq!(counted, (1, 1));
@@ -138,7 +138,7 @@ fn the_cache_keeps_no_more_tokens_than_it_may() {
         for task in tasks {
             assert!(matches!(
                 run(&env, shard, task, &Recent::default(), &Cancel::default()).await,
-                RunEnd::Final(_)
+                RunEnd::Final(..)
             ));
         }
         (env.tokens.len(), env.stats.tokens_evicted.get())

@@ -18,7 +18,7 @@ fn run_all(rig: &Rig, count: u8) -> Vec<TaskView> {
         let mut ends = Vec::new();
         for task in tasks {
             match run(&env, shard, task, &Recent::default(), &Cancel::default()).await {
-                RunEnd::Final(task) | RunEnd::Unconfirmed(task) => ends.push(task),
+                RunEnd::Final(task, _) | RunEnd::Unconfirmed(task) => ends.push(task),
                 RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
             }
         }
@@ -99,7 +99,7 @@ fn spawned(env: &Env, shard: ShardId, task: TaskRecord) -> sluice_core::JoinHand
     let env = env.clone();
     sluice_core::spawn(async move {
         match run(&env, shard, task, &Recent::default(), &Cancel::default()).await {
-            RunEnd::Final(task) | RunEnd::Unconfirmed(task) => task,
+            RunEnd::Final(task, _) | RunEnd::Unconfirmed(task) => task,
             RunEnd::Interrupted(_, problem) => panic!("interrupted: {problem}"),
         }
     })

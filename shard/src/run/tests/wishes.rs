@@ -75,7 +75,7 @@ fn refused_twice(language: Option<&str>) -> Vec<Value> {
         for task in tasks {
             let shard = ShardId::of(&task.user, count);
             let end = run(&env, shard, task, &Recent::default(), &Cancel::default()).await;
-            let RunEnd::Final(task) = end else { panic!("{end:?}") };
+            let RunEnd::Final(task, _) = end else { panic!("{end:?}") };
             assert_eq!(codes::task_state(task.state), TaskState::Declined);
         }
     });
