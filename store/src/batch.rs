@@ -83,7 +83,12 @@ pub enum BatchError {
 impl Batch {
     /// An empty batch for `shard`.
     pub fn new(shard: ShardId) -> Self {
-        let mut bytes = Vec::with_capacity(512);
+        Self::with_capacity(shard, 512)
+    }
+
+    /// The same with room for changes of so many bytes, keys and all.
+    pub fn with_capacity(shard: ShardId, capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + capacity);
         bytes.push(BATCH_VERSION);
         bytes.extend_from_slice(&shard.index().to_be_bytes());
         bytes.extend_from_slice(&0u32.to_be_bytes());

@@ -295,7 +295,8 @@ fn log_to_tracing() -> InfoLogger {
 fn family_options(config: &StoreConfig, block_cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table_options(block_cache));
-    options.set_compression_type(DBCompressionType::Lz4);
+    // What is flushed is compacted soon, and compressed then: doing it at once would do it twice.
+    options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
     options.set_level_compaction_dynamic_level_bytes(true);
     // The manager flushes the fullest family when all together reach the budget; this bound only keeps a single
     // busy shard from taking more than a quarter of it.

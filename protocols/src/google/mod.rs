@@ -98,15 +98,23 @@ pub(crate) struct Encoded<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-                f.write_char(char::from(byte))?;
-            } else {
-                write!(f, "%{byte:02X}")?;
-            }
+        let mut rest = self.0.as_bytes();
+        while let Some(at) = rest.iter().position(|byte| !is_unreserved(*byte)) {
+            write_unreserved(f, &rest[..at])?;
+            write!(f, "%{:02X}", rest[at])?;
+            rest = &rest[at + 1..];
         }
-        Ok(())
+        write_unreserved(f, rest)
     }
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn write_unreserved(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    // They are ASCII.
+    std::str::from_utf8(bytes).map_or(Err(fmt::Error), |text| f.write_str(text))
 }
 
 /// A path segment that came from outside: encoded, and never `.` or `..`, which URL parsers resolve.

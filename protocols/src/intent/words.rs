@@ -105,9 +105,12 @@ fn plain<'a>(command: &'a str, start: usize, end: usize, words: &mut Vec<Word<'a
     }
     let (start, stop) = (start + front, front + raw.len() < token.len());
     let end = start + raw.len();
-    let text = raw.to_lowercase().replace('\u{2019}', "'");
-    let word = |text: &str, possessive: bool, stop: bool| Word {
-        text: text.to_owned(),
+    let mut text = raw.to_lowercase();
+    if text.contains('\u{2019}') {
+        text = text.replace('\u{2019}', "'");
+    }
+    let word = |text: String, possessive: bool, stop: bool| Word {
+        text,
         raw,
         start,
         end,
@@ -116,14 +119,14 @@ fn plain<'a>(command: &'a str, start: usize, end: usize, words: &mut Vec<Word<'a
         stop,
     };
     if let Some((_, [first, second])) = CONTRACTIONS.iter().find(|(short, _)| *short == text) {
-        words.push(word(first, false, false));
-        words.push(word(second, false, stop));
+        words.push(word((*first).to_owned(), false, false));
+        words.push(word((*second).to_owned(), false, stop));
     } else if let Some((_, day)) = BARE_POSSESSIVES.iter().find(|(bare, _)| *bare == text) {
-        words.push(word(day, true, stop));
+        words.push(word((*day).to_owned(), true, stop));
     } else if let Some(owner) = text.strip_suffix("'s").filter(|owner| !owner.is_empty()) {
-        words.push(word(owner, true, stop));
+        words.push(word(owner.to_owned(), true, stop));
     } else {
-        words.push(word(&text, false, stop));
+        words.push(word(text, false, stop));
     }
 }
 
@@ -209,9 +212,11 @@ impl<'a> Scan<'a> {
 
     /// Goes past the first of these phrases that is next: put the longer ones first.
     pub(super) fn phrase(&mut self, phrases: &[&str]) -> bool {
+        let Some(first) = self.peek().filter(|word| !word.quoted) else { return false };
         phrases.iter().any(|phrase| {
             let mut ahead = *self;
-            let fits = phrase.split(' ').all(|text| ahead.eat(text));
+            // Most phrases begin with another word: taking them apart is for the few that do not.
+            let fits = phrase.starts_with(&first.text) && phrase.split(' ').all(|text| ahead.eat(text));
             if fits {
                 *self = ahead;
             }

@@ -21,6 +21,8 @@ use super::seen::Seen;
 
 /// Longest answer in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// An answer that lists some things.
+const ANSWER_BYTES_USUAL: usize = 1 << 10;
 /// Most characters shown of a text that was read; the whole is with the step.
 const TEXT_CHARS_SHOWN: usize = 1_500;
 /// Most characters shown of an item's first words.
@@ -230,16 +232,21 @@ impl Teller<'_> {
         if items.is_empty() {
             return format!("No {} was found.", sought(call));
         }
-        let mut text = format!("Found {}:", count(items.len(), items[0].kind));
+        let mut text = String::with_capacity(ANSWER_BYTES_USUAL);
+        let _ = write!(text, "Found {}:", count(items.len(), items[0].kind));
         for (number, item) in (1..).zip(items) {
-            let _ = write!(text, "\n{number}. {}", self.line(item));
+            let _ = write!(text, "\n{number}. ");
+            match self.zone.iana_name() {
+                Some(zone) => item.line(zone, &mut text, |out| self.line(item, out)),
+                None => self.line(item, &mut text),
+            }
         }
         text
     }
 
     /// One line of a list.
-    fn line(&self, item: &Item) -> String {
-        let mut line = format!("“{}”", title(item));
+    fn line(&self, item: &Item, line: &mut String) {
+        let _ = write!(line, "“{}”", title(item));
         if let Some(person) = &item.person {
             let who = person.name.as_deref().unwrap_or(&person.address);
             let _ = match item.kind {
@@ -255,7 +262,6 @@ impl Teller<'_> {
         if let (ItemKind::Message, Some(snippet)) = (item.kind, snippet) {
             let _ = write!(line, ": {}", shortened(snippet, SNIPPET_CHARS_SHOWN));
         }
-        line
     }
 
     fn read(&self, item: Option<&Item>, text: Option<&str>) -> String {
@@ -263,8 +269,9 @@ impl Teller<'_> {
         match item {
             Some(item) => {
                 // Its first words follow in full.
-                let head = self.line(&Item { snippet: None, ..item.clone() });
-                format!("{head}:\n{text}")
+                let mut read = String::new();
+                self.line(&Item { snippet: None, ..item.clone() }, &mut read);
+                read + ":\n" + &text
             }
             None => text,
         }

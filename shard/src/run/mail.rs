@@ -64,11 +64,19 @@ impl StepRun<'_> {
         let calls = &looks.0[..looks.0.len().min(usize::from(limit))];
         let together = self.google.read_together(calls).await;
         let seen = |message: Message| Seen::from(message.to_item());
-        let messages = map_bounded(calls.iter().zip(together), async |(call, brought)| {
-            self.google.read_made_with(call, brought, seen).await
-        });
+        let brought = calls.iter().zip(together);
+        let mut messages: Vec<_> = brought
+            .map(|(call, brought)| Some(brought?.and_then(|answer| self.google.made(call, &answer, seen))))
+            .collect();
+        // What was not brought is read by itself.
+        let missing = (0..calls.len()).filter(|place| messages[*place].is_none()).collect::<Vec<_>>();
+        let read =
+            map_bounded(missing.iter(), async |place| self.google.read_made(&calls[*place], seen).await);
+        for (place, message) in missing.iter().zip(read.await) {
+            messages[*place] = Some(message);
+        }
         let mut items = Vec::with_capacity(calls.len());
-        for message in messages.await {
+        for message in messages.into_iter().flatten() {
             match message {
                 Ok(message) => items.push((*message).clone()),
                 // Deleted between the list and the look.

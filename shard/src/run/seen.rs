@@ -11,6 +11,8 @@ use crate::cache::Made;
 
 /// What an item takes beside its texts and its JSON.
 const OVERHEAD_BYTES: usize = 256;
+/// A line of a list with some first words.
+const LINE_BYTES_USUAL: usize = 256;
 
 /// See the module.
 #[derive(Clone)]
@@ -19,6 +21,7 @@ pub(crate) struct Seen(Rc<Inner>);
 struct Inner {
     item: Item,
     json: OnceCell<Box<str>>,
+    line: OnceCell<(Box<str>, Box<str>)>,
 }
 
 impl Seen {
@@ -27,11 +30,22 @@ impl Seen {
         // Strings alone: there is nothing that could fail to serialise.
         self.0.json.get_or_init(|| serde_json::to_string(&self.0.item).unwrap_or_default().into())
     }
+
+    /// The item in a line of an answer, as `write` writes it on the clock of the zone of this name. An item is nearly always
+    /// told on one clock.
+    pub(super) fn line(&self, zone: &str, out: &mut String, write: impl Fn(&mut String)) {
+        let (known, line) = self.0.line.get_or_init(|| {
+            let mut line = String::with_capacity(LINE_BYTES_USUAL);
+            write(&mut line);
+            (zone.into(), line.into())
+        });
+        if **known == *zone { out.push_str(line) } else { write(out) }
+    }
 }
 
 impl From<Item> for Seen {
     fn from(item: Item) -> Self {
-        Self(Rc::new(Inner { item, json: OnceCell::new() }))
+        Self(Rc::new(Inner { item, json: OnceCell::new(), line: OnceCell::new() }))
     }
 }
 
@@ -57,8 +71,8 @@ impl fmt::Debug for Seen {
 
 impl Made for Seen {
     fn bytes(&self) -> usize {
-        // Its JSON holds each of its texts once more.
-        OVERHEAD_BYTES + 2 * self.json().len()
+        // Its JSON holds each of its texts once more, and its line less than that.
+        OVERHEAD_BYTES + 3 * self.json().len()
     }
 }
 

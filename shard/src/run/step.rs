@@ -172,31 +172,40 @@ impl StepRun<'_> {
     async fn perform(&self, call: &Operation) -> Result<Done, Problem> {
         match call {
             Operation::GmailSearch { query, limit } => self.gmail_search(query, *limit).await,
-            Operation::GmailRead { message } => self.gmail_read(*message).await,
-            Operation::GmailSend { to, subject, body } => self.gmail_send(to, subject, body).await,
-            Operation::GmailReply { message, body } => self.gmail_reply(*message, body).await,
             Operation::CalendarList { from, to, query, limit } => {
                 self.calendar_list(*from, *to, query.as_deref(), *limit).await
             }
-            Operation::CalendarCreate { .. } => self.calendar_create(call).await,
-            Operation::CalendarChange { .. } => self.calendar_change(call).await,
-            Operation::CalendarDelete { event } => self.calendar_delete(*event).await,
             Operation::DriveSearch { text, limit } => self.drive_search(text, *limit).await,
-            Operation::DriveRead { file } => self.drive_read(*file).await,
-            Operation::GmailDraft { to, subject, body } => self.gmail_draft(to, subject, body).await,
-            Operation::GmailForward { message, to, body } => self.gmail_forward(*message, to, body).await,
-            Operation::GmailLabel { message, add, remove } => self.gmail_label(*message, add, remove).await,
-            Operation::GmailTrash { message } => self.gmail_trash(*message).await,
+            // Apart, so that a step that is answered from the cache does not carry the room that the sending of a mail needs.
+            Operation::GmailRead { message } => Box::pin(self.gmail_read(*message)).await,
+            Operation::GmailSend { to, subject, body } => Box::pin(self.gmail_send(to, subject, body)).await,
+            Operation::GmailReply { message, body } => Box::pin(self.gmail_reply(*message, body)).await,
+            Operation::CalendarCreate { .. } => Box::pin(self.calendar_create(call)).await,
+            Operation::CalendarChange { .. } => Box::pin(self.calendar_change(call)).await,
+            Operation::CalendarDelete { event } => Box::pin(self.calendar_delete(*event)).await,
+            Operation::DriveRead { file } => Box::pin(self.drive_read(*file)).await,
+            Operation::GmailDraft { to, subject, body } => {
+                Box::pin(self.gmail_draft(to, subject, body)).await
+            }
+            Operation::GmailForward { message, to, body } => {
+                Box::pin(self.gmail_forward(*message, to, body)).await
+            }
+            Operation::GmailLabel { message, add, remove } => {
+                Box::pin(self.gmail_label(*message, add, remove)).await
+            }
+            Operation::GmailTrash { message } => Box::pin(self.gmail_trash(*message)).await,
             Operation::CalendarFreeBusy { from, to, people } => {
-                self.calendar_free_busy(*from, *to, people).await
+                Box::pin(self.calendar_free_busy(*from, *to, people)).await
             }
             Operation::DriveCreate { name, folder, text } => {
-                self.drive_create(name, *folder, text.as_deref()).await
+                Box::pin(self.drive_create(name, *folder, text.as_deref())).await
             }
-            Operation::DriveShare { file, people, role } => self.drive_share(*file, people, *role).await,
-            Operation::DriveExport { file, format } => self.drive_export(*file, *format).await,
-            Operation::DriveMove { file, folder } => self.drive_move(*file, *folder).await,
-            Operation::DriveTrash { file } => self.drive_trash(*file).await,
+            Operation::DriveShare { file, people, role } => {
+                Box::pin(self.drive_share(*file, people, *role)).await
+            }
+            Operation::DriveExport { file, format } => Box::pin(self.drive_export(*file, *format)).await,
+            Operation::DriveMove { file, folder } => Box::pin(self.drive_move(*file, *folder)).await,
+            Operation::DriveTrash { file } => Box::pin(self.drive_trash(*file)).await,
         }
     }
 

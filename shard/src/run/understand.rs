@@ -51,7 +51,7 @@ impl Asked<'_> {
         let context = self.context(env)?;
         let Self { command, user, priority, deadline, .. } = *self;
         let question = openai::Question { command, context: &context, user, priority, deadline };
-        let plan = openai::plan(env, meter, &question).await?;
+        let plan = Box::pin(openai::plan(env, meter, &question)).await?;
         // What was written in a language that one user wants is no answer to others.
         let is_common = self.language.is_none() || matches!(plan.decision, Decision::Act(_));
         Ok(intent::learn(env, unknown, plan, is_common))

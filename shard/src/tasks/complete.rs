@@ -25,6 +25,9 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often the end of a task is handed to a full commit queue before the task is run again from its journal.
 const COMMIT_ATTEMPTS_MAX: u32 = 8;
 
+/// What the batch of an end takes beside the task: a turn, a session, a line of history.
+const END_BYTES_USUAL: usize = 4 << 10;
+
 /// Why an attempt at a task did not bring its end.
 enum Setback {
     /// It may work later.
@@ -258,8 +261,8 @@ impl Tasks {
     }
 
     fn end_batch(&self, shard: ShardId, lane: LaneId, end: &mut End) -> (Batch, Option<Session>) {
-        let mut batch = Batch::new(shard);
         let task = encode_shrinking(end);
+        let mut batch = Batch::with_capacity(shard, task.as_bytes().len() + END_BYTES_USUAL);
         batch.delete(&Key::task_pending(&lane.user, &end.task.id));
         batch.put(&Key::task_finished(&lane.user, &end.task.id), task.as_bytes());
         if end.is_dead {

@@ -45,7 +45,7 @@ impl Google<'_> {
             let together = std::mem::replace(&mut missing, rest);
             let parts: Vec<ApiCall> = together.iter().map(|(index, _)| calls[*index].clone()).collect();
             // A dropped ticket tells others to look again.
-            let Some(answers) = self.batch(&parts).await else { break };
+            let Some(answers) = Box::pin(self.batch(&parts)).await else { break };
             for ((index, ticket), answer) in together.into_iter().zip(answers) {
                 let Some(result) = answer.and_then(|answer| settled(calls[index].service, answer)) else {
                     continue;

@@ -383,20 +383,8 @@ impl<'a> Google<'a> {
         self.made(call, &answer, make)
     }
 
-    /// As [`Self::read_made`], with what [`Self::read_together`] brought of it.
-    pub(crate) async fn read_made_with<T: DeserializeOwned, M: Made>(
-        &self,
-        call: &ApiCall,
-        brought: Option<Result<Answer, CallError>>,
-        make: impl FnOnce(T) -> M,
-    ) -> Result<Rc<M>, CallError> {
-        match brought {
-            Some(answer) => self.made(call, &answer?, make),
-            None => self.read_made(call, make).await,
-        }
-    }
-
-    fn made<T: DeserializeOwned, M: Made>(
+    /// What [`Self::read_made`] makes, of an answer that is there.
+    pub(crate) fn made<T: DeserializeOwned, M: Made>(
         &self,
         call: &ApiCall,
         answer: &Answer,
@@ -445,8 +433,9 @@ impl<'a> Google<'a> {
             let reply = self.send(call, Retry::Safe, self.deadline).await;
             return reply.map(|reply| Answer::Fresh(reply.body));
         }
+        // Calls that are made are kept apart, so that what is answered from the cache does not carry their room.
         if !self.remembers() {
-            return self.make(call, None).await.map(Answer::Fresh);
+            return Box::pin(self.make(call, None)).await.map(Answer::Fresh);
         }
         for _round in 0..JOINS_MAX {
             match self.env.reads.read(self.user, call, sluice_core::now()) {
@@ -456,7 +445,9 @@ impl<'a> Google<'a> {
                     }
                     return Ok(Answer::Kept(body));
                 }
-                Read::Make(ticket) => return self.make(call, Some(ticket)).await.map(Answer::Fresh),
+                Read::Make(ticket) => {
+                    return Box::pin(self.make(call, Some(ticket))).await.map(Answer::Fresh);
+                }
                 Read::Join(joined) => {
                     if let Some(answer) = self.join(call.service, joined).await? {
                         return answer.map(|body| Answer::Fresh(body.into_bytes()));
@@ -465,7 +456,7 @@ impl<'a> Google<'a> {
                 }
             }
         }
-        self.make(call, None).await.map(Answer::Fresh)
+        Box::pin(self.make(call, None)).await.map(Answer::Fresh)
     }
 
     async fn make(&self, call: &ApiCall, ticket: Option<Ticket>) -> Result<Bytes, CallError> {

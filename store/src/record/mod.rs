@@ -52,6 +52,8 @@ pub use webhook::{
     AttemptRecord, AttemptsRecord, DeliveryRecord, WebhookRecord,
 };
 
+use std::cell::Cell;
+
 use rkyv::Archive;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -164,9 +166,26 @@ pub fn encode<R: Record>(record: &R) -> Result<Value, RecordError> {
 fn archive<R: Record>(record: &R) -> Result<Value, RecordError> {
     // Serialising into memory fails on lengths beyond 2^31 alone, which is too large as well.
     let too_large = |bytes| RecordError::TooLarge { record: R::NAME, bytes };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(record).map_err(|_| too_large(usize::MAX))?;
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let written = rkyv::api::high::to_bytes_in::<_, rancor::Error>(record, scratch);
+    let mut bytes = written.map_err(|_| too_large(usize::MAX))?;
     bytes.push(R::SCHEMA);
-    if bytes.len() > VALUE_BYTES_MAX { Err(too_large(bytes.len())) } else { Ok(Value(bytes)) }
+    let value =
+        if bytes.len() > VALUE_BYTES_MAX { Err(too_large(bytes.len())) } else { Ok(Value::copy_of(&bytes)) };
+    if bytes.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(bytes);
+    }
+    value
+}
+
+/// A scratch buffer is kept up to this size; the largest records are rare.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    /// Where records are written before their length is known: growing a buffer anew for each would copy it several
+    /// times, and what is kept of sessions would keep the room it did not need.
+    static SCRATCH: Cell<AlignedVec> = Cell::default();
 }
 
 /// Validates a value and gives the record, owned. Use [`Loaded`] to read in place instead.
