@@ -104,8 +104,6 @@ fn answers_are_what_the_description_says() {
         .args(["--max-examples", EXAMPLES, "--seed", SEED, "--generation-database", "none", "--workers", "1"])
         .args(["--header", &format!("Authorization: Bearer {key}"), "--continue-on-failure", "--no-color"])
         .args(["--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "30"])
-        // A command costs a plan and some calls; the rest of the suite sends enough of them.
-        .args(["--exclude-operation-id", "command"])
         // Each wrong key counts against the address, from which all the rest comes.
         .args(["--exclude-operation-id", "sign_in"])
         .arg("--tls-verify")

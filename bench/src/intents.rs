@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use jiff::ZonedDateTime;
 use jiff::civil::DateTime;
 use serde::Deserialize;
@@ -36,6 +36,14 @@ pub struct IntentsArgs {
     /// The moment the commands are said at.
     #[arg(long, default_value = "2026-11-25T09:40:00+01:00[Europe/Berlin]")]
     now: String,
+    /// Fails when of what is answered as configured a smaller share has its intent right, or of its slots a smaller share is
+    /// kept, of all commands or of the held-out half, in percent; or when another command is taken for one that changes
+    /// something.
+    #[arg(long, value_name = "PERCENT", default_value_t = 97.0)]
+    precision_min: f64,
+    /// Fails when more of the other commands than this are acted on, changing nothing.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    others_max: usize,
     /// Shows every command of the first half that was answered wrongly, and every other one acted on.
     #[arg(long)]
     verbose: bool,
@@ -97,14 +105,41 @@ pub fn run(args: &IntentsArgs) -> anyhow::Result<()> {
     curve(&all);
     by_action(&all);
     by_pattern(&all);
-    if let Some(path) = &args.others {
-        others(&load(path)?, &setting, args.verbose);
-    }
+    let acted = match &args.others {
+        Some(path) => others(&load(path)?, &setting, args.verbose),
+        None => Acted::default(),
+    };
     latency(&lines, &setting);
     if args.verbose {
         show(&judged, args.all);
     }
+    let held_out = judged.iter().filter(|judged| !is_first(&judged.line.id));
+    for (name, tally) in
+        [("all commands", configured(judged.iter())), ("the held-out half", configured(held_out))]
+    {
+        for (what, right, of) in tally.shares() {
+            let percent = 100.0 * right as f64 / of.max(1) as f64;
+            ensure!(
+                of == 0 || percent >= args.precision_min,
+                "of {name}, {percent:.1} % of the {what} are right; asked are {} %",
+                args.precision_min
+            );
+        }
+    }
+    ensure!(acted.with_effects == 0, "{} of the others would change something", acted.with_effects);
+    ensure!(
+        acted.all <= args.others_max,
+        "{} of the others are acted on; {} may be",
+        acted.all,
+        args.others_max
+    );
     Ok(())
+}
+
+/// What is answered as the gateway is configured by default.
+fn configured<'a>(judged: impl Iterator<Item = &'a Judged<'a>>) -> Tally {
+    let default = Confidence::per_mille(DEFAULT);
+    Tally::of(judged, |guess| guess.is_enough(default))
 }
 
 fn load(path: &Path) -> anyhow::Result<Vec<Line>> {
@@ -316,6 +351,11 @@ impl Tally {
         }
         tally
     }
+
+    /// What is asked of it: how much was right of how much.
+    fn shares(&self) -> [(&'static str, usize, usize); 2] {
+        [("intents", self.intent, self.answered), ("slots", self.slots_kept, self.slots)]
+    }
 }
 
 impl std::fmt::Display for Tally {
@@ -378,7 +418,14 @@ fn by_pattern(judged: &[&Judged<'_>]) {
     }
 }
 
-fn others(lines: &[Line], setting: &Setting<'_>, verbose: bool) {
+/// What was made of commands that are none of its business.
+#[derive(Clone, Copy, Default)]
+struct Acted {
+    all: usize,
+    with_effects: usize,
+}
+
+fn others(lines: &[Line], setting: &Setting<'_>, verbose: bool) -> Acted {
     let default = Confidence::per_mille(DEFAULT);
     let (mut acted, mut effects, mut any) = (0, 0, 0);
     for line in lines {
@@ -399,6 +446,7 @@ fn others(lines: &[Line], setting: &Setting<'_>, verbose: bool) {
         "others: {} commands, acted on as configured {acted} (with effects {effects}), at any confidence {any}",
         lines.len()
     );
+    Acted { all: acted, with_effects: effects }
 }
 
 fn latency(lines: &[Line], setting: &Setting<'_>) {
