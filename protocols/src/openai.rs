@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::plan::{DateTimeLocal, Handle, Item, ItemKind, Plan};
@@ -208,12 +209,15 @@ struct Message<'a> {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct TextOptions {
-    format: &'static Value,
+    format: &'static RawValue,
 }
 
-static FORMAT: LazyLock<Value> = LazyLock::new(
-    || json!({"type": "json_schema", "name": "plan", "schema": Plan::json_schema(), "strict": true}),
-);
+/// Written down once: it is most of a request, and the same in all.
+static FORMAT: LazyLock<Box<RawValue>> = LazyLock::new(|| {
+    let format =
+        json!({"type": "json_schema", "name": "plan", "schema": Plan::json_schema(), "strict": true});
+    to_raw_value(&format).expect("a JSON value holds nothing that could fail to serialise")
+});
 
 impl<'a> PlanRequest<'a> {
     /// Asks `model` what `command` means. `safety_identifier` is a hash of the user, in hex: the provider must
@@ -229,7 +233,7 @@ impl<'a> PlanRequest<'a> {
                 Message { role: "developer", content: Cow::Owned(context) },
                 Message { role: "user", content: Cow::Borrowed(command) },
             ],
-            text: TextOptions { format: &FORMAT },
+            text: TextOptions { format: &**FORMAT },
             prompt_cache_key: PROMPT_CACHE_KEY,
             safety_identifier,
         }
