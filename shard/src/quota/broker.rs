@@ -118,8 +118,17 @@ impl Broker {
         if let Some(wait) = door.breakers.borrow().closed_for(kind.0, kind.1, now) {
             return Err(Denied::Open(wait));
         }
+        let wants_probe = self.quotas.wants_probe(upstream, now);
         let cool = self.quotas.cool_down(upstream, now);
         let entered = door.gate.borrow_mut().enter(&ask, cool, now);
+        let entered = entered.and_then(|grant| {
+            if !wants_probe || self.quotas.begin_probe(upstream, now) {
+                return Ok(grant);
+            }
+            // Another core finds out how long it still takes.
+            door.gate.borrow_mut().give_back(&grant, false, now);
+            Err(Block::Project(self.quotas.cool_down(upstream, now)))
+        });
         let grant = match entered {
             Ok(grant) => grant,
             Err(block) => {
@@ -184,8 +193,15 @@ impl Broker {
         if door.waiting.borrow().is_empty() {
             return self.publish(upstream);
         }
-        let cool = self.quotas.cool_down(upstream, now);
-        let admitted = door.gate.borrow_mut().admit(looks, cool, now);
+        let is_probe = self.quotas.wants_probe(upstream, now) && self.quotas.begin_probe(upstream, now);
+        let (most, cool) = match is_probe {
+            true => (1, Duration::ZERO),
+            false => (usize::MAX, self.quotas.cool_down(upstream, now)),
+        };
+        let admitted = door.gate.borrow_mut().admit_up_to(most, looks, cool, now);
+        if is_probe && admitted.is_empty() {
+            self.quotas.end_probe(upstream, now);
+        }
         for (id, grant) in admitted {
             let Some(turn) = door.waiting.borrow_mut().remove(&id) else { continue };
             *turn.grant.borrow_mut() = Some(grant);
@@ -241,6 +257,11 @@ impl Broker {
         }
     }
 
+    /// Takes note that an upstream answered and limited nobody.
+    pub(crate) fn not_limited(&self, upstream: Upstream) {
+        self.quotas.answers(upstream);
+    }
+
     /// Counts a call for the budget of repeats.
     pub(crate) fn count_call(&self, upstream: Upstream) {
         self.door(upstream).retries.borrow_mut().deposit();
@@ -281,7 +302,8 @@ impl Broker {
     ) -> Option<Permit> {
         let (now, door, kind) = (sluice_core::now(), self.door(upstream), (Class::Read, operation));
         let is_well = door.breakers.borrow().is_closed(kind.0, kind.1)
-            && self.quotas.cool_down(upstream, now).is_zero();
+            && self.quotas.cool_down(upstream, now).is_zero()
+            && !self.quotas.wants_probe(upstream, now);
         if !is_well || !door.retries.borrow_mut().withdraw(now) {
             return None;
         }

@@ -19,6 +19,7 @@ use sluice_protocols::api::Priority;
 use sluice_protocols::ids::UserId;
 use smallvec::SmallVec;
 
+use super::BELIEVED_MAX;
 use super::ledger::{Lease, Spent};
 use super::window::{Slots, Window};
 
@@ -283,6 +284,17 @@ impl Gate {
     /// Lets in whoever may go now, in their order. At most `looks` users are passed over, so that one call that ends
     /// costs little however many wait; the next goes on from there.
     pub(crate) fn admit(&mut self, looks: usize, cool: Duration, now: Instant) -> Admitted {
+        self.admit_up_to(usize::MAX, looks, cool, now)
+    }
+
+    /// As [`Self::admit`], so many at most; `most` is not 0.
+    pub(crate) fn admit_up_to(
+        &mut self,
+        most: usize,
+        looks: usize,
+        cool: Duration,
+        now: Instant,
+    ) -> Admitted {
         let (mut admitted, mut looks) = (Admitted::new(), looks);
         for class in 0..self.turns.len() {
             let mut passed_over = 0;
@@ -301,6 +313,9 @@ impl Gate {
                         self.turns[class].push_back(turn);
                         passed_over = 0;
                         admitted.push((id, grant));
+                        if admitted.len() >= most {
+                            return admitted;
+                        }
                     }
                     Err(Block::User(_) | Block::UserPlaces | Block::Never | Block::Users) => {
                         self.turns[class].push_back(turn);
@@ -355,7 +370,9 @@ impl Gate {
     }
 
     /// Makes a user wait: as long as was said, or longer each time.
+    /// No longer than is believed unasked: what then goes out of one user's is bounded by their places.
     pub(crate) fn cool_user(&mut self, user: UserId, said: Option<Duration>, first: Duration, now: Instant) {
+        let said = said.map(|said| said.min(BELIEVED_MAX));
         let known = self.users.entry(Some(user)).or_default();
         let recent = known.cool_until.is_some_and(|until| now < until + known.cool_last);
         known.cool_last = match said {

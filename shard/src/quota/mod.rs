@@ -20,7 +20,7 @@ mod stats;
 mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_net::egress::Upstream;
@@ -42,6 +42,9 @@ use window::Slots;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest wait that is believed without asking again. A mistaken `Retry-After` of a day would stop all cores for as
+/// long; after this much of it one call finds out.
+pub(crate) const BELIEVED_MAX: Duration = Duration::from_secs(5 * 60);
 /// A minute is cut into 240 slots: at most 2 % of it lie idle in slots that are half out.
 const MINUTE_SLOT: Duration = Duration::from_millis(250);
 /// A day is cut into 288.
@@ -63,6 +66,11 @@ struct Shared {
     cool_until_ms: AtomicU64,
     /// How long the last wait was that a refusal without a time brought, in milliseconds.
     cool_last_ms: AtomicU64,
+    /// Until when an upstream said to wait, in milliseconds after the epoch, where that is longer than is believed
+    /// unasked; else 0.
+    said_until_ms: AtomicU64,
+    /// Whether a call was let through to find out if that still holds.
+    is_probed: AtomicBool,
     ledgers: Vec<(Measure, Span, Arc<Ledger>)>,
 }
 
@@ -99,6 +107,8 @@ impl Quotas {
             Shared {
                 cool_until_ms: AtomicU64::new(0),
                 cool_last_ms: AtomicU64::new(0),
+                said_until_ms: AtomicU64::new(0),
+                is_probed: AtomicBool::new(false),
                 ledgers: made.collect(),
             }
         });
@@ -203,6 +213,44 @@ impl Quotas {
         if until == 0 { Duration::ZERO } else { Duration::from_millis(until.saturating_sub(self.ms(now))) }
     }
 
+    /// Whether so much of a long wait has passed that one call may find out if it still holds.
+    fn wants_probe(&self, upstream: Upstream, now: Instant) -> bool {
+        let shared = &self.shared[upstream as usize];
+        let (said, now_ms) = (shared.said_until_ms.load(Relaxed), self.ms(now));
+        said > now_ms && shared.cool_until_ms.load(Relaxed) <= now_ms
+    }
+
+    /// Takes the leave for that call: all others wait until it is answered, or for [`COOL_MAX`]. `false` where another core
+    /// was first.
+    fn begin_probe(&self, upstream: Upstream, now: Instant) -> bool {
+        let shared = &self.shared[upstream as usize];
+        let (now_ms, until) = (self.ms(now), shared.cool_until_ms.load(Relaxed));
+        let next = now_ms.saturating_add(u64::try_from(COOL_MAX.as_millis()).unwrap_or(u64::MAX));
+        let is_first = until <= now_ms
+            && shared.cool_until_ms.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
+        if is_first {
+            shared.is_probed.store(true, Relaxed);
+        }
+        is_first
+    }
+
+    /// Gives that leave back: the call was not made.
+    fn end_probe(&self, upstream: Upstream, now: Instant) {
+        let shared = &self.shared[upstream as usize];
+        if shared.is_probed.swap(false, Relaxed) {
+            shared.cool_until_ms.store(self.ms(now), Relaxed);
+        }
+    }
+
+    /// An upstream answered without limiting anybody: where that is what a probe came to, nobody waits any more.
+    fn answers(&self, upstream: Upstream) {
+        let shared = &self.shared[upstream as usize];
+        if shared.is_probed.load(Relaxed) && shared.is_probed.swap(false, Relaxed) {
+            shared.said_until_ms.store(0, Relaxed);
+            shared.cool_until_ms.store(0, Relaxed);
+        }
+    }
+
     /// Makes all cores wait: as long as was said, or longer each time.
     fn cool(&self, upstream: Upstream, said: Option<Duration>, now: Instant) {
         let shared = &self.shared[upstream as usize];
@@ -216,6 +264,12 @@ impl Quotas {
             None if now_ms < until.saturating_add(last) => (last * 2).min(whole(COOL_MAX)),
             None => whole(self.config.cool_down),
         };
+        let believed = wait.min(whole(BELIEVED_MAX));
+        if believed < wait {
+            shared.said_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
+        }
+        shared.is_probed.store(false, Relaxed);
+        let wait = believed;
         shared.cool_last_ms.store(wait, Relaxed);
         shared.cool_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
     }
@@ -256,5 +310,34 @@ mod tests {
         now += Duration::from_secs(600);
         quotas.cool(Upstream::Gmail, None, now);
         assert!(quotas.cool_down(Upstream::Gmail, now) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn of_a_wait_of_a_day_some_minutes_are_believed_and_then_one_call_finds_out() {
+        let quotas = Quotas::new(QuotaConfig::default(), 2);
+        let mut now = Instant::now();
+        quotas.cool(Upstream::Gmail, Some(DAY), now);
+        assert!(!quotas.wants_probe(Upstream::Gmail, now));
+        let wait = quotas.cool_down(Upstream::Gmail, now);
+        assert!(wait <= BELIEVED_MAX && wait > BELIEVED_MAX - Duration::from_secs(1), "{wait:?}");
+        now += wait;
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // All others wait for what it comes to.
+        assert!(!quotas.wants_probe(Upstream::Gmail, now) && !quotas.begin_probe(Upstream::Gmail, now));
+        assert!(!quotas.cool_down(Upstream::Gmail, now).is_zero());
+        // It was not made after all: the next may.
+        quotas.end_probe(Upstream::Gmail, now);
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // Refused once more, as before.
+        quotas.cool(Upstream::Gmail, Some(DAY), now);
+        now += quotas.cool_down(Upstream::Gmail, now);
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // Answered: it is over for all.
+        quotas.answers(Upstream::Gmail);
+        assert!(quotas.cool_down(Upstream::Gmail, now).is_zero() && !quotas.wants_probe(Upstream::Gmail, now));
+        // A short wait is believed whole, and nobody asks within.
+        quotas.cool(Upstream::Drive, Some(Duration::from_secs(90)), now);
+        now += quotas.cool_down(Upstream::Drive, now);
+        assert!(!quotas.wants_probe(Upstream::Drive, now));
     }
 }

@@ -37,7 +37,7 @@ use crate::quota::{Ask, Class, Denied, Operation, Permit};
 const CALLS_NOTED_MAX: usize = 128;
 
 /// Once the quota of a day is used up: how long nothing is asked, unless the answer says.
-const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
+pub(super) const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
 /// Bodies up to this are checked in full: some 50 microseconds.
 const CHECKED_BYTES_MAX: usize = 64 << 10;
 /// How often a read that waits for another's looks again when that one brought nothing.
@@ -733,7 +733,7 @@ impl<'a> Google<'a> {
             if !extra.is_accepted(response.status) {
                 self.judge(call.service, response)
             } else if extra.parts > 0 {
-                judge_parts(response, extra.parts)
+                judge_parts(response, extra.parts, self.env.clock.timestamp())
             } else if is_nonsense(call, response) {
                 Judged { is_passing: true, is_failure: true, ..Judged::good() }
             } else {
