@@ -346,7 +346,8 @@ async fn model_that_quotes() -> String {
             if body.contains(MARKS[0]) { format!("You spoke of {}.", MARKS[0]) } else { "Never.".to_owned() };
         let plan = json!({"decision": "decline", "reason": reason, "steps": []}).to_string();
         let content = json!([{"type": "output_text", "text": plan, "annotations": []}]);
-        let message = json!({"type": "message", "role": "assistant", "status": "completed", "content": content});
+        let message =
+            json!({"type": "message", "role": "assistant", "status": "completed", "content": content});
         Json(json!({"status": "completed", "error": null, "output": [message]}))
     });
     tokio::spawn(async move { axum::serve(listener, app).await });

@@ -90,8 +90,9 @@ fn part(text: &Bytes) -> Option<(usize, PartAnswer)> {
     let index = id.trim_matches(['<', '>']).strip_prefix("response-part-")?.parse().ok()?;
     let (head, body) = split_head(&rest)?;
     let status = std::str::from_utf8(head).ok()?.lines().next()?.split(' ').nth(1)?.parse().ok()?;
-    let retry_after = fields(head)
-        .find_map(|(name, value)| name.eq_ignore_ascii_case("retry-after").then(|| RetryAfter::from_header(value))?);
+    let retry_after = fields(head).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("retry-after").then(|| RetryAfter::from_header(value))?
+    });
     // The length is the boundary's business; where it is told and less was sent, the answer broke off.
     let told = fields(head).find_map(|(name, value)| {
         name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().ok())?
@@ -149,7 +150,8 @@ mod tests {
               --b1\r\nContent-ID: <response-part-1>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}\r\n--b1--\r\n",
         );
         let found = answers(&body, 3);
-        let answer = |status, body: &'static str| Some(PartAnswer { status, retry_after: None, body: body.into() });
+        let answer =
+            |status, body: &'static str| Some(PartAnswer { status, retry_after: None, body: body.into() });
         assert_eq!(found, [answer(200, "{}"), None, answer(404, "{\"a\": 1}")]);
     }
 

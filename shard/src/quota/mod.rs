@@ -28,7 +28,7 @@ use sluice_net::egress::Upstream;
 pub use breaker::BreakerConfig;
 pub(crate) use breaker::Verdict;
 pub use broker::Broker;
-pub(crate) use broker::{Denied, Permit};
+pub(crate) use broker::{CROWDED_WAIT, Denied, Occupied, Permit};
 pub use config::{Limits, QuotaConfig, RetryLimits, Units};
 pub(crate) use gate::Ask;
 use gate::{Budget, COOL_MAX, Gate, GateLimits, Measure};
@@ -226,8 +226,8 @@ impl Quotas {
         let shared = &self.shared[upstream as usize];
         let (now_ms, until) = (self.ms(now), shared.cool_until_ms.load(Relaxed));
         let next = now_ms.saturating_add(u64::try_from(COOL_MAX.as_millis()).unwrap_or(u64::MAX));
-        let is_first = until <= now_ms
-            && shared.cool_until_ms.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
+        let is_first =
+            until <= now_ms && shared.cool_until_ms.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
         if is_first {
             shared.is_probed.store(true, Relaxed);
         }
@@ -334,7 +334,9 @@ mod tests {
         assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
         // Answered: it is over for all.
         quotas.answers(Upstream::Gmail);
-        assert!(quotas.cool_down(Upstream::Gmail, now).is_zero() && !quotas.wants_probe(Upstream::Gmail, now));
+        assert!(
+            quotas.cool_down(Upstream::Gmail, now).is_zero() && !quotas.wants_probe(Upstream::Gmail, now)
+        );
         // A short wait is believed whole, and nobody asks within.
         quotas.cool(Upstream::Drive, Some(Duration::from_secs(90)), now);
         now += quotas.cool_down(Upstream::Drive, now);

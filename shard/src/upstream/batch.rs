@@ -103,13 +103,14 @@ pub(super) fn judge_parts(response: &EgressResponse, parts: usize, now: Timestam
     let answers = batch::answers(&response.body, parts);
     let is_failure = answers.iter().all(Option::is_none);
     let good = Judged { is_failure, ..Judged::good() };
-    answers.iter().flatten().filter_map(|answer| limit_of(answer, now)).fold(good, |known, (limited, wait)| {
-        match (known.limited, limited) {
+    answers.iter().flatten().filter_map(|answer| limit_of(answer, now)).fold(
+        good,
+        |known, (limited, wait)| match (known.limited, limited) {
             (Limited::Project, Limited::User) => known,
             (known_limited, _) if known_limited == limited => Judged { wait: known.wait.max(wait), ..known },
             _ => Judged { limited, wait, ..known },
-        }
-    })
+        },
+    )
 }
 
 /// Whom a part limits, and how long it says.
@@ -155,11 +156,13 @@ mod tests {
 
     #[test]
     fn what_a_part_says_of_a_wait_is_learned_as_from_a_call_of_its_own() {
-        let of_user = limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:00:40Z");
+        let of_user =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:00:40Z");
         let learned = judged(&[(200, "{}"), (429, &of_user), (404, "{}")]);
         assert_eq!((learned.limited, learned.wait), (Limited::User, Some(Duration::from_secs(40))));
         // The longest one that is named counts.
-        let later = limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:01:30Z");
+        let later =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:01:30Z");
         let unsaid = limit("userRateLimitExceeded", "User-rate limit exceeded.");
         let learned = judged(&[(429, &of_user), (429, &later), (429, &unsaid)]);
         assert_eq!((learned.limited, learned.wait), (Limited::User, Some(Duration::from_secs(90))));
@@ -167,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_limit_of_all_comes_before_one_of_the_user_and_has_its_own_wait() {
-        let of_user = limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T15:00:00Z");
+        let of_user =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T15:00:00Z");
         let of_all = limit("rateLimitExceeded", "Too many requests.");
         for parts in [[(429, &*of_user), (403, &*of_all)], [(403, &*of_all), (429, &*of_user)]] {
             let learned = judged(&parts);

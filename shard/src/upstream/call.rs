@@ -37,7 +37,7 @@ impl From<Denied> for Unanswered {
         match denied {
             Denied::Full => Self::Lost(EgressError::Overloaded),
             Denied::Late => Self::Lost(EgressError::DeadlineExceeded { sent: false }),
-            Denied::Limited(_) | Denied::Open(_) => Self::Denied(denied),
+            Denied::Limited(_) | Denied::Open(_) | Denied::Crowded => Self::Denied(denied),
         }
     }
 }
