@@ -15,12 +15,13 @@ mod config;
 mod gate;
 mod hedge;
 mod ledger;
+mod minutes;
 mod retry;
 mod stats;
 mod window;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_net::egress::Upstream;
@@ -36,6 +37,8 @@ pub use hedge::HedgeConfig;
 pub(crate) use hedge::Operation;
 use ledger::Lease;
 pub use ledger::{Ledger, Span};
+pub use minutes::{Boot, WORDS as MINUTES_WORDS};
+use minutes::{Left, Minutes};
 pub(crate) use retry::wait as retry_wait;
 pub use stats::{DoorStats, QuotaStats};
 use window::Slots;
@@ -80,6 +83,7 @@ pub struct Quotas {
     config: QuotaConfig,
     cores: usize,
     epoch: Instant,
+    minutes: OnceLock<Minutes>,
     shared: [Shared; Upstream::ALL.len()],
 }
 
@@ -112,7 +116,7 @@ impl Quotas {
                 ledgers: made.collect(),
             }
         });
-        Arc::new(Self { config, cores: cores.max(1), epoch, shared })
+        Arc::new(Self { config, cores: cores.max(1), epoch, minutes: OnceLock::new(), shared })
     }
 
     /// Settings.
@@ -136,6 +140,27 @@ impl Quotas {
         ledgers
             .map(|(measure, span, ledger)| (name(*measure, span), ledger.limit(), ledger.used(now)))
             .collect()
+    }
+
+    /// Goes on with the minutes of earlier processes, as they stand in these words ([`MINUTES_WORDS`] of them), and writes there from
+    /// now on. Only for the start, before any core's. Where it is doubtful what was used, all of a minute counts as used.
+    pub fn keep_minutes(&self, words: &'static [AtomicU64], boot: Boot) {
+        let Some((minutes, left)) = Minutes::open(words, self.epoch, boot) else { return };
+        if self.minutes.set(minutes).is_err() {
+            return;
+        }
+        let now = Instant::now();
+        for upstream in Upstream::ALL {
+            let ledgers = self.shared[upstream as usize].ledgers.iter();
+            for (measure, _, ledger) in ledgers.filter(|(_, span, _)| span.slot == MINUTE_SLOT) {
+                if let Some(ring) = minutes.ring(upstream, *measure) {
+                    ledger.keep_in(ring, now);
+                }
+                if left == Left::Doubtful {
+                    ledger.charge(ledger.limit().saturating_sub(ledger.used(now)), now);
+                }
+            }
+        }
     }
 
     fn days(&self) -> impl Iterator<Item = (Upstream, &Ledger)> {
@@ -200,7 +225,8 @@ impl Quotas {
             users_max: config.users_max,
         };
         let span = Span::new(MINUTE, config.slack, MINUTE_SLOT);
-        Gate::new(limits, Slots { span, epoch: self.epoch }, budgets.collect())
+        let gate = Gate::new(limits, Slots { span, epoch: self.epoch }, budgets.collect());
+        gate.keeping(self.minutes.get().and_then(|minutes| minutes.cells(upstream)))
     }
 
     fn ms(&self, now: Instant) -> u64 {
