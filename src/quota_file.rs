@@ -1,6 +1,9 @@
-//! What is used of the days' budgets, kept over restarts in a file of the data directory.
+//! What is used of the days' and the minutes' budgets, kept over restarts in files of the data directory.
 //!
-//! Invariants:
+//! The days stand in [`FILE`], which is written now and then; the minutes in [`MINUTES`], which is memory of this process that
+//! the kernel keeps when it is killed (see [`sluice_core::words`]), so nothing of them is lost but by a crash of the machine.
+//!
+//! Invariants of the days:
 //! - The file is replaced whole, so there is always one that can be read.
 //! - What a crash may have lost, at most what was used since the last writing, is counted as a whole minute's limit; at most
 //!   once a minute, since no provider lets more be used. So budgets after a crash err on the safe side.
@@ -15,11 +18,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::Upstream;
-use sluice_shard::quota::Quotas;
+use sluice_shard::quota::{Boot, MINUTES_WORDS, Quotas};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 const FILE: &str = "quota.json";
+const MINUTES: &str = "quota.minutes";
 /// How often it is written: less than the minute that is counted after a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(50);
 const MINUTE_S: u64 = 60;
@@ -61,9 +65,26 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Which run of the machine this is; to be asked before the sandbox. Where the system does not tell, it is taken for the one before.
+pub(crate) fn boot() -> Boot {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    let up = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let up_s = up.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok());
+    let up = up_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
+    Boot { id: u64::from_str_radix(&digits, 16).unwrap_or(0), up }
+}
+
 impl QuotaFile {
-    /// Counts what the file tells, and marks it as in use.
-    pub(crate) fn open(directory: &Path, quotas: Arc<Quotas>) -> Self {
+    /// Counts what the files tell, and marks them as in use. Before any core begins.
+    pub(crate) fn open(directory: &Path, quotas: Arc<Quotas>, boot: Boot) -> Self {
+        let minutes = directory.join(MINUTES);
+        match sluice_core::words::map(&minutes, MINUTES_WORDS) {
+            Ok(words) => quotas.keep_minutes(words, boot),
+            Err(error) => {
+                tracing::warn!(%error, path = %minutes.display(), "the minutes' quotas begin anew, and are not kept")
+            }
+        }
         let file = Self { path: directory.join(FILE), quotas, state: Arc::default() };
         match fs::read(&file.path) {
             Ok(bytes) => match serde_json::from_slice::<Saved>(&bytes) {
@@ -149,6 +170,8 @@ mod tests {
 
     use super::*;
 
+    const HERE: Boot = Boot { id: 1, up: Duration::MAX };
+
     fn quotas() -> Arc<Quotas> {
         Quotas::new(QuotaConfig::default(), 2)
     }
@@ -161,11 +184,11 @@ mod tests {
     #[test]
     fn a_day_goes_on_after_an_end_in_good_order() {
         let directory = tempfile::tempdir().unwrap();
-        let first = QuotaFile::open(directory.path(), quotas());
+        let first = QuotaFile::open(directory.path(), quotas(), HERE);
         first.quotas.restore_days(Upstream::Gmail, &[(NOW, 70), (-7_200, 30)], Instant::now());
         first.close();
         for _restart in 0..3 {
-            let next = QuotaFile::open(directory.path(), quotas());
+            let next = QuotaFile::open(directory.path(), quotas(), HERE);
             assert_eq!((used(&next.quotas, Upstream::Gmail), used(&next.quotas, Upstream::Drive)), (100, 0));
             next.close();
         }
@@ -174,13 +197,27 @@ mod tests {
     #[test]
     fn a_crash_costs_a_minute_and_crashes_in_a_row_no_more() {
         let directory = tempfile::tempdir().unwrap();
-        let first = QuotaFile::open(directory.path(), quotas());
+        let first = QuotaFile::open(directory.path(), quotas(), HERE);
         first.quotas.restore_days(Upstream::Calendar, &[(NOW, 5)], Instant::now());
         first.save(false);
         for _crash in 0..3 {
-            let next = QuotaFile::open(directory.path(), quotas());
+            let next = QuotaFile::open(directory.path(), quotas(), HERE);
             assert_eq!(used(&next.quotas, Upstream::Calendar), 10_005);
         }
+    }
+
+    #[test]
+    fn a_minute_goes_on_whatever_ended_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let words = sluice_core::words::map(&directory.path().join(MINUTES), MINUTES_WORDS).unwrap();
+        let first = QuotaFile::open(directory.path(), quotas(), HERE);
+        // As a killed process leaves it: without a last word.
+        drop(first);
+        assert!(words[0].load(std::sync::atomic::Ordering::Relaxed) > 0, "the file is in use");
+        // Where there can be no file, the rest goes on.
+        let other = tempfile::tempdir().unwrap();
+        fs::create_dir(other.path().join(MINUTES)).unwrap();
+        assert_eq!(used(&QuotaFile::open(other.path(), quotas(), HERE).quotas, Upstream::Gmail), 0);
     }
 
     #[test]
@@ -193,8 +230,8 @@ mod tests {
         };
         let file = directory.path().join(FILE);
         fs::write(&file, serde_json::to_vec(&old).unwrap()).unwrap();
-        assert_eq!(used(&QuotaFile::open(directory.path(), quotas()).quotas, Upstream::Gmail), 2);
+        assert_eq!(used(&QuotaFile::open(directory.path(), quotas(), HERE).quotas, Upstream::Gmail), 2);
         fs::write(&file, b"{").unwrap();
-        assert_eq!(used(&QuotaFile::open(directory.path(), quotas()).quotas, Upstream::Gmail), 0);
+        assert_eq!(used(&QuotaFile::open(directory.path(), quotas(), HERE).quotas, Upstream::Gmail), 0);
     }
 }

@@ -31,7 +31,9 @@ use sluice_shard::env::RunConfig;
 use sluice_shard::intent::IntentConfig;
 use sluice_shard::limit::{LimitConfig, Limits as RequestLimits, RatePair};
 use sluice_shard::peer::PeerEnd;
-use sluice_shard::quota::{BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units};
+use sluice_shard::quota::{
+    Boot, BreakerConfig, HedgeConfig, Limits, QuotaConfig, Quotas, RetryLimits, Units,
+};
 use sluice_shard::webhooks::WebhookConfig;
 use sluice_shard::{
     Admin, ConnectConfig, ContextConfig, CoreParts, CoreService, Metrics, Placement, RevocationClient,
@@ -48,7 +50,7 @@ use crate::admin;
 use crate::config::{Config, Durability, IoMode, LogFormat, Rate, Webhooks};
 use crate::identity::Identity;
 use crate::node_secret;
-use crate::quota_file::QuotaFile;
+use crate::quota_file::{self, QuotaFile};
 use crate::sandbox::{self, Confinement};
 use crate::tls::{Hangups, Tls};
 use crate::vault::{self, KeySource};
@@ -71,14 +73,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let cores = CoreCount::new(cpus.len()).with_context(|| format!("{} cores are too many", cpus.len()))?;
     // First, so that a start without them makes no directory.
     let keyring = KeySource::of(config).read()?;
+    let boot = quota_file::boot();
     let confinement = sandbox::enter(config)?;
     let egress = confinement.start("egress", || Egress::start(egress_config(config, cores.get())))??;
     // Before the start, which may take a while: whoever asks in its midst gets an orderly end, too, and SIGHUP is not
     // the end that it is by default.
-    let signals = Signals { stop: listen_for_stop(&egress)?, hangups: Hangups::listen(&egress)? };
+    let outset = Outset { stop: listen_for_stop(&egress)?, hangups: Hangups::listen(&egress)?, boot };
     let store = confinement.start("storage", || open_store(config))??;
     let vault = vault::open(&store, keyring)?;
-    let result = serve(config, &cpus, cores, &vault, &egress, signals, confinement);
+    let result = serve(config, &cpus, cores, &vault, &egress, outset, confinement);
     egress.shutdown(SHUTDOWN_SLACK);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
@@ -86,10 +89,11 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     result
 }
 
-/// Signals, heard from the start on.
-struct Signals {
+/// What is there from the start on: signals, and which run of the machine this is, which the sandbox does not let be asked.
+struct Outset {
     stop: mpsc::Receiver<&'static str>,
     hangups: Hangups,
+    boot: Boot,
 }
 
 fn serve(
@@ -98,13 +102,13 @@ fn serve(
     cores: CoreCount,
     vault: &Vault,
     egress: &Egress,
-    signals: Signals,
+    outset: Outset,
     confinement: Confinement<Sandbox>,
 ) -> anyhow::Result<()> {
     let store = vault.store();
     let secret = node_secret::read_or_make(store.path())?;
     let tls = Tls::load(config, &secret)?;
-    tls.follow(egress, signals.hangups);
+    tls.follow(egress, outset.hangups);
     let server = tls.server()?;
     let tcp_tls = tls.tcp()?;
     let (listeners, tcp_listeners) = bind(config, cores)?;
@@ -153,7 +157,7 @@ fn serve(
         core_ports: core_ports.clone(),
         cores,
     });
-    let days = QuotaFile::open(store.path(), Arc::clone(&shared.shard.run.quotas));
+    let days = QuotaFile::open(store.path(), Arc::clone(&shared.shard.run.quotas), outset.boot);
     let _saving = days.save_now_and_then(&egress.runtime());
     let (stop, stopped) = watch::channel(Stop::Not);
     let (tell, told) = mpsc::channel();
@@ -178,7 +182,7 @@ fn serve(
     });
     let served = started.and_then(|(admin, io)| {
         announce(&addresses, &core_ports, io, &admin);
-        wait_for_stop(&signals.stop, &told)
+        wait_for_stop(&outset.stop, &told)
     });
     let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
     let _ = stop.send(Stop::Draining);
@@ -667,6 +671,10 @@ fn quota_config(config: &Config, cores: usize) -> QuotaConfig {
         openai_concurrent_max: count(egress.openai_concurrency_max).div_ceil(cores),
         google_concurrent_max: count(egress.google_concurrency_max).div_ceil(cores),
         waiting_max: count(quota.waiting_per_core_max),
+        places_max: count(
+            config.limits.tasks_running_per_core_max.saturating_mul(quota.places_percent) / 100,
+        )
+        .max(1),
         slack: quota.slack_ms.duration(),
         cool_down: quota.cool_down_ms.duration(),
         breaker: BreakerConfig {

@@ -135,6 +135,21 @@ async fn a_pattern_learned_from_one_user_serves_another_with_values_of_their_own
 }
 
 #[tokio::test]
+async fn only_the_first_command_of_a_session_teaches_a_pattern() {
+    let stage = Stage::start(PATTERNS).await;
+    assert_eq!(stage.source("find the file about the roadmap").await, "model");
+    // The model sees the first command now, so that its plan may say something of it.
+    assert_eq!(stage.source("Find the mail from Anna about the budget").await, "model");
+    let (bob, cleo) = (stage.scene.gateway.user("bob"), stage.scene.gateway.user("cleo"));
+    let task = stage.caller.done(&bob, "Find the mail from Ben about the budget").await;
+    assert_eq!(task["intent"]["source"], "model", "{task:#}");
+    let task = stage.caller.done(&cleo, "Find the mail from Anna about the budget").await;
+    assert_eq!(task["intent"]["source"], "pattern", "{task:#}");
+    // What was learned serves sessions that go on as well.
+    assert_eq!(stage.source("Find the mail from Ben about the budget").await, "pattern");
+}
+
+#[tokio::test]
 async fn without_rules_and_patterns_the_model_is_asked_every_time() {
     let stage = Stage::start(&[]).await;
     for count in 1..=2 {

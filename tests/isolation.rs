@@ -13,10 +13,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::{Json, Router};
 use common::Sim;
 use common::asker::{Asker, text};
 use common::lot::Lot;
-use common::scene::Scene;
+use common::scene::{Caller, Scene};
 use serde_json::{Value, json};
 
 /// In every text of Ada's, and of Bob's.
@@ -334,4 +335,47 @@ async fn no_sequence_of_requests_shows_one_user_what_another_has() {
         let told = party.asker.get(&format!("/tasks/{}", text(&marked["id"]))).await;
         assert!(told.to_string().contains(party.mark));
     }
+}
+
+/// A model that declines everything, and whose words quote what it was shown of Ada.
+async fn model_that_quotes() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let app = Router::new().fallback(move |body: String| async move {
+        let reason =
+            if body.contains(MARKS[0]) { format!("You spoke of {}.", MARKS[0]) } else { "Never.".to_owned() };
+        let plan = json!({"decision": "decline", "reason": reason, "steps": []}).to_string();
+        let content = json!([{"type": "output_text", "text": plan, "annotations": []}]);
+        let message =
+            json!({"type": "message", "role": "assistant", "status": "completed", "content": content});
+        Json(json!({"status": "completed", "error": null, "output": [message]}))
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn what_the_model_was_shown_of_one_user_is_told_to_no_other() {
+    let model = model_that_quotes().await;
+    // One core, so that what is learned would be learned for all.
+    let scene = Scene::start(1, &[&format!("openai.base_url={model}"), "intent.pattern_ttl_s=86400"]);
+    let caller = Caller::of(&scene.gateway).await;
+    let [ada, bob, cleo, dora] = ["ada", "bob", "cleo", "dora"].map(|name| scene.gateway.user(name));
+    let told = async |key: &str, command: &str| {
+        let task = caller.command(key, command).await;
+        assert_eq!(task["state"], "declined", "{task:#}");
+        (task["intent"]["source"].clone(), text(&task["answer"]).to_owned())
+    };
+    told(&ada, &format!("tell my doctor about the {}", MARKS[0])).await;
+    let (source, answer) = told(&ada, "play some music").await;
+    // The test can fail: Ada is told of what she said, in her own session.
+    assert!(source == "model" && answer.contains(MARKS[0]), "{answer}");
+    // The model is asked anew for Bob, and his is the first answer that may be learned: that it is a refusal, without its words.
+    assert_eq!(told(&bob, "play some music").await, (json!("model"), "Never.".to_owned()));
+    let (source, answer) = told(&cleo, "play some music").await;
+    assert_eq!(source, "pattern");
+    assert!(!answer.contains(MARKS[0]) && !answer.contains("Never"), "{answer}");
+    // A session that only refusals were told in is one with turns all the same.
+    assert_eq!(told(&bob, "sing me a song").await.0, "model");
+    assert_eq!(told(&dora, "sing me a song").await.0, "model");
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use common::asker::Asker;
 use common::h3::Answer;
 use common::metrics::Metrics;
-use common::scene::{Caller, Scene};
-use common::{Gateway, Sim};
+use common::scene::{Caller, Scene, guard};
+use common::{Gateway, PATIENT, Sim};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -320,4 +320,91 @@ async fn without_the_calendar_the_others_are_as_they_were() {
 #[tokio::test]
 async fn without_files_the_others_are_as_they_were() {
     an_outage_of("drive").await;
+}
+
+/// Commands that run at once on the core, and what one upstream may hold of them.
+const COMMANDS: u64 = 8;
+const HELD: u64 = 6;
+
+/// As many commands as the core runs at once wait for one upstream that hangs: what asks another, and what asks nobody, is
+/// carried out meanwhile.
+async fn all_places_for(failing: &str, command: &str, knows_tokens: bool) {
+    // By rules, so that the model is asked where a command needs it alone. Nothing is given up while the test looks.
+    let commands = format!("limits.tasks_running_per_core_max={COMMANDS}");
+    let settings = [&[&*commands, "intent.local=true", "cache.read_bytes_per_core=0"][..], &PATIENT].concat();
+    let scene = Scene::start(1, &settings);
+    let of = async |name: &str| Arc::new(Asker::of(&scene.gateway, &scene.gateway.user(name)).await);
+    let other = of("other").await;
+    // Whoever is not concerned has their token.
+    essence(&ask(&other, "calendar").await);
+    let mut users = Vec::new();
+    for number in 0..COMMANDS {
+        let user = of(&format!("user{number}")).await;
+        if knows_tokens {
+            essence(&ask(&user, "calendar").await);
+        }
+        users.push(user);
+    }
+    scene.sim.fault(json!({"service": failing, "kind": "hang"})).await;
+    let mut commands = JoinSet::new();
+    for user in &users {
+        let (user, body) = (Arc::clone(user), json!({ "command": command }));
+        commands.spawn(async move { user.ask("POST", "/command", &body).await });
+    }
+    // What is beyond its share is refused, and nothing of it was sent.
+    for _ in HELD..COMMANDS {
+        let answer = guard(commands.join_next()).await.expect("a command").expect("it ends");
+        answer.problem(503, "upstream-limited");
+        assert_eq!(answer.field("retry-after"), Some("5"));
+    }
+    let page = scene.gateway.page().await;
+    let held = page.sum("sluice_quota_places", &[("upstream", failing)]);
+    let refused = page.sum("sluice_quota_denied_total", &[("upstream", failing), ("reason", "crowded")]);
+    assert_eq!((held, refused), (HELD, COMMANDS - HELD));
+    // A request of the plain surface takes no place from others either.
+    if !matches!(failing, "openai" | "oauth") {
+        ask(&other, failing).await.problem(503, "upstream-limited");
+    }
+    // One that nobody waits for is put back.
+    let later = of("later").await;
+    let promised = later.queue(&json!({ "command": command })).await;
+    for _ in 0..3 {
+        let task = other
+            .expect(200, "POST", "/command", &json!({"command": "what's on my calendar tomorrow"}))
+            .await;
+        assert_eq!(task["state"], "done", "{task:#}");
+        essence(&ask(&other, "calendar").await);
+    }
+    let put_back = later.until(&promised["id"], "queued").await;
+    let is_limited = |task: &Value| task["last_error"]["type"] == "/problems/upstream-limited";
+    let mut put_back = put_back;
+    while !is_limited(&put_back) {
+        put_back = later.task(&promised["id"]).await;
+        assert!(matches!(put_back["state"].as_str(), Some("queued" | "running")), "{put_back:#}");
+    }
+    assert!(commands.try_join_next().is_none(), "the others were answered while these hang");
+    // Cut off, they are made again where they may be.
+    scene.sim.clear_faults().await;
+    while let Some(answer) = guard(commands.join_next()).await {
+        answer.expect("it ends");
+    }
+    let task = later.ended(&promised["id"]).await;
+    assert_eq!(task["state"], "done", "{task:#}");
+    let is_empty = |page: &Metrics| page.sum("sluice_quota_places", &[]) == 0;
+    scene.gateway.until("no place is held", is_empty).await;
+}
+
+#[tokio::test]
+async fn mail_that_hangs_leaves_places_to_other_services() {
+    all_places_for("gmail", "find the mail from Anna about the budget", true).await;
+}
+
+#[tokio::test]
+async fn a_model_that_hangs_leaves_places_to_what_needs_none() {
+    all_places_for("openai", "put a meeting with Anna on Tuesday at ten", true).await;
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_leaves_places_to_those_who_have_a_token() {
+    all_places_for("oauth", "find the mail from Anna about the budget", false).await;
 }

@@ -577,3 +577,51 @@ async fn what_is_used_of_a_day_outlives_restarts_and_a_crash_costs_a_minute() {
     assert_eq!(used(&gateway).await, before + 10_000, "it is a minute's limit once a minute");
     drop((gateway, sim, directory));
 }
+
+#[tokio::test]
+async fn a_minute_that_was_used_before_a_restart_or_a_kill_is_not_used_again() {
+    // Eighty of a hundred units, forty of each user's fifty, then once more after each end of the process.
+    let quota = "[quota]\ngoogle = true\n[quota.calendar]\nproject_units_per_minute = 100\nuser_units_per_minute = 50\n";
+    let own = ["quota.calendar_project_units_per_minute=100", "quota.calendar_user_units_per_minute=50"];
+    let scene = Scene::with_sim(strict(quota), 2, &own);
+    let users = [scene.gateway.user("ada"), scene.gateway.user("bob")];
+    let Scene { mut gateway, sim, directory } = scene;
+    let mut answered = Vec::new();
+    for end in ["none", "stop", "kill", "kill"] {
+        gateway = match end {
+            "stop" => gateway.stop_and_restart(),
+            "kill" => gateway.crash_and_restart(),
+            _ => gateway,
+        };
+        let mut calls = JoinSet::new();
+        for user in &users {
+            let (caller, user) = (Caller::of(&gateway).await, user.clone());
+            calls.spawn(async move {
+                let mut statuses = Vec::new();
+                for number in 0..40 {
+                    let search = ("GET", format!("/calendar/events?max_results={}", 1 + number), Value::Null);
+                    let answer = ask(&caller, &user, &search).await;
+                    if answer.status.as_u16() != 200 {
+                        answer.problem(503, "upstream-limited");
+                    }
+                    statuses.push(answer.status.as_u16());
+                }
+                statuses
+            });
+        }
+        let mut good = 0;
+        while let Some(statuses) = calls.join_next().await {
+            good += statuses.expect("a lane ends").into_iter().filter(|status| *status == 200).count();
+        }
+        answered.push(good);
+        let state = sim.state().await;
+        assert_eq!(
+            state["quota"]["calendar"]["refused"],
+            json!({}),
+            "after {end}, {answered:?}: {:#}",
+            state["quota"]
+        );
+    }
+    assert_eq!(answered[0], 80, "{answered:?}");
+    drop((gateway, sim, directory));
+}

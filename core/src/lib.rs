@@ -35,6 +35,7 @@ mod stall;
 mod stats;
 pub mod timer;
 pub mod udp;
+pub mod words;
 
 pub use error::{EnterError, SetupError};
 pub use executor::{JoinHandle, now, quiesce, spawn, yield_now};

@@ -145,6 +145,7 @@ impl Checks<'_> {
             ("quota.batch_percent", quota.batch_percent, 1, quota.normal_percent),
             ("quota.user_concurrent_max", quota.user_concurrent_max, 1, 1_000),
             ("quota.waiting_per_core_max", quota.waiting_per_core_max, 1, 1_000_000),
+            ("quota.places_percent", quota.places_percent, 1, 100),
             ("quota.slack_ms", quota.slack_ms.0, 0, 60_000),
             ("quota.cool_down_ms", quota.cool_down_ms.0, 1, 60_000),
             ("identity.refresh_s", self.config.identity.refresh_s, 10, 86_400),

@@ -14,7 +14,8 @@ use sluice_protocols::retry::RetryAfter;
 
 use super::config::{RetryConfig, Upstream};
 
-/// Longest `Retry-After` taken at its word: one day. A larger figure is as good as "never".
+/// Longest `Retry-After` read: one day. A larger figure is as good as "never". How much of it is believed without asking
+/// again is its reader's business.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many seconds of the per-second allowance may be saved up.
 const BUDGET_WINDOW_S: u64 = 10;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::ApiCall;
 use crate::plan::Service;
+use crate::retry::RetryAfter;
 
 /// The most parts of one batch. A hundred are allowed, fifty advised.
 pub const PARTS_MAX: usize = 50;
@@ -22,6 +23,8 @@ const DELIMITER: &str = "--sluice_batch";
 pub struct PartAnswer {
     /// Its status.
     pub status: u16,
+    /// When to try again, where a field of the part itself says so.
+    pub retry_after: Option<RetryAfter>,
     /// Its body.
     pub body: Bytes,
 }
@@ -87,6 +90,9 @@ fn part(text: &Bytes) -> Option<(usize, PartAnswer)> {
     let index = id.trim_matches(['<', '>']).strip_prefix("response-part-")?.parse().ok()?;
     let (head, body) = split_head(&rest)?;
     let status = std::str::from_utf8(head).ok()?.lines().next()?.split(' ').nth(1)?.parse().ok()?;
+    let retry_after = fields(head).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("retry-after").then(|| RetryAfter::from_header(value))?
+    });
     // The length is the boundary's business; where it is told and less was sent, the answer broke off.
     let told = fields(head).find_map(|(name, value)| {
         name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().ok())?
@@ -96,7 +102,7 @@ fn part(text: &Bytes) -> Option<(usize, PartAnswer)> {
         Some(_) => return None,
         None => body,
     };
-    Some((index, PartAnswer { status, body }))
+    Some((index, PartAnswer { status, retry_after, body }))
 }
 
 fn split_head(text: &Bytes) -> Option<(&[u8], Bytes)> {
@@ -144,8 +150,18 @@ mod tests {
               --b1\r\nContent-ID: <response-part-1>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}\r\n--b1--\r\n",
         );
         let found = answers(&body, 3);
-        let answer = |status, body: &'static str| Some(PartAnswer { status, body: body.into() });
+        let answer =
+            |status, body: &'static str| Some(PartAnswer { status, retry_after: None, body: body.into() });
         assert_eq!(found, [answer(200, "{}"), None, answer(404, "{\"a\": 1}")]);
+    }
+
+    #[test]
+    fn a_part_may_say_when_to_try_again() {
+        let body = Bytes::from_static(
+            b"--b1\r\nContent-ID: <response-part-0>\r\n\r\nHTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n\r\n{}\r\n--b1--\r\n",
+        );
+        let said = answers(&body, 1).remove(0).and_then(|part| part.retry_after);
+        assert_eq!(said, Some(RetryAfter::Delay(std::time::Duration::from_secs(7))));
     }
 
     #[test]

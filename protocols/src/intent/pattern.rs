@@ -5,6 +5,7 @@
 //! - A [`PlanTemplate`] is made only when every such value of the command occurs in exactly one place of the plan, and
 //!   everything else in the plan's texts is a word of the command or of the search syntax. So it holds nothing of the
 //!   session or the user it was made for, and no day or time that was worked out: those are worked out anew.
+//! - Of a refusal it is kept that it is one, and none of its words: those may quote whatever the model was shown.
 //! - Commands that may speak of the session are not normalised, and a template that does more than search is used only
 //!   where the session remembers nothing.
 //! - Two commands of one [`PatternKey`] have the same kinds of values in the same places.
@@ -14,7 +15,7 @@ use jiff::ZonedDateTime;
 use super::people::address;
 use super::when::{When, is_time_word, when};
 use super::words::{Scan, Word, words};
-use crate::plan::{DateTimeLocal, Decision, ItemRef, Operation, Plan, Recipient, Step};
+use crate::plan::{DateTimeLocal, Decision, ItemRef, Operation, Plan, REASON_LEARNED, Recipient, Step};
 
 /// The most values of one command.
 const SLOTS_MAX: usize = 8;
@@ -222,7 +223,7 @@ pub struct PlanTemplate(Shape);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
     Act { steps: Vec<(Step, Places)>, searches_only: bool },
-    Decline { reason: String },
+    Decline,
 }
 
 /// Words of Gmail's search syntax that bring in nothing of their own.
@@ -251,10 +252,7 @@ impl PlanTemplate {
     pub fn new(command: &Normalised, plan: &Plan) -> Option<Self> {
         let steps = match &plan.decision {
             // With other values it might be something that can be done.
-            Decision::Decline { reason } => {
-                let is_same_words = command.slots.is_empty();
-                return is_same_words.then(|| Self(Shape::Decline { reason: reason.clone() }));
-            }
+            Decision::Decline { .. } => return command.slots.is_empty().then_some(Self(Shape::Decline)),
             Decision::Act(steps) if steps.is_empty() => return None,
             Decision::Act(steps) => steps,
         };
@@ -281,9 +279,7 @@ impl PlanTemplate {
     pub fn fill(&self, command: &Normalised) -> Option<Plan> {
         let steps = match &self.0 {
             Shape::Act { steps, .. } => steps,
-            Shape::Decline { reason } => {
-                return Some(Plan { decision: Decision::Decline { reason: reason.clone() } });
-            }
+            Shape::Decline => return Some(Plan::decline(REASON_LEARNED)),
         };
         let steps: Option<Vec<Step>> =
             steps.iter().map(|(step, places)| filled(step, places, &command.slots)).collect();
@@ -304,7 +300,7 @@ impl PlanTemplate {
         };
         let kept = match &self.0 {
             Shape::Act { steps, .. } => steps.iter().map(of_step).sum::<usize>(),
-            Shape::Decline { reason } => reason.len(),
+            Shape::Decline => 0,
         };
         size_of::<Self>() + kept
     }
@@ -673,13 +669,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_holds_for_the_same_words_and_a_session_that_remembers_nothing() {
-        let refusal = Plan { decision: Decision::Decline { reason: "That is not mine to do.".to_owned() } };
+    fn a_refusal_holds_for_the_same_words_in_the_gateways_own_and_a_session_that_remembers_nothing() {
+        let refusal = Plan::decline("You asked about a biopsy; this is not mine to do.");
         let learned = template("turn on the lights", &refusal).expect("a template");
         let again = normalise("Turn on the lights!", &at("2027-01-01T08:00:00+01:00[Europe/Berlin]"));
-        assert_eq!(learned.fill(&again.expect("normalised")), Some(refusal.clone()));
+        assert_eq!(learned.fill(&again.expect("normalised")), Some(Plan::decline(REASON_LEARNED)));
         assert!(!learned.is_free_of_context());
-        assert!(learned.bytes() > "That is not mine to do.".len());
+        assert!(!format!("{learned:?}").contains("biopsy"), "{learned:?}");
         assert!(template("play songs by Anna", &refusal).is_none(), "another name may be a mail's");
         assert!(template("wake me tomorrow", &refusal).is_none());
     }

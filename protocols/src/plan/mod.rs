@@ -49,6 +49,8 @@ const _: () = assert!(STEPS_MAX * BODY_CHARS_MAX * 4 < MODEL_JSON_BYTES_MAX);
 
 /// What the user hears when a refusal comes without a reason.
 pub const REASON_DEFAULT: &str = "I can only help with your mail, your calendar and your files.";
+/// What the user hears when the model has refused the same words before, whoever said them.
+pub const REASON_LEARNED: &str = "I cannot do that. I help with your mail, your calendar and your files, if you tell me what to do with them.";
 
 /// Why an answer is not a plan. The command fails as `upstream-invalid`; asking the model once more may help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

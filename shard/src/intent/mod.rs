@@ -1,5 +1,8 @@
 //! From a command to a plan without the model, where that is certain: the rules first, then the patterns that this
 //! core has learned from the model's plans.
+//!
+//! Invariant: a pattern is learned only from an answer that the model gave to a command alone, with no earlier turn of a
+//! session in its view, for patterns serve all users of a core.
 
 mod cache;
 
@@ -49,6 +52,8 @@ pub(crate) struct Understood {
 pub(crate) struct Known<'a> {
     /// What its last command found or made.
     pub(crate) newest: &'a dyn Newest,
+    /// Whether it remembers any command, which the model is then shown.
+    pub(crate) has_turns: bool,
     /// Whether any of its commands found something.
     pub(crate) has_items: bool,
 }
@@ -56,11 +61,12 @@ pub(crate) struct Known<'a> {
 /// A command the model is asked about, ready to be learned from.
 pub(crate) struct Question {
     normalised: Option<Normalised>,
-    remembers: bool,
+    /// Whether the model sees the command alone.
+    is_alone: bool,
 }
 
 /// The plan of a command that needs no model; else what to remember until the model has answered. A refusal that was
-/// learned is not used for a user who `has_language`: it is in the one its first user was answered in.
+/// learned is not used for a user who `has_language`: it is told in the gateway's words.
 pub(crate) fn understand(
     env: &Env,
     command: &str,
@@ -86,7 +92,7 @@ pub(crate) fn understand(
     let remembers = known.has_items;
     let question = Question {
         normalised: if env.patterns.is_off() { None } else { normalise(command, now) },
-        remembers,
+        is_alone: !known.has_turns,
     };
     let known = question.normalised.as_ref().and_then(|command| {
         let template = env.patterns.get(command.key(), env.clock.unix_ms())?;
@@ -109,13 +115,12 @@ pub(crate) fn understand(
     }
 }
 
-/// Learns a pattern from the model's plan, when it can be proved to hold for other commands and `is_common`: there is
-/// nothing in it that is for this user alone.
-pub(crate) fn learn(env: &Env, question: Question, plan: Plan, is_common: bool) -> Understood {
+/// Learns a pattern from the model's plan, when the model was shown nothing but the command and the plan can be proved to
+/// hold for other commands.
+pub(crate) fn learn(env: &Env, question: Question, plan: Plan) -> Understood {
     env.stats.intents_model.add(1);
-    if let Some(command) = question.normalised.filter(|_| is_common) {
-        let template = PlanTemplate::new(&command, &plan);
-        match template.filter(|template| template.is_free_of_context() || !question.remembers) {
+    if let Some(command) = question.normalised.filter(|_| question.is_alone) {
+        match PlanTemplate::new(&command, &plan) {
             Some(template) => {
                 let stored = env.patterns.put(command.key().clone(), template, env.clock.unix_ms());
                 env.stats.patterns_learned.add(u64::from(stored.kept));

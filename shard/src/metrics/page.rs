@@ -360,12 +360,13 @@ impl Page {
                 each.map(move |upstream| (core.clone(), upstream.name(), metrics.quota().of(upstream)))
             })
         };
-        let families: [(Growth, &str, &str, DoorRead); 9] = [
+        let families: [(Growth, &str, &str, DoorRead); 10] = [
             (Growth::Total, "quota_calls", "Calls asked for, repeats not counted", |s| s.calls.get()),
             (Growth::Total, "quota_units", "Units spent", |s| s.units.get()),
             (Growth::Total, "quota_waited", "Calls that waited for units or a place", |s| s.waited.get()),
             (Growth::Gauge, "quota_waiting", "Calls waiting for units or a place", |s| s.waiting.get()),
             (Growth::Gauge, "quota_under_way", "Calls under way", |s| s.under_way.get()),
+            (Growth::Gauge, "quota_places", "Places of commands and requests held", |s| s.places.get()),
             (Growth::Total, "quota_retries", "Calls made again", |s| s.retries.get()),
             (Growth::Total, "quota_hedges", "Second copies of slow reads", |s| s.hedges.get()),
             (Growth::Total, "quota_hedges_won", "Second copies that were answered first", |s| {
@@ -384,11 +385,12 @@ impl Page {
             });
             writer.numbers(growth, name, help, rows)?;
         }
-        let reasons: [(&str, DoorRead); 4] = [
+        let reasons: [(&str, DoorRead); 5] = [
             ("limited", |s| s.denied_limited.get()),
             ("open", |s| s.denied_open.get()),
             ("full", |s| s.denied_full.get()),
             ("late", |s| s.denied_late.get()),
+            ("crowded", |s| s.denied_crowded.get()),
         ];
         self.doors(writer, "quota_denied", "Calls not made, by reason", "reason", &reasons)?;
         let scopes: [(&str, DoorRead); 2] =

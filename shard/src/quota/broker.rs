@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A call that cannot get its units before its deadline is refused at once, with the time after which it could.
 //! - A [`Permit`] that is dropped gives back its place, and its units too unless the call was sent.
+//! - Of the places that commands and requests have on the core, one upstream holds at most `places_max`, so that what asks
+//!   another has the rest, however long this one takes.
 //! - Someone wakes those who wait: a call that ends, or a task that lives as long as anyone waits.
 
 use std::cell::{Cell, RefCell};
@@ -42,7 +44,13 @@ pub(crate) enum Denied {
     Full,
     /// No place came free in time.
     Late,
+    /// It holds as many places of commands and requests as it may.
+    Crowded,
 }
+
+/// When to come again to an upstream that holds as many places as it may: by then calls that hang are given up, or its
+/// breaker is open.
+pub(crate) const CROWDED_WAIT: Duration = Duration::from_secs(5);
 
 struct Door {
     gate: RefCell<Gate>,
@@ -50,6 +58,7 @@ struct Door {
     retries: RefCell<RetryBudget>,
     latencies: RefCell<Latencies>,
     waiting: RefCell<HashMap<u64, Rc<Turn>, RandomState>>,
+    places: Cell<usize>,
     is_watched: Cell<bool>,
 }
 
@@ -77,6 +86,7 @@ impl Broker {
             retries: RefCell::new(RetryBudget::new(&quotas.config().retry, quotas.cores(), now)),
             latencies: RefCell::default(),
             waiting: RefCell::default(),
+            places: Cell::new(0),
             is_watched: Cell::new(false),
         });
         Self { doors, quotas, stats }
@@ -89,6 +99,18 @@ impl Broker {
 
     fn door(&self, upstream: Upstream) -> &Door {
         &self.doors[upstream as usize]
+    }
+
+    /// Takes one of the places that an upstream may hold; for as long as it is asked, or waited for.
+    pub(crate) fn occupy(self: &Rc<Self>, upstream: Upstream) -> Result<Occupied, Denied> {
+        let places = &self.door(upstream).places;
+        if places.get() >= self.quotas.config().places_max {
+            self.stats.of(upstream).denied(Denied::Crowded);
+            return Err(Denied::Crowded);
+        }
+        places.set(places.get() + 1);
+        self.stats.of(upstream).places.set(places.get() as u64);
+        Ok(Occupied { broker: Rc::clone(self), upstream })
     }
 
     /// Waits for leave to make a call, until `limit`.
@@ -118,8 +140,17 @@ impl Broker {
         if let Some(wait) = door.breakers.borrow().closed_for(kind.0, kind.1, now) {
             return Err(Denied::Open(wait));
         }
+        let wants_probe = self.quotas.wants_probe(upstream, now);
         let cool = self.quotas.cool_down(upstream, now);
         let entered = door.gate.borrow_mut().enter(&ask, cool, now);
+        let entered = entered.and_then(|grant| {
+            if !wants_probe || self.quotas.begin_probe(upstream, now) {
+                return Ok(grant);
+            }
+            // Another core finds out how long it still takes.
+            door.gate.borrow_mut().give_back(&grant, false, now);
+            Err(Block::Project(self.quotas.cool_down(upstream, now)))
+        });
         let grant = match entered {
             Ok(grant) => grant,
             Err(block) => {
@@ -184,8 +215,16 @@ impl Broker {
         if door.waiting.borrow().is_empty() {
             return self.publish(upstream);
         }
-        let cool = self.quotas.cool_down(upstream, now);
-        let admitted = door.gate.borrow_mut().admit(looks, cool, now);
+        let is_probe = self.quotas.wants_probe(upstream, now) && self.quotas.begin_probe(upstream, now);
+        let admitted = if is_probe {
+            door.gate.borrow_mut().admit_up_to(1, looks, Duration::ZERO, now)
+        } else {
+            let cool = self.quotas.cool_down(upstream, now);
+            door.gate.borrow_mut().admit(looks, cool, now)
+        };
+        if is_probe && admitted.is_empty() {
+            self.quotas.end_probe(upstream, now);
+        }
         for (id, grant) in admitted {
             let Some(turn) = door.waiting.borrow_mut().remove(&id) else { continue };
             *turn.grant.borrow_mut() = Some(grant);
@@ -241,6 +280,11 @@ impl Broker {
         }
     }
 
+    /// Takes note that an upstream answered and limited nobody.
+    pub(crate) fn not_limited(&self, upstream: Upstream) {
+        self.quotas.answers(upstream);
+    }
+
     /// Counts a call for the budget of repeats.
     pub(crate) fn count_call(&self, upstream: Upstream) {
         self.door(upstream).retries.borrow_mut().deposit();
@@ -281,7 +325,8 @@ impl Broker {
     ) -> Option<Permit> {
         let (now, door, kind) = (sluice_core::now(), self.door(upstream), (Class::Read, operation));
         let is_well = door.breakers.borrow().is_closed(kind.0, kind.1)
-            && self.quotas.cool_down(upstream, now).is_zero();
+            && self.quotas.cool_down(upstream, now).is_zero()
+            && !self.quotas.wants_probe(upstream, now);
         if !is_well || !door.retries.borrow_mut().withdraw(now) {
             return None;
         }
@@ -302,6 +347,27 @@ impl Broker {
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker").finish_non_exhaustive()
+    }
+}
+
+/// A place that an upstream holds.
+pub(crate) struct Occupied {
+    broker: Rc<Broker>,
+    upstream: Upstream,
+}
+
+impl Occupied {
+    /// Which upstream it is.
+    pub(crate) const fn upstream(&self) -> Upstream {
+        self.upstream
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let places = &self.broker.door(self.upstream).places;
+        places.set(places.get() - 1);
+        self.broker.stats.of(self.upstream).places.set(places.get() as u64);
     }
 }
 

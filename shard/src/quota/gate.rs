@@ -19,7 +19,9 @@ use sluice_protocols::api::Priority;
 use sluice_protocols::ids::UserId;
 use smallvec::SmallVec;
 
+use super::BELIEVED_MAX;
 use super::ledger::{Lease, Spent};
+use super::minutes::Cells;
 use super::window::{Slots, Window};
 
 /// What one call needs.
@@ -123,6 +125,8 @@ pub(crate) struct Gate {
     limits: GateLimits,
     slots: Slots,
     budgets: Vec<Budget>,
+    /// Where what users spend is written as well, for the next process.
+    cells: Option<Cells>,
     under_way: usize,
     users: HashMap<Option<UserId>, User, RandomState>,
     turns: [VecDeque<Option<UserId>>; 3],
@@ -138,6 +142,7 @@ impl Gate {
             limits,
             slots,
             budgets,
+            cells: None,
             under_way: 0,
             users: HashMap::default(),
             turns: Default::default(),
@@ -145,6 +150,12 @@ impl Gate {
             waiting_units: [0; 3],
             next_id: 0,
         }
+    }
+
+    /// The same, which goes on with what earlier processes let users spend, and writes what is spent.
+    pub(crate) fn keeping(mut self, cells: Option<Cells>) -> Self {
+        self.cells = cells;
+        self
     }
 
     pub(crate) fn under_way(&self) -> usize {
@@ -189,8 +200,11 @@ impl Gate {
         }
         let user = self.users.entry(ask.user).or_default();
         user.under_way += 1;
-        if ask.user.is_some() {
+        if let Some(id) = &ask.user {
             user.window.spend(ask.units, self.slots, now);
+            if let Some(cells) = &self.cells {
+                cells.add(id, ask.units, now);
+            }
         }
         self.under_way += 1;
         Ok(Grant { ask_units: ask.units, ask_tokens: ask.tokens, user: ask.user, at: now, spent })
@@ -207,6 +221,7 @@ impl Gate {
                 return Some(Block::Users);
             }
         }
+        self.recall(ask.user, now);
         if ask.user.is_some()
             && let Some(user) = self.users.get_mut(&ask.user)
         {
@@ -230,6 +245,21 @@ impl Gate {
             return Some(Block::Never);
         }
         (self.under_way >= self.limits.concurrent_max).then_some(Block::Places)
+    }
+
+    /// Begins the record of a user with what earlier processes left of them.
+    fn recall(&mut self, user: Option<UserId>, now: Instant) {
+        let (Some(id), Some(cells)) = (user, &self.cells) else { return };
+        if self.users.contains_key(&user) {
+            return;
+        }
+        let mut window = Window::default();
+        for (ago, units) in cells.left(&id, now) {
+            window.restore(units, ago, self.slots, now);
+        }
+        if !window.is_empty(self.slots, now) {
+            self.users.insert(user, User { window, ..User::default() });
+        }
     }
 
     fn forget_idle(&mut self, now: Instant) {
@@ -283,6 +313,17 @@ impl Gate {
     /// Lets in whoever may go now, in their order. At most `looks` users are passed over, so that one call that ends
     /// costs little however many wait; the next goes on from there.
     pub(crate) fn admit(&mut self, looks: usize, cool: Duration, now: Instant) -> Admitted {
+        self.admit_up_to(usize::MAX, looks, cool, now)
+    }
+
+    /// As [`Self::admit`], so many at most; `most` is not 0.
+    pub(crate) fn admit_up_to(
+        &mut self,
+        most: usize,
+        looks: usize,
+        cool: Duration,
+        now: Instant,
+    ) -> Admitted {
         let (mut admitted, mut looks) = (Admitted::new(), looks);
         for class in 0..self.turns.len() {
             let mut passed_over = 0;
@@ -301,6 +342,9 @@ impl Gate {
                         self.turns[class].push_back(turn);
                         passed_over = 0;
                         admitted.push((id, grant));
+                        if admitted.len() >= most {
+                            return admitted;
+                        }
                     }
                     Err(Block::User(_) | Block::UserPlaces | Block::Never | Block::Users) => {
                         self.turns[class].push_back(turn);
@@ -327,6 +371,9 @@ impl Gate {
             user.under_way -= 1;
             if !was_sent && grant.user.is_some() {
                 user.window.put_back(grant.ask_units, self.slots, grant.at);
+                if let (Some(id), Some(cells)) = (&grant.user, &self.cells) {
+                    cells.take_back(id, grant.ask_units, grant.at);
+                }
             }
         }
         if !was_sent {
@@ -355,7 +402,9 @@ impl Gate {
     }
 
     /// Makes a user wait: as long as was said, or longer each time.
+    /// No longer than is believed unasked: what then goes out of one user's is bounded by their places.
     pub(crate) fn cool_user(&mut self, user: UserId, said: Option<Duration>, first: Duration, now: Instant) {
+        let said = said.map(|said| said.min(BELIEVED_MAX));
         let known = self.users.entry(Some(user)).or_default();
         let recent = known.cool_until.is_some_and(|until| now < until + known.cool_last);
         known.cool_last = match said {

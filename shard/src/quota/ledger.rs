@@ -11,9 +11,11 @@
 //! - `sum` is never below what the slots of the window hold: a claim raises it first, and only what was taken out of a
 //!   slot is taken from it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use super::minutes::Ring;
 
 /// Fewest slots of a window: units go back only to one of the last [`RETURN_SLOTS_MAX`] slots, which must be far from
 /// being cleared.
@@ -52,6 +54,8 @@ pub struct Ledger {
     claimed: Box<[AtomicU64]>,
     /// The slot up to which the ring is cleared.
     cleared: AtomicU64,
+    /// Where what is used is written as well, for the next process.
+    ring: OnceLock<Ring>,
 }
 
 impl Ledger {
@@ -59,7 +63,7 @@ impl Ledger {
     pub fn new(limit: u64, span: Span, epoch: Instant) -> Self {
         let claimed = (0..=span.slots_max).map(|_| AtomicU64::new(0)).collect();
         let cleared = AtomicU64::new(first_slot(&span));
-        Self { limit, span, epoch, sum: AtomicU64::new(0), claimed, cleared }
+        Self { limit, span, epoch, sum: AtomicU64::new(0), claimed, cleared, ring: OnceLock::new() }
     }
 
     /// Units in any window.
@@ -110,7 +114,26 @@ impl Ledger {
             return false;
         }
         self.cell(current).fetch_add(units, SeqCst);
+        if let Some(ring) = self.ring.get() {
+            ring.add(units, self.begin_of(current));
+        }
         true
+    }
+
+    /// Counts what a ring says that earlier processes used, and writes there from now on. Only for the start.
+    pub(super) fn keep_in(&self, ring: Ring, now: Instant) {
+        let current = self.slot(now);
+        self.clear(current);
+        for (ago, units) in ring.used(now) {
+            // Written is when a slot began, which may have been in the second before.
+            let ago_ms = u64::try_from(ago.saturating_sub(self.span.slot).as_millis()).unwrap_or(u64::MAX);
+            let back = ago_ms / u64::try_from(self.slot_ms()).unwrap_or(1);
+            if back < self.span.slots_max as u64 {
+                self.sum.fetch_add(units, SeqCst);
+                self.cell(current.saturating_sub(back)).fetch_add(units, SeqCst);
+            }
+        }
+        let _once = self.ring.set(ring);
     }
 
     fn give_back(&self, units: u64, slot: u64, current: u64) {
@@ -119,6 +142,9 @@ impl Ledger {
         }
         self.cell(slot).fetch_sub(units, SeqCst);
         self.sum.fetch_sub(units, SeqCst);
+        if let Some(ring) = self.ring.get() {
+            ring.take_back(units, self.begin_of(slot));
+        }
     }
 
     /// Counts what was used without being claimed, whatever the limit.
@@ -127,6 +153,9 @@ impl Ledger {
         self.clear(current);
         self.sum.fetch_add(units, SeqCst);
         self.cell(current).fetch_add(units, SeqCst);
+        if let Some(ring) = self.ring.get() {
+            ring.add(units, self.begin_of(current));
+        }
     }
 
     /// How long until `units` fit under `ceiling`, if nothing more is claimed. `None` when they never do.

@@ -15,12 +15,13 @@ mod config;
 mod gate;
 mod hedge;
 mod ledger;
+mod minutes;
 mod retry;
 mod stats;
 mod window;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_net::egress::Upstream;
@@ -28,7 +29,7 @@ use sluice_net::egress::Upstream;
 pub use breaker::BreakerConfig;
 pub(crate) use breaker::Verdict;
 pub use broker::Broker;
-pub(crate) use broker::{Denied, Permit};
+pub(crate) use broker::{CROWDED_WAIT, Denied, Occupied, Permit};
 pub use config::{Limits, QuotaConfig, RetryLimits, Units};
 pub(crate) use gate::Ask;
 use gate::{Budget, COOL_MAX, Gate, GateLimits, Measure};
@@ -36,12 +37,17 @@ pub use hedge::HedgeConfig;
 pub(crate) use hedge::Operation;
 use ledger::Lease;
 pub use ledger::{Ledger, Span};
+pub use minutes::{Boot, WORDS as MINUTES_WORDS};
+use minutes::{Left, Minutes};
 pub(crate) use retry::wait as retry_wait;
 pub use stats::{DoorStats, QuotaStats};
 use window::Slots;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest wait that is believed without asking again. A mistaken `Retry-After` of a day would stop all cores for as
+/// long; after this much of it one call finds out.
+pub(crate) const BELIEVED_MAX: Duration = Duration::from_secs(5 * 60);
 /// A minute is cut into 240 slots: at most 2 % of it lie idle in slots that are half out.
 const MINUTE_SLOT: Duration = Duration::from_millis(250);
 /// A day is cut into 288.
@@ -63,6 +69,11 @@ struct Shared {
     cool_until_ms: AtomicU64,
     /// How long the last wait was that a refusal without a time brought, in milliseconds.
     cool_last_ms: AtomicU64,
+    /// Until when an upstream said to wait, in milliseconds after the epoch, where that is longer than is believed
+    /// unasked; else 0.
+    said_until_ms: AtomicU64,
+    /// Whether a call was let through to find out if that still holds.
+    is_probed: AtomicBool,
     ledgers: Vec<(Measure, Span, Arc<Ledger>)>,
 }
 
@@ -72,6 +83,7 @@ pub struct Quotas {
     config: QuotaConfig,
     cores: usize,
     epoch: Instant,
+    minutes: OnceLock<Minutes>,
     shared: [Shared; Upstream::ALL.len()],
 }
 
@@ -99,10 +111,12 @@ impl Quotas {
             Shared {
                 cool_until_ms: AtomicU64::new(0),
                 cool_last_ms: AtomicU64::new(0),
+                said_until_ms: AtomicU64::new(0),
+                is_probed: AtomicBool::new(false),
                 ledgers: made.collect(),
             }
         });
-        Arc::new(Self { config, cores: cores.max(1), epoch, shared })
+        Arc::new(Self { config, cores: cores.max(1), epoch, minutes: OnceLock::new(), shared })
     }
 
     /// Settings.
@@ -126,6 +140,27 @@ impl Quotas {
         ledgers
             .map(|(measure, span, ledger)| (name(*measure, span), ledger.limit(), ledger.used(now)))
             .collect()
+    }
+
+    /// Goes on with the minutes of earlier processes, as they stand in these words ([`MINUTES_WORDS`] of them), and writes there from
+    /// now on. Only for the start, before any core's. Where it is doubtful what was used, all of a minute counts as used.
+    pub fn keep_minutes(&self, words: &'static [AtomicU64], boot: Boot) {
+        let Some((minutes, left)) = Minutes::open(words, self.epoch, boot) else { return };
+        if self.minutes.set(minutes).is_err() {
+            return;
+        }
+        let now = Instant::now();
+        for upstream in Upstream::ALL {
+            let ledgers = self.shared[upstream as usize].ledgers.iter();
+            for (measure, _, ledger) in ledgers.filter(|(_, span, _)| span.slot == MINUTE_SLOT) {
+                if let Some(ring) = minutes.ring(upstream, *measure) {
+                    ledger.keep_in(ring, now);
+                }
+                if left == Left::Doubtful {
+                    ledger.charge(ledger.limit().saturating_sub(ledger.used(now)), now);
+                }
+            }
+        }
     }
 
     fn days(&self) -> impl Iterator<Item = (Upstream, &Ledger)> {
@@ -190,7 +225,8 @@ impl Quotas {
             users_max: config.users_max,
         };
         let span = Span::new(MINUTE, config.slack, MINUTE_SLOT);
-        Gate::new(limits, Slots { span, epoch: self.epoch }, budgets.collect())
+        let gate = Gate::new(limits, Slots { span, epoch: self.epoch }, budgets.collect());
+        gate.keeping(self.minutes.get().and_then(|minutes| minutes.cells(upstream)))
     }
 
     fn ms(&self, now: Instant) -> u64 {
@@ -201,6 +237,44 @@ impl Quotas {
     fn cool_down(&self, upstream: Upstream, now: Instant) -> Duration {
         let until = self.shared[upstream as usize].cool_until_ms.load(Relaxed);
         if until == 0 { Duration::ZERO } else { Duration::from_millis(until.saturating_sub(self.ms(now))) }
+    }
+
+    /// Whether so much of a long wait has passed that one call may find out if it still holds.
+    fn wants_probe(&self, upstream: Upstream, now: Instant) -> bool {
+        let shared = &self.shared[upstream as usize];
+        let (said, now_ms) = (shared.said_until_ms.load(Relaxed), self.ms(now));
+        said > now_ms && shared.cool_until_ms.load(Relaxed) <= now_ms
+    }
+
+    /// Takes the leave for that call: all others wait until it is answered, or for [`COOL_MAX`]. `false` where another core
+    /// was first.
+    fn begin_probe(&self, upstream: Upstream, now: Instant) -> bool {
+        let shared = &self.shared[upstream as usize];
+        let (now_ms, until) = (self.ms(now), shared.cool_until_ms.load(Relaxed));
+        let next = now_ms.saturating_add(u64::try_from(COOL_MAX.as_millis()).unwrap_or(u64::MAX));
+        let is_first =
+            until <= now_ms && shared.cool_until_ms.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
+        if is_first {
+            shared.is_probed.store(true, Relaxed);
+        }
+        is_first
+    }
+
+    /// Gives that leave back: the call was not made.
+    fn end_probe(&self, upstream: Upstream, now: Instant) {
+        let shared = &self.shared[upstream as usize];
+        if shared.is_probed.swap(false, Relaxed) {
+            shared.cool_until_ms.store(self.ms(now), Relaxed);
+        }
+    }
+
+    /// An upstream answered without limiting anybody: where that is what a probe came to, nobody waits any more.
+    fn answers(&self, upstream: Upstream) {
+        let shared = &self.shared[upstream as usize];
+        if shared.is_probed.load(Relaxed) && shared.is_probed.swap(false, Relaxed) {
+            shared.said_until_ms.store(0, Relaxed);
+            shared.cool_until_ms.store(0, Relaxed);
+        }
     }
 
     /// Makes all cores wait: as long as was said, or longer each time.
@@ -216,6 +290,12 @@ impl Quotas {
             None if now_ms < until.saturating_add(last) => (last * 2).min(whole(COOL_MAX)),
             None => whole(self.config.cool_down),
         };
+        let believed = wait.min(whole(BELIEVED_MAX));
+        if believed < wait {
+            shared.said_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
+        }
+        shared.is_probed.store(false, Relaxed);
+        let wait = believed;
         shared.cool_last_ms.store(wait, Relaxed);
         shared.cool_until_ms.fetch_max(now_ms.saturating_add(wait), Relaxed);
     }
@@ -256,5 +336,36 @@ mod tests {
         now += Duration::from_secs(600);
         quotas.cool(Upstream::Gmail, None, now);
         assert!(quotas.cool_down(Upstream::Gmail, now) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn of_a_wait_of_a_day_some_minutes_are_believed_and_then_one_call_finds_out() {
+        let quotas = Quotas::new(QuotaConfig::default(), 2);
+        let mut now = Instant::now();
+        quotas.cool(Upstream::Gmail, Some(DAY), now);
+        assert!(!quotas.wants_probe(Upstream::Gmail, now));
+        let wait = quotas.cool_down(Upstream::Gmail, now);
+        assert!(wait <= BELIEVED_MAX && wait > BELIEVED_MAX - Duration::from_secs(1), "{wait:?}");
+        now += wait;
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // All others wait for what it comes to.
+        assert!(!quotas.wants_probe(Upstream::Gmail, now) && !quotas.begin_probe(Upstream::Gmail, now));
+        assert!(!quotas.cool_down(Upstream::Gmail, now).is_zero());
+        // It was not made after all: the next may.
+        quotas.end_probe(Upstream::Gmail, now);
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // Refused once more, as before.
+        quotas.cool(Upstream::Gmail, Some(DAY), now);
+        now += quotas.cool_down(Upstream::Gmail, now);
+        assert!(quotas.wants_probe(Upstream::Gmail, now) && quotas.begin_probe(Upstream::Gmail, now));
+        // Answered: it is over for all.
+        quotas.answers(Upstream::Gmail);
+        assert!(
+            quotas.cool_down(Upstream::Gmail, now).is_zero() && !quotas.wants_probe(Upstream::Gmail, now)
+        );
+        // A short wait is believed whole, and nobody asks within.
+        quotas.cool(Upstream::Drive, Some(Duration::from_secs(90)), now);
+        now += quotas.cool_down(Upstream::Drive, now);
+        assert!(!quotas.wants_probe(Upstream::Drive, now));
     }
 }

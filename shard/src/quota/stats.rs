@@ -18,6 +18,8 @@ pub struct DoorStats {
     pub waiting: Counter,
     /// Calls under way now.
     pub under_way: Counter,
+    /// Places of commands and requests that it holds now.
+    pub places: Counter,
     /// Repeats.
     pub retries: Counter,
     /// Repeats not made, the budget being spent.
@@ -40,6 +42,8 @@ pub struct DoorStats {
     pub denied_full: Counter,
     /// Refused here: no place in time.
     pub denied_late: Counter,
+    /// Refused here: it holds as many places of commands and requests as it may.
+    pub denied_crowded: Counter,
     /// For reads and for writes: how the breaker stands (0 closed, 1 half open, 2 open), and how often it opened.
     pub breakers: [(Counter, Counter); 2],
 }
@@ -51,6 +55,7 @@ impl DoorStats {
             Denied::Open(_) => &self.denied_open,
             Denied::Full => &self.denied_full,
             Denied::Late => &self.denied_late,
+            Denied::Crowded => &self.denied_crowded,
         }
         .add(1);
     }

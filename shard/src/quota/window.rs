@@ -78,6 +78,21 @@ impl Window {
         }
     }
 
+    /// Counts what an earlier process spent so long ago at the latest; oldest first, before anything is spent.
+    pub(crate) fn restore(&mut self, units: u64, ago: Duration, slots: Slots, now: Instant) {
+        let back = u64::try_from(ago.as_nanos() / slots.span.slot.as_nanos().max(1)).unwrap_or(u64::MAX);
+        let (current, slots_max) = (slots.at(now), slots.span.slots_max as u64);
+        if back >= slots_max {
+            return;
+        }
+        let slot = current.saturating_sub(back);
+        self.sum += units;
+        match self.spent.back_mut() {
+            Some((last, sum)) if *last >= slot => *sum += units,
+            _ => self.spent.push_back((slot, units)),
+        }
+    }
+
     /// Takes back what was spent at `then` and not used.
     pub(crate) fn put_back(&mut self, units: u64, slots: Slots, then: Instant) {
         let slot = slots.at(then);

@@ -8,7 +8,7 @@ use sluice_protocols::api::{IntentPlanView, IntentView, Priority, ReferenceView}
 use sluice_protocols::ids::UserId;
 use sluice_protocols::intent::{Newest, Remembered};
 use sluice_protocols::openai::{Context, ContextItem, ContextTurn};
-use sluice_protocols::plan::{DateTimeLocal, Decision, Plan};
+use sluice_protocols::plan::{DateTimeLocal, Plan};
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_protocols::workflow::Graph;
 use sluice_store::record::ItemRecord;
@@ -42,7 +42,8 @@ impl Asked<'_> {
     pub(super) async fn understand(&self, env: &Env, meter: &Meter) -> Result<Understood, Problem> {
         let now = env.clock.timestamp().to_zoned_datetime(self.zone.clone());
         let newest = Last { recent: self.recent, items: OnceCell::new() };
-        let remembered = intent::Known { newest: &newest, has_items: self.recent.has_items() };
+        let (has_turns, has_items) = (!self.recent.is_empty(), self.recent.has_items());
+        let remembered = intent::Known { newest: &newest, has_turns, has_items };
         let unknown = match intent::understand(env, self.command, &now, &remembered, self.language.is_some())
         {
             Ok(understood) => return Ok(understood),
@@ -52,9 +53,7 @@ impl Asked<'_> {
         let Self { command, user, priority, deadline, .. } = *self;
         let question = openai::Question { command, context: &context, user, priority, deadline };
         let plan = Box::pin(openai::plan(env, meter, &question)).await?;
-        // What was written in a language that one user wants is no answer to others.
-        let is_common = self.language.is_none() || matches!(plan.decision, Decision::Act(_));
-        Ok(intent::learn(env, unknown, plan, is_common))
+        Ok(intent::learn(env, unknown, plan))
     }
 
     fn context(&self, env: &Env) -> Result<Context, Problem> {

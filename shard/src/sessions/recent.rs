@@ -59,6 +59,15 @@ impl Recent {
         self.whole.get_or_init(|| self.stored.iter().map(|turn| turn.to_record()).collect())
     }
 
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self.whole.get() {
+            Some(turns) => turns.is_empty(),
+            None => self.stored.is_empty(),
+        }
+    }
+
     /// The newest turn.
     pub fn last(&self) -> Option<TurnRecord> {
         match self.whole.get() {

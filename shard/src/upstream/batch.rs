@@ -6,14 +6,17 @@
 //! - A part without an answer, or with one that a repeat may better, is left to a read of its own: its repeats are paid
 //!   and waited for there.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use jiff::Timestamp;
 use sluice_net::egress::{EgressResponse, Retry};
 use sluice_protocols::google::batch::{self, PARTS_MAX, PartAnswer};
 use sluice_protocols::google::{ApiCall, GoogleError, UpstreamFault};
 use sluice_protocols::plan::Service;
 
 use super::call::{Judged, Limited};
-use super::google::{Answer, CallError, Extra, Google, concerns_user};
+use super::google::{Answer, CallError, EXHAUSTED_WAIT, Extra, Google, concerns_user};
 use crate::cache::{Read, ReadBody, Ticket};
 
 /// Fewer reads than this save nothing by going together.
@@ -94,22 +97,88 @@ fn settled(service: Service, answer: PartAnswer) -> Option<Result<Bytes, CallErr
     Some(Err(CallError::Refused { service, error, retry_after: None }))
 }
 
-/// What the parts say about calls to come: the first that limits us, or that there is not one.
-pub(super) fn judge_parts(response: &EgressResponse, parts: usize) -> Judged {
-    let limits = |answer: PartAnswer| {
-        if (200..300).contains(&answer.status) {
-            return None;
-        }
-        let error = GoogleError::classify(answer.status, &answer.body, None);
-        let limited = match error.fault {
-            UpstreamFault::RateLimited { .. } if concerns_user(&error) => Limited::User,
-            UpstreamFault::RateLimited { .. } | UpstreamFault::QuotaExhausted => Limited::Project,
-            _ => return None,
-        };
-        Some(Judged { limited, ..Judged::good() })
-    };
+/// What the parts say about calls to come: whom they limit, all of us if any does, and the longest wait that is named for
+/// that; or that they limit nobody. `now` is the time of day, for waits that are told as a moment.
+pub(super) fn judge_parts(response: &EgressResponse, parts: usize, now: Timestamp) -> Judged {
     let answers = batch::answers(&response.body, parts);
     let is_failure = answers.iter().all(Option::is_none);
-    let limited = answers.into_iter().flatten().find_map(limits);
-    limited.unwrap_or(Judged { is_failure, ..Judged::good() })
+    let good = Judged { is_failure, ..Judged::good() };
+    answers.iter().flatten().filter_map(|answer| limit_of(answer, now)).fold(
+        good,
+        |known, (limited, wait)| match (known.limited, limited) {
+            (Limited::Project, Limited::User) => known,
+            (known_limited, _) if known_limited == limited => Judged { wait: known.wait.max(wait), ..known },
+            _ => Judged { limited, wait, ..known },
+        },
+    )
+}
+
+/// Whom a part limits, and how long it says.
+fn limit_of(answer: &PartAnswer, now: Timestamp) -> Option<(Limited, Option<Duration>)> {
+    if (200..300).contains(&answer.status) {
+        return None;
+    }
+    let error = GoogleError::classify(answer.status, &answer.body, None);
+    // Gmail says the moment in its message.
+    let wait = answer.retry_after.or(error.fault.retry_after()).map(|after| after.delay(now));
+    match error.fault {
+        UpstreamFault::RateLimited { .. } if concerns_user(&error) => Some((Limited::User, wait)),
+        UpstreamFault::RateLimited { .. } => Some((Limited::Project, wait)),
+        UpstreamFault::QuotaExhausted => Some((Limited::Project, wait.or(Some(EXHAUSTED_WAIT)))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(parts: &[(u16, &str)]) -> Judged {
+        let part = |(index, (status, body)): (usize, &(u16, &str))| {
+            format!("--b\r\nContent-ID: <response-part-{index}>\r\n\r\nHTTP/1.1 {status} x\r\n\r\n{body}\r\n")
+        };
+        let body: String = parts.iter().enumerate().map(part).collect();
+        let response = EgressResponse {
+            status: 200,
+            retry_after: None,
+            body: format!("{body}--b--\r\n").into(),
+            pieces: None,
+            fields: Default::default(),
+            attempts: 1,
+            elapsed: Duration::ZERO,
+        };
+        judge_parts(&response, parts.len(), "2026-11-23T14:00:00Z".parse().unwrap())
+    }
+
+    fn limit(reason: &str, message: &str) -> String {
+        format!(r#"{{"error": {{"errors": [{{"reason": "{reason}"}}], "message": "{message}"}}}}"#)
+    }
+
+    #[test]
+    fn what_a_part_says_of_a_wait_is_learned_as_from_a_call_of_its_own() {
+        let of_user =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:00:40Z");
+        let learned = judged(&[(200, "{}"), (429, &of_user), (404, "{}")]);
+        assert_eq!((learned.limited, learned.wait), (Limited::User, Some(Duration::from_secs(40))));
+        // The longest one that is named counts.
+        let later =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T14:01:30Z");
+        let unsaid = limit("userRateLimitExceeded", "User-rate limit exceeded.");
+        let learned = judged(&[(429, &of_user), (429, &later), (429, &unsaid)]);
+        assert_eq!((learned.limited, learned.wait), (Limited::User, Some(Duration::from_secs(90))));
+    }
+
+    #[test]
+    fn a_limit_of_all_comes_before_one_of_the_user_and_has_its_own_wait() {
+        let of_user =
+            limit("userRateLimitExceeded", "User-rate limit exceeded.  Retry after 2026-11-23T15:00:00Z");
+        let of_all = limit("rateLimitExceeded", "Too many requests.");
+        for parts in [[(429, &*of_user), (403, &*of_all)], [(403, &*of_all), (429, &*of_user)]] {
+            let learned = judged(&parts);
+            assert_eq!((learned.limited, learned.wait), (Limited::Project, None));
+        }
+        let learned = judged(&[(403, &limit("dailyLimitExceeded", "Daily limit exceeded"))]);
+        assert_eq!((learned.limited, learned.wait), (Limited::Project, Some(EXHAUSTED_WAIT)));
+        assert_eq!(judged(&[(200, "{}"), (503, "{}")]).limited, Limited::Nobody);
+    }
 }

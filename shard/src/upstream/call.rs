@@ -37,7 +37,7 @@ impl From<Denied> for Unanswered {
         match denied {
             Denied::Full => Self::Lost(EgressError::Overloaded),
             Denied::Late => Self::Lost(EgressError::DeadlineExceeded { sent: false }),
-            Denied::Limited(_) | Denied::Open(_) => Self::Denied(denied),
+            Denied::Limited(_) | Denied::Open(_) | Denied::Crowded => Self::Denied(denied),
         }
     }
 }
@@ -260,7 +260,8 @@ impl Attempts<'_> {
     fn learn(&self, judged: &Judged) {
         let broker = &self.env.broker;
         match judged.limited {
-            Limited::Nobody => {}
+            Limited::Nobody if judged.is_failure => {}
+            Limited::Nobody => broker.not_limited(self.request.upstream),
             Limited::User => broker.limited(self.request.upstream, self.ask.user, judged.wait),
             Limited::Project => broker.limited(self.request.upstream, None, judged.wait),
         }

@@ -22,6 +22,7 @@ use sluice_protocols::ids::{ConnectionId, ShardId, UserId};
 use sluice_protocols::plan::Service;
 use sluice_protocols::problem::{Problem, ProblemKind};
 use sluice_store::record::{ActingAccount, ConnectionRecord};
+use smallvec::SmallVec;
 
 use super::batch::judge_parts;
 use super::bound::{Bound, Spot, gone};
@@ -31,13 +32,13 @@ use super::meter::{Meter, Wait, micros};
 use super::tokens::{AccessToken, Account};
 use crate::cache::{Joined, Kept, Made, Read, ReadBody, Ticket};
 use crate::env::{Env, TransferConfig};
-use crate::quota::{Ask, Class, Denied, Operation, Permit};
+use crate::quota::{Ask, CROWDED_WAIT, Class, Denied, Occupied, Operation, Permit};
 
 /// Most calls noted for one step: a search makes 21, a hard-fought side effect some dozens.
 const CALLS_NOTED_MAX: usize = 128;
 
 /// Once the quota of a day is used up: how long nothing is asked, unless the answer says.
-const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
+pub(super) const EXHAUSTED_WAIT: Duration = Duration::from_secs(60);
 /// Bodies up to this are checked in full: some 50 microseconds.
 const CHECKED_BYTES_MAX: usize = 64 << 10;
 /// How often a read that waits for another's looks again when that one brought nothing.
@@ -59,6 +60,9 @@ pub(crate) struct Google<'a> {
     deadline: Instant,
     priority: Priority,
     calls: RefCell<Vec<CallView>>,
+    /// The places that the services it asks hold, from the first call of each to its own end: a step that asks again and
+    /// again until it is clear what became of a change holds its place between the calls, too.
+    places: RefCell<SmallVec<[Occupied; 1]>>,
 }
 
 /// How it came that calls are for a certain account.
@@ -192,6 +196,7 @@ impl CallError {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             Self::Denied { denied: Denied::Open(wait) | Denied::Limited(Some(wait)), .. } => Some(*wait),
+            Self::Denied { denied: Denied::Crowded, .. } => Some(CROWDED_WAIT),
             _ => None,
         }
     }
@@ -329,8 +334,8 @@ impl<'a> Google<'a> {
         deadline: Instant,
     ) -> Self {
         let (slot, priority, calls) = (0, Priority::Normal, RefCell::default());
-        let (acting, choice) = (Cell::new(None), Choice::Default);
-        Self { env, meter, shard, user, slot, acting, choice, deadline, priority, calls }
+        let (acting, choice, places) = (Cell::new(None), Choice::Default, RefCell::default());
+        Self { env, meter, shard, user, slot, acting, choice, deadline, priority, calls, places }
     }
 
     /// The same with this account, which stands in this slot.
@@ -478,9 +483,21 @@ impl<'a> Google<'a> {
         service: Service,
         joined: Joined,
     ) -> Result<Option<Result<ReadBody, CallError>>, CallError> {
+        // Behind another's read it is the service that is waited for as well.
+        self.occupy(service)?;
         let landing = sluice_core::timeout_at(self.deadline, joined.land());
         let landed = self.meter.during(Wait::Shared, landing).await;
         landed.map_err(|_| CallError::Lost { service, error: EgressError::DeadlineExceeded { sent: false } })
+    }
+
+    /// Sees to it that what this asks of a service counts among what the service holds; refuses where that is all it may.
+    fn occupy(&self, service: Service) -> Result<(), CallError> {
+        let (mut places, upstream) = (self.places.borrow_mut(), upstream(service));
+        if places.iter().all(|place| place.upstream() != upstream) {
+            let occupied = self.env.broker.occupy(upstream);
+            places.push(occupied.map_err(|denied| CallError::Denied { service, denied })?);
+        }
+        Ok(())
     }
 
     /// Whether reads are remembered: what is kept is known by its user alone, and is the default account's.
@@ -539,7 +556,9 @@ impl<'a> Google<'a> {
         limit: Instant,
         extra: &Extra,
     ) -> Result<Answered, CallError> {
+        // In this order: who waits for a token holds no place of the service's.
         let token = self.token(limit).await?;
+        self.occupy(call.service)?;
         let answered = match self.once(call, retry, &token, limit, extra).await {
             Err(error) if error.fault() == Some(UpstreamFault::Unauthorized) => {
                 self.env.stats.tokens_rejected.add(1);
@@ -724,7 +743,7 @@ impl<'a> Google<'a> {
             if !extra.is_accepted(response.status) {
                 self.judge(call.service, response)
             } else if extra.parts > 0 {
-                judge_parts(response, extra.parts)
+                judge_parts(response, extra.parts, self.env.clock.timestamp())
             } else if is_nonsense(call, response) {
                 Judged { is_passing: true, is_failure: true, ..Judged::good() }
             } else {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use sluice_net::egress::EgressError;
 use sluice_protocols::problem::{Problem, ProblemKind};
 
-use crate::quota::Denied;
+use crate::quota::{CROWDED_WAIT, Denied};
 
 pub(crate) use call::Outgoing;
 pub use delegation::{Delegation, KeyFileError};
@@ -72,6 +72,10 @@ fn denied(name: &str, denied: Denied) -> Problem {
         Denied::Limited(wait) => {
             let detail = format!("what may be asked of {name} is used up for now");
             with_wait(Problem::new(ProblemKind::UpstreamLimited, detail), wait)
+        }
+        Denied::Crowded => {
+            let detail = format!("{name} is slow: as many commands and requests wait for it as may");
+            with_wait(Problem::new(ProblemKind::UpstreamLimited, detail), Some(CROWDED_WAIT))
         }
         Denied::Full | Denied::Late => {
             Problem::new(ProblemKind::Overloaded, format!("too many calls to {name} are waiting"))

@@ -42,6 +42,10 @@ enum NoPlan {
 
 /// Asks for a plan. A refusal of the model is a plan that declines.
 pub(crate) async fn plan(env: &Env, meter: &Meter, question: &Question<'_>) -> Result<Plan, Problem> {
+    let _place = match env.broker.occupy(Upstream::OpenAi) {
+        Ok(place) => place,
+        Err(why) => return no_plan(env, denied("OpenAI", why)),
+    };
     let limit = question.deadline.min(sluice_core::now() + env.config.parse_timeout);
     let body = request_body(&env.config.openai_model, question);
     for asked in 1..=ASKED_MAX {

@@ -254,6 +254,11 @@ impl TokenCache {
                 deadline,
             ))
         };
+        // Whoever waits here has a place of the core's, also behind another's refresh.
+        let _place = match env.broker.occupy(Upstream::OAuth) {
+            Ok(place) => place,
+            Err(why) => return Granted { token: Err(denied(ENDPOINT, why)), calls: Vec::new() },
+        };
         loop {
             let flight = self.flight(env, account);
             let was_stale = flight.is_stale.get();
