@@ -83,6 +83,43 @@ fn nginx_is_started_measured_and_stopped_again() {
     }
 }
 
+/// A program that does what `lines` say.
+fn script(path: &Path, lines: &str) {
+    fs::write(path, format!("#!/bin/sh\n{lines}\n")).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set");
+}
+
+#[test]
+fn a_peer_that_does_not_start_is_told_of_and_the_others_are_measured() {
+    if !has_cpus() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (nginx, own) = (directory.path().join("nginx"), directory.path().join("own"));
+    fs::create_dir(&own).expect("made");
+    script(
+        &nginx,
+        "if [ \"$1\" = -V ]; then echo 'nginx version: nginx/1.28.9'; echo --with-http_v3_module; exit; fi\n\
+         echo 'no such luck' >&2; exit 3",
+    );
+    let output = compare(&["--case", "1x1", "--nginx", nginx.to_str().expect("UTF-8")], &own);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the failure is the peer's: {said}");
+    assert!(said.contains("1x1: nginx failed: ") && said.contains("no such luck"), "{said}");
+    let table: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let row = &table["rows"][0];
+    let of = |name: &str| {
+        let peers = row["peers"].as_array().expect("a list");
+        peers.iter().find(|peer| peer["server"] == name).expect("it stands in the table").clone()
+    };
+    assert!(row["sluice"]["cpu_us"].as_f64() > Some(0.0), "{row:#}");
+    assert!(of("quinn-h3")["cpu_ratio"].as_f64() > Some(0.0), "{row:#}");
+    let failed = of("nginx");
+    assert!(failed["failed"].as_str().is_some_and(|reason| reason.contains("no such luck")), "{failed:#}");
+    assert!(failed.get("cpu_us").is_none() && failed.get("cpu_ratio").is_none(), "{failed:#}");
+    assert_eq!(fs::read_dir(&own).expect("readable").count(), 0);
+}
+
 #[test]
 fn an_h2o_without_http3_is_refused_by_its_version_before_anything_is_started() {
     if !has_cpus() {
@@ -91,12 +128,13 @@ fn an_h2o_without_http3_is_refused_by_its_version_before_anything_is_started() {
     let directory = tempfile::tempdir().expect("a directory");
     let h2o = directory.path().join("h2o");
     let asked = directory.path().join("asked");
-    let script = format!(
-        "#!/bin/sh\necho \"$@\" >> '{}'\necho 'h2o version 2.2.5'\necho 'OpenSSL: OpenSSL 3.0.19'\n",
-        asked.display()
+    script(
+        &h2o,
+        &format!(
+            "echo \"$@\" >> '{}'\necho 'h2o version 2.2.5'\necho 'OpenSSL: OpenSSL 3.0.19'",
+            asked.display()
+        ),
     );
-    fs::write(&h2o, script).expect("written");
-    fs::set_permissions(&h2o, fs::Permissions::from_mode(0o755)).expect("set");
     let output = compare(&["--h2o", h2o.to_str().expect("UTF-8")], directory.path());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("h2o 2.2.5 has no HTTP/3"), "{said}");

@@ -129,14 +129,31 @@ pub struct Figures {
 
 /// One peer in one case.
 #[derive(Debug, Clone, Serialize)]
-pub struct PeerFigures {
+pub struct PeerRow {
     /// Which server.
     pub server: &'static str,
-    /// Its figures.
+    /// What came of it.
     #[serde(flatten)]
-    pub figures: Figures,
-    /// Ours divided by its, in CPU time a request.
-    pub cpu_ratio: f64,
+    pub outcome: Outcome,
+}
+
+/// What came of measuring a peer.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// It answered every request of every run.
+    Measured {
+        /// Its figures.
+        #[serde(flatten)]
+        figures: Figures,
+        /// Ours divided by its, in CPU time a request.
+        cpu_ratio: f64,
+    },
+    /// It did not start, or a request came to nothing: in this case it has no figures.
+    Failed {
+        /// The first reason.
+        failed: String,
+    },
 }
 
 /// All servers in one case.
@@ -147,9 +164,28 @@ pub struct Row {
     /// Ours.
     pub sluice: Figures,
     /// The others; quinn + h3 first.
-    pub peers: Vec<PeerFigures>,
+    pub peers: Vec<PeerRow>,
     /// Bound of the first peer's ratio, where one is set.
     pub ratio_max: Option<f64>,
+}
+
+impl Row {
+    /// Holds the ratio beside the first peer to its bound.
+    ///
+    /// # Errors
+    /// When it is above, or the peer failed so that there is none.
+    fn hold_to_bound(&self) -> anyhow::Result<()> {
+        let (Some(max), Some(peer)) = (self.ratio_max, self.peers.first()) else { return Ok(()) };
+        match &peer.outcome {
+            Outcome::Measured { cpu_ratio, .. } if *cpu_ratio > max => {
+                bail!("{}: ratio {cpu_ratio:.2} is above its bound", self.case)
+            }
+            Outcome::Measured { .. } => Ok(()),
+            Outcome::Failed { failed } => {
+                bail!("{}: no ratio to hold to its bound, {} failed: {failed}", self.case, peer.server)
+            }
+        }
+    }
 }
 
 /// All cases.
@@ -176,8 +212,13 @@ impl fmt::Display for Table {
         )?;
         for row in &self.rows {
             line(f, row.case, "sluice", &row.sluice, None)?;
-            for peer in &row.peers {
-                line(f, "", peer.server, &peer.figures, Some(peer.cpu_ratio))?;
+            for PeerRow { server, outcome } in &row.peers {
+                match outcome {
+                    Outcome::Measured { figures, cpu_ratio } => {
+                        line(f, "", server, figures, Some(*cpu_ratio))?;
+                    }
+                    Outcome::Failed { failed } => writeln!(f, "{:<16} {server:<10} failed: {failed}", "")?,
+                }
             }
         }
         Ok(())
@@ -202,24 +243,30 @@ fn line(
 
 /// A server of the comparison.
 enum Server {
-    /// This program again.
-    Own(&'static str),
+    /// Ours, as a stack of this program.
+    Sluice(&'static str),
+    /// Another's, as a stack of this program.
+    Stack(&'static str),
     External(External),
 }
 
 impl Server {
     fn name(&self) -> &'static str {
         match self {
-            Self::Own(name) => name,
+            Self::Sluice(name) | Self::Stack(name) => name,
             Self::External(external) => external.kind.name(),
         }
     }
 
     fn start(&self) -> anyhow::Result<Peer> {
         match self {
-            Self::Own(stack) => Peer::start_own(stack, &[]),
+            Self::Sluice(stack) | Self::Stack(stack) => Peer::start_own(stack, &[]),
             Self::External(external) => Peer::start_external(external),
         }
+    }
+
+    fn is_ours(&self) -> bool {
+        matches!(self, Self::Sluice(_))
     }
 }
 
@@ -227,13 +274,13 @@ impl Server {
 fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
     let is_epoll = args.io == IoChoice::Epoll;
     let mut servers =
-        vec![Server::Own(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Own("quinn-h3")];
+        vec![Server::Sluice(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Stack("quinn-h3")];
     let mut told = vec![
         format!("sluice: this build, I/O {}", args.io),
         "quinn-h3: quinn + h3 on tokio, current_thread; rustls and aws-lc-rs as they come".into(),
     ];
     if !is_epoll {
-        servers.push(Server::Own("sluice-epoll"));
+        servers.push(Server::Sluice("sluice-epoll"));
         told.push("sluice-epoll: this build, I/O epoll".into());
     }
     if args.only_own {
@@ -273,7 +320,7 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     }
     let mut rows = Vec::new();
     for case in CASES.iter().filter(|case| args.case.as_deref().is_none_or(|part| case.name.contains(part))) {
-        rows.push(compare_case(case, &servers, args)?);
+        rows.push(compare_case(case, &servers, args.runs, |server| measure(case, server, args))?);
     }
     let about = format!(
         "server CPU a request, one server thread on CPU 0, one client thread on CPU 1, 200-byte reply, \
@@ -288,31 +335,47 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     } else {
         print!("{table}");
     }
-    let over = table.rows.iter().find_map(|row| {
-        let ratio = row.peers.first()?.cpu_ratio;
-        row.ratio_max.is_some_and(|max| ratio > max).then_some((row.case, ratio))
-    });
-    match over {
-        Some((case, ratio)) if args.gate => bail!("{case}: ratio {ratio:.2} is above its bound"),
-        _ => Ok(()),
-    }
+    // A peer that failed stands in the table: that is its affair, unless the gate needs it.
+    if args.gate { table.rows.iter().try_for_each(Row::hold_to_bound) } else { Ok(()) }
 }
 
-fn compare_case(case: &Case, servers: &[Server], args: &CompareArgs) -> anyhow::Result<Row> {
+/// Measures all servers in one case, in turns.
+///
+/// # Errors
+/// When one of ours fails. A peer that does is not tried again in this case, and the rest goes on.
+fn compare_case(
+    case: &Case,
+    servers: &[Server],
+    runs: usize,
+    mut measure: impl FnMut(&Server) -> anyhow::Result<Figures>,
+) -> anyhow::Result<Row> {
+    let runs = runs.max(1);
+    let mut results: Vec<Result<Vec<Figures>, String>> = servers.iter().map(|_| Ok(Vec::new())).collect();
     // Runs alternate, so that a change of the machine's mood hits all.
-    let mut figures: Vec<Vec<Figures>> = servers.iter().map(|_| Vec::new()).collect();
-    for run in 0..args.runs.max(1) {
-        eprintln!("{}: run {} of {}", case.name, run + 1, args.runs.max(1));
-        for (server, figures) in servers.iter().zip(&mut figures) {
-            figures.push(measure(case, server, args)?);
+    for run in 0..runs {
+        eprintln!("{}: run {} of {runs}", case.name, run + 1);
+        for (server, result) in servers.iter().zip(&mut results) {
+            let Ok(figures) = result else { continue };
+            match measure(server) {
+                Ok(of_run) => figures.push(of_run),
+                Err(error) if server.is_ours() => {
+                    return Err(error.context(format!("{}, {}", server.name(), case.name)));
+                }
+                Err(error) => {
+                    eprintln!("{}: {} failed: {error:#}", case.name, server.name());
+                    *result = Err(format!("{error:#}"));
+                }
+            }
         }
     }
-    let mut medians = figures.into_iter().map(median);
-    let sluice = medians.next().context("ours is always there")?;
-    let peers = servers.iter().skip(1).zip(medians).map(|(server, figures)| PeerFigures {
+    let mut medians = results.into_iter().map(|result| result.map(median));
+    let sluice = medians.next().and_then(Result::ok).context("ours is always there")?;
+    let peers = servers.iter().skip(1).zip(medians).map(|(server, result)| PeerRow {
         server: server.name(),
-        figures,
-        cpu_ratio: sluice.cpu_us / figures.cpu_us,
+        outcome: match result {
+            Ok(figures) => Outcome::Measured { figures, cpu_ratio: sluice.cpu_us / figures.cpu_us },
+            Err(failed) => Outcome::Failed { failed },
+        },
     });
     Ok(Row { case: case.name, sluice, peers: peers.collect(), ratio_max: case.ratio_max })
 }
@@ -342,7 +405,8 @@ fn measure(case: &Case, server: &Server, args: &CompareArgs) -> anyhow::Result<F
     };
     let summary = run_load(&load)?;
     if summary.errors > 0 {
-        bail!("{}, {}: {}", server.name(), case.name, summary.first_error.unwrap_or_default());
+        let first = summary.first_error.unwrap_or_default();
+        bail!("{} of {} requests failed; first: {first}", summary.errors, summary.errors + summary.requests);
     }
     Ok(Figures {
         cpu_us: summary.server_cpu_us.context("the server's pid was given")?,
@@ -356,4 +420,66 @@ fn measure(case: &Case, server: &Server, args: &CompareArgs) -> anyhow::Result<F
 fn median(mut figures: Vec<Figures>) -> Figures {
     figures.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
     figures[figures.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIGURES: Figures =
+        Figures { cpu_us: 4.0, requests_per_s: 1e5, p50_us: 9.0, p99_us: 20.0, client_busy: 0.5 };
+    const SERVERS: [Server; 3] =
+        [Server::Sluice("sluice"), Server::Stack("quinn-h3"), Server::Sluice("sluice-epoll")];
+
+    /// Three runs of the first case, in which `failing` answers only the first.
+    fn compared(failing: &str) -> anyhow::Result<Row> {
+        let mut asked = 0;
+        compare_case(&CASES[0], &SERVERS, 3, |server| {
+            asked += usize::from(server.name() == failing);
+            match server.name() {
+                name if name == failing && asked > 1 => {
+                    assert_eq!(asked, 2, "tried again after it failed");
+                    Err(anyhow::anyhow!("refused").context("7 of 9 requests failed"))
+                }
+                "quinn-h3" => Ok(Figures { cpu_us: 16.0, ..FIGURES }),
+                _ => Ok(FIGURES),
+            }
+        })
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_told_of_and_the_others_are_measured() {
+        let row = compared("quinn-h3").unwrap();
+        let refused = row.hold_to_bound().unwrap_err().to_string();
+        assert!(refused.contains("quinn-h3 failed: 7 of 9 requests failed: refused"), "{refused}");
+        let table = Table { about: String::new(), servers: vec![], rows: vec![row] };
+        let json = serde_json::to_value(&table).unwrap();
+        let peers = &json["rows"][0]["peers"];
+        let reason = "7 of 9 requests failed: refused";
+        assert_eq!(peers[0], serde_json::json!({ "server": "quinn-h3", "failed": reason }));
+        assert_eq!((&peers[1]["server"], &peers[1]["cpu_ratio"]), (&"sluice-epoll".into(), &1.0.into()));
+        assert!(peers[1].get("failed").is_none());
+        let printed = table.to_string();
+        let of = |name: &str| printed.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        assert!(of("quinn-h3").ends_with(&format!("failed: {reason}")), "{printed}");
+        assert!(of("sluice-epoll").trim_end().ends_with("1.00"), "{printed}");
+    }
+
+    #[test]
+    fn a_server_of_ours_that_fails_ends_the_comparison() {
+        for ours in ["sluice", "sluice-epoll"] {
+            let error = format!("{:#}", compared(ours).unwrap_err());
+            assert_eq!(error, format!("{ours}, 1x1: 7 of 9 requests failed: refused"));
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_held_to_its_bound() {
+        let mut row = compared("none").unwrap();
+        row.hold_to_bound().unwrap();
+        row.ratio_max = Some(0.2);
+        assert_eq!(row.hold_to_bound().unwrap_err().to_string(), "1x1: ratio 0.25 is above its bound");
+        row.ratio_max = None;
+        row.hold_to_bound().unwrap();
+    }
 }

@@ -79,7 +79,7 @@ impl ServerConfig for ObservedServer {
     }
 }
 
-/// A client's TLS that tells [`HandshakeFacts`].
+/// A client's TLS that tells [`HandshakeFacts`], and sends no reserved transport parameter.
 pub(crate) struct ObservedClient(pub(crate) Arc<QuicClientConfig>);
 
 impl ClientConfig for ObservedClient {
@@ -89,8 +89,19 @@ impl ClientConfig for ObservedClient {
         server_name: &str,
         parameters: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
+        let lean = without_reserved(parameters);
+        let parameters = lean.as_ref().unwrap_or(parameters);
         Ok(Observed::around(Arc::clone(&self.0).start_session(version, server_name, parameters)?))
     }
+}
+
+/// The parameters without the one that means nothing (RFC 9000 section 18.1), whose identifier quinn-proto draws anew
+/// for each connection: nginx (1.28) looks at the lower 16 bits of an identifier alone, takes one in some thousands for a
+/// parameter that it knows, and refuses the connection, so that a load of many connections would not come to its end.
+fn without_reserved(parameters: &TransportParameters) -> Option<TransportParameters> {
+    let mut sent = Vec::new();
+    parameters.write(&mut sent);
+    TransportParameters::read(Side::Server, &mut &sent[..]).ok()
 }
 
 struct Observed {
@@ -246,6 +257,16 @@ fn skip_prefixed<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use bytes::Buf as _;
+    use quinn_proto::coding::Codec as _;
+    use quinn_proto::{
+        ClientConfig as ClientConfiguration, Endpoint, EndpointConfig, RandomConnectionIdGenerator, VarInt,
+    };
+
     use super::*;
 
     fn message(kind: u8, random: [u8; 32], extensions: &[u16]) -> Vec<u8> {
@@ -283,6 +304,63 @@ mod tests {
                 assert!(reader.is_done && reader.held.capacity() == 0);
                 assert_eq!(read(&[&without[..at], &without[at..]]).0, HandshakeFacts::default());
             }
+        }
+    }
+
+    fn number(bytes: &mut &[u8]) -> u64 {
+        VarInt::decode(bytes).unwrap().into_inner()
+    }
+
+    /// The transport parameters of a connection: identifiers and values, in the order of the former.
+    fn parameters_of(
+        seed: u8,
+        shaped: fn(&TransportParameters) -> TransportParameters,
+    ) -> Vec<(u64, Vec<u8>)> {
+        type Sent = Arc<Mutex<Vec<u8>>>;
+        struct Listening(Sent, fn(&TransportParameters) -> TransportParameters);
+
+        impl ClientConfig for Listening {
+            fn start_session(
+                self: Arc<Self>,
+                _: u32,
+                _: &str,
+                parameters: &TransportParameters,
+            ) -> Result<Box<dyn Session>, ConnectError> {
+                self.1(parameters).write(&mut *self.0.lock().unwrap());
+                Err(ConnectError::EndpointStopping)
+            }
+        }
+
+        let mut config = EndpointConfig::default();
+        config.rng_seed(Some([seed; 32])).cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
+        let mut endpoint = Endpoint::new(Arc::new(config), None, true, None);
+        let sent = Sent::default();
+        let crypto = ClientConfiguration::new(Arc::new(Listening(Arc::clone(&sent), shaped)));
+        let to = (Ipv4Addr::LOCALHOST, 443).into();
+        assert!(endpoint.connect(Instant::now(), crypto, to, "localhost").is_err());
+        let sent = sent.lock().unwrap().clone();
+        let mut rest = &sent[..];
+        let mut all = Vec::new();
+        while rest.has_remaining() {
+            let (id, length) = (number(&mut rest), number(&mut rest));
+            let length = usize::try_from(length).unwrap();
+            all.push((id, rest.copy_to_bytes(length).to_vec()));
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_client_sends_every_parameter_but_the_one_that_means_nothing() {
+        for seed in 0..20 {
+            let with = parameters_of(seed, |parameters| *parameters);
+            let lean = parameters_of(seed, |parameters| without_reserved(parameters).unwrap());
+            let (reserved, others): (Vec<_>, Vec<_>) = with.into_iter().partition(|(id, _)| id % 31 == 27);
+            assert_eq!(reserved.len(), 1, "quinn-proto sends one: {reserved:x?}");
+            assert_eq!(lean, others);
+            // RFC 9000 section 18.2: what is less than 1200 is invalid, and no UDP payload is longer than 65527.
+            let largest = lean.iter().find(|(id, _)| *id == 3).map(|(_, value)| number(&mut &value[..]));
+            assert!(largest.is_none_or(|largest| (1_200..=65_527).contains(&largest)), "{largest:?}");
         }
     }
 
