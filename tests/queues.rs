@@ -175,6 +175,32 @@ async fn cancelling_a_task_in_the_middle_of_an_effect_tells_what_became_of_it() 
     stage.assert_effects(one_send()).await;
 }
 
+/// What was answered with 202 is a promise like any other: whoever takes the task up begins nothing more of it.
+#[tokio::test]
+async fn a_wish_to_cancel_a_task_that_runs_outlives_a_crash() {
+    let last = "send a mail to kim@example.com saying code zebra is valid";
+    // What only reads is dropped, and the task ends; what changes something hangs on, and has to be looked for.
+    let firsts = [
+        ("find the mail from Anna about the budget", "gmail", "/messages", 0),
+        ("create an event called Review tomorrow at ten", "calendar", "/events", 1),
+    ];
+    for (first, service, path, inserts) in firsts {
+        let stage = Stage::start(&[]).await;
+        let hang = json!({"service": service, "kind": "hang", "path_contains": path, "after_effect": true, "count": 1});
+        stage.scene.sim.fault(hang).await;
+        let id = stage.ada.queue(&json!({"command": format!("{first} and then {last}")})).await["id"].clone();
+        stage.until_struck(1).await;
+        let asked = stage.ada.ask("POST", &format!("/tasks/{}/cancel", text(&id)), &NONE).await;
+        assert_eq!(asked.status.as_u16(), 202, "{:?}", asked.body);
+        let stage = stage.crash().await;
+        stage.scene.sim.clear_faults().await;
+        let ended = stage.ada.ended(&id).await;
+        assert_eq!(ended["state"], "cancelled", "{service}: {ended:#}");
+        assert_eq!(ended["steps"].as_array().map(Vec::len), Some(2), "{ended:#}");
+        stage.assert_effects(Effects { inserts, ..Effects::default() }).await;
+    }
+}
+
 // ---- previews ----
 
 #[tokio::test]

@@ -1,39 +1,57 @@
 //! The wish that a task be given up, as it reaches whatever works on it.
 //!
-//! Invariant: a wish is never taken back, and who looks late sees it all the same.
+//! Invariants: a wish is never taken back, and who looks late sees it all the same; it is told as kept only once it is durable.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use crate::signal::Signal;
+use crate::signal::{Signal, Wait};
 
 /// See the module. Clones are the same wish.
 #[derive(Clone)]
-pub struct Cancel(Rc<Signal<()>>);
+pub struct Cancel {
+    wish: Rc<Signal<()>>,
+    kept: Rc<Signal<()>>,
+}
 
 impl Default for Cancel {
     fn default() -> Self {
-        Self(Signal::new())
+        Self { wish: Signal::new(), kept: Signal::new() }
     }
 }
 
 impl Cancel {
     /// Wishes it.
     pub fn set(&self) {
-        self.0.set(());
+        self.wish.set(());
     }
 
     /// Whether it was wished.
     pub fn is_set(&self) -> bool {
-        self.0.is_set()
+        self.wish.is_set()
+    }
+
+    /// Waits until it is wished.
+    pub(crate) fn wished(&self) -> Wait<()> {
+        self.wish.wait()
+    }
+
+    /// Says that the wish is on disk, where whoever takes the task up finds it.
+    pub(crate) fn keep(&self) {
+        self.kept.set(());
+    }
+
+    /// Waits until the wish is on disk.
+    pub(crate) fn kept(&self) -> Wait<()> {
+        self.kept.wait()
     }
 
     /// The output of `work`, or `None` when the wish came first: `work` is dropped then, and with it every call
     /// it waits for.
     pub async fn unless<F: Future>(&self, work: F) -> Option<F::Output> {
-        let (mut work, mut wish) = (pin!(work), pin!(self.0.wait()));
+        let (mut work, mut wish) = (pin!(work), pin!(self.wished()));
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => wish.as_mut().poll(cx).map(|()| None),

@@ -259,6 +259,7 @@ pub(crate) fn task_record(
         events: Vec::new(),
         account,
         waits: WaitsRecord::default(),
+        cancel_asked: false,
     };
     marks::note(&mut record);
     record
@@ -287,6 +288,7 @@ async fn finished(
     match sluice_core::timeout_at(deadline, signal.wait()).await {
         Ok(Outcome::Finished(finished)) => end_of(task, &finished),
         Ok(Outcome::Left(problem)) => Err(Refusal::of_task(problem, task, None)),
+        Ok(Outcome::Refused) => Err(refused(NotAccepted::Storage(CommitError::Overloaded))),
         Err(_) => {
             let detail = "the command is still being carried out; ask for its task";
             let problem = Problem::new(ProblemKind::DeadlineExceeded, detail).with_retryable(false);

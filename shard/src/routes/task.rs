@@ -57,7 +57,9 @@ pub(crate) async fn get(
             Some(Outcome::Finished(finished)) => return Ok(with_preference(ended(&finished), Some(wait))),
             None if look < deadline && sluice_core::now() >= look => {}
             // This process will not end the task; or too many wait, it is not pending, or the time ran out.
-            Some(Outcome::Left(_)) | None => return now(tasks, who, task, Some((wait, deadline))).await,
+            Some(Outcome::Left(_) | Outcome::Refused) | None => {
+                return now(tasks, who, task, Some((wait, deadline))).await;
+            }
         }
     }
 }
@@ -101,8 +103,12 @@ pub(crate) async fn list(
 pub(crate) async fn cancel(tasks: &Rc<Tasks>, who: &Principal, task: TaskId) -> Result<Response, Problem> {
     match tasks.cancel(who.user, who.shard, task).await {
         Ok(Cancelled::Ended(finished)) => Ok(ended(&finished)),
-        Ok(Cancelled::Asked(view)) => {
-            let response = Response::new(202).with_body("application/json", view_json(&view));
+        Ok(Cancelled::Asked(found)) => {
+            let body = match found {
+                Found::Pending(view) => view_json(&view),
+                Found::Finished(finished) => finished.body.clone(),
+            };
+            let response = Response::new(202).with_body("application/json", body);
             Ok(response.with_field("location", task_path(task)).with_field("retry-after", "1"))
         }
         Err(error) => Err(unchanged_problem(error, "task")),

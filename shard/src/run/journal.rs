@@ -1,7 +1,8 @@
 //! The journal of one task: its record under `Key::task_pending`, committed before anything depends on it.
 //!
 //! Invariants:
-//! - A commit writes the record as it is when the commit is called; commits of one task keep their order.
+//! - A commit writes the record as it is when it is handed to the log, also when it is handed over again: what one wrote, a
+//!   later one of the same task never takes back.
 //! - The record always fits: texts are cut before it would be too large.
 //! - After a commit failed, nothing more may be done for the task in this process.
 
@@ -17,6 +18,7 @@ use sluice_store::{Batch, CommitError, Key, Value};
 
 use super::marks::note;
 use super::seen::{Seen, items_json};
+use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::upstream::meter::{Meter, Wait, micros};
 
@@ -31,6 +33,7 @@ pub(super) struct Journal<'a> {
     env: &'a Env,
     shard: ShardId,
     meter: &'a Meter,
+    cancel: &'a Cancel,
     /// Times before this run, in microseconds.
     before: Times,
     began: Instant,
@@ -47,13 +50,20 @@ struct Times {
 }
 
 impl<'a> Journal<'a> {
-    pub(super) fn new(env: &'a Env, shard: ShardId, meter: &'a Meter, task: TaskRecord) -> Self {
+    pub(super) fn new(
+        env: &'a Env,
+        shard: ShardId,
+        meter: &'a Meter,
+        cancel: &'a Cancel,
+        task: TaskRecord,
+    ) -> Self {
         let &TaskRecord { total_us, openai_us, google_us, waits, .. } = &task;
         let before = Times { total_us, openai_us, google_us, waits };
         Self {
             env,
             shard,
             meter,
+            cancel,
             before,
             began: Instant::now(),
             task: RefCell::new(task),
@@ -117,21 +127,40 @@ impl<'a> Journal<'a> {
         outcome
     }
 
-    async fn put(&self) -> Result<(), Problem> {
+    /// Puts the wish to give the task up on disk, should it come: whoever has it waits for that. Ends with the first try; what
+    /// fails there stands in the journal.
+    pub(super) async fn keep_wish(&self) {
+        self.cancel.wished().await;
+        drop(self.commit().await);
+    }
+
+    /// The record as it is now, as a batch.
+    fn entry(&self) -> Option<Batch> {
         self.take_times();
-        let (id, key, value) = self.write(|task| {
+        self.write(|task| {
+            task.cancel_asked |= self.cancel.is_set();
             note(task);
-            (task.id, Key::task_pending(&task.user, &task.id), fit(task))
-        });
-        let Some(value) = value else {
-            return Err(Problem::new(ProblemKind::Internal, "the task is too large to be stored"));
-        };
+            let value = fit(task)?;
+            let mut batch = Batch::new(self.shard);
+            batch.put(&Key::task_pending(&task.user, &task.id), value.as_bytes());
+            Some(batch)
+        })
+    }
+
+    async fn put(&self) -> Result<(), Problem> {
+        let id = self.read(|task| task.id);
         let mut wait = COMMIT_WAIT_FIRST;
         for attempt in 1..=COMMITS_MAX {
-            let mut batch = Batch::new(self.shard);
-            batch.put(&key, value.as_bytes());
+            // Made anew each time: during the wait another step may have written what this one does not know of.
+            let Some(batch) = self.entry() else {
+                return Err(Problem::new(ProblemKind::Internal, "the task is too large to be stored"));
+            };
+            let is_wished = self.cancel.is_set();
             match self.env.store.commit(batch).await {
                 Ok(_) => {
+                    if is_wished {
+                        self.cancel.keep();
+                    }
                     self.env.stats.journal_commits.add(1);
                     self.env.watches.changed(&id);
                     return Ok(());
@@ -139,9 +168,12 @@ impl<'a> Journal<'a> {
                 Err(CommitError::Overloaded) if attempt < COMMITS_MAX => {
                     sluice_core::sleep(wait).await;
                     wait *= 2;
+                    if let Some(problem) = self.failure() {
+                        return Err(problem);
+                    }
                 }
                 Err(error) => {
-                    tracing::error!(key = ?key, %error, "a task cannot be journaled");
+                    tracing::error!(task = %id, %error, "a task cannot be journaled");
                     break;
                 }
             }
@@ -260,6 +292,7 @@ mod tests {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 

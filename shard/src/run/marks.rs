@@ -247,6 +247,7 @@ mod tests {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 

@@ -39,7 +39,10 @@ mod understand;
 mod undo;
 mod zones;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
@@ -104,7 +107,7 @@ pub fn recovered(mut task: TaskRecord) -> TaskRecord {
 /// The record must be on disk under `Key::task_pending` already; its `total_us` holds the time spent before this,
 /// if any. `recent` are the turns of its session, oldest first. Dropping the future leaves the task to the next
 /// start. Never panics on upstream nonsense. Once `cancel` is set nothing is begun any more, what only reads is dropped,
-/// and what changes something is brought to its known end.
+/// and what changes something is brought to its known end; while that lasts, the wish is journaled.
 pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, cancel: &Cancel) -> RunEnd {
     if codes::task_state(task.state).is_final() {
         return RunEnd::Final(task, Brought::default());
@@ -115,19 +118,31 @@ pub async fn run(env: &Env, shard: ShardId, task: TaskRecord, recent: &Recent, c
     let left_ms = task.deadline_ms.saturating_sub(env.clock.unix_ms());
     let deadline = sluice_core::now() + Duration::from_millis(left_ms).min(DEADLINE_MAX);
     let meter = Meter::default();
-    let journal = Journal::new(env, shard, &meter, task);
-    let run = Run {
-        env,
-        shard,
-        recent: &recent,
-        zone: &zone,
-        zone_name: &zone_name,
-        deadline,
-        meter: &meter,
-        journal: &journal,
-        cancel,
+    let journal = Journal::new(env, shard, &meter, cancel, task);
+    let outcome = {
+        let run = Run {
+            env,
+            shard,
+            recent: &recent,
+            zone: &zone,
+            zone_name: &zone_name,
+            deadline,
+            meter: &meter,
+            journal: &journal,
+            cancel,
+        };
+        let (mut work, mut wish) = (pin!(run.to_end()), pin!(journal.keep_wish()));
+        let mut is_kept = false;
+        poll_fn(|cx| {
+            // Where the wish ends the task at once there is no need to write it down.
+            if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            is_kept = is_kept || wish.as_mut().poll(cx).is_ready();
+            Poll::Pending
+        })
+        .await
     };
-    let outcome = run.to_end().await;
     let task = journal.into_task();
     match outcome {
         Ok(Course::Ended(brought)) => RunEnd::Final(task, brought),

@@ -135,6 +135,7 @@ fn anew(record: &TaskRecord) -> TaskRecord {
         answer: None,
         error_json: None,
         events: Vec::new(),
+        cancel_asked: false,
         ..record.clone()
     }
 }

@@ -8,7 +8,7 @@ use sluice_store::record::{IdempotencyRecord, TaskRecord, encode};
 use sluice_store::{Batch, Key};
 
 use super::queue::{Entry, Full, LaneId};
-use super::{NotAccepted, Outcome, Tasks};
+use super::{Idle, NotAccepted, Outcome, Tasks};
 use crate::run::codes;
 use crate::signal::Signal;
 
@@ -58,7 +58,7 @@ impl Tasks {
         let signals = records.into_iter().map(|record| {
             self.metrics.commands_accepted.add(1);
             let (lane, entry) = (lane_of(&record), entry_of(&record));
-            let signal = self.register(shard, lane, entry, Some((record, arrived)));
+            let signal = self.register(shard, lane, entry, Idle::Queued, Some((record, arrived)), None);
             self.queue.borrow_mut().push_reserved(lane, entry);
             signal
         });
@@ -84,11 +84,10 @@ impl Tasks {
                 return Err(error);
             }
         };
-        // Should it not be written, the end of the task is all that is missed: that will not be written either, or
-        // is, and then this is not needed any more.
-        drop(self.store.commit(batch));
-        self.metrics.commands_accepted.add(1);
-        let signal = self.register(shard, lane, entry, Some((record, arrived)));
+        // Should there be no room for it, the task is refused, see `Tasks::carry_out`.
+        let first = self.store.commit(batch);
+        let fresh = Some((record, arrived));
+        let signal = self.register(shard, lane, entry, Idle::Queued, fresh, Some(first));
         self.queue.borrow_mut().push_reserved(lane, entry);
         self.start_ready();
         Ok(signal)

@@ -1,6 +1,9 @@
 //! Runs one task and makes its end durable.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use sluice_protocols::api::TaskState;
@@ -79,6 +82,8 @@ pub(super) enum Course {
     PutBack(u64),
     /// This process will not end it; it stays promised.
     Left(Problem),
+    /// There was no room for its first entry: nothing was written, nothing with an effect was begun.
+    Refused,
 }
 
 /// The end of a task as it goes to disk.
@@ -93,7 +98,31 @@ struct End {
 
 impl Tasks {
     /// Runs a task until it has ended or this process cannot end it.
+    ///
+    /// One that was begun before its first entry was durable is dropped where there was no room for that. Nothing is left of
+    /// it then: the answer to the first entry comes at the end of the turn in which the task was begun and is looked at
+    /// before anything else is; whatever was handed over in that turn after it, for the same shard, was refused with it;
+    /// and what has an effect waits for an entry that is durable.
     pub(super) async fn carry_out(&self, lane: LaneId, task: TaskId) -> Course {
+        let mut first = self.pending.borrow_mut().get_mut(&task).and_then(|entry| entry.first.take());
+        let mut work = pin!(self.go_on(lane, task));
+        poll_fn(|cx| {
+            let answer = first.as_mut().map_or(Poll::Pending, |first| Pin::new(first).poll(cx));
+            if let Poll::Ready(answer) = answer {
+                first = None;
+                match answer {
+                    Ok(_) => self.metrics.commands_accepted.add(1),
+                    Err(CommitError::Overloaded) => return Poll::Ready(Course::Refused),
+                    // The storage has stopped: the end of the task fails as well.
+                    Err(_) => {}
+                }
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    async fn go_on(&self, lane: LaneId, task: TaskId) -> Course {
         let mut backoff = Backoff::new();
         loop {
             match self.attempt(lane, task).await {
@@ -126,6 +155,11 @@ impl Tasks {
             }
             None => (self.read_pending(shard, lane, task).await?, None),
         };
+        if record.cancel_asked {
+            // An earlier process was told.
+            cancel.set();
+            cancel.keep();
+        }
         let session = self.sessions.for_task(shard, lane, record.created_ms).await?;
         if let Some(arrived) = arrived {
             record.total_us = micros(arrived.elapsed());
@@ -133,6 +167,8 @@ impl Tasks {
         let recent = session.as_ref().map(Recent::of).unwrap_or_default();
         let (task, brought) = match self.runner.run(shard, record, &recent, &cancel).await {
             RunEnd::Final(task, brought) => (task, brought),
+            // The wish came while the plan was written down.
+            RunEnd::Unconfirmed(task) if cancel.is_set() => (self.given_up(task), Brought::default()),
             RunEnd::Unconfirmed(task) if self.unconfirmed() < self.unconfirmed_max => {
                 return Ok(Course::Unconfirmed(Finished::of(lane.user, &run::view_of(&task))));
             }
@@ -143,9 +179,17 @@ impl Tasks {
             true => Verdict::End,
             false => self.retry.judge(&task, self.clock.unix_ms(), self.mint.random()),
         };
-        if let Verdict::Again(not_before_ms) = verdict {
-            return self.write_again(shard, lane, task, not_before_ms).await;
-        }
+        let task = match verdict {
+            Verdict::Again(not_before_ms) => {
+                self.write_again(shard, lane, &task, not_before_ms).await?;
+                if !cancel.is_set() {
+                    return Ok(Course::PutBack(not_before_ms));
+                }
+                // The wish came while that was written down: it does not wait for the next attempt.
+                self.given_up(task)
+            }
+            Verdict::End | Verdict::DeadLetter => task,
+        };
         let is_dead = verdict == Verdict::DeadLetter;
         let told = run::told(&task, &brought);
         self.complete(shard, lane, End { task, brought, told, session, is_dead }).await.map(Course::Ended)
@@ -166,9 +210,10 @@ impl Tasks {
         &self,
         shard: ShardId,
         lane: LaneId,
-        mut task: TaskRecord,
+        task: &TaskRecord,
         not_before_ms: u64,
-    ) -> Result<Course, Setback> {
+    ) -> Result<(), Setback> {
+        let mut task = task.clone();
         reopen(&mut task, not_before_ms);
         note(&mut task);
         let key = Key::task_pending(&lane.user, &task.id);
@@ -180,7 +225,7 @@ impl Tasks {
         })
         .await?;
         tracing::info!(task = %task.id, retries = task.retries, "a task is tried again later");
-        Ok(Course::PutBack(not_before_ms))
+        Ok(())
     }
 
     /// Makes the end of a task durable that its session does not remember.

@@ -14,7 +14,7 @@ use sluice_store::{Batch, Key};
 use super::accept::{entry_of, lane_of};
 use super::complete::storage_problem;
 use super::queue::Full;
-use super::{Tasks, Unchanged, retry};
+use super::{Idle, Tasks, Unchanged, retry};
 use crate::run::{codes, marks};
 
 /// A dead letter nobody else may change until this is dropped.
@@ -64,6 +64,7 @@ fn revived(mut record: TaskRecord, now_ms: u64, fresh: impl FnOnce() -> TaskId) 
         record.waits = WaitsRecord::default();
     }
     retry::reopen(&mut record, 0);
+    record.cancel_asked = false;
     record.retries = 0;
     record.deadline_ms = now_ms.saturating_add(allowed_ms);
     record
@@ -146,7 +147,7 @@ impl Tasks {
         }
         self.finished.borrow_mut().remove(&record.id);
         self.metrics.dead_letters_redriven.add(1);
-        self.register(shard, lane, entry, None);
+        self.register(shard, lane, entry, Idle::Queued, None, None);
         self.queue.borrow_mut().push_reserved(lane, entry);
         self.watches.changed(&task);
         self.start_ready();

@@ -45,20 +45,28 @@ impl Tasks {
         shard: ShardId,
         hash: &[u8; 32],
     ) -> Result<KeyUse<'_>, ReadError> {
-        let key = Key::idempotency(&user, hash);
-        if !self.keys_in_flight.borrow_mut().insert(key.clone()) {
-            return Ok(KeyUse::InFlight);
+        let Some(held) = self.hold_key(Key::idempotency(&user, hash)) else { return Ok(KeyUse::InFlight) };
+        let record = self.remembered(shard, &held).await?;
+        if record.is_some() {
+            self.metrics.idempotency_hits.add(1);
         }
-        let held = HeldKey { tasks: self, key };
-        let Some(record) = self.store.load::<IdempotencyRecord>(shard, held.key()).await? else {
-            return Ok(KeyUse::Held(held, None));
-        };
-        let record = record.to_record();
-        if self.is_forgotten(&record) {
-            return Ok(KeyUse::Held(held, None));
-        }
-        self.metrics.idempotency_hits.add(1);
-        Ok(KeyUse::Held(held, Some(record)))
+        Ok(KeyUse::Held(held, record))
+    }
+
+    /// Holds a key, unless somebody else does.
+    pub(super) fn hold_key(&self, key: Key) -> Option<HeldKey<'_>> {
+        let is_free = self.keys_in_flight.borrow_mut().insert(key.clone());
+        is_free.then(|| HeldKey { tasks: self, key })
+    }
+
+    /// What a held key stands for, as long as its time is not over.
+    pub(super) async fn remembered(
+        &self,
+        shard: ShardId,
+        held: &HeldKey<'_>,
+    ) -> Result<Option<IdempotencyRecord>, ReadError> {
+        let record = self.store.load::<IdempotencyRecord>(shard, held.key()).await?;
+        Ok(record.map(|record| record.to_record()).filter(|record| !self.is_forgotten(record)))
     }
 
     /// Whether a key's time is over.

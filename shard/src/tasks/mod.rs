@@ -21,10 +21,13 @@ pub(crate) mod dead;
 pub(crate) mod finished;
 pub(crate) mod keyed;
 mod list;
+mod pending;
 pub(crate) mod queue;
 mod recover;
 mod retry;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -33,12 +36,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use sluice_protocols::api::{Priority, TaskState, TaskView};
 use sluice_protocols::ids::{ShardId, TaskId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
-use sluice_store::record::{TaskRecord, WaitsRecord};
-use sluice_store::{CommitError, CoreStore, Key, Kind, ReadError};
+use sluice_store::record::TaskRecord;
+use sluice_store::{Commit, CommitError, CoreStore, Key, Kind, ReadError};
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -49,13 +51,13 @@ use crate::mint::Mint;
 use crate::run::{self, RunEnd};
 use crate::sessions::{Recent, Sessions};
 use crate::signal::{Signal, Wait};
-use crate::upstream::meter::micros;
 use crate::watch::Watches;
 use crate::webhooks::Webhooks;
 pub(crate) use change::Cancelled;
 pub(crate) use complete::Backoff;
 use complete::Course;
 use finished::{Finished, FinishedTasks};
+use pending::{Idle, Passage, Pending, PendingTasks, Phase};
 use queue::{Entry, LaneId, Queue};
 use retry::RetryLimits;
 pub(crate) use retry::may_pass;
@@ -97,6 +99,8 @@ pub(crate) enum Outcome {
     Finished(Rc<Finished>),
     /// This process will not end it; it stays promised.
     Left(Problem),
+    /// The storage did not take it in: it was never promised, and nothing was done.
+    Refused,
 }
 
 /// Why a command was not accepted. Nothing was promised.
@@ -135,57 +139,6 @@ impl From<ReadError> for Unchanged {
     }
 }
 
-/// Where a task stands that has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// In the queue.
-    Waiting,
-    Running,
-    /// Planned; its user has to confirm it.
-    Unconfirmed,
-    /// Being confirmed or cancelled.
-    Changing,
-}
-
-/// A task's way through the queue, by the reactor's clock: what begins in the turn in which it came did not wait.
-#[derive(Clone, Copy, Debug)]
-struct Passage {
-    queued: Instant,
-    /// When the command before it in its session ended, or was cancelled; as `queued` where there was none.
-    ready: Instant,
-    begun: Instant,
-}
-
-impl Passage {
-    fn new(now: Instant) -> Self {
-        Self { queued: now, ready: now, begun: now }
-    }
-
-    /// What it waited for: first its turn in its session, then a place.
-    fn waits(&self) -> WaitsRecord {
-        WaitsRecord {
-            turn_us: micros(self.ready.saturating_duration_since(self.queued)),
-            queue_us: micros(self.begun.saturating_duration_since(self.ready)),
-            ..WaitsRecord::default()
-        }
-    }
-}
-
-struct Pending {
-    shard: ShardId,
-    lane: LaneId,
-    priority: Priority,
-    phase: Phase,
-    cancel: Cancel,
-    /// The record while the task waits; one that is not here is read from the store when its turn comes.
-    /// Boxed, so that the table of pending tasks stays small: growing it moves every entry, in one turn.
-    record: Option<Box<TaskRecord>>,
-    /// When its command arrived; `None` when that was in an earlier process.
-    arrived: Option<Instant>,
-    passage: Passage,
-    signal: Rc<Signal<Outcome>>,
-}
-
 /// What tasks are kept with.
 pub(crate) struct Means {
     pub(crate) store: CoreStore,
@@ -199,7 +152,7 @@ pub(crate) struct Means {
 /// See the module.
 pub(crate) struct Tasks {
     queue: Rc<RefCell<Queue>>,
-    pending: RefCell<HashMap<TaskId, Pending, foldhash::fast::RandomState>>,
+    pending: RefCell<PendingTasks>,
     finished: RefCell<FinishedTasks>,
     sessions: Rc<Sessions>,
     runner: Box<dyn Runner>,
@@ -266,7 +219,9 @@ impl Tasks {
         shard: ShardId,
         lane: LaneId,
         entry: Entry,
+        idle: Idle,
         fresh: Option<(TaskRecord, Instant)>,
+        first: Option<Commit>,
     ) -> Rc<Signal<Outcome>> {
         let signal = Signal::new();
         let (record, arrived) = fresh.unzip();
@@ -274,14 +229,14 @@ impl Tasks {
             shard,
             lane,
             priority: entry.priority,
-            phase: Phase::Waiting,
             cancel: Cancel::default(),
             record: record.map(Box::new),
+            first,
             arrived,
             passage: Passage::new(sluice_core::now()),
             signal: Rc::clone(&signal),
         };
-        self.pending.borrow_mut().insert(entry.task, pending);
+        self.pending.borrow_mut().insert(entry.task, idle, pending);
         signal
     }
 
@@ -289,8 +244,9 @@ impl Tasks {
     fn start_ready(self: &Rc<Self>) {
         while !self.is_draining.get() {
             let Some((lane, task)) = self.queue.borrow_mut().next(self.clock.unix_ms()) else { break };
-            self.set_phase(&task, Phase::Running);
-            self.pending.borrow_mut().get_mut(&task).expect("as above").passage.begun = sluice_core::now();
+            self.at_work(&task, Phase::Idle(Idle::Queued), Phase::Running, |entry| {
+                entry.passage.begun = sluice_core::now();
+            });
             let tasks = Rc::clone(self);
             sluice_core::spawn(async move { tasks.run_one(lane, task).await });
         }
@@ -298,8 +254,10 @@ impl Tasks {
         self.note_depth();
     }
 
-    fn set_phase(&self, task: &TaskId, phase: Phase) {
-        self.pending.borrow_mut().get_mut(task).expect("a task at work is registered").phase = phase;
+    /// Moves a task on that is where its caller has it, and does something to it.
+    fn at_work<R>(&self, task: &TaskId, from: Phase, to: Phase, act: impl FnOnce(&mut Pending) -> R) -> R {
+        let mut pending = self.pending.borrow_mut();
+        act(pending.advance(task, from, to).expect("a task at work stays where it is"))
     }
 
     /// Looks at the queue again when the next task is due that is not yet. An alarm that was overtaken by an earlier
@@ -348,6 +306,10 @@ impl Tasks {
                 self.settle(&task, Outcome::Left(problem));
                 self.finish(lane);
             }
+            Course::Refused => {
+                self.settle(&task, Outcome::Refused);
+                self.finish(lane);
+            }
         }
         self.start_ready();
     }
@@ -375,18 +337,16 @@ impl Tasks {
                 self.metrics.end(EndState::from(finished.state));
             }
             Outcome::Left(_) => self.metrics.end(EndState::Left),
+            // It never was one.
+            Outcome::Refused => {}
         }
         entry.signal.set(outcome);
         self.watches.changed(task);
     }
 
     fn put_back(&self, lane: LaneId, task: TaskId, not_before_ms: u64) {
-        let priority = {
-            let mut pending = self.pending.borrow_mut();
-            let entry = pending.get_mut(&task).expect("a task at work is registered");
-            entry.phase = Phase::Waiting;
-            entry.priority
-        };
+        let (from, to) = (Phase::Running, Phase::Idle(Idle::Queued));
+        let priority = self.at_work(&task, from, to, |entry| entry.priority);
         self.metrics.tasks_put_back.add(1);
         self.watches.changed(&task);
         self.queue.borrow_mut().put_back(lane, Entry { task, priority, not_before_ms });
@@ -394,18 +354,15 @@ impl Tasks {
 
     /// Keeps a task until it is confirmed or cancelled, and shows its plan to those who wait for it.
     fn set_aside(&self, task: &TaskId, view: Rc<Finished>) {
-        let signal = {
-            let mut pending = self.pending.borrow_mut();
-            let entry = pending.get_mut(task).expect("a task at work is registered");
-            entry.phase = Phase::Unconfirmed;
-            std::mem::replace(&mut entry.signal, Signal::new())
-        };
+        let (from, to) = (Phase::Running, Phase::Idle(Idle::Unconfirmed));
+        let signal =
+            self.at_work(task, from, to, |entry| std::mem::replace(&mut entry.signal, Signal::new()));
         self.note_unconfirmed();
         signal.set(Outcome::Finished(view));
     }
 
     fn unconfirmed(&self) -> usize {
-        self.pending.borrow().values().filter(|entry| entry.phase == Phase::Unconfirmed).count()
+        self.pending.borrow().unconfirmed()
     }
 
     fn note_unconfirmed(&self) {
@@ -493,7 +450,7 @@ impl Tasks {
     }
 
     fn is_running(&self, task: &TaskId) -> bool {
-        self.pending.borrow().get(task).is_some_and(|entry| entry.phase == Phase::Running)
+        self.pending.borrow().phase(task) == Some(Phase::Running)
     }
 
     /// Waits for the end of a user's pending task, until `deadline`. `None`: the task is not pending, too many
@@ -513,7 +470,7 @@ impl Tasks {
     /// start, and whoever waits for it is told so. Gives the number of tasks that were still running.
     pub(crate) async fn drain(&self, deadline: Instant) -> usize {
         self.is_draining.set(true);
-        self.leave(|entry| entry.phase != Phase::Running);
+        self.leave(|phase| phase != Phase::Running);
         while (self.queue.borrow().running() > 0 || self.accepting.get() > 0) && sluice_core::now() < deadline
         {
             sluice_core::sleep_until(deadline.min(sluice_core::now() + DRAIN_LOOK)).await;
@@ -523,10 +480,10 @@ impl Tasks {
     }
 
     /// Tells those who wait for certain tasks that this process will not end them.
-    fn leave(&self, which: impl Fn(&Pending) -> bool) {
+    fn leave(&self, which: impl Fn(Phase) -> bool) {
         let pending = self.pending.borrow();
-        let signals: Vec<_> =
-            pending.values().filter(|entry| which(entry)).map(|entry| Rc::clone(&entry.signal)).collect();
+        let those = pending.iter().filter(|(_, phase, _)| which(*phase));
+        let signals: Vec<_> = those.map(|(_, _, entry)| Rc::clone(&entry.signal)).collect();
         drop(pending);
         for signal in signals {
             signal.set(Outcome::Left(left_problem()));

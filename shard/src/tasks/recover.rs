@@ -9,7 +9,7 @@ use sluice_store::{Key, KeyRange, Kind, ReadError};
 
 use super::complete::Backoff;
 use super::queue::{Entry, LaneId};
-use super::{Phase, Tasks};
+use super::{Idle, Tasks};
 use crate::mint::Mint;
 use crate::run::codes;
 
@@ -21,8 +21,7 @@ struct Promised {
     shard: ShardId,
     lane: LaneId,
     entry: Entry,
-    /// Its user has to confirm it: it is not queued.
-    is_unconfirmed: bool,
+    idle: Idle,
 }
 
 impl Tasks {
@@ -38,12 +37,10 @@ impl Tasks {
             mint.pass_task(&newest);
             tracing::info!(tasks = promised.len(), "taking up pending tasks");
         }
-        for Promised { shard, lane, entry, is_unconfirmed } in promised {
+        for Promised { shard, lane, entry, idle } in promised {
             self.metrics.tasks_recovered.add(1);
-            self.register(shard, lane, entry, None);
-            if is_unconfirmed {
-                self.set_phase(&entry.task, Phase::Unconfirmed);
-            } else {
+            self.register(shard, lane, entry, idle, None, None);
+            if idle == Idle::Queued {
                 self.queue.borrow_mut().push_promised(lane, entry);
             }
         }
@@ -88,12 +85,19 @@ impl Tasks {
         let (user, task) = key.user_id().zip(key.task_id()).ok_or_else(foreign)?;
         let record = record.get();
         let session = SessionId::from_bytes(record.session);
-        let (priority, not_before_ms) = (codes::priority(record.priority), record.not_before_ms.to_native());
+        let priority = codes::priority(record.priority);
+        let is_unconfirmed = codes::task_state(record.state) == TaskState::AwaitingConfirmation;
+        // What is to be cancelled waits for nothing but its turn, in which it ends.
+        let (idle, not_before_ms) = match record.cancel_asked {
+            true => (Idle::Queued, 0),
+            false if is_unconfirmed => (Idle::Unconfirmed, 0),
+            false => (Idle::Queued, record.not_before_ms.to_native()),
+        };
         Ok(Promised {
             shard,
             lane: LaneId { user, session },
             entry: Entry { task, priority, not_before_ms },
-            is_unconfirmed: codes::task_state(record.state) == TaskState::AwaitingConfirmation,
+            idle,
         })
     }
 }

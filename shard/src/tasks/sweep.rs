@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use sluice_protocols::ids::{ShardId, TaskId};
 use sluice_store::record::IdempotencyRecord;
-use sluice_store::{Batch, KeyRange, Kind};
+use sluice_store::{Batch, CommitError, Key, KeyRange, Kind, Value};
 
 use super::queue::LaneId;
-use super::{Phase, Tasks};
+use super::{Idle, Phase, Tasks};
 
 /// From one sweep to the next.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
@@ -26,26 +26,17 @@ impl Tasks {
         }
     }
 
-    async fn sweep(self: &Rc<Self>, shards: &[ShardId]) {
+    pub(super) async fn sweep(self: &Rc<Self>, shards: &[ShardId]) {
         for (lane, task) in self.never_confirmed() {
-            let answer = "Cancelled, since it was not confirmed in time.";
-            // One that fails is found again next time.
-            drop(self.give_up(lane, task, Phase::Unconfirmed, answer).await);
+            let reason = "Cancelled, since it was not confirmed in time.";
+            // One that fails is found again next time; one that was confirmed or cancelled meanwhile is left alone.
+            drop(self.give_up(lane, task, Idle::Unconfirmed, Some(reason)).await);
         }
         for shard in shards {
             let mut next = Some(KeyRange::kind(Kind::Idempotency));
             while let Some(range) = next.take() {
                 let Ok(page) = self.store.scan(*shard, range, PAGE_ROWS, false).await else { break };
-                let mut batch = Batch::new(*shard);
-                for (key, value) in page.rows {
-                    let Ok(record) = self.store.validate::<IdempotencyRecord>(*shard, &key, value) else {
-                        continue;
-                    };
-                    if self.is_forgotten(&record.to_record()) {
-                        batch.delete(&key);
-                    }
-                }
-                if !batch.is_empty() && self.store.commit(batch).await.is_err() {
+                if self.sweep_keys(*shard, page.rows).await.is_err() {
                     break;
                 }
                 next = page.next;
@@ -53,13 +44,40 @@ impl Tasks {
         }
     }
 
+    /// Throws those of the keys away whose time is over, also by now: each is held while it is looked at again, for it may
+    /// have been used anew since the rows were read. What is written of a key after that comes behind its removal.
+    pub(super) async fn sweep_keys(
+        &self,
+        shard: ShardId,
+        rows: Vec<(Key, Value)>,
+    ) -> Result<(), CommitError> {
+        let mut removals = Vec::new();
+        for (key, value) in rows {
+            let Ok(record) = self.store.validate::<IdempotencyRecord>(shard, &key, value) else { continue };
+            if !self.is_forgotten(&record.to_record()) {
+                continue;
+            }
+            // Whoever holds it writes it anew.
+            let Some(held) = self.hold_key(key) else { continue };
+            if let Ok(None) = self.remembered(shard, &held).await {
+                let mut batch = Batch::new(shard);
+                batch.delete(held.key());
+                removals.push(self.store.commit(batch));
+            }
+        }
+        for removal in removals {
+            removal.await?;
+        }
+        Ok(())
+    }
+
     fn never_confirmed(&self) -> Vec<(LaneId, TaskId)> {
         let life_ms = u64::try_from(self.unconfirmed_life.as_millis()).unwrap_or(u64::MAX);
         let now_ms = self.clock.unix_ms();
         let pending = self.pending.borrow();
-        let over = pending.iter().filter(|(task, entry)| {
-            entry.phase == Phase::Unconfirmed && task.unix_ms().saturating_add(life_ms) <= now_ms
+        let over = pending.iter().filter(|(task, phase, _)| {
+            *phase == Phase::Idle(Idle::Unconfirmed) && task.unix_ms().saturating_add(life_ms) <= now_ms
         });
-        over.map(|(task, entry)| (entry.lane, *task)).collect()
+        over.map(|(task, _, entry)| (entry.lane, *task)).collect()
     }
 }

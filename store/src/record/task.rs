@@ -85,12 +85,14 @@ pub struct TaskRecord {
     pub account: Option<ActingAccount>,
     /// What else `total_us` went to.
     pub waits: WaitsRecord,
+    /// Its user wishes it given up: whoever takes it up begins nothing more of it.
+    pub cancel_asked: bool,
 }
 
 impl Record for TaskRecord {
     const NAME: &'static str = "task";
     const KINDS: &'static [Kind] = &[Kind::TaskPending, Kind::TaskFinished, Kind::DeadLetter];
-    const SCHEMA: u8 = 6;
+    const SCHEMA: u8 = 7;
 
     fn upgrade(schema: u8, archive: &[u8]) -> Option<Result<Self, rancor::Error>> {
         match schema {
@@ -99,7 +101,78 @@ impl Record for TaskRecord {
             3 => Some(rkyv::from_bytes::<TaskRecordV3, rancor::Error>(archive).map(Self::from)),
             4 => Some(rkyv::from_bytes::<TaskRecordV4, rancor::Error>(archive).map(Self::from)),
             5 => Some(rkyv::from_bytes::<TaskRecordV5, rancor::Error>(archive).map(Self::from)),
+            6 => Some(rkyv::from_bytes::<TaskRecordV6, rancor::Error>(archive).map(Self::from)),
             _ => None,
+        }
+    }
+}
+
+/// Schema 6: before the wish to give a task up was kept with it.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct TaskRecordV6 {
+    #[rkyv(with = Raw)]
+    pub(super) id: TaskId,
+    #[rkyv(with = Raw)]
+    pub(super) user: UserId,
+    #[rkyv(with = Raw)]
+    pub(super) session: SessionId,
+    pub(super) command: String,
+    pub(super) mode: u8,
+    pub(super) state: u8,
+    pub(super) priority: u8,
+    pub(super) time_zone: String,
+    pub(super) created_ms: u64,
+    pub(super) deadline_ms: u64,
+    pub(super) deadline_asked: bool,
+    pub(super) confirmed: bool,
+    pub(super) finished_ms: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) retries: u32,
+    pub(super) not_before_ms: u64,
+    pub(super) last_error_json: Option<String>,
+    pub(super) plan_json: Option<String>,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) answer: Option<String>,
+    pub(super) error_json: Option<String>,
+    pub(super) openai_us: u64,
+    pub(super) google_us: u64,
+    pub(super) total_us: u64,
+    pub(super) events: Vec<u16>,
+    pub(super) account: Option<ActingAccount>,
+    pub(super) waits: WaitsRecord,
+}
+
+impl From<TaskRecordV6> for TaskRecord {
+    fn from(old: TaskRecordV6) -> Self {
+        Self {
+            id: old.id,
+            user: old.user,
+            session: old.session,
+            command: old.command,
+            mode: old.mode,
+            state: old.state,
+            priority: old.priority,
+            time_zone: old.time_zone,
+            created_ms: old.created_ms,
+            deadline_ms: old.deadline_ms,
+            deadline_asked: old.deadline_asked,
+            confirmed: old.confirmed,
+            finished_ms: old.finished_ms,
+            attempts: old.attempts,
+            retries: old.retries,
+            not_before_ms: old.not_before_ms,
+            last_error_json: old.last_error_json,
+            plan_json: old.plan_json,
+            steps: old.steps,
+            answer: old.answer,
+            error_json: old.error_json,
+            openai_us: old.openai_us,
+            google_us: old.google_us,
+            total_us: old.total_us,
+            events: old.events,
+            account: old.account,
+            waits: old.waits,
+            cancel_asked: false,
         }
     }
 }
@@ -168,6 +241,7 @@ impl From<TaskRecordV5> for TaskRecord {
             events: old.events,
             account: old.account,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 }
@@ -235,6 +309,7 @@ impl From<TaskRecordV4> for TaskRecord {
             events: old.events,
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 }
@@ -301,6 +376,7 @@ impl From<TaskRecordV3> for TaskRecord {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 }
@@ -367,6 +443,7 @@ impl From<TaskRecordV2> for TaskRecord {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 }
@@ -427,6 +504,7 @@ impl From<TaskRecordV1> for TaskRecord {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         }
     }
 }

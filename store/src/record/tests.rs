@@ -1,3 +1,5 @@
+mod tasks;
+
 use proptest::prelude::*;
 use rkyv::{Deserialize, Serialize};
 use sluice_protocols::ids::{
@@ -111,6 +113,7 @@ fn task() -> TaskRecord {
         events: vec![0x0100, 0x0301],
         account: Some(ActingAccount::Connected(ConnectionId::from_bytes([7; 16]))),
         waits: WaitsRecord { turn_us: 4, queue_us: 5, quota_us: 6, shared_us: 7 },
+        cancel_asked: true,
     }
 }
 
@@ -422,241 +425,6 @@ fn snapshot() -> ContextSnapshotRecord {
     }
 }
 
-fn old_steps(task: &TaskRecord) -> Vec<types::StepRecordV1> {
-    let old = |step: &StepRecord| types::StepRecordV1 {
-        id: step.id.clone(),
-        state: step.state,
-        intent: step.intent.clone(),
-        outcome_json: step.outcome_json.clone(),
-        text: step.text.clone(),
-        error_json: step.error_json.clone(),
-        calls_json: step.calls_json.clone(),
-    };
-    task.steps.iter().map(old).collect()
-}
-
-/// The task above as the fifth schema had it.
-fn task_v5() -> Vec<u8> {
-    let task = task();
-    let old = task::TaskRecordV5 {
-        id: task.id,
-        user: task.user,
-        session: task.session,
-        command: task.command,
-        mode: task.mode,
-        state: task.state,
-        priority: task.priority,
-        time_zone: task.time_zone,
-        created_ms: task.created_ms,
-        deadline_ms: task.deadline_ms,
-        deadline_asked: task.deadline_asked,
-        confirmed: task.confirmed,
-        finished_ms: task.finished_ms,
-        attempts: task.attempts,
-        retries: task.retries,
-        not_before_ms: task.not_before_ms,
-        last_error_json: task.last_error_json,
-        plan_json: task.plan_json,
-        steps: task.steps,
-        answer: task.answer,
-        error_json: task.error_json,
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-        total_us: task.total_us,
-        events: task.events,
-        account: task.account,
-    };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
-    bytes.push(5);
-    bytes
-}
-
-#[test]
-fn a_task_of_the_fifth_schema_is_read_as_one_that_waited_for_nobody_else() {
-    let bytes = task_v5();
-    // The layout that was pinned when it was written.
-    assert_eq!(xxh3_64(&bytes), 0x60d9_2ce9_eeb1_bcd4);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), unwaited());
-}
-
-/// The task above before it was kept what else it waited for.
-fn unwaited() -> TaskRecord {
-    TaskRecord { waits: WaitsRecord::default(), ..task() }
-}
-
-/// The task above as the fourth schema had it.
-fn task_v4() -> Vec<u8> {
-    let task = task();
-    let old = task::TaskRecordV4 {
-        id: task.id,
-        user: task.user,
-        session: task.session,
-        command: task.command,
-        mode: task.mode,
-        state: task.state,
-        priority: task.priority,
-        time_zone: task.time_zone,
-        created_ms: task.created_ms,
-        deadline_ms: task.deadline_ms,
-        deadline_asked: task.deadline_asked,
-        confirmed: task.confirmed,
-        finished_ms: task.finished_ms,
-        attempts: task.attempts,
-        retries: task.retries,
-        not_before_ms: task.not_before_ms,
-        last_error_json: task.last_error_json,
-        plan_json: task.plan_json,
-        steps: task.steps,
-        answer: task.answer,
-        error_json: task.error_json,
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-        total_us: task.total_us,
-        events: task.events,
-    };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
-    bytes.push(4);
-    bytes
-}
-
-#[test]
-fn a_task_of_the_fourth_schema_is_read_as_one_whose_account_is_not_settled() {
-    let bytes = task_v4();
-    // The layout that was pinned when it was written.
-    assert_eq!(xxh3_64(&bytes), 0x43e2_24c6_722c_a31a);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), unbound());
-}
-
-/// The task above before tasks kept to one account.
-fn unbound() -> TaskRecord {
-    TaskRecord { account: None, ..unwaited() }
-}
-
-/// The task above as the third schema had it.
-fn task_v3() -> Vec<u8> {
-    let task = task();
-    let old = task::TaskRecordV3 {
-        id: task.id,
-        user: task.user,
-        session: task.session,
-        command: task.command,
-        mode: task.mode,
-        state: task.state,
-        priority: task.priority,
-        time_zone: task.time_zone,
-        created_ms: task.created_ms,
-        deadline_ms: task.deadline_ms,
-        deadline_asked: task.deadline_asked,
-        confirmed: task.confirmed,
-        finished_ms: task.finished_ms,
-        attempts: task.attempts,
-        retries: task.retries,
-        not_before_ms: task.not_before_ms,
-        last_error_json: task.last_error_json,
-        plan_json: task.plan_json,
-        steps: task.steps,
-        answer: task.answer,
-        error_json: task.error_json,
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-        total_us: task.total_us,
-    };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
-    bytes.push(3);
-    bytes
-}
-
-#[test]
-fn a_task_of_the_third_schema_is_read_as_one_of_which_nothing_was_told() {
-    let bytes = task_v3();
-    // The layout that was pinned when it was written.
-    assert_eq!(xxh3_64(&bytes), 0x5f1f_ff9f_5a6e_02bb);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
-}
-
-/// The task above before anything was told of it.
-fn untold() -> TaskRecord {
-    TaskRecord { events: Vec::new(), ..unbound() }
-}
-
-/// The task above as the second schema had it.
-fn task_v2() -> Vec<u8> {
-    let task = task();
-    let old = task::TaskRecordV2 {
-        steps: old_steps(&task),
-        id: task.id,
-        user: task.user,
-        session: task.session,
-        command: task.command,
-        mode: task.mode,
-        state: task.state,
-        priority: task.priority,
-        time_zone: task.time_zone,
-        created_ms: task.created_ms,
-        deadline_ms: task.deadline_ms,
-        deadline_asked: task.deadline_asked,
-        confirmed: task.confirmed,
-        finished_ms: task.finished_ms,
-        attempts: task.attempts,
-        retries: task.retries,
-        not_before_ms: task.not_before_ms,
-        last_error_json: task.last_error_json,
-        plan_json: task.plan_json,
-        answer: task.answer,
-        error_json: task.error_json,
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-        total_us: task.total_us,
-    };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
-    bytes.push(2);
-    bytes
-}
-
-#[test]
-fn a_task_of_the_second_schema_is_read_as_it_was() {
-    let bytes = task_v2();
-    // The layout that was pinned when it was written.
-    assert_eq!(xxh3_64(&bytes), 0xdf95_c343_7b8f_5e60);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
-}
-
-/// The task above as the first schema had it.
-fn task_v1() -> Vec<u8> {
-    let task = task();
-    let old = task::TaskRecordV1 {
-        steps: old_steps(&task),
-        id: task.id,
-        user: task.user,
-        session: task.session,
-        command: task.command,
-        mode: task.mode,
-        state: task.state,
-        time_zone: task.time_zone,
-        created_ms: task.created_ms,
-        deadline_ms: task.deadline_ms,
-        finished_ms: task.finished_ms,
-        attempts: task.attempts,
-        plan_json: task.plan_json,
-        answer: task.answer,
-        error_json: task.error_json,
-        openai_us: task.openai_us,
-        google_us: task.google_us,
-        total_us: task.total_us,
-    };
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&old).unwrap().to_vec();
-    bytes.push(1);
-    bytes
-}
-
-#[test]
-fn a_task_of_the_first_schema_is_read_as_a_usual_one() {
-    let bytes = task_v1();
-    // The layout that was pinned when it was written.
-    assert_eq!(xxh3_64(&bytes), 0xa077_cdbd_7014_9798);
-    assert_eq!(Loaded::<TaskRecord>::new(Value::copy_of(&bytes)).unwrap().to_record(), untold());
-}
-
 #[test]
 fn every_record_comes_back_as_it_was() {
     round_trips(&user());
@@ -744,7 +512,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("connection", 3, 0xc034_15ce_8e0a_3e4b),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
-    ("task", 6, 0xac69_b847_8568_846f),
+    ("task", 7, 0xac69_b847_8568_846f),
     ("history", 2, 0x21bb_504d_b991_b7b4),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod fake;
+mod journals;
 mod once;
 mod plans;
 mod replays;
@@ -141,6 +142,7 @@ impl Rig {
             events: Vec::new(),
             account: None,
             waits: WaitsRecord::default(),
+            cancel_asked: false,
         };
         let mut batch = Batch::new(self.shard);
         let key = Key::task_pending(&task.user, &task.id);
@@ -199,9 +201,9 @@ impl Rig {
             let recent = Recent::default();
             let mut run = std::pin::pin!(run(&env, shard, task, &recent, &cancel));
             let mut killed = std::pin::pin!(fake.killed());
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 if killed.as_mut().poll(cx).is_ready() {
-                    return std::task::Poll::Ready(None);
+                    return Poll::Ready(None);
                 }
                 run.as_mut().poll(cx).map(|end| match end {
                     RunEnd::Final(task, _) => Some(task),

@@ -362,7 +362,7 @@ fn who_looks_on_sees_a_step_end_while_others_still_run() {
         let recent = Recent::default();
         let mut run = std::pin::pin!(run(&env, shard, task, &recent, &cancel));
         loop {
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 assert!(run.as_mut().poll(cx).is_pending(), "the second step cannot end");
                 std::pin::pin!(watch.changed()).poll(cx)
             })
