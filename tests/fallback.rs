@@ -107,6 +107,7 @@ impl Case {
 
 fn cases(key: &str) -> Vec<Case> {
     const NO_TASK: &str = "/api/v1/tasks/tsk_00000000000000000000000000";
+    const CALLBACK: &str = "/oauth/google/callback?state=x&code=y";
     const NO_SESSION: &str = "/api/v1/sessions/ses_00000000000000000000000000";
     let command = ("POST", COMMAND_PATH);
     let good = json!({ "command": SEARCH_MAIL }).to_string();
@@ -144,6 +145,21 @@ fn cases(key: &str) -> Vec<Case> {
             .with("x-long", "v".repeat(17_000))
             .is("headers-too-large"),
         many,
+        case("what a proxy had as early data", command, 425)
+            .key(key)
+            .json(good.clone())
+            .with("early-data", "1")
+            .is("too-early"),
+        // RFC 8470 section 5.1: what is not valid means the same.
+        case("the same, said wrongly", command, 425)
+            .key(key)
+            .json(good)
+            .with("early-data", "0")
+            .is("too-early"),
+        case("what only reads and was early data", ("GET", "/livez"), 200).with("early-data", "1"),
+        // It is used up by being asked for.
+        case("Google's answer as early data", ("GET", CALLBACK), 425).with("early-data", "1").is("too-early"),
+        case("the same, only looked at", ("HEAD", CALLBACK), 400).with("early-data", "1"),
     ]
 }
 
@@ -173,9 +189,9 @@ async fn the_same_request_has_the_same_answer_whatever_the_protocol() {
             http3.send(method, path, &fields3, body.clone()).await
         };
         assert_eq!(over3.status.as_u16(), status, "{what}");
-        // What refuses a head or body that breaks a limit looks at no name, and makes one up.
+        // What refuses a head or body that breaks a limit, or a change in early data, looks at no name, and makes one up.
         let is_named = over3.field(REQUEST_ID.0) == Some(REQUEST_ID.1);
-        assert_eq!(is_named, !matches!((status, method), (431, _) | (413, "GET")), "{what}");
+        assert_eq!(is_named, !matches!((status, method), (431, _) | (413, "GET") | (425, "POST")), "{what}");
         for over_tcp in [&http1, &http2] {
             let answer = over_tcp.send(method, path, &fields, &body).await;
             if let Some(problem) = problem {

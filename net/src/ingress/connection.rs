@@ -41,7 +41,7 @@ use super::qpack::Table;
 use super::stats::IngressStats;
 use crate::body::{BODY_WAITING_BYTES_MAX, BodyError, Gone};
 use crate::quic::STREAMS_WIDEN_AT;
-use crate::service::{Admit, BellPull, Request, Service};
+use crate::service::{Admit, BellPull, Request, Service, TOO_EARLY, was_early};
 use crate::tls::handshake::HandshakeFacts;
 
 /// Times a half-received request, or an answer of which nothing is taken, is
@@ -912,8 +912,7 @@ fn feed(
                     if let Some(bytes) = head.content_length() {
                         reading.decoder.expect_body(bytes);
                     }
-                    if !head.method().is_safe() && (from.is_none() || head.header("early-data") == Some("1"))
-                    {
+                    if !head.method().is_safe() && (from.is_none() || was_early(&head)) {
                         reading.head = Some(head);
                         return refuse_early(cx);
                     }
@@ -971,8 +970,7 @@ fn feed(
 /// as such (RFC 8470 sections 4 and 5.1).
 fn refuse_early(cx: &Context<'_>) -> Outcome {
     cx.stats.requests_too_early.add(1);
-    let detail = "send the request again when the handshake is complete";
-    Outcome::Refuse(Box::new(cx.service.refuse(425, detail)))
+    Outcome::Refuse(Box::new(cx.service.refuse(425, TOO_EARLY)))
 }
 
 fn refuse_body(cx: &Context<'_>) -> Outcome {

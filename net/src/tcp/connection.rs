@@ -272,6 +272,10 @@ impl Conn {
             }
         };
         drop(parts);
+        if !head.method().is_safe() && service::was_early(&head) {
+            // As over HTTP/3, and where it matters most: these are the protocols that proxies speak to us.
+            return self.refuse(Refused::TooEarly, 425, service::TOO_EARLY.to_owned()).await.map(Into::into);
+        }
         let core = entrance.core_for(&head);
         if body.is_end_stream() {
             return entrance.ask(core, self.request(head, Bytes::new()), Arc::clone(&self.leash)).await;

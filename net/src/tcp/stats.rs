@@ -108,6 +108,8 @@ reasons! {
         BodyTooLarge = "body_too_large",
         /// The body did not arrive in time: 408.
         BodyTimeout = "body_timeout",
+        /// An intermediary had it as early data, and its method is not safe: 425.
+        TooEarly = "too_early",
         /// The core had no room: 503.
         CoreFull = "core_full",
         /// The core was ending: 503.
