@@ -17,13 +17,14 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::IpNet;
+use sluice_net::tcp::AltSvc;
 use sluice_shard::upstream::Delegation;
 use zeroize::Zeroizing;
 
@@ -158,6 +159,13 @@ section! {
         /// Where browsers reach the gateway, such as "https://sluice.example.com", without a path: links lead there, and Google
         /// sends browsers back there. Empty for https://localhost and the port.
         public_url: String = String::new(),
+        /// Whether answers tell clients by Alt-Svc where HTTP/3 is, so that browsers move there.
+        alt_svc: bool = true,
+        /// The port they name over TCP where it is another from outside, as behind a container's or a router's mapping; 0 for
+        /// the port as it is bound. With it the cores' own ports are named only if alt_svc_core_port_base is given.
+        alt_svc_port: u16 = 0,
+        /// What answers from another core name for core i is this plus i; 0 for its port as it is bound.
+        alt_svc_core_port_base: u16 = 0,
         /// Whether HTTP/2 and HTTP/1.1 are served over TLS on the shared port number of TCP.
         tcp: bool = true,
         /// Kernel buffers of each UDP socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
@@ -873,6 +881,28 @@ impl Listen {
     /// where the system chooses.
     pub(crate) fn core_port_first(&self) -> Option<u16> {
         if self.core_port_base == 0 { self.port.checked_add(1) } else { Some(self.core_port_base) }
+    }
+}
+
+impl Listen {
+    /// What answers over TCP say of HTTP/3.
+    pub(crate) fn alt_svc_shared(&self) -> AltSvc {
+        match NonZeroU16::new(self.alt_svc_port) {
+            _ if !self.alt_svc => AltSvc::Nothing,
+            None => AltSvc::PortAsBound,
+            Some(port) => AltSvc::Port(port),
+        }
+    }
+
+    /// The port of each core that answers may name, given those that are bound; none where clients would not reach them.
+    pub(crate) fn alt_svc_core_ports(&self, bound: &[u16]) -> Vec<u16> {
+        match (self.alt_svc_core_port_base, self.alt_svc_port) {
+            _ if !self.alt_svc => Vec::new(),
+            (0, 0) => bound.to_vec(),
+            // Whoever maps one port has not said that others are mapped.
+            (0, _) => Vec::new(),
+            (base, _) => (base..=u16::MAX).take(bound.len()).collect(),
+        }
     }
 }
 

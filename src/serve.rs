@@ -150,7 +150,7 @@ fn serve(
         vault: vault.clone(),
         egress: egress.clone(),
         metrics: Arc::clone(&metrics),
-        core_ports: core_ports.clone(),
+        alt_svc_ports: config.listen.alt_svc_core_ports(&core_ports),
         cores,
     });
     let days = QuotaFile::open(store.path(), Arc::clone(&shared.shard.run.quotas));
@@ -207,7 +207,7 @@ struct Shared {
     vault: Vault,
     egress: Egress,
     metrics: Arc<Metrics>,
-    core_ports: Vec<u16>,
+    alt_svc_ports: Vec<u16>,
     cores: CoreCount,
 }
 
@@ -278,7 +278,7 @@ impl Core {
             config: Arc::clone(&shared.shard),
             peers: self.peers,
             metrics: Arc::clone(&shared.metrics),
-            alt_svc_ports: shared.core_ports.clone(),
+            alt_svc_ports: shared.alt_svc_ports.clone(),
         });
         let counters = shared.metrics.core(id);
         let ingress = ingress::start(
@@ -525,6 +525,7 @@ fn tcp_config(config: &Config) -> TcpConfig {
         idle_timeout: limits.idle_timeout_ms.duration(),
         handshake_timeout: limits.handshake_timeout_ms.duration(),
         body_timeout: limits.request_timeout_ms.duration(),
+        alt_svc: config.listen.alt_svc_shared(),
     }
 }
 

@@ -173,11 +173,18 @@ impl Checks<'_> {
                 self.refuse("listen.addresses", format!("{address} is there twice; each may be once"));
             }
         }
+        // With cores = 0 their number is the host's; then at least one port must be there.
+        let cores = server.cores.clamp(1, CORES_MAX);
+        if u64::from(listen.alt_svc_core_port_base) + (cores - 1) > 65_535 {
+            let text = format!(
+                "{cores} cores need as many ports from here; allowed is a base up to {}",
+                65_536 - cores
+            );
+            self.refuse("listen.alt_svc_core_port_base", text);
+        }
         if listen.port == 0 && listen.core_port_base == 0 {
             return;
         }
-        // With cores = 0 their number is the host's; then at least one port must be there.
-        let cores = server.cores.clamp(1, CORES_MAX);
         let first = listen.core_port_first().map_or(u64::MAX, u64::from);
         let last = first.saturating_add(cores - 1);
         if last > 65_535 {

@@ -48,7 +48,7 @@ pub(super) struct Conn {
     server: Arc<Server>,
     protocol: Protocol,
     peer: SocketAddr,
-    alt_svc: HeaderValue,
+    alt_svc: Option<HeaderValue>,
     /// Requests between their head and their answer.
     pub(super) in_flight: AtomicUsize,
     /// When a request last began or ended, in milliseconds since the server began.
@@ -65,7 +65,7 @@ pub(super) async fn serve(
     place: Place,
     stream: TcpStream,
     peer: SocketAddr,
-    alt_svc: HeaderValue,
+    alt_svc: Option<HeaderValue>,
     mut winding: watch::Receiver<Option<Instant>>,
 ) {
     let server = &place.0;
@@ -105,7 +105,7 @@ fn protocol_of(tls: &TlsStream<TcpStream>) -> Protocol {
 }
 
 impl Conn {
-    fn new(server: Arc<Server>, protocol: Protocol, peer: SocketAddr, alt_svc: HeaderValue) -> Self {
+    fn new(server: Arc<Server>, protocol: Protocol, peer: SocketAddr, alt_svc: Option<HeaderValue>) -> Self {
         let conn = Self {
             server,
             protocol,
@@ -239,7 +239,7 @@ impl Conn {
             service::Answer::Whole(response) => return self.whole(response, is_head),
             service::Answer::Streamed(head, body) => (head, body),
         };
-        let Some(answer) = message::streamed_head(&head, &self.alt_svc) else {
+        let Some(answer) = message::streamed_head(&head, self.alt_svc.as_ref()) else {
             // A field that cannot be sent is a fault of ours, not of the client.
             tracing::error!(status = head.status, "answer with an invalid field");
             return self.whole(Response::new(500), is_head);
@@ -251,7 +251,7 @@ impl Conn {
     }
 
     fn whole(&self, response: Response, is_head: bool) -> Answer {
-        message::answer(response, is_head, &self.alt_svc).map(AnswerBody::Whole)
+        message::answer(response, is_head, self.alt_svc.as_ref()).map(AnswerBody::Whole)
     }
 
     pub(super) fn note_broken(&self) {

@@ -2,7 +2,7 @@
 //!
 //! Connections live on the shared runtime, where there is `hyper` and no hot path; a request goes through the
 //! [`Entrance`](crate::entrance) to the core that owns its user, so it needs no further hop, and the same service answers.
-//! Every answer carries `Alt-Svc` with the port that all cores share, so that browsers come back over HTTP/3.
+//! Every answer carries `Alt-Svc` with the port that all cores share ([`AltSvc`]), so that browsers come back over HTTP/3.
 //!
 //! ```text
 //! accept -> TLS, ALPN -> HTTP/2 or 1.1 -> head --> core: admit -> body -> core: call -> answer, Alt-Svc
@@ -28,6 +28,7 @@ mod stats;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -49,6 +50,18 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// After the deadline of [`TcpIngress::drain`]: how long it may take until every task has noticed.
 const DRAIN_SLACK: Duration = Duration::from_secs(1);
 
+/// What answers say of where HTTP/3 is (RFC 7838).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AltSvc {
+    /// At the port number that the connection came in by.
+    #[default]
+    PortAsBound,
+    /// At this port, which is another inside.
+    Port(NonZeroU16),
+    /// They say nothing.
+    Nothing,
+}
+
 /// Bounds of the TCP ingress of the process.
 #[derive(Debug, Clone)]
 pub struct TcpConfig {
@@ -62,6 +75,8 @@ pub struct TcpConfig {
     pub idle_timeout: Duration,
     /// From a request's head to the end of its body.
     pub body_timeout: Duration,
+    /// Where answers say HTTP/3 is.
+    pub alt_svc: AltSvc,
 }
 
 impl Default for TcpConfig {
@@ -72,6 +87,7 @@ impl Default for TcpConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            alt_svc: AltSvc::default(),
         }
     }
 }
@@ -155,7 +171,7 @@ impl Server {
         address: SocketAddr,
         mut winding: watch::Receiver<Option<Instant>>,
     ) {
-        let alt_svc = message::alt_svc(address.port());
+        let alt_svc = message::alt_svc(self.config.alt_svc, address.port());
         // Connections get copies of this one, which has not seen the change yet.
         let unseen = winding.clone();
         loop {
