@@ -208,18 +208,24 @@ section! {
         connections_max: u64 = 100_000,
         /// TCP connections open at once in the whole process, 1 to 1000000; half the files it may open at most.
         tcp_connections_max: u64 = 10_000,
+        /// Connections of one client at once over HTTP/3, and as many over TCP, 0 to 10000000; 0 is no bound. A client is an
+        /// IPv4 address or an IPv6 network of 64 bits. Over HTTP/3 each core has its part of it.
+        connections_per_address_max: u64 = 4_096,
         /// Requests open at once on one connection, 1 to 1024.
         streams_max: u64 = 128,
         /// A connection this long without a packet, over TCP without a request, is closed; milliseconds, 1000 to
         /// 600000.
         idle_timeout_ms: Milliseconds = Milliseconds(30_000),
+        /// An HTTP/3 connection this long without a request is closed, whatever packets come, to the eighth; milliseconds, 0
+        /// to 86400000, and no less than idle_timeout_ms; 0 lets it stay.
+        unused_timeout_ms: Milliseconds = Milliseconds(30_000),
         /// Longest time in which a request must have arrived whole, and in which a client must take some of an answer that
         /// waits for it, in milliseconds, 1000 to 600000. Over HTTP/3 it is kept to a quarter.
         request_timeout_ms: Milliseconds = Milliseconds(30_000),
         /// Longest handshake in milliseconds, 1000 to 60000.
         handshake_timeout_ms: Milliseconds = Milliseconds(10_000),
         /// HTTP/3 handshakes under way on one core above which clients must prove their address first (Retry), 0 to
-        /// 1000000; 0 asks all of them to.
+        /// 1000000; 0 asks all of them to. Above twice as many, and 1024, nobody begins another.
         handshakes_per_core_max: u64 = 4_096,
         /// Longest time for one command in milliseconds, upstream calls included, 1000 to 600000.
         command_timeout_ms: Milliseconds = Milliseconds(60_000),

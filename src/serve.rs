@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -58,6 +59,9 @@ const FORWARD_LANE_MAX: usize = 1024;
 /// After the grace period: how long the last packets and answers may take.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
+/// Handshakes that may be under way on a core however low `limits.handshakes_per_core_max` is: with 0 all of them are of
+/// clients that have proven their address.
+const HANDSHAKES_MOST_MIN: usize = 1024;
 
 /// Serves until a signal asks to stop.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
@@ -494,14 +498,24 @@ fn note_receive_buffer(config: &Config, granted: usize) {
     }
 }
 
+/// A core's part of what one address may have of the whole process; 0 is no bound.
+fn share_of(per_address: u64, cores: CoreCount) -> Option<NonZeroU32> {
+    let cores = u64::try_from(cores.get()).unwrap_or(u64::MAX);
+    NonZeroU32::new(u32::try_from(per_address.div_ceil(cores)).unwrap_or(u32::MAX))
+}
+
 fn ingress_config(config: &Config, cores: CoreCount) -> IngressConfig {
     let limits = &config.limits;
     let connections = usize::try_from(limits.connections_max).unwrap_or(usize::MAX);
+    let handshakes = usize::try_from(limits.handshakes_per_core_max).unwrap_or(usize::MAX);
     IngressConfig {
         connections_max: connections.div_ceil(cores.get()),
+        connections_per_address_max: share_of(limits.connections_per_address_max, cores),
         streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
         idle_timeout: limits.idle_timeout_ms.duration(),
-        handshakes_max: usize::try_from(limits.handshakes_per_core_max).unwrap_or(usize::MAX),
+        unused_timeout: Some(limits.unused_timeout_ms.duration()).filter(|timeout| !timeout.is_zero()),
+        handshakes_max: handshakes,
+        handshakes_most: handshakes.saturating_mul(2).max(HANDSHAKES_MOST_MIN),
         handshake_timeout: limits.handshake_timeout_ms.duration(),
         request_timeout: limits.request_timeout_ms.duration(),
     }
@@ -525,6 +539,9 @@ fn tcp_config(config: &Config) -> TcpConfig {
         idle_timeout: limits.idle_timeout_ms.duration(),
         handshake_timeout: limits.handshake_timeout_ms.duration(),
         body_timeout: limits.request_timeout_ms.duration(),
+        connections_per_address_max: NonZeroU32::new(
+            u32::try_from(limits.connections_per_address_max).unwrap_or(u32::MAX),
+        ),
         alt_svc: config.listen.alt_svc_shared(),
     }
 }

@@ -68,7 +68,7 @@ pub(super) async fn serve(
     alt_svc: Option<HeaderValue>,
     mut winding: watch::Receiver<Option<Instant>>,
 ) {
-    let server = &place.0;
+    let server = &place.server;
     // Answers are written whole, so waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(server.config.handshake_timeout, server.acceptor.accept(stream));

@@ -28,9 +28,9 @@ mod stats;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -41,6 +41,7 @@ pub use listen::{BindError, bind};
 pub use stats::{Count, Cut, Protocol, ProtocolStats, Refused, TcpStats};
 
 use crate::entrance::Entrance;
+use crate::quic::networks::{Network, Networks};
 
 /// How large the head of a request may be, in bytes, before the connection ends without a word from the service.
 /// Up to four times what a core takes, so that heads too large by a usual measure get the core's own answer.
@@ -67,6 +68,9 @@ pub enum AltSvc {
 pub struct TcpConfig {
     /// Connections open at once; further ones are closed at once.
     pub connections_max: usize,
+    /// Connections of one client address (of 64 bits of IPv6 addresses); further ones are closed at once. `None`: no
+    /// bound.
+    pub connections_per_address_max: Option<NonZeroU32>,
     /// Requests a client may have open on an HTTP/2 connection, and as many again that it gave up.
     pub streams_max: u32,
     /// From the connection to the end of the TLS handshake.
@@ -83,6 +87,7 @@ impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connections_per_address_max: NonZeroU32::new(4096),
             streams_max: 128,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
@@ -105,15 +110,23 @@ struct Server {
     entrance: Entrance,
     stats: Arc<TcpStats>,
     open: AtomicUsize,
+    /// Who has connections. Locked for a look-up with each that begins and ends.
+    networks: Mutex<Networks>,
     began: Instant,
 }
 
-/// A connection's place among [`TcpConfig::connections_max`].
-struct Place(Arc<Server>);
+/// A connection's place among [`TcpConfig::connections_max`], and its network's.
+struct Place {
+    server: Arc<Server>,
+    network: Option<Network>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        if let Some(network) = self.network {
+            self.server.networks().leave(network);
+        }
+        self.server.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -131,8 +144,10 @@ impl TcpIngress {
         stats: Arc<TcpStats>,
     ) -> io::Result<Self> {
         let _context = runtime.enter();
+        let networks = Mutex::new(Networks::new(config.connections_per_address_max));
         let server = Arc::new(Server {
             config,
+            networks,
             acceptor: TlsAcceptor::from(tls),
             entrance,
             stats,
@@ -182,13 +197,13 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     self.stats.accepted.add(1);
-                    match self.place() {
-                        Some(place) => {
+                    match self.place(Network::of(peer.ip())) {
+                        Ok(place) => {
                             let served =
                                 connection::serve(place, stream, peer, alt_svc.clone(), unseen.clone());
                             tokio::spawn(served);
                         }
-                        None => self.stats.note_cut(Cut::Full),
+                        Err(cut) => self.stats.note_cut(cut),
                     }
                 }
                 Err(error) => {
@@ -200,11 +215,23 @@ impl Server {
         }
     }
 
-    /// Room for one more connection, if there is any.
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    /// Room for one more connection of a network, or why there is none.
+    fn place(self: &Arc<Self>, network: Network) -> Result<Place, Cut> {
         let before = self.open.fetch_add(1, Relaxed);
         // Made first, so that the count is taken back on refusal.
-        let place = Place(Arc::clone(self));
-        (before < self.config.connections_max).then_some(place)
+        let mut place = Place { server: Arc::clone(self), network: None };
+        if before >= self.config.connections_max {
+            return Err(Cut::Full);
+        }
+        if !self.networks().enter(network) {
+            return Err(Cut::Crowded);
+        }
+        place.network = Some(network);
+        Ok(place)
+    }
+
+    fn networks(&self) -> MutexGuard<'_, Networks> {
+        // What it holds is sound after every step.
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

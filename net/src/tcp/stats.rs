@@ -78,6 +78,8 @@ reasons! {
     Cut {
         /// As many were open as there may be; closed before its handshake.
         Full = "full",
+        /// Its client's address had as many as it may; closed before its handshake.
+        Crowded = "crowded",
         /// The handshake was not TLS, or had nothing in common with ours.
         Handshake = "handshake",
         /// The handshake took too long.

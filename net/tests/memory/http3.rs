@@ -77,6 +77,7 @@ impl Hostile {
         let mut config = quinn::ClientConfig::new(std::sync::Arc::new(tls));
         let mut transport = quinn::TransportConfig::default();
         transport.stream_receive_window(stream_window.into());
+        transport.keep_alive_interval(Some(Duration::from_secs(1)));
         config.transport_config(std::sync::Arc::new(transport));
         let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
         let quic = endpoint.connect_with(config, server.address, "localhost").unwrap().await.unwrap();
@@ -337,6 +338,43 @@ fn bodies_in_pieces_that_the_service_does_not_read() {
             hostile.send(&bytes).await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+    });
+}
+
+/// What a connection keeps that had as many requests at once as it may, and a full dynamic table, when it idles: QUIC and
+/// QPACK have that for as long as it lives, but our own tables shrink.
+#[test]
+fn a_connection_that_had_many_requests_at_once_idles_within_its_bound() {
+    const BYTES_MAX: isize = 90_000;
+    let server = Server::start(IngressConfig {
+        // Looked at each second, and there for good.
+        idle_timeout: Duration::from_secs(8),
+        unused_timeout: None,
+        ..IngressConfig::default()
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut bystander = Hostile::connect(&server, MIB.try_into().unwrap()).await;
+        let before = server.balance();
+        let mut client = Hostile::connect(&server, MIB.try_into().unwrap()).await;
+        let mut encoder = client.quic.open_uni().await.unwrap();
+        let entry = [&[2, 0x3f, 0xe1, 0x1f, 0x41, b'x', 0x7f, 0xbd, 0x1d][..], &[b'v'; 3_900]].concat();
+        within(encoder.write_all(&entry)).await.unwrap();
+        let head = frame(HEADERS, HEAD);
+        let (half, rest) = head.split_at(head.len() / 2);
+        for _ in 0..STREAMS {
+            client.send(half).await;
+        }
+        for (mut send, mut receive) in client.open.drain(..) {
+            within(send.write_all(rest)).await.unwrap();
+            send.finish().unwrap();
+            assert!(!within(receive.read_to_end(1_000)).await.unwrap().is_empty());
+        }
+        until("it has let go", || server.balance_noted() - before <= BYTES_MAX).await;
+        println!("{} bytes after {STREAMS} requests at once", server.balance() - before);
+        assert_eq!(server.stats.connections.get(), 2, "it is still there");
+        client.ask().await;
+        bystander.ask().await;
     });
 }
 

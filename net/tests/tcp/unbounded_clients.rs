@@ -1,5 +1,6 @@
 //! Every bound on what a client may take holds, and what is refused is counted.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hyper::http::Request;
@@ -33,6 +34,25 @@ async fn connections_past_the_bound_are_closed_until_one_ends() {
     server.until_cut(Cut::Handshake).await;
     let mut third = Client::http2(server.address).await;
     assert_eq!(third.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_connections() {
+    let server = with(TcpConfig { connections_per_address_max: NonZeroU32::new(2), ..TcpConfig::default() });
+    let mut first = Client::http1(server.address).await;
+    let second = guard(TcpStream::connect(server.address)).await.unwrap();
+    until("both are accepted", || server.stats.accepted.get() == 2).await;
+    assert!(tls(server.address, &[b"h2"]).await.is_err());
+    assert_eq!((server.stats.cut(Cut::Crowded), server.stats.cut(Cut::Full)), (1, 0));
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let _other = guard(elsewhere.connect(server.address)).await.unwrap();
+    until("the other is accepted", || server.stats.accepted.get() == 4).await;
+    drop(second);
+    server.until_cut(Cut::Handshake).await;
+    let mut third = Client::http2(server.address).await;
+    assert_eq!((first.get("/").await.status, third.get("/").await.status), (200, 200));
+    assert_eq!(server.stats.cut(Cut::Crowded), 1, "another address has its own");
 }
 
 /// A socket that gives no connection, as where the process has no more files, is tried again, and others are served.
