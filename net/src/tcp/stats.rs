@@ -131,6 +131,8 @@ pub struct TcpStats {
     pub accept_failures: Count,
     /// Handshakes that resumed an earlier session.
     pub resumed: Count,
+    /// Answers given up since too much already waited for their client to read it.
+    pub over_bound: Count,
     /// Answers with bodies in pieces that the service broke off.
     pub broken: Count,
     /// Requests whose client went away before the answer.
