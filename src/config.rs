@@ -142,8 +142,9 @@ section! {
         /// What the process gives up that it has no use for: "auto" what the host lets it, "require" all of it or no start,
         /// "off" nothing.
         sandbox: SandboxMode = SandboxMode::Auto,
-        /// After a request to stop: how long commands under way may take to finish, in milliseconds, up to 600000.
-        shutdown_grace_ms: Milliseconds = Milliseconds(10_000),
+        /// After a request to stop: how long the end may take, in milliseconds, up to 600000. Commands under way may finish
+        /// until two seconds before, or half of it.
+        shutdown_grace_ms: Milliseconds = Milliseconds(8_000),
     }
 }
 

@@ -56,7 +56,7 @@ use crate::vault::{self, KeySource};
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
-/// After the grace period: how long the last packets and answers may take.
+/// At the end of the grace period: how long the last packets and answers may take, and what else ends with the process.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
 /// Handshakes that may be under way on a core however low `limits.handshakes_per_core_max` is: with 0 all of them are of
@@ -83,11 +83,31 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let store = confinement.start("storage", || open_store(config))??;
     let vault = vault::open(&store, keyring)?;
     let result = serve(config, &cpus, cores, &vault, &egress, signals, confinement);
-    egress.shutdown(SHUTDOWN_SLACK);
+    egress.shutdown(Grace::of(config.server.shutdown_grace_ms.duration()).egress);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
     }
     result
+}
+
+/// What of the grace period is for what. All of it ends within, but for the last write of the storage: whoever asked to stop
+/// kills what is still there some time after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grace {
+    /// Until then commands may finish, from the signal on.
+    commands: Duration,
+    /// Until then answers may arrive; then what is left of connections is closed.
+    connections: Duration,
+    /// How long calls to others may take that are under way when the cores have ended.
+    egress: Duration,
+}
+
+impl Grace {
+    fn of(whole: Duration) -> Self {
+        let slack = SHUTDOWN_SLACK.min(whole / 2);
+        let egress = slack / 4;
+        Self { commands: whole - slack, connections: whole - egress, egress }
+    }
 }
 
 /// Signals, heard from the start on.
@@ -143,13 +163,14 @@ fn serve(
     // Before the cores take up tasks: some may be of a user who is being erased.
     accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     shard.providers = identity.providers;
+    let grace = Grace::of(config.server.shutdown_grace_ms.duration());
     let shared = Arc::new(Shared {
         identity: server,
         ingress: ingress_config(config, cores),
         io: io_choice(config),
         shard: Arc::new(shard),
         accounts: accounts.clone(),
-        grace: config.server.shutdown_grace_ms.duration(),
+        grace,
         store: store.clone(),
         vault: vault.clone(),
         egress: egress.clone(),
@@ -184,9 +205,9 @@ fn serve(
         announce(&addresses, &core_ports, io, &admin);
         wait_for_stop(&signals.stop, &told)
     });
-    let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
+    let deadline = Instant::now() + grace.connections;
     let _ = stop.send(Stop::Draining);
-    runtime.block_on(tcp.drain(deadline + SHUTDOWN_SLACK));
+    runtime.block_on(tcp.drain(deadline));
     let _ = stop.send(Stop::TcpOver);
     let ended = join(threads);
     days.close();
@@ -206,7 +227,7 @@ struct Shared {
     io: IoChoice,
     shard: Arc<ShardConfig>,
     accounts: Admin,
-    grace: Duration,
+    grace: Grace,
     store: Store,
     vault: Vault,
     egress: Egress,
@@ -299,10 +320,10 @@ impl Core {
         let _ = self.tell.send(Told::Ready(io));
         // An error means that the sender is gone, which is a stop, too; here and below.
         let _ = self.stopped.wait_for(|stop| *stop >= Stop::Draining).await;
-        let deadline = sluice_core::now() + shared.grace;
+        let began = sluice_core::now();
         // Clients hear of the end at once; what is under way holds their connections open.
-        let winding_up = sluice_core::spawn(ingress.drain(deadline + SHUTDOWN_SLACK));
-        let left = service.drain(deadline).await;
+        let winding_up = sluice_core::spawn(ingress.drain(began + shared.grace.connections));
+        let left = service.drain(began + shared.grace.commands).await;
         if left > 0 {
             tracing::info!(core = %id, tasks = left, "commands left for the next start");
         }
@@ -773,4 +794,28 @@ fn egress_config(config: &Config, cores: usize) -> EgressConfig {
         budget_per_second: whole(egress.retry_budget_per_second),
     };
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_then_answers_then_calls_end_within_the_grace() {
+        for ms in [0, 1, 500, 3_000, 8_000, 600_000] {
+            let whole = Duration::from_millis(ms);
+            let Grace { commands, connections, egress } = Grace::of(whole);
+            assert_eq!(connections + egress, whole);
+            assert!(commands >= whole / 2 && commands <= connections, "{ms}");
+        }
+        assert_eq!(Grace::of(Duration::from_secs(8)).commands, Duration::from_secs(6));
+    }
+
+    #[test]
+    fn an_address_has_a_part_of_its_share_on_each_core() {
+        let cores = |count| CoreCount::new(count).expect("cores");
+        assert_eq!(share_of(0, cores(4)), None);
+        assert_eq!(share_of(4_096, cores(4)), NonZeroU32::new(1_024));
+        assert_eq!(share_of(1, cores(4)), NonZeroU32::new(1));
+    }
 }
