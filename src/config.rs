@@ -17,13 +17,14 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sluice_net::egress::IpNet;
+use sluice_net::tcp::AltSvc;
 use sluice_shard::upstream::Delegation;
 use zeroize::Zeroizing;
 
@@ -141,8 +142,9 @@ section! {
         /// What the process gives up that it has no use for: "auto" what the host lets it, "require" all of it or no start,
         /// "off" nothing.
         sandbox: SandboxMode = SandboxMode::Auto,
-        /// After a request to stop: how long commands under way may take to finish, in milliseconds, up to 600000.
-        shutdown_grace_ms: Milliseconds = Milliseconds(10_000),
+        /// After a request to stop: how long the end may take, in milliseconds, up to 600000. Commands under way may finish
+        /// until two seconds before, or half of it.
+        shutdown_grace_ms: Milliseconds = Milliseconds(8_000),
     }
 }
 
@@ -158,6 +160,13 @@ section! {
         /// Where browsers reach the gateway, such as "https://sluice.example.com", without a path: links lead there, and Google
         /// sends browsers back there. Empty for https://localhost and the port.
         public_url: String = String::new(),
+        /// Whether answers tell clients by Alt-Svc where HTTP/3 is, so that browsers move there.
+        alt_svc: bool = true,
+        /// The port they name over TCP where it is another from outside, as behind a container's or a router's mapping; 0 for
+        /// the port as it is bound. With it the cores' own ports are named only if alt_svc_core_port_base is given.
+        alt_svc_port: u16 = 0,
+        /// What answers from another core name for core i is this plus i; 0 for its port as it is bound.
+        alt_svc_core_port_base: u16 = 0,
         /// Whether HTTP/2 and HTTP/1.1 are served over TLS on the shared port number of TCP.
         tcp: bool = true,
         /// Kernel buffers of each UDP socket in bytes, 65536 to 268435456; the kernel's own limit still holds.
@@ -200,18 +209,24 @@ section! {
         connections_max: u64 = 100_000,
         /// TCP connections open at once in the whole process, 1 to 1000000; half the files it may open at most.
         tcp_connections_max: u64 = 10_000,
+        /// Connections of one client at once over HTTP/3, and as many over TCP, 0 to 10000000; 0 is no bound. A client is an
+        /// IPv4 address or an IPv6 network of 64 bits. Over HTTP/3 each core has its part of it.
+        connections_per_address_max: u64 = 4_096,
         /// Requests open at once on one connection, 1 to 1024.
         streams_max: u64 = 128,
         /// A connection this long without a packet, over TCP without a request, is closed; milliseconds, 1000 to
         /// 600000.
         idle_timeout_ms: Milliseconds = Milliseconds(30_000),
+        /// An HTTP/3 connection this long without a request is closed, whatever packets come, to the eighth; milliseconds, 0
+        /// to 86400000, and no less than idle_timeout_ms; 0 lets it stay.
+        unused_timeout_ms: Milliseconds = Milliseconds(30_000),
         /// Longest time in which a request must have arrived whole, and in which a client must take some of an answer that
         /// waits for it, in milliseconds, 1000 to 600000. Over HTTP/3 it is kept to a quarter.
         request_timeout_ms: Milliseconds = Milliseconds(30_000),
         /// Longest handshake in milliseconds, 1000 to 60000.
         handshake_timeout_ms: Milliseconds = Milliseconds(10_000),
         /// HTTP/3 handshakes under way on one core above which clients must prove their address first (Retry), 0 to
-        /// 1000000; 0 asks all of them to.
+        /// 1000000; 0 asks all of them to. Above twice as many, and 1024, nobody begins another.
         handshakes_per_core_max: u64 = 4_096,
         /// Longest time for one command in milliseconds, upstream calls included, 1000 to 600000.
         command_timeout_ms: Milliseconds = Milliseconds(60_000),
@@ -876,6 +891,28 @@ impl Listen {
     /// where the system chooses.
     pub(crate) fn core_port_first(&self) -> Option<u16> {
         if self.core_port_base == 0 { self.port.checked_add(1) } else { Some(self.core_port_base) }
+    }
+}
+
+impl Listen {
+    /// What answers over TCP say of HTTP/3.
+    pub(crate) fn alt_svc_shared(&self) -> AltSvc {
+        match NonZeroU16::new(self.alt_svc_port) {
+            _ if !self.alt_svc => AltSvc::Nothing,
+            None => AltSvc::PortAsBound,
+            Some(port) => AltSvc::Port(port),
+        }
+    }
+
+    /// The port of each core that answers may name, given those that are bound; none where clients would not reach them.
+    pub(crate) fn alt_svc_core_ports(&self, bound: &[u16]) -> Vec<u16> {
+        match (self.alt_svc_core_port_base, self.alt_svc_port) {
+            _ if !self.alt_svc => Vec::new(),
+            (0, 0) => bound.to_vec(),
+            // Whoever maps one port has not said that others are mapped.
+            (0, _) => Vec::new(),
+            (base, _) => (base..=u16::MAX).take(bound.len()).collect(),
+        }
     }
 }
 

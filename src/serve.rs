@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -57,9 +58,12 @@ use crate::vault::{self, KeySource};
 
 /// Datagrams that may be on their way from one core to another.
 const FORWARD_LANE_MAX: usize = 1024;
-/// After the grace period: how long the last packets and answers may take.
+/// At the end of the grace period: how long the last packets and answers may take, and what else ends with the process.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
+/// Handshakes that may be under way on a core however low `limits.handshakes_per_core_max` is: with 0 all of them are of
+/// clients that have proven their address.
+const HANDSHAKES_MOST_MIN: usize = 1024;
 
 /// Serves until a signal asks to stop.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
@@ -82,11 +86,31 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let store = confinement.start("storage", || open_store(config))??;
     let vault = vault::open(&store, keyring)?;
     let result = serve(config, &cpus, cores, &vault, &egress, outset, confinement);
-    egress.shutdown(SHUTDOWN_SLACK);
+    egress.shutdown(Grace::of(config.server.shutdown_grace_ms.duration()).egress);
     if let Err(error) = store.flush_blocking() {
         tracing::warn!(%error, "storage not flushed; the next start replays its log");
     }
     result
+}
+
+/// What of the grace period is for what. All of it ends within, but for the last write of the storage: whoever asked to stop
+/// kills what is still there some time after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grace {
+    /// Until then commands may finish, from the signal on.
+    commands: Duration,
+    /// Until then answers may arrive; then what is left of connections is closed.
+    connections: Duration,
+    /// How long calls to others may take that are under way when the cores have ended.
+    egress: Duration,
+}
+
+impl Grace {
+    fn of(whole: Duration) -> Self {
+        let slack = SHUTDOWN_SLACK.min(whole / 2);
+        let egress = slack / 4;
+        Self { commands: whole - slack, connections: whole - egress, egress }
+    }
 }
 
 /// What is there from the start on: signals, and which run of the machine this is, which the sandbox does not let be asked.
@@ -143,18 +167,19 @@ fn serve(
     // Before the cores take up tasks: some may be of a user who is being erased.
     accounts.resume_erasures().context("an erasure of a user that broke off could not be done to its end")?;
     shard.providers = identity.providers;
+    let grace = Grace::of(config.server.shutdown_grace_ms.duration());
     let shared = Arc::new(Shared {
         identity: server,
         ingress: ingress_config(config, cores),
         io: io_choice(config),
         shard: Arc::new(shard),
         accounts: accounts.clone(),
-        grace: config.server.shutdown_grace_ms.duration(),
+        grace,
         store: store.clone(),
         vault: vault.clone(),
         egress: egress.clone(),
         metrics: Arc::clone(&metrics),
-        core_ports: core_ports.clone(),
+        alt_svc_ports: config.listen.alt_svc_core_ports(&core_ports),
         cores,
     });
     let days = QuotaFile::open(store.path(), Arc::clone(&shared.shard.run.quotas), outset.boot);
@@ -184,9 +209,9 @@ fn serve(
         announce(&addresses, &core_ports, io, &admin);
         wait_for_stop(&outset.stop, &told)
     });
-    let deadline = Instant::now() + config.server.shutdown_grace_ms.duration();
+    let deadline = Instant::now() + grace.connections;
     let _ = stop.send(Stop::Draining);
-    runtime.block_on(tcp.drain(deadline + SHUTDOWN_SLACK));
+    runtime.block_on(tcp.drain(deadline));
     let _ = stop.send(Stop::TcpOver);
     let ended = join(threads);
     days.close();
@@ -206,12 +231,12 @@ struct Shared {
     io: IoChoice,
     shard: Arc<ShardConfig>,
     accounts: Admin,
-    grace: Duration,
+    grace: Grace,
     store: Store,
     vault: Vault,
     egress: Egress,
     metrics: Arc<Metrics>,
-    core_ports: Vec<u16>,
+    alt_svc_ports: Vec<u16>,
     cores: CoreCount,
 }
 
@@ -282,7 +307,7 @@ impl Core {
             config: Arc::clone(&shared.shard),
             peers: self.peers,
             metrics: Arc::clone(&shared.metrics),
-            alt_svc_ports: shared.core_ports.clone(),
+            alt_svc_ports: shared.alt_svc_ports.clone(),
         });
         let counters = shared.metrics.core(id);
         let ingress = ingress::start(
@@ -299,10 +324,10 @@ impl Core {
         let _ = self.tell.send(Told::Ready(io));
         // An error means that the sender is gone, which is a stop, too; here and below.
         let _ = self.stopped.wait_for(|stop| *stop >= Stop::Draining).await;
-        let deadline = sluice_core::now() + shared.grace;
+        let began = sluice_core::now();
         // Clients hear of the end at once; what is under way holds their connections open.
-        let winding_up = sluice_core::spawn(ingress.drain(deadline + SHUTDOWN_SLACK));
-        let left = service.drain(deadline).await;
+        let winding_up = sluice_core::spawn(ingress.drain(began + shared.grace.connections));
+        let left = service.drain(began + shared.grace.commands).await;
         if left > 0 {
             tracing::info!(core = %id, tasks = left, "commands left for the next start");
         }
@@ -498,14 +523,24 @@ fn note_receive_buffer(config: &Config, granted: usize) {
     }
 }
 
+/// A core's part of what one address may have of the whole process; 0 is no bound.
+fn share_of(per_address: u64, cores: CoreCount) -> Option<NonZeroU32> {
+    let cores = u64::try_from(cores.get()).unwrap_or(u64::MAX);
+    NonZeroU32::new(u32::try_from(per_address.div_ceil(cores)).unwrap_or(u32::MAX))
+}
+
 fn ingress_config(config: &Config, cores: CoreCount) -> IngressConfig {
     let limits = &config.limits;
     let connections = usize::try_from(limits.connections_max).unwrap_or(usize::MAX);
+    let handshakes = usize::try_from(limits.handshakes_per_core_max).unwrap_or(usize::MAX);
     IngressConfig {
         connections_max: connections.div_ceil(cores.get()),
+        connections_per_address_max: share_of(limits.connections_per_address_max, cores),
         streams_max: u32::try_from(limits.streams_max).unwrap_or(u32::MAX),
         idle_timeout: limits.idle_timeout_ms.duration(),
-        handshakes_max: usize::try_from(limits.handshakes_per_core_max).unwrap_or(usize::MAX),
+        unused_timeout: Some(limits.unused_timeout_ms.duration()).filter(|timeout| !timeout.is_zero()),
+        handshakes_max: handshakes,
+        handshakes_most: handshakes.saturating_mul(2).max(HANDSHAKES_MOST_MIN),
         handshake_timeout: limits.handshake_timeout_ms.duration(),
         request_timeout: limits.request_timeout_ms.duration(),
     }
@@ -529,6 +564,10 @@ fn tcp_config(config: &Config) -> TcpConfig {
         idle_timeout: limits.idle_timeout_ms.duration(),
         handshake_timeout: limits.handshake_timeout_ms.duration(),
         body_timeout: limits.request_timeout_ms.duration(),
+        connections_per_address_max: NonZeroU32::new(
+            u32::try_from(limits.connections_per_address_max).unwrap_or(u32::MAX),
+        ),
+        alt_svc: config.listen.alt_svc_shared(),
     }
 }
 
@@ -763,4 +802,28 @@ fn egress_config(config: &Config, cores: usize) -> EgressConfig {
         budget_per_second: whole(egress.retry_budget_per_second),
     };
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_then_answers_then_calls_end_within_the_grace() {
+        for ms in [0, 1, 500, 3_000, 8_000, 600_000] {
+            let whole = Duration::from_millis(ms);
+            let Grace { commands, connections, egress } = Grace::of(whole);
+            assert_eq!(connections + egress, whole);
+            assert!(commands >= whole / 2 && commands <= connections, "{ms}");
+        }
+        assert_eq!(Grace::of(Duration::from_secs(8)).commands, Duration::from_secs(6));
+    }
+
+    #[test]
+    fn an_address_has_a_part_of_its_share_on_each_core() {
+        let cores = |count| CoreCount::new(count).expect("cores");
+        assert_eq!(share_of(0, cores(4)), None);
+        assert_eq!(share_of(4_096, cores(4)), NonZeroU32::new(1_024));
+        assert_eq!(share_of(1, cores(4)), NonZeroU32::new(1));
+    }
 }

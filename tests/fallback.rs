@@ -5,6 +5,7 @@ mod common;
 use std::net::{SocketAddr, TcpStream};
 
 use bytes::Bytes;
+use common::front::Front;
 use common::h3::Answer;
 use common::metrics::Metrics;
 use common::raw::{End, Raw, control, head};
@@ -107,6 +108,7 @@ impl Case {
 
 fn cases(key: &str) -> Vec<Case> {
     const NO_TASK: &str = "/api/v1/tasks/tsk_00000000000000000000000000";
+    const CALLBACK: &str = "/oauth/google/callback?state=x&code=y";
     const NO_SESSION: &str = "/api/v1/sessions/ses_00000000000000000000000000";
     let command = ("POST", COMMAND_PATH);
     let good = json!({ "command": SEARCH_MAIL }).to_string();
@@ -144,6 +146,21 @@ fn cases(key: &str) -> Vec<Case> {
             .with("x-long", "v".repeat(17_000))
             .is("headers-too-large"),
         many,
+        case("what a proxy had as early data", command, 425)
+            .key(key)
+            .json(good.clone())
+            .with("early-data", "1")
+            .is("too-early"),
+        // RFC 8470 section 5.1: what is not valid means the same.
+        case("the same, said wrongly", command, 425)
+            .key(key)
+            .json(good)
+            .with("early-data", "0")
+            .is("too-early"),
+        case("what only reads and was early data", ("GET", "/livez"), 200).with("early-data", "1"),
+        // It is used up by being asked for.
+        case("Google's answer as early data", ("GET", CALLBACK), 425).with("early-data", "1").is("too-early"),
+        case("the same, only looked at", ("HEAD", CALLBACK), 400).with("early-data", "1"),
     ]
 }
 
@@ -173,9 +190,9 @@ async fn the_same_request_has_the_same_answer_whatever_the_protocol() {
             http3.send(method, path, &fields3, body.clone()).await
         };
         assert_eq!(over3.status.as_u16(), status, "{what}");
-        // What refuses a head or body that breaks a limit looks at no name, and makes one up.
+        // What refuses a head or body that breaks a limit, or a change in early data, looks at no name, and makes one up.
         let is_named = over3.field(REQUEST_ID.0) == Some(REQUEST_ID.1);
-        assert_eq!(is_named, !matches!((status, method), (431, _) | (413, "GET")), "{what}");
+        assert_eq!(is_named, !matches!((status, method), (431, _) | (413, "GET") | (425, "POST")), "{what}");
         for over_tcp in [&http1, &http2] {
             let answer = over_tcp.send(method, path, &fields, &body).await;
             if let Some(problem) = problem {
@@ -236,6 +253,40 @@ async fn a_client_that_follows_the_answer_comes_back_over_http3() {
     let port: u16 = port.and_then(|port| port.parse().ok()).expect("a port");
     let caller = Caller::at(&scene.gateway, SocketAddr::new(scene.gateway.address.ip(), port)).await;
     assert_eq!(caller.send("GET", "/livez", &[], "").await.body, answer.body);
+}
+
+/// Where a container's or a router's mapping stands in front, no port is outside what it is inside.
+#[tokio::test]
+async fn behind_a_mapping_answers_name_the_port_that_is_there_outside() {
+    let front = Front::start(SocketAddr::from(([127, 0, 0, 1], 9))).await;
+    let scene = Scene::start(2, &[&format!("listen.alt_svc_port={}", front.address.port())]);
+    front.lead_to(scene.gateway.address);
+    assert_ne!(front.address.port(), scene.gateway.address.port());
+    let answer = Fallback::http2(&scene.gateway).send("GET", "/livez", &[], &Bytes::new()).await;
+    let outside = format!("h3=\":{}\"; ma=86400", front.address.port());
+    assert_eq!(answer.field("alt-svc"), Some(&*outside));
+    let caller = Caller::at(&scene.gateway, front.address).await;
+    assert_eq!(caller.send("GET", "/livez", &[], "").await.body, answer.body);
+    assert!(!front.sent().is_empty(), "it came through the mapping");
+    // Half of the users are another core's, and the cores' own ports are not there outside.
+    let mut hops = 0;
+    for name in ["ada", "bob", "cy", "dee", "eve", "flo", "gus", "hal"] {
+        let key = scene.gateway.user(name);
+        let before = scene.gateway.page().await.sum("sluice_hops_sent_total", &[]);
+        let answer = caller.get("/api/v1/preferences", &key).await;
+        assert_eq!((answer.status.as_u16(), answer.field("alt-svc")), (200, None), "{name}");
+        hops += scene.gateway.page().await.sum("sluice_hops_sent_total", &[]) - before;
+    }
+    assert!(hops > 0, "none of them was another core's");
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_http3_where_that_is_not_wanted() {
+    let scene = Scene::start(1, &["listen.alt_svc=false"]);
+    for over_tcp in [Fallback::http1(&scene.gateway), Fallback::http2(&scene.gateway)] {
+        let answer = over_tcp.send("GET", "/livez", &[], &Bytes::new()).await;
+        assert_eq!((answer.status.as_u16(), answer.field("alt-svc")), (200, None));
+    }
 }
 
 fn is_running(page: &Metrics) -> bool {

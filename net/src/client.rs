@@ -275,6 +275,8 @@ impl Client {
         let limits = AdmissionLimits {
             connections_max: usize::MAX,
             handshakes_max: usize::MAX,
+            handshakes_most: usize::MAX,
+            per_network_max: None,
             handshake_timeout: None,
         };
         let state = Rc::new(RefCell::new(State {

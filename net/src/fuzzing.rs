@@ -45,9 +45,12 @@ const LARGE_BYTES: usize = 300_000;
 const IDLE: Duration = Duration::from_secs(10);
 const CONFIG: IngressConfig = IngressConfig {
     connections_max: 4,
+    connections_per_address_max: None,
     handshakes_max: 2,
+    handshakes_most: 3,
     streams_max: STREAMS_MAX,
     idle_timeout: IDLE,
+    unused_timeout: Some(IDLE),
     handshake_timeout: Duration::from_secs(10),
     request_timeout: Duration::from_secs(8),
 };

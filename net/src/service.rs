@@ -68,6 +68,22 @@ pub struct Request {
     pub early_data: bool,
 }
 
+/// What a request is told that must not be taken from what may be a replay.
+pub(crate) const TOO_EARLY: &str = "send the request again when the handshake is complete";
+
+impl Request {
+    /// Whether it may be a replay: it came as early data, here or at an intermediary that says so.
+    pub fn may_be_replay(&self) -> bool {
+        self.early_data || was_early(&self.head)
+    }
+}
+
+/// Whether an intermediary had the request as early data (RFC 8470 section 5.1): the field means that whatever its
+/// value, and however often it is there.
+pub(crate) fn was_early(head: &RequestHead) -> bool {
+    head.fields().get_bytes("early-data").is_some()
+}
+
 /// Names a request stream within an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamRef {

@@ -375,7 +375,7 @@ impl Core {
                 return exchange.reply(response);
             }
         };
-        if request.early_data && !head.method().is_safe() {
+        if request.may_be_replay() && !(head.method().is_safe() && action.is_repeatable()) {
             let detail = "send the request again when the handshake is complete";
             return exchange.refuse(Problem::new(ProblemKind::TooEarly, detail));
         }

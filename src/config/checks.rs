@@ -60,8 +60,10 @@ impl Checks<'_> {
             ("limits.transfers_per_core_max", limits.transfers_per_core_max, 1, 10_000),
             ("limits.connections_max", limits.connections_max, 1, 10_000_000),
             ("limits.tcp_connections_max", limits.tcp_connections_max, 1, 1_000_000),
+            ("limits.connections_per_address_max", limits.connections_per_address_max, 0, 10_000_000),
             ("limits.streams_max", limits.streams_max, 1, 1_024),
             ("limits.idle_timeout_ms", limits.idle_timeout_ms.0, 1_000, 600_000),
+            ("limits.unused_timeout_ms", limits.unused_timeout_ms.0, 0, 86_400_000),
             ("limits.request_timeout_ms", limits.request_timeout_ms.0, 1_000, 600_000),
             ("limits.handshake_timeout_ms", limits.handshake_timeout_ms.0, 1_000, 60_000),
             ("limits.handshakes_per_core_max", limits.handshakes_per_core_max, 0, 1_000_000),
@@ -174,11 +176,18 @@ impl Checks<'_> {
                 self.refuse("listen.addresses", format!("{address} is there twice; each may be once"));
             }
         }
+        // With cores = 0 their number is the host's; then at least one port must be there.
+        let cores = server.cores.clamp(1, CORES_MAX);
+        if u64::from(listen.alt_svc_core_port_base) + (cores - 1) > 65_535 {
+            let text = format!(
+                "{cores} cores need as many ports from here; allowed is a base up to {}",
+                65_536 - cores
+            );
+            self.refuse("listen.alt_svc_core_port_base", text);
+        }
         if listen.port == 0 && listen.core_port_base == 0 {
             return;
         }
-        // With cores = 0 their number is the host's; then at least one port must be there.
-        let cores = server.cores.clamp(1, CORES_MAX);
         let first = listen.core_port_first().map_or(u64::MAX, u64::from);
         let last = first.saturating_add(cores - 1);
         if last > 65_535 {

@@ -165,6 +165,7 @@ fn impossible_combinations_are_refused_by_key() {
         ("[listen]\nport = 65535\n", "listen.core_port_base"),
         ("[listen]\ncore_port_base = 65535\n[server]\ncores = 2\n", "listen.core_port_base"),
         ("[listen]\ncore_port_base = 4430\n[server]\ncores = 4\n", "listen.core_port_base"),
+        ("[listen]\nalt_svc_core_port_base = 65533\n[server]\ncores = 4\n", "listen.alt_svc_core_port_base"),
         ("[listen]\naddresses = []\n", "listen.addresses"),
         ("[listen]\naddresses = ['::1', '::1']\n", "listen.addresses"),
         ("[limits]\ntasks_running_per_core_max = 4\n", "limits.tasks_running_per_user_max"),
@@ -206,6 +207,24 @@ fn impossible_combinations_are_refused_by_key() {
     assert_eq!(public.listen.public_origin(), "https://a.example.com");
     load("[listen]\ncore_port_base = 4429\n[server]\ncores = 4\n", &[], &[])
         .expect("next to the shared port");
+}
+
+#[test]
+fn answers_name_ports_that_clients_reach() {
+    let named = |text: &str| {
+        let listen = load(&format!("[listen]\n{text}"), &[], &[]).expect("it fits").listen;
+        (listen.alt_svc_shared(), listen.alt_svc_core_ports(&[4434, 4435]))
+    };
+    let port = |port| AltSvc::Port(NonZeroU16::new(port).expect("a port"));
+    assert_eq!(named(""), (AltSvc::PortAsBound, vec![4434, 4435]));
+    assert_eq!(named("alt_svc_port = 443"), (port(443), vec![]));
+    assert_eq!(
+        named("alt_svc_port = 443\nalt_svc_core_port_base = 65534"),
+        (port(443), vec![65_534, 65_535])
+    );
+    assert_eq!(named("alt_svc_core_port_base = 8000"), (AltSvc::PortAsBound, vec![8_000, 8_001]));
+    let off = "alt_svc = false\nalt_svc_port = 443\nalt_svc_core_port_base = 8000";
+    assert_eq!(named(off), (AltSvc::Nothing, vec![]));
 }
 
 #[test]

@@ -215,11 +215,19 @@ impl Gateway {
                 .unwrap_or_else(|| panic!("no {name} in {line:?}"))
                 .to_owned()
         };
+        let io = field("io=");
+        // The suite runs once for each backend: the word of it must not get lost on the way.
+        let is_chosen = command.get_args().any(|argument| argument == "--io");
+        if let (Ok(asked), false) = (std::env::var("SLUICE_IO"), is_chosen)
+            && matches!(&*asked, "uring" | "epoll")
+        {
+            assert_eq!(io == "epoll", asked == "epoll", "the gateway runs on {io}, and not on {asked}");
+        }
         let address = line.split_whitespace().next().and_then(|url| url.strip_prefix("https://"));
         Self {
             address: address.expect("an address").parse().expect("an address"),
             core_ports: field("core-ports=").split(',').map(|port| port.parse().expect("a port")).collect(),
-            io: field("io="),
+            io,
             metrics: field("metrics="),
             process,
             settings,

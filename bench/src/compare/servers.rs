@@ -123,6 +123,8 @@ fn serve_sluice(args: &ServeArgs, io: IoChoice, identity: ServerIdentity) -> any
     let reactor = Reactor::new(ReactorConfig { cpu: args.cpu, io: Some(io), ..own })?;
     let config = IngressConfig {
         streams_max: 256,
+        // All that load comes from a few addresses.
+        connections_per_address_max: None,
         idle_timeout: Duration::from_secs(args.idle_timeout_s),
         ..IngressConfig::default()
     };

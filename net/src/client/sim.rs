@@ -478,8 +478,13 @@ fn run(kit: &Kit, seed: u64, path: &Path, plans: Vec<Plan>, script: &Script) -> 
     };
     let service = Rc::clone(&desk) as Rc<dyn Service>;
     let server = Http3::new(kit.server(&mut random), &config, service, Arc::default(), began);
-    let limits =
-        AdmissionLimits { connections_max: usize::MAX, handshakes_max: usize::MAX, handshake_timeout: None };
+    let limits = AdmissionLimits {
+        connections_max: usize::MAX,
+        handshakes_max: usize::MAX,
+        handshakes_most: usize::MAX,
+        per_network_max: None,
+        handshake_timeout: None,
+    };
     let client = State {
         driver: Driver::new(kit.client(&mut random), limits, began),
         lost: FastMap::default(),

@@ -17,6 +17,8 @@
 
 mod answer;
 mod streaming;
+mod uni;
+mod unused;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -27,40 +29,35 @@ use quinn_proto as qp;
 use quinn_proto::{Dir, StreamId, VarInt};
 use slab::Slab;
 use sluice_protocols::h3::{
-    self, ControlDecoder, ErrorCode, Event as FrameEvent, FIELD_SECTION_BYTES_MAX, FrameDecoder, H3Error,
-    PeerUniStreams, Role, Settings, UniStreamType, UniStreamTypeDecoder,
+    self, ErrorCode, Event as FrameEvent, FIELD_SECTION_BYTES_MAX, FrameDecoder, H3Error, PeerUniStreams,
+    Role, UniStreamTypeDecoder,
 };
 use sluice_protocols::http::{Method, RequestHead, Response};
-use sluice_protocols::qpack::{DecoderStream, HeadError};
+use sluice_protocols::qpack::HeadError;
 
 pub(super) use self::answer::Writer;
 use self::answer::{Pieces, Written, len, write_pieces};
 use self::streaming::{Streaming, Upload};
+use self::uni::{Uni, closed_critical, no_control};
+pub(super) use self::unused::Sweep;
+use self::unused::Usage;
+use super::UNREAD_BYTES_MAX;
 use super::drain::WindUp;
 use super::qpack::Table;
 use super::stats::IngressStats;
 use crate::body::{BODY_WAITING_BYTES_MAX, BodyError, Gone};
 use crate::quic::STREAMS_WIDEN_AT;
-use crate::service::{Admit, BellPull, Request, Service};
+use crate::service::{Admit, BellPull, Request, Service, TOO_EARLY, was_early};
 use crate::tls::handshake::HandshakeFacts;
 
 /// Times a half-received request, or an answer of which nothing is taken, is
 /// passed over before it is given up. The time limit is this many periods, so it
 /// is kept to one period, with no clock read and no timer for a request.
 pub(crate) const WATCHES_MAX: u8 = 4;
-/// Bytes of answers that may wait for the client of one connection, beside the
-/// 1 MiB that the transport holds: room for sixteen large ones.
-const UNREAD_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a request that are taken and thrown away after its answer, before the
 /// client is told to stop. RFC 9114 section 4.1 lets a server tell it at once;
 /// Chromium then never delivers the answer. So ordinary bodies may run out.
 const SURPLUS_BYTES_MAX: usize = 1 << 20;
-/// Bytes of unknown frames a client may send on its control stream: some to
-/// begin with, and some for each request, since extensions such as priorities
-/// (RFC 9218) speak of requests there.
-const CONTROL_UNKNOWN_BYTES_MAX: u64 = 64 * 1024;
-const CONTROL_UNKNOWN_BYTES_PER_REQUEST: u64 = 1024;
-
 type FastMap<V> = HashMap<StreamId, V, foldhash::fast::FixedState>;
 
 /// A request on its way in.
@@ -161,13 +158,6 @@ impl Unwritten {
     }
 }
 
-enum Uni {
-    Type(UniStreamTypeDecoder),
-    Control(Box<ControlDecoder>),
-    QpackEncoder,
-    QpackDecoder(DecoderStream),
-}
-
 /// A request whose answer is due.
 struct Answering {
     id: StreamId,
@@ -203,6 +193,8 @@ pub(crate) struct H3Connection {
     control: Option<StreamId>,
     peer: Option<PeerUniStreams>,
     uni: Vec<(StreamId, Uni)>,
+    /// Streams of the client's that were for nothing.
+    unknown_streams: u64,
     /// The client's dynamic table.
     table: Table,
     reading: FastMap<Reading>,
@@ -217,6 +209,7 @@ pub(crate) struct H3Connection {
     orphans: usize,
     /// What was told by GOAWAY.
     pub(super) winding_up: WindUp,
+    usage: Usage,
     next_request: u64,
     /// Whether it is among those that are looked at again.
     is_watched: bool,
@@ -275,6 +268,7 @@ impl H3Connection {
             }
             qp::Event::Connected => {
                 count_handshake(quic, cx.stats);
+                self.usage.note(cx.now);
                 if self.open_control(quic) { Ok(()) } else { Err(no_control()) }
             }
             qp::Event::Stream(event) => self.handle_stream(quic, event, cx),
@@ -315,7 +309,7 @@ impl H3Connection {
                         Dir::Bi => self.accept_request(quic, id, cx)?,
                         Dir::Uni => {
                             self.uni.push((id, Uni::Type(UniStreamTypeDecoder::default())));
-                            self.read_uni(quic, id)?;
+                            self.read_uni(quic, id, cx.stats)?;
                         }
                     }
                 }
@@ -331,7 +325,7 @@ impl H3Connection {
                     Ok(())
                 }
             },
-            qp::StreamEvent::Readable { id } => self.read_uni(quic, id),
+            qp::StreamEvent::Readable { id } => self.read_uni(quic, id, cx.stats),
             qp::StreamEvent::Writable { id } => {
                 self.write(quic, id);
                 if let Some(streaming) = self.streaming.remove(&id) {
@@ -380,80 +374,6 @@ impl H3Connection {
         Ok(())
     }
 
-    // ---- unidirectional streams (RFC 9114 section 6.2) ----
-
-    /// Says our settings, once; whether that is done, for the client must allow the stream.
-    fn open_control(&mut self, quic: &mut qp::Connection) -> bool {
-        if self.control.is_none()
-            && let Some(id) = quic.streams().open(Dir::Uni)
-        {
-            self.control = Some(id);
-            let mut preamble = Vec::with_capacity(32);
-            h3::write_control_preamble(&mut preamble, &Settings::SERVER);
-            self.write_control(quic, preamble);
-            self.write_goaway(quic);
-        }
-        self.control.is_some()
-    }
-
-    /// Sends on the control stream. It shares the connection's flow control with
-    /// the answers, so it may have to wait. Only then is it kept: every connection
-    /// has its settings sent, and an idle one would keep the table, 404 bytes.
-    fn write_control(&mut self, quic: &mut qp::Connection, bytes: Vec<u8>) {
-        let Some(id) = self.control else { return };
-        let mut unwritten = self.writing.remove(&id).unwrap_or_default();
-        unwritten.pieces.push(bytes.into());
-        if write_pieces(quic, id, &mut unwritten.pieces, false) == Written::Blocked {
-            self.writing.insert(id, unwritten);
-        }
-    }
-
-    fn read_uni(&mut self, quic: &mut qp::Connection, id: StreamId) -> Result<(), H3Error> {
-        let Some(place) = self.uni.iter().position(|(stream, _)| *stream == id) else { return Ok(()) };
-        let kind = &mut self.uni[place].1;
-        let peer = self.peer.get_or_insert_with(|| PeerUniStreams::new(Role::Server));
-        let table = (&mut self.table, self.next_request);
-        let mut stream = quic.recv_stream(id);
-        let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
-        let outcome = loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => match feed_uni(kind, peer, table.0, table.1, &chunk.bytes) {
-                    Ok(UniOutcome::Pending) => {}
-                    settled => break settled,
-                },
-                Ok(None) | Err(qp::ReadError::Reset(_)) => break Ok(UniOutcome::Ended),
-                Err(qp::ReadError::Blocked) => break Ok(UniOutcome::Pending),
-            }
-        };
-        let _ = chunks.finalize();
-        match outcome? {
-            UniOutcome::Pending => self.check_control_load(place),
-            UniOutcome::Ended if !matches!(self.uni[place].1, Uni::Type(_)) => Err(closed_critical()),
-            UniOutcome::Ended => {
-                self.uni.swap_remove(place);
-                Ok(())
-            }
-            UniOutcome::Unwanted => {
-                // RFC 9114 section 6.2: streams of unknown types are refused without harm.
-                let _ = quic.recv_stream(id).stop(code(ErrorCode::H3_STREAM_CREATION_ERROR));
-                self.uni.swap_remove(place);
-                Ok(())
-            }
-        }
-    }
-
-    fn check_control_load(&self, place: usize) -> Result<(), H3Error> {
-        let Uni::Control(decoder) = &self.uni[place].1 else { return Ok(()) };
-        let allowed = CONTROL_UNKNOWN_BYTES_MAX + self.next_request * CONTROL_UNKNOWN_BYTES_PER_REQUEST;
-        if decoder.unknown_bytes() > allowed {
-            return Err(H3Error::Connection {
-                code: ErrorCode::H3_EXCESSIVE_LOAD,
-                reason: "too many frames without effect",
-            });
-        }
-        Ok(())
-    }
-
     // ---- requests (RFC 9114 section 4) ----
 
     fn accept_request(
@@ -471,6 +391,7 @@ impl H3Connection {
             return Ok(());
         }
         self.next_request = self.next_request.max(id.index() + 1);
+        self.usage.note(cx.now);
         self.read_request(quic, id, Reading::default(), cx)
     }
 
@@ -768,56 +689,8 @@ fn peer_of(quic: &qp::Connection) -> SocketAddr {
     quic.remote_address()
 }
 
-fn no_control() -> H3Error {
-    let reason = "the client allows no control stream";
-    H3Error::Connection { code: ErrorCode::H3_STREAM_CREATION_ERROR, reason }
-}
-
-fn closed_critical() -> H3Error {
-    H3Error::Connection { code: ErrorCode::H3_CLOSED_CRITICAL_STREAM, reason: "critical stream closed" }
-}
-
 pub(crate) fn code(code: ErrorCode) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
-}
-
-/// What reading a unidirectional stream led to.
-enum UniOutcome {
-    /// More may come.
-    Pending,
-    /// The client ended it.
-    Ended,
-    /// Its type is of no interest.
-    Unwanted,
-}
-
-fn feed_uni(
-    kind: &mut Uni,
-    peer: &mut PeerUniStreams,
-    table: &mut Table,
-    requests: u64,
-    bytes: &[u8],
-) -> Result<UniOutcome, H3Error> {
-    let mut chunk = bytes;
-    if let Uni::Type(decoder) = kind {
-        let Some(found) = decoder.next(&mut chunk) else { return Ok(UniOutcome::Pending) };
-        peer.open(found)?;
-        *kind = match found {
-            UniStreamType::Control => Uni::Control(Box::new(ControlDecoder::new(Role::Server))),
-            UniStreamType::QpackEncoder => Uni::QpackEncoder,
-            UniStreamType::QpackDecoder => Uni::QpackDecoder(DecoderStream::default()),
-            UniStreamType::Push | UniStreamType::Unknown(_) => return Ok(UniOutcome::Unwanted),
-        };
-    }
-    match kind {
-        Uni::Type(_) => {}
-        Uni::QpackEncoder => table.feed(chunk, requests)?,
-        Uni::QpackDecoder(stream) => stream.feed(chunk)?,
-        // The client's settings and GOAWAY ask nothing of a server without push
-        // and without a dynamic table of its own; they are checked all the same.
-        Uni::Control(decoder) => while decoder.next(&mut chunk)?.is_some() {},
-    }
-    Ok(UniOutcome::Pending)
 }
 
 /// What is left of a stream.
@@ -912,8 +785,7 @@ fn feed(
                     if let Some(bytes) = head.content_length() {
                         reading.decoder.expect_body(bytes);
                     }
-                    if !head.method().is_safe() && (from.is_none() || head.header("early-data") == Some("1"))
-                    {
+                    if !head.method().is_safe() && (from.is_none() || was_early(&head)) {
                         reading.head = Some(head);
                         return refuse_early(cx);
                     }
@@ -971,8 +843,7 @@ fn feed(
 /// as such (RFC 8470 sections 4 and 5.1).
 fn refuse_early(cx: &Context<'_>) -> Outcome {
     cx.stats.requests_too_early.add(1);
-    let detail = "send the request again when the handshake is complete";
-    Outcome::Refuse(Box::new(cx.service.refuse(425, detail)))
+    Outcome::Refuse(Box::new(cx.service.refuse(425, TOO_EARLY)))
 }
 
 fn refuse_body(cx: &Context<'_>) -> Outcome {

@@ -21,7 +21,7 @@ use quinn_proto as qp;
 use sluice_protocols::http::Response;
 
 use super::IngressConfig;
-use super::connection::{Context, H3Connection, WATCHES_MAX, Writer};
+use super::connection::{Context, H3Connection, Sweep, WATCHES_MAX, Writer};
 use super::drain::Drain;
 use super::stats::IngressStats;
 use crate::quic::driver::{AdmissionLimits, Driver};
@@ -56,6 +56,8 @@ pub(crate) struct Http3 {
     /// Something was left unsent in the last turn.
     is_behind: bool,
     pub(super) drain: Option<Drain>,
+    /// Looks for connections without requests.
+    pub(super) sweep: Sweep,
     /// Requests delivered and not yet answered.
     in_flight: u64,
 }
@@ -78,6 +80,8 @@ impl Http3 {
         let limits = AdmissionLimits {
             connections_max: config.connections_max,
             handshakes_max: config.handshakes_max,
+            handshakes_most: config.handshakes_most,
+            per_network_max: config.connections_per_address_max,
             handshake_timeout: Some(config.handshake_timeout),
         };
         Self {
@@ -93,6 +97,7 @@ impl Http3 {
             answers: Vec::new(),
             is_behind: false,
             drain: None,
+            sweep: Sweep::new(config, now),
             in_flight: 0,
         }
     }
@@ -124,7 +129,8 @@ impl Http3 {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let watched = self.watched.front().map(|watched| watched.at);
         let drain = self.drain.as_ref().map(Drain::next);
-        [self.driver.next_deadline(), watched, drain].into_iter().flatten().min()
+        let sweep = (self.driver.len() > 0 && self.drain.is_none()).then(|| self.sweep.next());
+        [self.driver.next_deadline(), watched, drain, sweep].into_iter().flatten().min()
     }
 
     /// Fires timers and takes in what has come: the first half of a turn, before
@@ -133,6 +139,7 @@ impl Http3 {
         self.driver.expire(now);
         self.take_events(now);
         self.check_watched(now);
+        self.sweep_unused(now);
     }
 
     /// Writes the answers there are: the second half.
@@ -269,6 +276,8 @@ impl Http3 {
         stats.connections.set(self.driver.len() as u64);
         stats.connections_accepted.add(counts.accepted);
         stats.connections_refused.add(counts.refused);
+        stats.handshakes_refused.add(counts.handshakes_refused);
+        stats.connections_crowded.add(counts.crowded);
         stats.connections_retried.add(counts.retried);
         stats.connections_rejected.add(counts.rejected);
         stats.connections_closed.add(counts.closed);

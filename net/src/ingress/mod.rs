@@ -16,6 +16,7 @@ mod stats;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +46,9 @@ const ARRIVALS_MAX: usize = 64;
 /// When a train could not leave for want of send slots, or a connection used up
 /// its share of a turn: come back after a tick, when completions are reaped.
 const RETRY_DELAY: Duration = Duration::from_micros(100);
+/// Bytes of whole answers that may wait for the client of one connection, beside
+/// the 1 MiB that QUIC holds, or what TCP's socket does: room for sixteen large ones.
+pub(crate) const UNREAD_BYTES_MAX: usize = 16 << 20;
 /// How long a forwarded datagram is worth delivering.
 const FORWARD_DEADLINE: Duration = Duration::from_millis(250);
 
@@ -53,12 +57,19 @@ const FORWARD_DEADLINE: Duration = Duration::from_millis(250);
 pub struct IngressConfig {
     /// Connections a core holds; further ones are refused.
     pub connections_max: usize,
+    /// Connections of one client address (of 64 bits of IPv6 addresses); further ones are refused. `None`: no bound.
+    pub connections_per_address_max: Option<NonZeroU32>,
     /// Unfinished handshakes above which clients must prove their address.
     pub handshakes_max: usize,
+    /// Unfinished handshakes above which no other is begun, whoever asks: proving an address costs a client one packet.
+    pub handshakes_most: usize,
     /// Requests a client may have open on a connection.
     pub streams_max: u32,
     /// Silence after which a connection is closed.
     pub idle_timeout: Duration,
+    /// Time without a request after which a connection is told to go, whatever else it sends, and then closed; to the
+    /// eighth part, and no sooner than after `idle_timeout`. `None`: it may stay.
+    pub unused_timeout: Option<Duration>,
     /// Time within which a handshake must be done.
     pub handshake_timeout: Duration,
     /// Time within which a request must have arrived whole, and within which a
@@ -70,9 +81,12 @@ impl Default for IngressConfig {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
+            connections_per_address_max: NonZeroU32::new(4096),
             handshakes_max: 4096,
+            handshakes_most: 8192,
             streams_max: 128,
             idle_timeout: Duration::from_secs(30),
+            unused_timeout: Some(Duration::from_secs(30)),
             handshake_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
         }

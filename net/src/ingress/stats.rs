@@ -24,6 +24,12 @@ counters! {
     connections_accepted,
     /// Connections refused: at the bound, or shutting down.
     connections_refused,
+    /// Connections refused since as many handshakes were under way as there may be, whoever had begun them.
+    handshakes_refused,
+    /// Connections refused or closed since their client's address had as many as it may have.
+    connections_crowded,
+    /// Connections closed since they had no request for too long, whatever else they sent.
+    connections_unused,
     /// Connection attempts asked to prove their address first.
     connections_retried,
     /// Connection attempts that were malformed.
@@ -66,6 +72,8 @@ counters! {
     responses_undeliverable,
     /// Streams reset by us over a malformed request.
     streams_failed,
+    /// Unidirectional streams of unknown types, and those that ended before they had one.
+    streams_unknown,
     /// Streams the client gave up.
     streams_abandoned,
     /// Requests answered on their header section alone, without the service's

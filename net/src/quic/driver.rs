@@ -10,7 +10,8 @@
 //!   so that a handle never names two connections.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ use sluice_core::udp::{ReceiveMeta, SendMeta};
 use sluice_protocols::h3::ErrorCode;
 
 use super::listen::ListenerId;
+use super::networks::{Network, Networks};
 use super::outlet::Outlet;
 use super::steering::LONG_HEADER;
 use crate::tls::handshake::HandshakeFacts;
@@ -43,6 +45,10 @@ pub(crate) struct AdmissionLimits {
     /// Unfinished handshakes, above which a client must prove its address first
     /// (RFC 9000 section 8.1.2).
     pub(crate) handshakes_max: usize,
+    /// Unfinished handshakes above which nobody begins another, proven or not.
+    pub(crate) handshakes_most: usize,
+    /// Connections that clients of one network hold, above which theirs are refused; `None` for no bound.
+    pub(crate) per_network_max: Option<NonZeroU32>,
     /// Time after which a handshake that is not done is ended. A client that
     /// keeps talking would never fall silent, and so keep its place for ever.
     pub(crate) handshake_timeout: Option<Duration>,
@@ -63,6 +69,9 @@ pub(crate) struct Connection<S> {
     /// earlier when that has moved back since.
     timer: Option<(Instant, TimerKey)>,
     listener: ListenerId,
+    /// Whose share it takes: known as soon as the client's address is proven, and the same from then on, wherever the
+    /// client moves.
+    network: Option<Network>,
     /// Connection IDs issued since the first.
     ids_replaced: u64,
     dirty: bool,
@@ -75,6 +84,8 @@ pub(crate) struct Connection<S> {
 pub(crate) struct DriverCounts {
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
+    pub(crate) handshakes_refused: u64,
+    pub(crate) crowded: u64,
     pub(crate) retried: u64,
     pub(crate) rejected: u64,
     pub(crate) closed: u64,
@@ -118,6 +129,10 @@ pub(crate) struct Driver<S> {
     loose: Vec<(ListenerId, qp::Transmit, Vec<u8>)>,
     /// Connections over [`IDS_UNSENT_MAX`], to be closed in this turn.
     hoarders: Vec<usize>,
+    /// Who has connections, and how many of them.
+    networks: Networks,
+    /// Connections that turned out to be more than their network may have, to be closed in this turn.
+    crowd: Vec<usize>,
     scratch: Vec<u8>,
     generation: u32,
     limits: AdmissionLimits,
@@ -139,6 +154,8 @@ impl<S: Default> Driver<S> {
             cursor: 0,
             loose: Vec::new(),
             hoarders: Vec::new(),
+            networks: Networks::new(limits.per_network_max),
+            crowd: Vec::new(),
             scratch: Vec::new(),
             generation: 0,
             limits,
@@ -159,6 +176,11 @@ impl<S: Default> Driver<S> {
     /// The connection, if the place has not passed to another.
     pub(crate) fn get_generation(&mut self, index: usize, generation: u32) -> Option<&mut Connection<S>> {
         self.get_mut(index).filter(|connection| connection.generation == generation)
+    }
+
+    /// Places for connections, free ones among them.
+    pub(crate) fn places(&self) -> usize {
+        self.connections.len()
     }
 
     pub(crate) fn indices(&self) -> Vec<usize> {
@@ -210,8 +232,8 @@ impl<S: Default> Driver<S> {
 
     fn admit(&mut self, now: Instant, listener: ListenerId, incoming: qp::Incoming) {
         self.scratch.clear();
-        if !self.accepting || self.live >= self.limits.connections_max {
-            self.counts.refused += 1;
+        if let Some(reason) = self.refusal(&incoming) {
+            *reason += 1;
             let transmit = self.endpoint.refuse(incoming, &mut self.scratch);
             self.queue_loose(listener, transmit);
             return;
@@ -223,10 +245,14 @@ impl<S: Default> Driver<S> {
             }
             return;
         }
+        let proven = incoming.remote_address_validated().then(|| incoming.remote_address().ip());
         match self.endpoint.accept(incoming, now, &mut self.scratch, None) {
             Ok((handle, quic)) => {
                 self.counts.accepted += 1;
                 self.insert(handle, quic, listener);
+                if let Some(address) = proven {
+                    self.take_share(handle.0, address);
+                }
                 if let Some(timeout) = self.limits.handshake_timeout {
                     let (connection, generation) = (handle.0, self.generation);
                     self.handshakes.push_back(Handshake { until: now + timeout, connection, generation });
@@ -238,6 +264,49 @@ impl<S: Default> Driver<S> {
                 if let Some(transmit) = error.response {
                     self.queue_loose(listener, transmit);
                 }
+            }
+        }
+    }
+
+    /// Why a client is not let in, as the count of it.
+    fn refusal(&mut self, incoming: &qp::Incoming) -> Option<&mut u64> {
+        let Self { limits, counts, .. } = self;
+        if !self.accepting || self.live >= limits.connections_max {
+            return Some(&mut counts.refused);
+        }
+        // Whoever answers a Retry is let in above `handshakes_max`, and may say nothing more.
+        if self.handshaking >= limits.handshakes_most {
+            return Some(&mut counts.handshakes_refused);
+        }
+        let network = Network::of(incoming.remote_address().ip());
+        (!self.networks.has_room(network)).then_some(&mut counts.crowded)
+    }
+
+    /// Counts a connection for the network it comes from, whose address is proven by now: before, anyone could use up
+    /// the share of another. One that has no room is closed.
+    fn take_share(&mut self, index: usize, address: IpAddr) {
+        let Some(connection) = self.connections[index].as_deref_mut() else { return };
+        let network = Network::of(address);
+        if connection.network.is_some() {
+            return;
+        }
+        if self.networks.enter(network) {
+            connection.network = Some(network);
+        } else {
+            self.crowd.push(index);
+        }
+    }
+
+    fn close_crowd(&mut self, now: Instant) {
+        while let Some(index) = self.crowd.pop() {
+            if let Some(connection) = self.connections[index].as_deref_mut()
+                && !connection.quic.is_closed()
+            {
+                let excessive = qp::VarInt::from_u64(ErrorCode::H3_EXCESSIVE_LOAD.value());
+                let reason = Bytes::from_static(b"too many connections from this address");
+                connection.quic.close(now, excessive.unwrap_or(qp::VarInt::MAX), reason);
+                self.counts.crowded += 1;
+                self.mark(index);
             }
         }
     }
@@ -267,6 +336,7 @@ impl<S: Default> Driver<S> {
             state: S::default(),
             timer: None,
             listener,
+            network: None,
             ids_replaced: 0,
             dirty: false,
             drained: false,
@@ -339,7 +409,9 @@ impl<S: Default> Driver<S> {
             if let Some(connection) = self.connections[index].as_deref_mut() {
                 if let Some(event) = connection.quic.poll() {
                     if matches!(event, qp::Event::Connected) {
+                        let address = connection.quic.remote_address().ip();
                         self.handshake_over(index);
+                        self.take_share(index, address);
                     }
                     return Some((index, event));
                 }
@@ -396,6 +468,9 @@ impl<S: Default> Driver<S> {
             if let Some((_, key)) = connection.timer {
                 self.timers.cancel(key);
             }
+            if let Some(network) = connection.network {
+                self.networks.leave(network);
+            }
             self.live -= 1;
             self.counts.closed += 1;
             let frames = connection.quic.stats().frame_rx;
@@ -412,6 +487,7 @@ impl<S: Default> Driver<S> {
     pub(crate) fn transmit<O: Outlet>(&mut self, now: Instant, outlet: &mut O) -> bool {
         let mut spare = None;
         self.close_hoarders(now);
+        self.close_crowd(now);
         self.send_loose(outlet, &mut spare);
         self.cursor = 0;
         let mut has_more = Vec::new();
@@ -597,7 +673,13 @@ mod tests {
         let mut config = qp::EndpointConfig::default();
         config.cid_generator(|| Box::new(qp::RandomConnectionIdGenerator::new(8)));
         let endpoint = qp::Endpoint::new(Arc::new(config), None, true, None);
-        let limits = AdmissionLimits { connections_max: 1, handshakes_max: 1, handshake_timeout: None };
+        let limits = AdmissionLimits {
+            connections_max: 1,
+            handshakes_max: 1,
+            handshakes_most: 1,
+            per_network_max: None,
+            handshake_timeout: None,
+        };
         let began = Instant::now();
         let mut driver = Driver::<()>::new(endpoint, limits, began);
         let listener = ListenerId { address: 0, port: Port::Shared };

@@ -3,6 +3,7 @@
 
 pub(crate) mod driver;
 pub mod listen;
+pub(crate) mod networks;
 pub(crate) mod outlet;
 pub(crate) mod padding;
 pub mod steering;

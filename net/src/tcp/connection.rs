@@ -16,13 +16,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulConnection;
 use sluice_core::CoreId;
 use sluice_protocols::http::{RequestHead, Response};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
 use super::closing::Closing;
 use super::message::{self, BadHead};
-use super::pieces::{self, AnswerBody, Streamed};
+use super::pieces::{self, AnswerBody, Streamed, Whole};
 use super::stats::{Cut, Protocol, Refused};
 use super::{HEAD_BYTES_MAX, Place, Server};
 use crate::body::body as body_ends;
@@ -36,6 +37,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Of answers on their way in an HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Of answers that the kernel has and did not send yet, above which it takes no more; what is under way comes besides.
+const UNSENT_BYTES: u32 = 128 << 10;
 /// HTTP/2 streams reset before they were looked at, and by us over an error: beyond this the client attacks.
 const RESETS_PENDING_MAX: usize = 20;
 const RESETS_LOCAL_MAX: usize = 256;
@@ -48,11 +51,13 @@ pub(super) struct Conn {
     server: Arc<Server>,
     protocol: Protocol,
     peer: SocketAddr,
-    alt_svc: HeaderValue,
+    alt_svc: Option<HeaderValue>,
     /// Requests between their head and their answer.
     pub(super) in_flight: AtomicUsize,
     /// When a request last began or ended, in milliseconds since the server began.
     last_event_ms: AtomicU64,
+    /// Bytes of whole answers that hyper has not taken yet, which waits for the client.
+    pub(super) unread_bytes: AtomicUsize,
     answered: AtomicUsize,
     abandoned: AtomicUsize,
     /// One more for each request the service has not let go of.
@@ -65,12 +70,14 @@ pub(super) async fn serve(
     place: Place,
     stream: TcpStream,
     peer: SocketAddr,
-    alt_svc: HeaderValue,
+    alt_svc: Option<HeaderValue>,
     mut winding: watch::Receiver<Option<Instant>>,
 ) {
-    let server = &place.0;
+    let server = &place.server;
     // Answers are written whole, so waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
+    // The kernel takes no more than it can soon send: what a client has taken shows in what the kernel asks for.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let handshake = tokio::time::timeout(server.config.handshake_timeout, server.acceptor.accept(stream));
     let shaken = tokio::select! {
         // Nothing was asked yet.
@@ -105,7 +112,7 @@ fn protocol_of(tls: &TlsStream<TcpStream>) -> Protocol {
 }
 
 impl Conn {
-    fn new(server: Arc<Server>, protocol: Protocol, peer: SocketAddr, alt_svc: HeaderValue) -> Self {
+    fn new(server: Arc<Server>, protocol: Protocol, peer: SocketAddr, alt_svc: Option<HeaderValue>) -> Self {
         let conn = Self {
             server,
             protocol,
@@ -113,6 +120,7 @@ impl Conn {
             alt_svc,
             in_flight: AtomicUsize::new(0),
             last_event_ms: AtomicU64::new(0),
+            unread_bytes: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             leash: Leash::default(),
@@ -239,7 +247,7 @@ impl Conn {
             service::Answer::Whole(response) => return self.whole(response, is_head),
             service::Answer::Streamed(head, body) => (head, body),
         };
-        let Some(answer) = message::streamed_head(&head, &self.alt_svc) else {
+        let Some(answer) = message::streamed_head(&head, self.alt_svc.as_ref()) else {
             // A field that cannot be sent is a fault of ours, not of the client.
             tracing::error!(status = head.status, "answer with an invalid field");
             return self.whole(Response::new(500), is_head);
@@ -250,8 +258,14 @@ impl Conn {
         answer.map(|()| streamed.unwrap_or(AnswerBody::Left))
     }
 
-    fn whole(&self, response: Response, is_head: bool) -> Answer {
-        message::answer(response, is_head, &self.alt_svc).map(AnswerBody::Whole)
+    fn whole(self: &Arc<Self>, response: Response, is_head: bool) -> Answer {
+        message::answer(response, is_head, self.alt_svc.as_ref()).map(|body| match Whole::new(body, self) {
+            Some(whole) => AnswerBody::Whole(whole),
+            None => {
+                self.server.stats.over_bound.add(1);
+                AnswerBody::OverBound
+            }
+        })
     }
 
     pub(super) fn note_broken(&self) {
@@ -272,6 +286,10 @@ impl Conn {
             }
         };
         drop(parts);
+        if !head.method().is_safe() && service::was_early(&head) {
+            // As over HTTP/3, and where it matters most: these are the protocols that proxies speak to us.
+            return self.refuse(Refused::TooEarly, 425, service::TOO_EARLY.to_owned()).await.map(Into::into);
+        }
         let core = entrance.core_for(&head);
         if body.is_end_stream() {
             return entrance.ask(core, self.request(head, Bytes::new()), Arc::clone(&self.leash)).await;

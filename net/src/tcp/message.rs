@@ -4,12 +4,12 @@
 //! passes the same [`HeadBuilder`] with the same limits, so a head means the same whichever way it came.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use sluice_protocols::http::{HeadBuilder, HeadFault, Limits, Malformed, RequestHead, Response};
 use sluice_protocols::problem::{self, Problem, ProblemKind};
 
+use super::AltSvc;
 use super::stats::Refused;
 use crate::entrance::Shed;
 
@@ -98,53 +98,62 @@ fn path_of(uri: &Uri) -> Option<&str> {
     uri.path_and_query().map(|path| path.as_str())
 }
 
-/// The field that sends clients to HTTP/3 (RFC 7838).
-pub(super) fn alt_svc(port: u16) -> HeaderValue {
-    HeaderValue::try_from(format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}")).expect("visible ASCII")
+/// The field that sends clients to HTTP/3 (RFC 7838), on connections to a port of this number; none where they are not
+/// to be sent.
+pub(super) fn alt_svc(named: AltSvc, bound: u16) -> Option<HeaderValue> {
+    let port = match named {
+        AltSvc::PortAsBound => bound,
+        AltSvc::Port(port) => port.get(),
+        AltSvc::Nothing => return None,
+    };
+    Some(HeaderValue::try_from(format!("h3=\":{port}\"; ma={ALT_SVC_AGE_S}")).expect("visible ASCII"))
+}
+
+/// Says where HTTP/3 is, and nothing else of it: what is there already names the port of one core, for clients that
+/// speak HTTP/3 to another; this client needs to hear first of the port that all cores share.
+fn put_alt_svc(headers: &mut HeaderMap, alt_svc: Option<&HeaderValue>) {
+    match alt_svc {
+        Some(value) => drop(headers.insert(header::ALT_SVC, value.clone())),
+        None => drop(headers.remove(header::ALT_SVC)),
+    }
 }
 
 /// Our answer as HTTP/1.1 and HTTP/2 send it, with `alt_svc` in it.
-///
-/// An `alt-svc` that is there already names the port of one core, for clients that speak HTTP/3 to another; this
-/// client needs to hear first of the port that all cores share.
 pub(super) fn answer(
     response: Response,
     is_head: bool,
-    alt_svc: &HeaderValue,
-) -> hyper::Response<Full<Bytes>> {
+    alt_svc: Option<&HeaderValue>,
+) -> hyper::Response<Bytes> {
     let status = response.status;
     let mut answer = fields_of(&response).unwrap_or_else(|| {
         // A field that cannot be sent is a fault of ours, not of the client.
         tracing::error!(status, "answer with an invalid field");
-        hyper::Response::builder()
-            .status(StatusCode::INTERNAL_SERVER_ERROR)
-            .body(Full::default())
-            .expect("good")
+        hyper::Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(Bytes::new()).expect("good")
     });
     let is_sound = answer.status().as_u16() == status;
     let body = if is_sound { response.body } else { Bytes::new() };
     let headers = answer.headers_mut();
-    headers.insert(header::ALT_SVC, alt_svc.clone());
+    put_alt_svc(headers, alt_svc);
     // RFC 9110 section 8.6: none where there can be no content; for HEAD that of the same GET.
     if status != 204 && !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     if !is_head {
-        *answer.body_mut() = Full::new(body);
+        *answer.body_mut() = body;
     }
     answer
 }
 
 /// The head of an answer whose body comes in pieces; none when a field is invalid.
-pub(super) fn streamed_head(head: &Response, alt_svc: &HeaderValue) -> Option<hyper::Response<()>> {
+pub(super) fn streamed_head(head: &Response, alt_svc: Option<&HeaderValue>) -> Option<hyper::Response<()>> {
     let mut answer = fields_of(head)?.map(drop);
-    answer.headers_mut().insert(header::ALT_SVC, alt_svc.clone());
+    put_alt_svc(answer.headers_mut(), alt_svc);
     Some(answer)
 }
 
 /// The answer without its body, unless a field is invalid.
-fn fields_of(response: &Response) -> Option<hyper::Response<Full<Bytes>>> {
-    let mut answer = hyper::Response::new(Full::default());
+fn fields_of(response: &Response) -> Option<hyper::Response<Bytes>> {
+    let mut answer = hyper::Response::new(Bytes::new());
     *answer.status_mut() = StatusCode::from_u16(response.status).ok()?;
     for (name, value) in response.headers() {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
@@ -184,6 +193,8 @@ fn request_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use hyper::Request;
 
     use super::*;
@@ -257,20 +268,27 @@ mod tests {
 
     #[test]
     fn an_answer_tells_its_length_and_where_http3_is() {
-        use hyper::body::Body as _;
-        let field = alt_svc(4433);
+        let field = alt_svc(AltSvc::PortAsBound, 4433).unwrap();
         assert_eq!(field, "h3=\":4433\"; ma=86400");
+        let mapped = alt_svc(AltSvc::Port(NonZeroU16::MIN), 4433).unwrap();
+        assert_eq!(mapped, "h3=\":1\"; ma=86400");
+        assert_eq!(alt_svc(AltSvc::Nothing, 4433), None);
         let response = Response::new(200).with_field("alt-svc", "h3=\":1\"").json(&1);
-        let full = answer(response.clone(), false, &field);
-        let head = answer(response, true, &field);
+        let full = answer(response.clone(), false, Some(&field));
+        let head = answer(response.clone(), true, Some(&field));
         for answer in [&full, &head] {
             assert_eq!(answer.headers()["content-length"], "1");
             assert_eq!(answer.headers().get_all("alt-svc").iter().collect::<Vec<_>>(), [&field]);
         }
-        assert_eq!((full.body().size_hint().exact(), head.body().size_hint().exact()), (Some(1), Some(0)));
-        assert!(!answer(Response::new(204), false, &field).headers().contains_key("content-length"));
-        let broken = answer(Response::new(200).with_field("x", "a\nb").json(&1), false, &field);
-        assert_eq!((broken.status().as_u16(), broken.body().size_hint().exact()), (500, Some(0)));
+        assert!(
+            !answer(response.clone(), false, None).headers().contains_key("alt-svc"),
+            "nor of a core's port"
+        );
+        assert!(!streamed_head(&response, None).unwrap().headers().contains_key("alt-svc"));
+        assert_eq!((full.body().len(), head.body().len()), (1, 0));
+        assert!(!answer(Response::new(204), false, Some(&field)).headers().contains_key("content-length"));
+        let broken = answer(Response::new(200).with_field("x", "a\nb").json(&1), false, Some(&field));
+        assert_eq!((broken.status().as_u16(), broken.body().len()), (500, 0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Connections live on the shared runtime, where there is `hyper` and no hot path; a request goes through the
 //! [`Entrance`](crate::entrance) to the core that owns its user, so it needs no further hop, and the same service answers.
-//! Every answer carries `Alt-Svc` with the port that all cores share, so that browsers come back over HTTP/3.
+//! Every answer carries `Alt-Svc` with the port that all cores share ([`AltSvc`]), so that browsers come back over HTTP/3.
 //!
 //! ```text
 //! accept -> TLS, ALPN -> HTTP/2 or 1.1 -> head --> core: admit -> body -> core: call -> answer, Alt-Svc
@@ -28,8 +28,9 @@ mod stats;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -40,6 +41,7 @@ pub use listen::{BindError, bind};
 pub use stats::{Count, Cut, Protocol, ProtocolStats, Refused, TcpStats};
 
 use crate::entrance::Entrance;
+use crate::quic::networks::{Network, Networks};
 
 /// How large the head of a request may be, in bytes, before the connection ends without a word from the service.
 /// Up to four times what a core takes, so that heads too large by a usual measure get the core's own answer.
@@ -49,11 +51,26 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// After the deadline of [`TcpIngress::drain`]: how long it may take until every task has noticed.
 const DRAIN_SLACK: Duration = Duration::from_secs(1);
 
+/// What answers say of where HTTP/3 is (RFC 7838).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AltSvc {
+    /// At the port number that the connection came in by.
+    #[default]
+    PortAsBound,
+    /// At this port, which is another inside.
+    Port(NonZeroU16),
+    /// They say nothing.
+    Nothing,
+}
+
 /// Bounds of the TCP ingress of the process.
 #[derive(Debug, Clone)]
 pub struct TcpConfig {
     /// Connections open at once; further ones are closed at once.
     pub connections_max: usize,
+    /// Connections of one client address (of 64 bits of IPv6 addresses); further ones are closed at once. `None`: no
+    /// bound.
+    pub connections_per_address_max: Option<NonZeroU32>,
     /// Requests a client may have open on an HTTP/2 connection, and as many again that it gave up.
     pub streams_max: u32,
     /// From the connection to the end of the TLS handshake.
@@ -62,16 +79,20 @@ pub struct TcpConfig {
     pub idle_timeout: Duration,
     /// From a request's head to the end of its body.
     pub body_timeout: Duration,
+    /// Where answers say HTTP/3 is.
+    pub alt_svc: AltSvc,
 }
 
 impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connections_per_address_max: NonZeroU32::new(4096),
             streams_max: 128,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            alt_svc: AltSvc::default(),
         }
     }
 }
@@ -89,15 +110,23 @@ struct Server {
     entrance: Entrance,
     stats: Arc<TcpStats>,
     open: AtomicUsize,
+    /// Who has connections. Locked for a look-up with each that begins and ends.
+    networks: Mutex<Networks>,
     began: Instant,
 }
 
-/// A connection's place among [`TcpConfig::connections_max`].
-struct Place(Arc<Server>);
+/// A connection's place among [`TcpConfig::connections_max`], and its network's.
+struct Place {
+    server: Arc<Server>,
+    network: Option<Network>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        if let Some(network) = self.network {
+            self.server.networks().leave(network);
+        }
+        self.server.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -115,8 +144,10 @@ impl TcpIngress {
         stats: Arc<TcpStats>,
     ) -> io::Result<Self> {
         let _context = runtime.enter();
+        let networks = Mutex::new(Networks::new(config.connections_per_address_max));
         let server = Arc::new(Server {
             config,
+            networks,
             acceptor: TlsAcceptor::from(tls),
             entrance,
             stats,
@@ -155,7 +186,7 @@ impl Server {
         address: SocketAddr,
         mut winding: watch::Receiver<Option<Instant>>,
     ) {
-        let alt_svc = message::alt_svc(address.port());
+        let alt_svc = message::alt_svc(self.config.alt_svc, address.port());
         // Connections get copies of this one, which has not seen the change yet.
         let unseen = winding.clone();
         loop {
@@ -166,13 +197,13 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     self.stats.accepted.add(1);
-                    match self.place() {
-                        Some(place) => {
+                    match self.place(Network::of(peer.ip())) {
+                        Ok(place) => {
                             let served =
                                 connection::serve(place, stream, peer, alt_svc.clone(), unseen.clone());
                             tokio::spawn(served);
                         }
-                        None => self.stats.note_cut(Cut::Full),
+                        Err(cut) => self.stats.note_cut(cut),
                     }
                 }
                 Err(error) => {
@@ -184,11 +215,23 @@ impl Server {
         }
     }
 
-    /// Room for one more connection, if there is any.
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    /// Room for one more connection of a network, or why there is none.
+    fn place(self: &Arc<Self>, network: Network) -> Result<Place, Cut> {
         let before = self.open.fetch_add(1, Relaxed);
         // Made first, so that the count is taken back on refusal.
-        let place = Place(Arc::clone(self));
-        (before < self.config.connections_max).then_some(place)
+        let mut place = Place { server: Arc::clone(self), network: None };
+        if before >= self.config.connections_max {
+            return Err(Cut::Full);
+        }
+        if !self.networks().enter(network) {
+            return Err(Cut::Crowded);
+        }
+        place.network = Some(network);
+        Ok(place)
+    }
+
+    fn networks(&self) -> MutexGuard<'_, Networks> {
+        // What it holds is sound after every step.
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -78,6 +78,8 @@ reasons! {
     Cut {
         /// As many were open as there may be; closed before its handshake.
         Full = "full",
+        /// Its client's address had as many as it may; closed before its handshake.
+        Crowded = "crowded",
         /// The handshake was not TLS, or had nothing in common with ours.
         Handshake = "handshake",
         /// The handshake took too long.
@@ -108,6 +110,8 @@ reasons! {
         BodyTooLarge = "body_too_large",
         /// The body did not arrive in time: 408.
         BodyTimeout = "body_timeout",
+        /// An intermediary had it as early data, and its method is not safe: 425.
+        TooEarly = "too_early",
         /// The core had no room: 503.
         CoreFull = "core_full",
         /// The core was ending: 503.
@@ -127,6 +131,8 @@ pub struct TcpStats {
     pub accept_failures: Count,
     /// Handshakes that resumed an earlier session.
     pub resumed: Count,
+    /// Answers given up since too much already waited for their client to read it.
+    pub over_bound: Count,
     /// Answers with bodies in pieces that the service broke off.
     pub broken: Count,
     /// Requests whose client went away before the answer.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sluice_core::mailbox::{MailboxStats, mesh};
-use sluice_core::{CoreId, CoreStats, Reactor, ReactorConfig, spawn};
+use sluice_core::{CoreId, CoreStats, IO_VARIABLE, IoBackend, Reactor, ReactorConfig, spawn};
 use sluice_net::ingress::{self, ForwardEnd, Forwarded, IngressConfig, IngressStats, ServerIdentity};
 use sluice_net::quic::listen::CoreListeners;
 use sluice_net::tls::{EarlyData, NODE_SECRET_BYTES, SharedKeys, TlsIdentity, server_crypto};
@@ -72,6 +72,14 @@ fn echo(core: CoreId, request: &Request) -> Response {
         "peer_port": request.peer.port(),
         "early_data": request.early_data,
     }))
+}
+
+/// The suite runs once for each backend: what was asked for is what it is about.
+fn assert_backend(reactor: &Reactor) {
+    let asked = std::env::var(IO_VARIABLE).unwrap_or_default();
+    if matches!(&*asked, "uring" | "epoll") {
+        assert_eq!(reactor.io() == IoBackend::Epoll, asked == "epoll", "{} and not {asked}", reactor.io());
+    }
 }
 
 /// What a server is made of.
@@ -167,6 +175,7 @@ impl Server {
         self.threads.push(std::thread::spawn(move || {
             let reactor =
                 Reactor::new(ReactorConfig { stats: core_stats, ..ReactorConfig::new(core) }).unwrap();
+            assert_backend(&reactor);
             let serve = async move {
                 let service = Rc::new(Echo { core, shared });
                 let forward_stats = Arc::new(MailboxStats::default());

@@ -509,3 +509,38 @@ async fn an_early_answer_stops_the_body_without_an_error() {
     good_request(&scene.raw).await;
     scene.assert_harmless().await;
 }
+
+/// Eight are allowed at a time, and each that is over makes room for the next.
+#[tokio::test]
+async fn streams_of_unknown_types_without_end() {
+    let (scene, _control) = Scene::with_control().await;
+    let before = scene.server.sum("streams_unknown");
+    for n in 0..5_000 {
+        // Of a type, or over before it has one.
+        let Ok(mut stream) = guard(scene.raw.quic.open_uni()).await else { break };
+        if n % 2 == 0 {
+            let _ = stream.write_all(&varint(0x21 + 0x1f * n)).await;
+        }
+        let _ = stream.reset(0u32.into());
+    }
+    assert_eq!(scene.raw.closed().await, EXCESSIVE_LOAD);
+    assert_eq!(scene.server.sum("streams_unknown") - before, 65);
+    scene.assert_closed(EXCESSIVE_LOAD).await;
+}
+
+/// Extensions may have a stream for each request.
+#[tokio::test]
+async fn streams_of_unknown_types_with_requests_are_no_attack() {
+    let (scene, _control) = Scene::with_control().await;
+    for _ in 0..100 {
+        let (mut send, mut receive) = scene.raw.bi(&get("/")).await;
+        send.finish().unwrap();
+        assert_eq!(status(&read(&mut receive).await.unwrap()), 200);
+        let mut stream = guard(scene.raw.quic.open_uni()).await.unwrap();
+        let _ = stream.write_all(&varint(0x21)).await;
+        let _ = stream.finish();
+    }
+    until("all are thrown away", || scene.server.sum("streams_unknown") == 100).await;
+    assert_eq!(scene.server.sum("connections_failed"), 0);
+    scene.assert_harmless().await;
+}

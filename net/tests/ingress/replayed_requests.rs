@@ -216,10 +216,18 @@ async fn a_replay_that_overtakes_its_original_gets_nothing_done_either() {
 async fn what_an_intermediary_had_as_early_data_is_too_early_here_as_well() {
     let server = Server::start(Setup::default());
     let raw = raw::Raw::connect(server.address()).await;
-    for (value, expected) in [("1", 425), ("0", 200)] {
-        let (mut send, mut receive) = raw.bi(&raw::request(&[("early-data", value)])).await;
+    let early = |value| ("early-data", value);
+    // RFC 8470 section 5.1: what is not valid, or there more than once, means the same.
+    for (fields, expected) in [
+        (vec![early("1")], 425),
+        (vec![early("0")], 425),
+        (vec![early("")], 425),
+        (vec![early("1"), early("1")], 425),
+        (vec![], 200),
+    ] {
+        let (mut send, mut receive) = raw.bi(&raw::request(&fields)).await;
         send.finish().unwrap();
-        assert_eq!(raw::status(&raw::read(&mut receive).await.unwrap()), expected, "{value}");
+        assert_eq!(raw::status(&raw::read(&mut receive).await.unwrap()), expected, "{fields:?}");
     }
-    assert_eq!((server.sum("requests_too_early"), server.sum("requests_early")), (1, 0));
+    assert_eq!((server.sum("requests_too_early"), server.sum("requests_early")), (4, 0));
 }

@@ -1,9 +1,12 @@
 //! Every bound on connections holds, and what is refused is counted.
 
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::client::{Client, config};
-use crate::common::raw::Raw;
+use crate::common::client::{Client, config, endpoint};
+use crate::common::raw::{Raw, get, read, status};
 use crate::common::server::{Server, Setup};
 use crate::common::{guard, until};
 
@@ -71,4 +74,75 @@ async fn the_stream_limit_is_what_was_configured() {
     }
     let fourth = tokio::time::timeout(Duration::from_millis(100), raw.quic.open_bi()).await;
     assert!(fourth.is_err(), "a fourth stream was allowed");
+}
+
+/// Settings of a client that never falls silent.
+fn restless() -> quinn::ClientConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(50)));
+    let mut config = config();
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_ended_whatever_it_sends() {
+    let mut setup = Setup::default();
+    setup.ingress.idle_timeout = Duration::from_millis(1_500);
+    setup.ingress.unused_timeout = Some(Duration::from_millis(1_500));
+    let server = Server::start(setup);
+    let busy = Raw::connect_with(restless(), server.address()).await;
+    let (mut send, mut answer) = busy.bi(&get("/held")).await;
+    send.finish().unwrap();
+    let idle = Raw::connect_with(restless(), server.address()).await;
+    match guard(idle.quic.closed()).await {
+        quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(u64::from(close.error_code), 0x100),
+        other => panic!("{other}"),
+    }
+    // The one that began before has a request, however long that takes.
+    assert_eq!(server.sum("connections_unused"), 1);
+    server.routes.gate.add_permits(1);
+    assert_eq!(status(&read(&mut answer).await.unwrap()), 200);
+    until("it ends as well", || server.sum("connections_unused") == 2).await;
+    assert_eq!(server.sum("connections_failed"), 0);
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_connections() {
+    let mut setup = Setup::default();
+    setup.ingress.connections_per_address_max = NonZeroU32::new(2);
+    let server = Server::start(setup);
+    let first = Client::connect(server.address()).await;
+    let second = Client::connect(server.address()).await;
+    let refused = Client::connect_with(config(), server.address()).await.err().expect("refused");
+    match refused {
+        quinn::ConnectionError::ConnectionClosed(close) => assert_eq!(u64::from(close.error_code), 0x02),
+        other => panic!("{other}"),
+    }
+    assert_eq!((server.sum("connections_crowded"), server.sum("connections_refused")), (1, 0));
+    let elsewhere = quinn::Endpoint::client((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+    let other = elsewhere.connect_with(config(), server.address(), "localhost").unwrap();
+    let _other = guard(other).await.expect("another address has its own");
+    first.close().await;
+    until("its place is free", || server.sum("connections") == 2).await;
+    let third = Client::connect(server.address()).await;
+    assert_eq!((third.get("/").await.status, second.get("/").await.status), (200, 200));
+    assert_eq!(server.sum("connections_crowded"), 1);
+}
+
+/// Whose address is not proven takes no share, or a forger could use up that of another: it shows when they are.
+#[tokio::test]
+async fn handshakes_at_the_same_moment_do_not_go_beyond_the_share() {
+    let mut setup = Setup::default();
+    setup.ingress.connections_per_address_max = NonZeroU32::new(1);
+    let server = Server::start(setup);
+    let endpoint = endpoint(server.address());
+    let connect = || endpoint.connect_with(config(), server.address(), "localhost").unwrap();
+    let connecting: Vec<_> = std::iter::repeat_with(connect).take(8).collect();
+    let mut open = vec![];
+    for connecting in connecting {
+        open.extend(guard(connecting).await);
+    }
+    until("all but one are refused or closed", || server.sum("connections_crowded") == 7).await;
+    until("and gone", || server.sum("connections") == 1).await;
 }

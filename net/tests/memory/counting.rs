@@ -2,13 +2,16 @@
 //!
 //! What a core keeps for its connections is allocated and freed on its own
 //! thread, so the balance of that thread is what they cost, however much the
-//! clients in the same process use.
+//! clients in the same process use. So is the largest balance there was, however
+//! short it was there: a look now and then sees nothing of what one turn makes
+//! and gives back.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
     static BYTES: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(isize::MIN) };
 }
 
 /// Counts, and leaves the work to the system's allocator.
@@ -16,7 +19,13 @@ pub(crate) struct Counting;
 
 fn add(bytes: isize) {
     // A thread that ends frees after its locals are gone; nobody asks by then.
-    let _ = BYTES.try_with(|total| total.set(total.get() + bytes));
+    let total = BYTES.try_with(|total| {
+        total.set(total.get() + bytes);
+        total.get()
+    });
+    if let Ok(total) = total {
+        let _ = MOST.try_with(|most| most.set(most.get().max(total)));
+    }
 }
 
 /// What a core receives into (64 KiB and a bit, aligned to a line of the cache) belongs to no client: it grows to 32 MiB
@@ -59,4 +68,9 @@ unsafe impl GlobalAlloc for Counting {
 /// Bytes this thread has allocated and not freed.
 pub(crate) fn balance() -> isize {
     BYTES.with(Cell::get)
+}
+
+/// The largest [`balance`] of this thread since this was asked last, at any moment.
+pub(crate) fn take_most() -> isize {
+    MOST.with(|most| most.replace(balance()))
 }

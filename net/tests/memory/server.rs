@@ -75,6 +75,8 @@ pub(crate) struct Server {
     pub(crate) stats: Arc<IngressStats>,
     balance: Arc<AtomicIsize>,
     most: Arc<AtomicIsize>,
+    /// Asks the core to begin with `most` anew.
+    forget_most: Arc<AtomicBool>,
     may_go: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -96,10 +98,11 @@ impl Server {
         let listeners = listeners.into_cores().pop().unwrap();
         let stats = Arc::new(IngressStats::default());
         let balance = Arc::new(AtomicIsize::new(0));
-        let most = Arc::new(AtomicIsize::new(0));
+        let most = Arc::new(AtomicIsize::new(isize::MIN));
+        let forget_most = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (stats_inside, balance_inside) = (Arc::clone(&stats), Arc::clone(&balance));
-        let most_inside = Arc::clone(&most);
+        let (most_inside, forget_inside) = (Arc::clone(&most), Arc::clone(&forget_most));
         let may_go = Arc::<AtomicBool>::default();
         let reply = Reply { may_go: Arc::clone(&may_go) };
         let thread = std::thread::spawn(move || {
@@ -120,7 +123,13 @@ impl Server {
                 let watch = sluice_core::spawn(async move {
                     loop {
                         balance_inside.store(counting::balance(), Ordering::Relaxed);
-                        most_inside.fetch_max(counting::balance(), Ordering::Relaxed);
+                        let most = counting::take_most();
+                        if forget_inside.load(Ordering::Acquire) {
+                            most_inside.store(counting::balance(), Ordering::Relaxed);
+                            forget_inside.store(false, Ordering::Release);
+                        } else {
+                            most_inside.fetch_max(most, Ordering::Relaxed);
+                        }
                         sluice_core::sleep(Duration::from_millis(5)).await;
                     }
                 });
@@ -130,7 +139,8 @@ impl Server {
             };
             reactor.block_on(serve).unwrap();
         });
-        Self { address, stats, balance, most, may_go, stop: Some(stop), thread: Some(thread) }
+        let (stop, thread) = (Some(stop), Some(thread));
+        Self { address, stats, balance, most, forget_most, may_go, stop, thread }
     }
 
     /// Lets bodies go that the service holds.
@@ -150,9 +160,12 @@ impl Server {
         self.balance.load(Ordering::Relaxed)
     }
 
-    /// The largest [`balance`](Self::balance) from now on, as far as it was noted.
+    /// The largest balance from now on, be it within a turn; what was before is forgotten when this returns.
     pub(crate) fn most_from_now(&self) -> Most<'_> {
-        self.most.store(isize::MIN, Ordering::Relaxed);
+        self.forget_most.store(true, Ordering::Release);
+        while self.forget_most.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Most(self)
     }
 }
@@ -160,7 +173,7 @@ impl Server {
 pub(crate) struct Most<'a>(&'a Server);
 
 impl Most<'_> {
-    /// As far as it was noted by now.
+    /// As far as it is known by now.
     pub(crate) fn so_far(&self) -> isize {
         self.0.most.load(Ordering::Relaxed)
     }

@@ -89,7 +89,7 @@ impl Server {
             runtime.block_on(async {
                 while stopped.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
                     balance.store(counting::balance(), Ordering::Relaxed);
-                    most.fetch_max(counting::balance(), Ordering::Relaxed);
+                    most.fetch_max(counting::take_most(), Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             });

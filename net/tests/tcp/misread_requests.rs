@@ -1,8 +1,9 @@
 //! Requests of HTTP/1.1 that servers along the way could read differently, and what HTTP/1.1 alone has.
 
+use hyper::Request;
 use sluice_net::tcp::{Cut, Refused};
 
-use crate::client::{END_HEADERS, HEADERS, Raw, fields, frame, status};
+use crate::client::{Client, END_HEADERS, HEADERS, Raw, fields, frame, status};
 use crate::server::{Server, Setup};
 
 const HOST: &str = "host: localhost\r\n";
@@ -134,6 +135,29 @@ async fn chunks_and_trailers_make_one_body() {
     raw.write(format!("POST / HTTP/1.1\r\n{HOST}transfer-encoding: chunked\r\n\r\n{long}").as_bytes()).await;
     raw.write(&[b'x'; 700_000]).await;
     assert_eq!(status(&raw.answer().await.0), 413);
+    assert_eq!(server.refused(Refused::BodyTooLarge), 1);
+}
+
+/// Proxies that take early data speak these protocols to what is behind them (RFC 8470 section 5.1).
+#[tokio::test]
+async fn what_an_intermediary_had_as_early_data_changes_nothing() {
+    let server = Server::start(Setup::default());
+    for mut client in Client::both(server.address).await {
+        for (method, fields, body, expected) in [
+            ("POST", &["1"][..], "body", 425),
+            ("POST", &["1"], "", 425),
+            ("DELETE", &["0"], "", 425),
+            ("POST", &["1", "1"], "body", 425),
+            ("POST", &[], "body", 200),
+            ("GET", &["1"], "", 200),
+        ] {
+            let request = Request::builder().method(method).uri("/");
+            let request = fields.iter().fold(request, |request, value| request.header("early-data", *value));
+            let answer = client.send(request, body).await.unwrap();
+            assert_eq!(answer.status, expected, "{method} {fields:?}");
+        }
+    }
+    assert_eq!(server.refused(Refused::TooEarly), 8);
 }
 
 #[tokio::test]

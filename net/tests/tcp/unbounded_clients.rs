@@ -1,5 +1,6 @@
 //! Every bound on what a client may take holds, and what is refused is counted.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hyper::http::Request;
@@ -11,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::client::{
     CANCEL, CONTINUATION, Client, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, code, fields, frame, get, tls,
 };
-use crate::server::{Server, Setup, guard, until};
+use crate::server::{BIG_BYTES, Server, Setup, guard, until};
 
 const SOON: Duration = Duration::from_millis(50);
 
@@ -33,6 +34,25 @@ async fn connections_past_the_bound_are_closed_until_one_ends() {
     server.until_cut(Cut::Handshake).await;
     let mut third = Client::http2(server.address).await;
     assert_eq!(third.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_connections() {
+    let server = with(TcpConfig { connections_per_address_max: NonZeroU32::new(2), ..TcpConfig::default() });
+    let mut first = Client::http1(server.address).await;
+    let second = guard(TcpStream::connect(server.address)).await.unwrap();
+    until("both are accepted", || server.stats.accepted.get() == 2).await;
+    assert!(tls(server.address, &[b"h2"]).await.is_err());
+    assert_eq!((server.stats.cut(Cut::Crowded), server.stats.cut(Cut::Full)), (1, 0));
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let _other = guard(elsewhere.connect(server.address)).await.unwrap();
+    until("the other is accepted", || server.stats.accepted.get() == 4).await;
+    drop(second);
+    server.until_cut(Cut::Handshake).await;
+    let mut third = Client::http2(server.address).await;
+    assert_eq!((first.get("/").await.status, third.get("/").await.status), (200, 200));
+    assert_eq!(server.stats.cut(Cut::Crowded), 1, "another address has its own");
 }
 
 /// A socket that gives no connection, as where the process has no more files, is tried again, and others are served.
@@ -128,6 +148,42 @@ async fn answers_nobody_reads_end_with_their_connection() {
     new.write(&get(1, "/big")).await;
     until("both are cut", || server.stats.cut(Cut::Idle) == 2).await;
     assert_eq!(server.connections(), 0);
+}
+
+/// A client that takes something of a whole answer all the time is not idle, however long that takes.
+#[tokio::test]
+async fn an_answer_that_is_read_slowly_is_read_to_its_end() {
+    let idle_timeout = Duration::from_millis(1_500);
+    let server = with(TcpConfig { idle_timeout, ..TcpConfig::default() });
+    let mut old = Raw::http1(server.address).await;
+    old.write(b"GET /big HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    // Over four times as long as it may be idle.
+    let mut piece = vec![0; BIG_BYTES / 64];
+    for step in 0..64 {
+        assert!(guard(old.0.read_exact(&mut piece)).await.is_ok(), "cut off in step {step}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!old.read_to_end().await.is_empty(), "its head came besides");
+    assert_eq!(server.stats.cut(Cut::Idle), 0);
+}
+
+/// As over HTTP/3: as many bytes of whole answers wait for a client, and further answers break off.
+#[tokio::test]
+async fn answers_that_wait_are_bounded_in_bytes() {
+    let server = with(TcpConfig::default());
+    let mut raw = Raw::http2(server.address).await;
+    // Longer than the bound by itself, and the first may wait all the same.
+    raw.write(&get(1, "/big")).await;
+    raw.frame_of(HEADERS).await;
+    for stream in [3, 5, 7] {
+        raw.write(&get(stream, "/big")).await;
+        raw.frame_of(RST_STREAM).await;
+    }
+    assert_eq!(server.stats.over_bound.get(), 3);
+    // What is small has room.
+    raw.write(&get(9, "/")).await;
+    raw.frame_of(HEADERS).await;
+    assert_eq!(server.stats.over_bound.get(), 3);
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ impl Collector for Tcp {
         total(&mut encoder, "tcp_resumed", "TLS sessions resumed over TCP", stats.resumed.get())?;
         let help = "Requests over TCP whose client went away before the answer";
         total(&mut encoder, "tcp_abandoned", help, stats.abandoned.get())?;
+        let help = "Answers over TCP given up since too much already waited for their client";
+        total(&mut encoder, "tcp_over_bound", help, stats.over_bound.get())?;
         let help = "Answers over TCP with bodies in pieces that the service broke off";
         total(&mut encoder, "tcp_broken", help, stats.broken.get())?;
         let cut = Cut::ALL.iter().map(|reason| (reason.name(), stats.cut(*reason)));

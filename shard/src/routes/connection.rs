@@ -128,6 +128,14 @@ pub(crate) enum Visit<'a> {
     Peek,
 }
 
+impl Visit<'_> {
+    /// Whether it may come twice although its method is safe. Google's answer uses up what was asked, and stores what
+    /// the account is used with.
+    pub(crate) const fn is_repeatable(self) -> bool {
+        !matches!(self, Self::Back)
+    }
+}
+
 /// A visit of which it is known whose it is, or what is wrong with it.
 pub(crate) enum Checked {
     Of(UserId, Step),

@@ -332,6 +332,14 @@ pub(crate) enum Action<'a> {
 }
 
 impl Action<'_> {
+    /// Whether it may come twice if its method is safe, as it may where it came as early data (RFC 8470).
+    pub(crate) const fn is_repeatable(self) -> bool {
+        match self {
+            Self::Consent(visit) => visit.is_repeatable(),
+            _ => true,
+        }
+    }
+
     /// Who may do it. Beside each route, so that none comes to be without a rule; the description of the API shows it.
     pub(crate) const fn access(self) -> Access {
         match self {

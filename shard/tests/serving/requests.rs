@@ -143,6 +143,13 @@ fn a_command_in_early_data_is_too_early() {
         let answer = Answer::default();
         gateway.call(RequestHead::build("GET", "/livez", "localhost"), "", true, &answer);
         assert_eq!(answer.await.status, 200);
+        // A safe method, by which Google's answer is used up all the same.
+        for (method, is_early, status) in [("GET", true, 425), ("GET", false, 400), ("HEAD", true, 400)] {
+            let answer = Answer::default();
+            let head = RequestHead::build(method, "/oauth/google/callback?state=x&code=y", "localhost");
+            gateway.call(head, "", is_early, &answer);
+            assert_eq!(answer.await.status, status, "{method}, {is_early}");
+        }
     });
 }
 
