@@ -355,12 +355,68 @@ fn every_limit_names_a_test_and_a_counter_that_exist() {
             };
             assert!(is_label, "{LIMITS}: {what:?}: {name} is neither a metric nor a value of a label");
         }
-        // What a client does to a core's ingress is counted there, and its test looks.
-        let is_looked_at = |name: &str| tests.iter().any(|source| source.contains(name));
-        let own: Vec<&str> = counted.iter().filter_map(|name| name.strip_prefix("ingress_")).collect();
-        assert!(
-            own.is_empty() || own.iter().any(|name| is_looked_at(name)),
-            "{LIMITS}: {what:?}: no test looks at {own:?}"
-        );
+        // What a client does to the data plane is counted there, and a test of the row looks at each count. Those of a label
+        // count by themselves: the metric is looked at by its values.
+        let values: Vec<&str> = quoted(counters).filter(|name| !metrics.contains(*name)).collect();
+        let by_value = |name: &str| matches!(name, "tcp_cut" | "tcp_refused" | "entrance_refused");
+        for name in counted.iter().filter(|name| is_of_data_plane(name) && !by_value(name)) {
+            assert!(
+                tests.iter().any(|source| looks_at(source, name)),
+                "{LIMITS}: {what:?}: no test looks at {name}"
+            );
+        }
+        if counted.iter().any(|name| by_value(name)) {
+            for value in values {
+                assert!(
+                    tests.iter().any(|source| looks_at(source, value)),
+                    "{LIMITS}: {what:?}: no test looks at {value}"
+                );
+            }
+        }
     }
+}
+
+fn is_of_data_plane(counter: &str) -> bool {
+    ["ingress_", "core_", "tcp_", "entrance_"].iter().any(|family| counter.starts_with(family))
+}
+
+/// Whether a source reads a counter: by its name, which is then all of a text, as a field, or as a variant of a reason.
+/// That a word of it occurs says nothing.
+fn looks_at(source: &str, counter: &str) -> bool {
+    let families = ["ingress_", "core_", "tcp_", "entrance_"];
+    let bare = families.iter().find_map(|family| counter.strip_prefix(family)).unwrap_or(counter);
+    let by_name = [bare, counter].iter().any(|name| {
+        ["", "_total"].iter().any(|end| {
+            source.contains(&format!("\"{name}{end}\""))
+                || source.contains(&format!("\"sluice_{name}{end}\""))
+        })
+    });
+    let variant: String = bare
+        .split('_')
+        .filter_map(|word| word.split_at_checked(1))
+        .map(|(first, rest)| first.to_uppercase() + rest)
+        .collect();
+    by_name || reads_word(source, &format!(".{bare}")) || reads_word(source, &format!("::{variant}"))
+}
+
+/// Whether it occurs and no letter, digit or underscore follows.
+fn reads_word(source: &str, word: &str) -> bool {
+    source.match_indices(word).any(|(at, _)| {
+        !source[at + word.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+    })
+}
+
+#[test]
+fn to_look_at_a_counter_is_to_read_it() {
+    let reads = [
+        r#"server.sum("connections_refused")"#,
+        "stats.connections_refused.get()",
+        r#"page.sum("sluice_ingress_connections_refused_total", &[])"#,
+        "server.refused(Refused::ConnectionsRefused)",
+    ];
+    assert!(reads.iter().all(|source| looks_at(source, "ingress_connections_refused")));
+    let others =
+        ["// connections_refused", "stats.connections_refused_late", r#""no connections_refused yet""#];
+    assert!(!others.iter().any(|source| looks_at(source, "ingress_connections_refused")));
+    assert!(!looks_at(reads[1], "ingress_connections"));
 }

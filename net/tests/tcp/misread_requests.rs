@@ -135,6 +135,7 @@ async fn chunks_and_trailers_make_one_body() {
     raw.write(format!("POST / HTTP/1.1\r\n{HOST}transfer-encoding: chunked\r\n\r\n{long}").as_bytes()).await;
     raw.write(&[b'x'; 700_000]).await;
     assert_eq!(status(&raw.answer().await.0), 413);
+    assert_eq!(server.refused(Refused::BodyTooLarge), 1);
 }
 
 /// Proxies that take early data speak these protocols to what is behind them (RFC 8470 section 5.1).
