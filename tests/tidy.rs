@@ -396,11 +396,11 @@ fn looks_at(source: &str, counter: &str) -> bool {
         .filter_map(|word| word.split_at_checked(1))
         .map(|(first, rest)| first.to_uppercase() + rest)
         .collect();
-    by_name || is_named(source, &format!(".{bare}")) || is_named(source, &format!("::{variant}"))
+    by_name || reads_word(source, &format!(".{bare}")) || reads_word(source, &format!("::{variant}"))
 }
 
 /// Whether it occurs and no letter, digit or underscore follows.
-fn is_named(source: &str, word: &str) -> bool {
+fn reads_word(source: &str, word: &str) -> bool {
     source.match_indices(word).any(|(at, _)| {
         !source[at + word.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
     })

@@ -369,7 +369,7 @@ fn bodies_in_pieces_that_the_service_does_not_read() {
 /// QPACK have that for as long as it lives, but our own tables shrink.
 #[test]
 fn a_connection_that_had_many_requests_at_once_idles_within_its_bound() {
-    const BYTES_MAX: isize = 90_000;
+    const BYTES_MAX: isize = 120_000;
     let server = Server::start(IngressConfig {
         // Looked at every five seconds, and there for good.
         idle_timeout: Duration::from_secs(40),
@@ -394,9 +394,13 @@ fn a_connection_that_had_many_requests_at_once_idles_within_its_bound() {
             send.finish().unwrap();
             assert!(!within(receive.read_to_end(1_000)).await.unwrap().is_empty());
         }
-        println!("{} bytes right after {STREAMS} requests at once", server.balance() - before);
-        until("it has let go", || server.balance_noted() - before <= BYTES_MAX).await;
-        println!("{} bytes when it idles", server.balance() - before);
+        let used = server.balance() - before;
+        println!("{used} bytes right after {STREAMS} requests at once");
+        // The table of requests that are not whole alone has more than that.
+        until("it has let go", || server.balance_noted() - before <= used - 20_000).await;
+        let idle = server.balance() - before;
+        println!("{idle} bytes when it idles");
+        assert!(idle <= BYTES_MAX, "{idle} bytes");
         assert_eq!(server.stats.connections.get(), 2, "it is still there");
         client.ask().await;
         bystander.ask().await;
