@@ -442,7 +442,8 @@ async fn a_limit_that_one_core_is_told_of_keeps_all_cores_back() {
         let answer = ask(&caller, user, &search).await;
         answer.problem(503, "upstream-limited");
         let wait: u64 = answer.field("retry-after").expect("a time").parse().expect("seconds");
-        assert!((500..=600).contains(&wait), "{wait}");
+        // Ten minutes were asked for: half of that is believed, and then one is sent to see.
+        assert!((200..=300).contains(&wait), "{wait}");
     }
     // The one that was refused is not among those that were answered, and the other was not sent.
     let state = scene.sim.state().await;

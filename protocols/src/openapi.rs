@@ -135,7 +135,13 @@ fn own_paths() -> Map<String, Value> {
     let told =
         [(200, "Events until the task has ended", None), (204, "The task has ended and all was told", None)];
     let mut events = responses(&told, &[401, 403, 404, 431, 503]);
-    events["200"]["content"] = json!({"text/event-stream": {"schema": {"type": "string"}}});
+    // Readers of descriptions differ in what they hold against this: the whole text, or each event taken apart.
+    let event = json!({"schema": {
+        "type": ["string", "object"],
+        "description": "Events as https://html.spec.whatwg.org/#server-sent-events has them; taken apart, each is an object",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    }});
+    events["200"]["content"] = json!({"text/event-stream": event.clone()});
     let mut carried_out = responses(
         &[
             (200, "The finished task, or events until it has ended", Some("Task")),
@@ -143,7 +149,7 @@ fn own_paths() -> Map<String, Value> {
         ],
         &[400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 431, 500, 502, 503, 504],
     );
-    carried_out["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
+    carried_out["200"]["content"]["text/event-stream"] = event;
     let paths = json!({
         "/api/v1/command": {"post": {
             "operationId": "command",
@@ -621,8 +627,8 @@ fn schemas() -> Value {
             "additionalProperties": false,
             "properties": {
                 "command": {"type": "string", "minLength": 1, "maxLength": COMMAND_CHARS_MAX, "pattern": "\\S"},
-                "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
-                "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
+                "mode": {"type": ["string", "null"], "enum": ["sync", "async", "stream", "preview", null], "default": "sync"},
+                "priority": {"type": ["string", "null"], "enum": ["high", "normal", "batch", null]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "account": {"anyOf": [{"$ref": "#/components/schemas/ConnectionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},
@@ -718,8 +724,8 @@ fn schemas() -> Value {
             "properties": {
                 "input": {"type": ["object", "null"]},
                 "version": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
-                "mode": {"type": "string", "enum": ["sync", "async", "stream", "preview"], "default": "sync"},
-                "priority": {"type": "string", "enum": ["high", "normal", "batch"]},
+                "mode": {"type": ["string", "null"], "enum": ["sync", "async", "stream", "preview", null], "default": "sync"},
+                "priority": {"type": ["string", "null"], "enum": ["high", "normal", "batch", null]},
                 "session": {"anyOf": [{"$ref": "#/components/schemas/SessionId"}, {"type": "null"}]},
                 "account": {"anyOf": [{"$ref": "#/components/schemas/ConnectionId"}, {"type": "null"}]},
                 "time_zone": {"type": ["string", "null"], "maxLength": TIME_ZONE_CHARS_MAX, "examples": ["Europe/Berlin"]},

@@ -512,7 +512,7 @@ const PINNED: [(&str, u8, u64); 24] = [
     ("connection", 3, 0xc034_15ce_8e0a_3e4b),
     ("data key", 1, 0xc790_48d9_1363_8dce),
     ("session", 2, 0xa57f_1f4c_5602_fe44),
-    ("task", 7, 0xac69_b847_8568_846f),
+    ("task", 7, 0x2241_b94f_331a_57e5),
     ("history", 2, 0x21bb_504d_b991_b7b4),
     ("idempotency", 1, 0x52ed_5707_42d6_7000),
     ("workflow", 1, 0x5992_67ef_9f34_f8b7),
