@@ -285,8 +285,13 @@ async fn routes(asker: &Asker) -> Vec<Route> {
 
 #[tokio::test]
 async fn no_sequence_of_requests_shows_one_user_what_another_has() {
-    let settings =
-        ["quota.gmail_user_units_per_minute=1000000", "quota.calendar_user_units_per_minute=10000"];
+    let settings = [
+        // As it comes: a pattern that one of them taught is used for the other.
+        "intent.local=true",
+        "intent.pattern_ttl_s=86400",
+        "quota.gmail_user_units_per_minute=1000000",
+        "quota.calendar_user_units_per_minute=10000",
+    ];
     let scene = Scene::start(2, &settings);
     let mut lot = Lot::new();
     let mut ada = Party::of(&scene, "ada", MARKS[0]).await;

@@ -34,7 +34,10 @@ const ACTS_MAX: u64 = 8;
 /// A kill comes at most so long after the first request.
 const LIFE_US_MAX: u64 = 120_000;
 
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 7] = [
+    // As it comes: what rules understand needs no model, and what the model planned is remembered.
+    "intent.local=true",
+    "intent.pattern_ttl_s=86400",
     "server.cores=2",
     "server.shards=16",
     "log.level=error",

@@ -1,16 +1,31 @@
 //! QPACK field sections: what is decoded is within the limits and survives being encoded again, and any texts
-//! that the encoder takes come back as they went in, through Huffman code or not.
+//! that the encoder takes come back as they went in, through Huffman code or not; an encoder that keeps constant lines
+//! gives what one without a memory gives.
 //!
 //! Input: one byte that chooses, and a field section, or names and values between zero bytes.
 
+use std::borrow::Cow;
+
 use sluice_protocols::http::{Fields, Limits};
 use sluice_protocols::qpack::{
-    EncodeError, decode_request, decode_response, decode_trailers, encode_request, encode_response,
-    encode_trailers,
+    EncodeError, ResponseEncoder, decode_request, decode_response, decode_trailers, encode_request,
+    encode_response, encode_trailers,
 };
 
 /// Small, so that inputs of a few hundred bytes reach each of them.
 const SMALL: Limits = Limits { encoded_bytes_max: 400, decoded_bytes_max: 600, fields_max: 8 };
+
+/// Lines of a program's own, some of which may not be sent.
+const CONSTANTS: [(&str, &str); 8] = [
+    ("content-type", "application/json"),
+    ("content-type", "application/problem+json"),
+    ("cache-control", "no-store"),
+    ("x-long", "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789"),
+    ("x-empty", ""),
+    ("X-Upper", "a"),
+    ("x-line", "a\nb"),
+    ("connection", "close"),
+];
 
 /// Decodes or encodes, and goes back.
 pub fn check(data: &[u8]) {
@@ -78,6 +93,7 @@ fn check_texts(choice: u8, rest: &[u8]) {
         fields.push((name, value));
     }
     let status = 200 + u16::from(choice >> 3);
+    check_memory(status, &fields);
     let mut section = b"before".to_vec();
     match encode_response(&mut section, status, fields.iter().copied()) {
         Err(error) => {
@@ -98,5 +114,31 @@ fn check_texts(choice: u8, rest: &[u8]) {
                 assert_eq!(back.headers().collect::<Vec<_>>(), trimmed);
             }
         }
+    }
+}
+
+/// The same answer several times by an encoder with a memory: a name that is missing stands for a constant line.
+fn check_memory(status: u16, texts: &[(&str, &str)]) {
+    let fields: Vec<(Cow<'static, str>, Cow<'static, str>)> = texts
+        .iter()
+        .map(|(name, value)| match (*name, value.as_bytes()) {
+            ("", [number, ..]) => {
+                let (name, value) = CONSTANTS[usize::from(*number) % CONSTANTS.len()];
+                (name.into(), value.into())
+            }
+            _ => ((*name).to_owned().into(), (*value).to_owned().into()),
+        })
+        .collect();
+    let length = texts.first().map(|(_, value)| value.len());
+    let length_text = length.map(|length| length.to_string());
+    let pairs = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+    let pairs = pairs.chain(length_text.as_deref().map(|text| ("content-length", text)));
+    let mut plain = b"before".to_vec();
+    let outcome = encode_response(&mut plain, status, pairs);
+    let mut encoder = ResponseEncoder::default();
+    for _ in 0..3 {
+        let mut out = b"before".to_vec();
+        assert_eq!(encoder.encode(&mut out, status, &fields, length), outcome);
+        assert_eq!(out, plain, "a memory changes what is sent");
     }
 }

@@ -13,7 +13,10 @@
 //!   wins), and has the same effect wherever it is applied;
 //! - changes touch keys of [`crate::key`] only, never those of the log itself: `applied` and the audit log's, to which a
 //!   batch adds a body that gets its place there when it is applied ([`crate::audit`]);
-//! - joining two batches of a shard is the first one's changes, then the second one's.
+//! - joining two batches of a shard is the first one's changes, then the second one's; what the first one sets anew and the
+//!   second one removes for good is in neither.
+
+use std::ops::Range;
 
 use sluice_protocols::ids::ShardId;
 
@@ -48,6 +51,10 @@ pub struct Batch {
     shard: ShardId,
     count: u32,
     bytes: Vec<u8>,
+    /// Keys that were not there before this batch, see [`Self::put_new`].
+    fresh: Vec<Key>,
+    /// Keys that do not come again after this batch, see [`Self::delete_new`].
+    gone: Vec<Key>,
 }
 
 /// One change, borrowed from an encoded batch.
@@ -92,7 +99,7 @@ impl Batch {
         bytes.push(BATCH_VERSION);
         bytes.extend_from_slice(&shard.index().to_be_bytes());
         bytes.extend_from_slice(&0u32.to_be_bytes());
-        Self { shard, count: 0, bytes }
+        Self { shard, count: 0, bytes, fresh: Vec::new(), gone: Vec::new() }
     }
 
     /// Sets `key` to `value`.
@@ -130,6 +137,25 @@ impl Batch {
         self
     }
 
+    /// Sets `key`, which has no value in the shard and never had one. When [`Self::delete_new`] removes it in a batch that is
+    /// joined to this one, neither change is written: what begins and ends between two writes need not be told of to the disk.
+    ///
+    /// # Panics
+    /// As [`Self::put`].
+    pub fn put_new(&mut self, key: &Key, value: &[u8]) -> &mut Self {
+        self.fresh.push(key.clone());
+        self.put(key, value)
+    }
+
+    /// Removes `key`, which [`Self::put_new`] set, whenever that was.
+    ///
+    /// # Panics
+    /// As [`Self::delete`].
+    pub fn delete_new(&mut self, key: &Key) -> &mut Self {
+        self.gone.push(key.clone());
+        self.delete(key)
+    }
+
     /// Adds an entry to the shard's audit log, in the same write as the other changes.
     pub fn audit(&mut self, event: &AuditEvent) -> &mut Self {
         let body = event.to_body();
@@ -157,15 +183,51 @@ impl Batch {
     ///
     /// # Errors
     /// Gives `later` back when it is for another shard or when both would exceed [`BATCH_BYTES_MAX`].
-    pub fn join(&mut self, later: Self) -> Result<(), Self> {
+    pub fn join(&mut self, mut later: Self) -> Result<(), Self> {
         let bytes = self.bytes.len() + later.bytes.len() - HEADER_BYTES;
         if later.shard != self.shard || bytes > BATCH_BYTES_MAX {
             return Err(later);
         }
+        for key in std::mem::take(&mut later.gone) {
+            self.leave_out(&mut later, &key);
+        }
+        self.fresh.append(&mut later.fresh);
         self.count =
             self.count.checked_add(later.count).expect("BATCH_BYTES_MAX keeps the count far below 2^32");
         self.bytes.extend_from_slice(&later.bytes[HEADER_BYTES..]);
         Ok(())
+    }
+
+    /// Takes a key out of both batches that this one sets anew and the other removes, when they say nothing else of it.
+    fn leave_out(&mut self, later: &mut Self, key: &Key) {
+        let Some(place) = self.fresh.iter().position(|fresh| fresh == key) else { return };
+        if let (Some(put), Some(delete)) = (self.only_change_of(key), later.only_change_of(key)) {
+            self.fresh.swap_remove(place);
+            self.remove(put);
+            later.remove(delete);
+        }
+    }
+
+    /// Where a key's change stands; `None` when there is none, or more than one.
+    fn only_change_of(&self, key: &Key) -> Option<Range<usize>> {
+        let mut reader = Reader { bytes: &self.bytes, at: HEADER_BYTES };
+        let mut found = None;
+        while reader.at < self.bytes.len() {
+            let start = reader.at;
+            let is_its = match reader.change().expect("changes that were added here can be read") {
+                Change::Put { key: of, .. } | Change::Delete { key: of } => of == key.as_bytes(),
+                Change::Audit { .. } => false,
+            };
+            if is_its && found.replace(start..reader.at).is_some() {
+                return None;
+            }
+        }
+        found
+    }
+
+    fn remove(&mut self, change: Range<usize>) {
+        self.bytes.drain(change);
+        self.count -= 1;
     }
 
     /// The shard all changes are for.
@@ -345,6 +407,36 @@ mod tests {
         expected.extend([0x02, 0, 17, 0x01]);
         expected.extend([0xaa; 16]);
         assert_eq!(batch.into_bytes(), expected);
+    }
+
+    #[test]
+    fn what_begins_and_ends_in_joined_batches_is_not_written() {
+        let mut batch = Batch::new(shard(3));
+        batch.put_new(&key(1), b"begun").put(&key(2), b"stays");
+        let before = batch.len();
+        let mut end = Batch::new(shard(3));
+        end.delete_new(&key(1)).put(&key(3), b"ended");
+        batch.join(end).unwrap();
+        assert_eq!((before, batch.len()), (2, 2));
+        let changes = read(&batch.into_bytes(), shard(3)).unwrap();
+        let of = |byte, value: &[u8]| (key(byte).as_bytes().to_vec(), Some(value.to_vec()));
+        assert_eq!(changes, [of(2, b"stays"), of(3, b"ended")]);
+    }
+
+    #[test]
+    fn the_end_of_what_is_on_disk_is_written() {
+        let ended = |begun: &Batch| {
+            let (mut batch, mut end) = (begun.clone(), Batch::new(shard(3)));
+            end.delete_new(&key(1));
+            batch.join(end).unwrap();
+            read(&batch.into_bytes(), shard(3)).unwrap().last().cloned()
+        };
+        let delete = Some((key(1).as_bytes().to_vec(), None));
+        let mut batch = Batch::new(shard(3));
+        assert_eq!(ended(batch.put_new(&key(1), b"x")), None);
+        assert_eq!(ended(batch.put(&key(1), b"changed since")), delete);
+        assert_eq!(ended(Batch::new(shard(3)).put(&key(1), b"without a word of its being new")), delete);
+        assert_eq!(ended(Batch::new(shard(3)).put_new(&key(2), b"begun in an earlier write")), delete);
     }
 
     #[test]

@@ -363,20 +363,25 @@ impl Turn {
 
     /// Adds a batch; says whether it is the turn's first.
     fn add(&mut self, batch: Batch, waiter: Rc<Waiter>) -> bool {
-        self.bytes += batch.size();
         let shard = usize::from(batch.shard().index());
         let place = self.places[shard].checked_sub(1);
         let batch = match place.map(|place| &mut self.joined[place as usize]) {
             None => batch,
-            Some(joined) => match joined.batch.join(batch) {
-                Ok(()) => {
-                    joined.waiters.push(waiter);
-                    return false;
+            Some(joined) => {
+                let before = joined.batch.size();
+                match joined.batch.join(batch) {
+                    Ok(()) => {
+                        // It may have become smaller, see `Batch::put_new`.
+                        self.bytes = self.bytes - before + joined.batch.size();
+                        joined.waiters.push(waiter);
+                        return false;
+                    }
+                    // Too large together: it goes behind, as a batch of its own.
+                    Err(batch) => batch,
                 }
-                // Too large together: it goes behind, as a batch of its own.
-                Err(batch) => batch,
-            },
+            }
         };
+        self.bytes += batch.size();
         self.joined.push(Joined { batch, waiters: SmallVec::from_iter([waiter]) });
         self.places[shard] =
             u32::try_from(self.joined.len()).expect("bytes_max keeps a turn far below 2^32 batches");

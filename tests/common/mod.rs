@@ -161,7 +161,7 @@ impl Settings {
             .args(["--set", "admin.listen=127.0.0.1:0", "--set", "server.pin=false"])
             // Where the host has all of it, every test of a gateway is one of what the sandbox must let through.
             .args(["--set", if is_confined() { "server.sandbox=require" } else { "server.sandbox=auto" }])
-            // Most tests are about what the model plans; `intents.rs` is about the rest.
+            // Most tests are about what the model plans; `intents.rs`, `kills.rs` and `isolation.rs` are about the rest.
             .args(["--set", "intent.local=false", "--set", "intent.pattern_ttl_s=0"]);
         for option in NO_LIMITS {
             command.args(["--set", option]);

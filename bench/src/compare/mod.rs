@@ -272,14 +272,17 @@ impl Server {
 
 /// The servers, ours first, and what to tell of them.
 fn servers(args: &CompareArgs) -> anyhow::Result<(Vec<Server>, Vec<String>)> {
-    let is_epoll = args.io == IoChoice::Epoll;
-    let mut servers =
-        vec![Server::Sluice(if is_epoll { "sluice-epoll" } else { "sluice" }), Server::Stack("quinn-h3")];
+    let own = match args.io {
+        IoChoice::Auto => "sluice",
+        IoChoice::Uring => "sluice-uring",
+        IoChoice::Epoll => "sluice-epoll",
+    };
+    let mut servers = vec![Server::Sluice(own), Server::Stack("quinn-h3")];
     let mut told = vec![
         format!("sluice: this build, I/O {}", args.io),
         "quinn-h3: quinn + h3 on tokio, current_thread; rustls and aws-lc-rs as they come".into(),
     ];
-    if !is_epoll {
+    if args.io != IoChoice::Epoll {
         servers.push(Server::Sluice("sluice-epoll"));
         told.push("sluice-epoll: this build, I/O epoll".into());
     }

@@ -30,6 +30,8 @@ static REPLY: [u8; REPLY_BYTES] = [b'x'; REPLY_BYTES];
 pub enum Stack {
     /// Sluice's ingress on its reactor, with io_uring where it is allowed.
     Sluice,
+    /// The same with io_uring, or not at all.
+    SluiceUring,
     /// The same with epoll.
     SluiceEpoll,
     /// The `quinn` and `h3` crates on a tokio current_thread runtime.
@@ -62,6 +64,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let identity = identity?;
     let io = match args.stack {
         Stack::Sluice => IoChoice::Auto,
+        Stack::SluiceUring => IoChoice::Uring,
         Stack::SluiceEpoll => IoChoice::Epoll,
         Stack::QuinnH3 => {
             return serve_quinn(args.cpu, stock_tls(identity, args.early_data)?, args.early_data);

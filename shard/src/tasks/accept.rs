@@ -108,7 +108,7 @@ fn pending_batch(shard: ShardId, records: &[TaskRecord], keyed: Option<Keyed>) -
     let mut batch = Batch::new(shard);
     for record in records {
         let value = encode(record).map_err(|_| NotAccepted::TooLarge)?;
-        batch.put(&Key::task_pending(&record.user, &record.id), value.as_bytes());
+        batch.put_new(&Key::task_pending(&record.user, &record.id), value.as_bytes());
     }
     if let Some((key, record)) = keyed {
         let value = encode(&record).map_err(|_| NotAccepted::TooLarge)?;

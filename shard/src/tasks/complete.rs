@@ -308,7 +308,8 @@ impl Tasks {
     fn end_batch(&self, shard: ShardId, lane: LaneId, end: &mut End) -> (Batch, Option<Session>) {
         let task = encode_shrinking(end);
         let mut batch = Batch::with_capacity(shard, task.as_bytes().len() + END_BYTES_USUAL);
-        batch.delete(&Key::task_pending(&lane.user, &end.task.id));
+        // Where it ends in the turn in which it came, that it was pending is not written.
+        batch.delete_new(&Key::task_pending(&lane.user, &end.task.id));
         batch.put(&Key::task_finished(&lane.user, &end.task.id), task.as_bytes());
         if end.is_dead {
             batch.put(&Key::dead_letter(&lane.user, &end.task.id), task.as_bytes());

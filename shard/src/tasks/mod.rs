@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! accept:  reserve a place -> commit the pending record -> into the queue -> promise (202)
-//!          its caller waits: the same, but begun while the commit is on its way; the end is what is promised
+//!          its caller waits: the same, but begun while the commit is on its way; the end is what is promised.
+//!          One that ends in the turn in which it came leaves its end alone: that it was pending is not written
 //! run:     queue -> runner (journals as it goes) -> ONE batch: pending away, finished, session, history, webhooks -> tell
 //!                                                -> failed, may pass: pending record anew, not before -> queue
 //!                                                -> attempts used up: the one batch, with a dead letter in it

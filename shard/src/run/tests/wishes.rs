@@ -61,34 +61,44 @@ fn when_it_cannot_be_read_what_to_confirm_nothing_is_changed_unasked() {
     }
 }
 
-/// Two users of one core are refused the same words, the first with this language; gives what the model was asked.
-fn refused_twice(language: Option<&str>) -> Vec<Value> {
+/// Refuses the same words to users of one core, the first of whom has this language and says them in a second session as
+/// well; gives what the model was asked and what they were answered: the other, and the first anew.
+fn refused_to_others(language: Option<&str>) -> (Vec<Value>, Vec<String>) {
     let rig = Rig::new();
     rig.prefer(&[], language);
-    rig.fake.world().plans = vec![json!({"decision": "decline", "reason": "No.", "steps": []})];
+    let refusal = json!({"decision": "decline", "reason": "Das kann ich nicht.", "steps": []});
+    rig.fake.world().plans = vec![refusal.clone(), refusal];
     let other = UserId::from_bytes([6; 16]);
     let task =
         |number, user| TaskRecord { command: "play some music".to_owned(), user, ..rig.accept(number) };
-    let tasks = [task(1, rig.user), task(2, other)];
+    let tasks = [task(1, rig.user), task(2, other), task(3, rig.user)];
     let count = rig.store.shard_count();
-    rig.on_core(async move |env| {
+    let answers = rig.on_core(async move |env| {
+        let mut answers = Vec::new();
         for task in tasks {
             let shard = ShardId::of(&task.user, count);
             let end = run(&env, shard, task, &Recent::default(), &Cancel::default()).await;
             let RunEnd::Final(task, _) = end else { panic!("{end:?}") };
             assert_eq!(codes::task_state(task.state), TaskState::Declined);
+            answers.push(task.answer.expect("a refusal has words"));
         }
+        answers
     });
-    std::mem::take(&mut rig.fake.world().plan_requests)
+    (std::mem::take(&mut rig.fake.world().plan_requests), answers)
 }
 
 #[test]
-fn the_model_is_told_the_language_and_what_it_says_in_it_is_learned_for_nobody_else() {
-    let asked = refused_twice(Some("de"));
-    assert_eq!(asked.len(), 2);
-    let context = asked[0]["input"][0]["content"].as_str().expect("a context");
-    assert!(context.contains("\"language\":\"de\""), "{context}");
-    let context = asked[1]["input"][0]["content"].as_str().expect("a context");
-    assert!(!context.contains("language"), "{context}");
-    assert_eq!(refused_twice(None).len(), 1, "without a language it is learned");
+fn the_model_is_told_the_language_and_what_it_says_in_it_is_told_to_nobody_else() {
+    let (asked, answers) = refused_to_others(Some("de"));
+    assert_eq!(asked.len(), 2, "the other is refused by what was learned, the first asks anew");
+    for request in asked {
+        let context = request["input"][0]["content"].as_str().expect("a context");
+        assert!(context.contains("\"language\":\"de\""), "{context}");
+    }
+    let is_quoted = |answer: &String| answer.contains("Das kann ich nicht.");
+    assert_eq!(answers.iter().map(is_quoted).collect::<Vec<_>>(), [true, false, true], "{answers:?}");
+    let (asked, answers) = refused_to_others(None);
+    assert_eq!(asked.len(), 1, "without a language what was learned is enough");
+    assert!(!asked[0]["input"][0]["content"].as_str().expect("a context").contains("language"));
+    assert_eq!(answers.iter().map(is_quoted).collect::<Vec<_>>(), [true, false, false], "{answers:?}");
 }
