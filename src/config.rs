@@ -509,8 +509,9 @@ section! {
         user_concurrent_max: u64 = 10,
         /// Calls of one core that may wait for one upstream, 1 to 1000000.
         waiting_per_core_max: u64 = 10_000,
-        /// What one upstream may hold of a core's places for commands (tasks_running_per_core_max) while it is asked or waited for, in
-        /// percent, 1 to 100; requests of the plain surface count as well.
+        /// What one upstream may hold of a core's places for commands (tasks_running_per_core_max) while it is asked or waited for and
+        /// no other upstream holds any, in percent, 1 to 100; several that hang share more than this, never all; requests of the
+        /// plain surface count as well.
         places_percent: u64 = 75,
         /// Added to every window, for the time between the spending of units here and their counting there, in
         /// milliseconds, 0 to 60000.

@@ -710,10 +710,8 @@ fn quota_config(config: &Config, cores: usize) -> QuotaConfig {
         openai_concurrent_max: count(egress.openai_concurrency_max).div_ceil(cores),
         google_concurrent_max: count(egress.google_concurrency_max).div_ceil(cores),
         waiting_max: count(quota.waiting_per_core_max),
-        places_max: count(
-            config.limits.tasks_running_per_core_max.saturating_mul(quota.places_percent) / 100,
-        )
-        .max(1),
+        places: count(config.limits.tasks_running_per_core_max),
+        places_percent: count(quota.places_percent),
         slack: quota.slack_ms.duration(),
         cool_down: quota.cool_down_ms.duration(),
         breaker: BreakerConfig {

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A call that cannot get its units before its deadline is refused at once, with the time after which it could.
 //! - A [`Permit`] that is dropped gives back its place, and its units too unless the call was sent.
-//! - Of the places that commands and requests have on the core, one upstream holds at most `places_max`, so that what asks
-//!   another has the rest, however long this one takes.
+//! - Of the places that commands and requests have on the core, an upstream holds no more than so many times those that no
+//!   upstream holds, so that what asks another has some, however long this one takes and however many do.
 //! - Someone wakes those who wait: a call that ends, or a task that lives as long as anyone waits.
 
 use std::cell::{Cell, RefCell};
@@ -101,10 +101,26 @@ impl Broker {
         &self.doors[upstream as usize]
     }
 
-    /// Takes one of the places that an upstream may hold; for as long as it is asked, or waited for.
+    /// Takes one of the places that an upstream may hold; for as long as it is asked, or waited for. It always has one.
+    ///
+    /// A bound for each that shrinks with what is left keeps some for the others without keeping any unused when all is
+    /// well (dynamic thresholds, Choudhury and Hahne 1998, where queues share the memory of a switch): with three quarters
+    /// in percent one that hangs holds three quarters, two together six sevenths, three nine tenths.
     pub(crate) fn occupy(self: &Rc<Self>, upstream: Upstream) -> Result<Occupied, Denied> {
         let places = &self.door(upstream).places;
-        if places.get() >= self.quotas.config().places_max {
+        let own = places.get();
+        // Who waits for a token has a place of the service that it is for, too: it is one place of the core's.
+        let held = match upstream {
+            Upstream::OAuth => own,
+            _ => Upstream::ALL
+                .iter()
+                .filter(|of| **of != Upstream::OAuth)
+                .map(|of| self.door(*of).places.get())
+                .sum(),
+        };
+        let config = self.quotas.config();
+        let free = config.places.saturating_sub(held);
+        if own > 0 && own * (100 - config.places_percent) >= config.places_percent * free {
             self.stats.of(upstream).denied(Denied::Crowded);
             return Err(Denied::Crowded);
         }
@@ -466,5 +482,67 @@ impl Drop for Permit {
         drop(breakers);
         door.gate.borrow_mut().give_back(&self.grant, self.was_sent, now);
         self.broker.admit(self.upstream, LOOKS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::QuotaConfig;
+
+    fn broker(places: usize, places_percent: usize) -> Rc<Broker> {
+        let config = QuotaConfig { places, places_percent, ..QuotaConfig::default() };
+        Rc::new(Broker::new(Quotas::new(config, 1), Arc::default()))
+    }
+
+    /// What each of these holds when they take places in turn until none gets another.
+    fn filled(broker: &Rc<Broker>, upstreams: &[Upstream]) -> (Vec<Occupied>, Vec<usize>) {
+        let mut taken = Vec::new();
+        loop {
+            let before = taken.len();
+            taken.extend(upstreams.iter().filter_map(|upstream| broker.occupy(*upstream).ok()));
+            if taken.len() == before {
+                let held = upstreams.iter().map(|upstream| broker.door(*upstream).places.get());
+                return (taken, held.collect());
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_upstreams_hang_others_find_places() {
+        use Upstream::{Calendar, Drive, Gmail, OpenAi};
+        let broker = broker(1_000, 75);
+        for (hanging, held, beside) in [
+            (&[Gmail][..], &[750][..], 188),
+            (&[Gmail, OpenAi], &[429, 429], 107),
+            (&[Gmail, OpenAi, Calendar], &[300, 300, 300], 75),
+        ] {
+            let (taken, of_each) = filled(&broker, hanging);
+            assert_eq!(of_each, held);
+            assert_eq!(broker.occupy(hanging[0]).err(), Some(Denied::Crowded));
+            assert_eq!(filled(&broker, &[Drive]).1, [beside]);
+            drop(taken);
+        }
+        // All is given back, and one alone has its whole share again.
+        assert_eq!(filled(&broker, &[Drive]).1, [750]);
+        assert_eq!(broker.stats.of(Drive).places.get(), 0);
+    }
+
+    #[test]
+    fn waits_for_tokens_are_not_counted_beside_what_they_are_for() {
+        use Upstream::{Calendar, Gmail, OAuth};
+        let broker = broker(8, 75);
+        let (_taken, held) = filled(&broker, &[Gmail, OAuth]);
+        assert_eq!(held, [6, 6]);
+        assert_eq!(filled(&broker, &[Calendar]).1, [2]);
+    }
+
+    #[test]
+    fn an_upstream_has_one_place_at_least_and_all_where_that_is_set() {
+        use Upstream::{Calendar, Gmail};
+        let small = broker(1, 1);
+        let (_gmail, held) = filled(&small, &[Gmail]);
+        assert_eq!((held, filled(&small, &[Calendar]).1), (vec![1], vec![1]));
+        assert_eq!(filled(&broker(8, 100), &[Gmail]).1, [8]);
     }
 }

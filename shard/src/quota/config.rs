@@ -165,9 +165,11 @@ pub struct QuotaConfig {
     pub google_concurrent_max: usize,
     /// Calls of a core that may wait for one upstream. Default 10,000.
     pub waiting_max: usize,
-    /// Steps of commands, questions to the model and requests of a core that may hold their places while one upstream is
-    /// asked, or waited for, at once. Default 768, three quarters of a core's places.
-    pub places_max: usize,
+    /// Commands of a core that run at once. Default 1,024.
+    pub places: usize,
+    /// What one upstream may hold of these while it is asked or waited for and no other holds any, in percent, at most 100:
+    /// steps of commands, questions to the model and requests count. Default 75.
+    pub places_percent: usize,
     /// Users of a core whose last minute is remembered, by service. Default 65,536.
     pub users_max: usize,
     /// Added to every window, for the time a call is on its way. Default 2 s.
@@ -204,7 +206,8 @@ impl Default for QuotaConfig {
             openai_concurrent_max: 128,
             google_concurrent_max: 128,
             waiting_max: 10_000,
-            places_max: 768,
+            places: 1_024,
+            places_percent: 75,
             users_max: 65_536,
             slack: Duration::from_secs(2),
             cool_down: Duration::from_secs(1),
