@@ -13,7 +13,7 @@ use common::scene::{Caller, Scene, guard};
 use common::{Gateway, Sim};
 use http::HeaderMap;
 use reqwest::{Client, ClientBuilder, Method, Version};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const COMMAND_PATH: &str = "/api/v1/command";
 const SEARCH_MAIL: &str = "find the mail from Anna about the budget";
@@ -213,6 +213,97 @@ async fn the_same_request_has_the_same_answer_whatever_the_protocol() {
             assert_eq!(answer.field("alt-svc"), Some(&*alt_svc), "{what}");
         }
     }
+}
+
+/// Everything that one user may ask, with what there is of theirs in the place of names.
+async fn described(over: &Caller, key: &str) -> Vec<(String, String)> {
+    let bearer = format!("Bearer {key}");
+    let fields = [("authorization", &*bearer), JSON];
+    let make = async |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = over.send(method, &format!("/api/v1{path}"), &fields, body).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.value());
+        answer.json().unwrap_or_default()
+    };
+    let task = make("POST", "/command", json!({ "command": SEARCH_MAIL })).await;
+    let steps = json!([{"id": "find", "operation": "gmail.search", "with": {"query": "budget"}}]);
+    make("PUT", "/workflows/daily", json!({ "steps": steps })).await;
+    make("PUT", "/context/notes", json!({"about": "the budget"})).await;
+    let mails = make("GET", "/gmail/messages", Value::Null).await;
+    let files = make("GET", "/drive/files", Value::Null).await;
+    let events = make("GET", "/calendar/events", Value::Null).await;
+    let name_in = |path: &str| {
+        let name = match path.split('/').nth(1).unwrap_or_default() {
+            "tasks" => &task["id"],
+            "sessions" => &task["session"],
+            "workflows" => return "daily".to_owned(),
+            "context" => return "notes".to_owned(),
+            "gmail" => &mails["messages"][0]["id"],
+            "calendar" => &events["items"][0]["id"],
+            "drive" => &files["files"][0]["id"],
+            _ => &Value::Null,
+        };
+        name.as_str().unwrap_or("nonsense").to_owned()
+    };
+    let description = over.send("GET", "/openapi.json", &[], "").await.value();
+    let mut routes = Vec::new();
+    for (path, operations) in description["paths"].as_object().expect("paths") {
+        let Some(below) = path.strip_prefix("/api/v1") else { continue };
+        let parts = path.split(['{', '}']).enumerate();
+        let path: String = parts
+            .map(|(number, part)| if number % 2 == 0 { part.to_owned() } else { name_in(below) })
+            .collect();
+        let methods = operations.as_object().expect("operations").keys().map(|method| method.to_uppercase());
+        let methods = methods.filter(|method| ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&&**method));
+        routes.extend(methods.map(|method| (method, path.clone())));
+    }
+    assert!(routes.len() > 40, "{}", routes.len());
+    // What takes something away comes last, so that there is something to read before.
+    routes.sort_by_key(|(method, _)| method != "GET");
+    routes
+}
+
+#[tokio::test]
+async fn every_route_of_the_description_is_there_over_tcp_and_answers_alike() {
+    let scene = Scene::start(2, &[]);
+    let key = scene.gateway.user("ada");
+    let (http1, http2) = (Fallback::http1(&scene.gateway), Fallback::http2(&scene.gateway));
+    let http3 = scene.caller().await;
+    let bearer = format!("Bearer {key}");
+    let mut read = 0;
+    for (method, path) in described(&http3, &key).await {
+        let fields = [("authorization", &*bearer), REQUEST_ID];
+        // What changes something is asked for without the body that it takes, so that each is refused as the one before.
+        let is_read = method == "GET";
+        let (fields, body) =
+            if is_read { (fields.to_vec(), "") } else { ([&fields[..], &[JSON]].concat(), "[1]") };
+        let over3 = http3.send(&method, &path, &fields, body).await;
+        read += usize::from(is_read && over3.status == 200);
+        for over_tcp in [&http1, &http2] {
+            let answer = over_tcp.send(&method, &path, &fields, &Bytes::from(body)).await;
+            let what = format!("{method} {path}, {:?}", over_tcp.version);
+            assert_eq!(answer.status, over3.status, "{what}");
+            assert_eq!(answer.field("content-type"), over3.field("content-type"), "{what}");
+            if is_read && path.ends_with("/users/me/export") {
+                // It says when it was made.
+                assert!(
+                    answer.body.starts_with(br#"{"at":"#) && over3.body.starts_with(br#"{"at":"#),
+                    "{what}"
+                );
+            } else if is_read {
+                assert_eq!(answer.field("etag"), over3.field("etag"), "{what}");
+                assert_eq!(
+                    String::from_utf8_lossy(&answer.body),
+                    String::from_utf8_lossy(&over3.body),
+                    "{what}"
+                );
+            } else if !over3.status.is_success() {
+                let (ours, theirs) = (answer.value(), over3.value());
+                assert_eq!((&ours["type"], &ours["detail"]), (&theirs["type"], &theirs["detail"]), "{what}");
+            }
+        }
+    }
+    assert!(read > 20, "{read} routes were read");
 }
 
 #[tokio::test]
