@@ -233,7 +233,7 @@ impl<'a> PlanRequest<'a> {
                 Message { role: "developer", content: Cow::Owned(context) },
                 Message { role: "user", content: Cow::Borrowed(command) },
             ],
-            text: TextOptions { format: &**FORMAT },
+            text: TextOptions { format: &FORMAT },
             prompt_cache_key: PROMPT_CACHE_KEY,
             safety_identifier,
         }

@@ -120,7 +120,7 @@ fn limit_of(answer: &PartAnswer, now: Timestamp) -> Option<(Limited, Option<Dura
     }
     let error = GoogleError::classify(answer.status, &answer.body, None);
     // Gmail says the moment in its message.
-    let wait = answer.retry_after.or(error.fault.retry_after()).map(|after| after.delay(now));
+    let wait = answer.retry_after.or_else(|| error.fault.retry_after()).map(|after| after.delay(now));
     match error.fault {
         UpstreamFault::RateLimited { .. } if concerns_user(&error) => Some((Limited::User, wait)),
         UpstreamFault::RateLimited { .. } => Some((Limited::Project, wait)),
