@@ -322,6 +322,38 @@ async fn without_files_the_others_are_as_they_were() {
     an_outage_of("drive").await;
 }
 
+/// Whoever has a token asks as ever while no new ones are to be had; the others are told why, and go on when it is over.
+#[tokio::test]
+async fn without_the_token_endpoint_whoever_has_a_token_goes_on() {
+    let stage = Stage::start("oauth").await;
+    let faults = [
+        (json!({"kind": "down"}), 502, "upstream-unavailable"),
+        (json!({"kind": "status", "status": 503}), 502, "upstream-unavailable"),
+        (json!({"kind": "garbage"}), 502, "upstream-invalid"),
+        (json!({"kind": "hang"}), 504, "upstream-timeout"),
+    ];
+    for (number, (fault, status, told)) in faults.into_iter().enumerate() {
+        // One who has none yet.
+        let stranger = Asker::of(&stage.gateway, &stage.gateway.user(&format!("stranger{number}"))).await;
+        let before = opened(&stage.gateway.page().await, "oauth");
+        stage.fault(fault).await;
+        let failed = ask(&stranger, "gmail").await;
+        failed.problem(status, told);
+        assert_left_alone(&ask(&stranger, "gmail").await);
+        stage.assert_others_unmoved().await;
+        assert_eq!(opened(&stage.gateway.page().await, "oauth"), before + 1);
+        stage.sim.clear_faults().await;
+        let mut answer = ask(&stranger, "gmail").await;
+        while is_left_alone(&answer) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            answer = ask(&stranger, "gmail").await;
+        }
+        assert_eq!(essence(&answer).as_array().map(Vec::len), Some(2));
+        assert_eq!(breaker(&stage.gateway.page().await, "oauth"), 0);
+    }
+    stage.assert_empty().await;
+}
+
 /// Commands that run at once on the core, and what one upstream may hold of them.
 const COMMANDS: u64 = 8;
 const HELD: u64 = 6;
