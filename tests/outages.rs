@@ -349,7 +349,15 @@ async fn without_the_token_endpoint_whoever_has_a_token_goes_on() {
             answer = ask(&stranger, "gmail").await;
         }
         assert_eq!(essence(&answer).as_array().map(Vec::len), Some(2));
-        assert_eq!(breaker(&stage.gateway.page().await, "oauth"), 0);
+        // One token is a probe; a few more, and it is trusted again.
+        let mut others = 0;
+        while breaker(&stage.gateway.page().await, "oauth") > 0 {
+            others += 1;
+            assert!(others <= 10, "the breaker does not close");
+            let name = format!("other{number}-{others}");
+            let other = Asker::of(&stage.gateway, &stage.gateway.user(&name)).await;
+            essence(&ask(&other, "gmail").await);
+        }
     }
     stage.assert_empty().await;
 }
