@@ -565,7 +565,7 @@ impl Refresh {
                 operation,
                 is_hedged: false,
                 ask,
-                judge: &judge,
+                judge: &judge_refresh,
                 told: None,
             }
             .run()
@@ -722,6 +722,15 @@ pub(crate) fn judge(response: &EgressResponse) -> Judged {
         wait: response.retry_after,
         tokens: None,
     }
+}
+
+/// The same of an answer that is to bring a token: one that brings none that can be understood is a failure, as it is of
+/// every other upstream.
+fn judge_refresh(response: &EgressResponse) -> Judged {
+    let judged = judge(response);
+    let is_good = (200..300).contains(&response.status);
+    let is_nonsense = is_good && TokenResponse::parse(&response.body).is_err();
+    Judged { is_failure: judged.is_failure || is_nonsense, ..judged }
 }
 
 fn far(limit: Instant) -> Instant {
