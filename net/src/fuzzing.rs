@@ -63,6 +63,9 @@ const TURNS_MAX: usize = 400;
 const ROUNDS_MAX: usize = 64;
 /// Timers that may fire after the script, before the server must have let go of everything.
 const TIMERS_MAX: usize = 4_000;
+/// Where a well-behaved client comes from, and then each time that it is refused: what holds the places is gone after at most
+/// two timeouts, of handshakes or of idling, and their probes.
+const GOOD_PORTS: std::ops::Range<u16> = 50_000..50_005;
 /// Exchanges within which a well-behaved client must have its answer.
 const EXCHANGES_MAX: usize = 200;
 /// Packets of the client that can be sent again.
@@ -591,15 +594,27 @@ impl World {
     }
 
     /// A client that does nothing wrong connects from elsewhere and asks something, while the hostile one keeps
-    /// what it has.
+    /// what it has. Where that is all there is to have, it is refused and comes back.
     fn serve_good_client(&mut self) {
         self.to_clients = Wire::default();
-        self.client = Client::new(SocketAddr::new(GOOD, 50_000));
+        let (mut port, mut answer) = (GOOD_PORTS.start, Vec::new());
+        self.client = Client::new(SocketAddr::new(GOOD, port));
         self.client.connect(self.now);
         self.settle();
-        let mut answer = Vec::new();
         for _ in 0..EXCHANGES_MAX {
             self.exchange();
+            let is_refused = self.client.connection.as_ref().is_none_or(|(_, c)| c.is_closed());
+            if is_refused && port < GOOD_PORTS.end {
+                assert!(self.refused() > 0, "closed without a reason that is counted");
+                port += 1;
+                // Those who say nothing more lose their places by then.
+                self.pass(CONFIG.handshake_timeout);
+                self.settle();
+                self.client = Client::new(SocketAddr::new(GOOD, port));
+                self.client.connect(self.now);
+                self.settle();
+                continue;
+            }
             let is_connected = self.client.connection.as_ref().is_some_and(|(_, c)| !c.is_handshaking());
             if is_connected && self.client.streams.is_empty() {
                 let message = [&REQUEST[..], b"hello"].concat();
@@ -618,6 +633,12 @@ impl World {
             }
         }
         panic!("a well-behaved client is not served: {answer:?}");
+    }
+
+    /// Connections that were not let in since there was no place.
+    fn refused(&self) -> u64 {
+        let stats = &self.http3.stats;
+        stats.connections_refused.get() + stats.handshakes_refused.get()
     }
 
     /// Clients fall silent; the server must let go of everything by its timers alone.
