@@ -9,6 +9,7 @@ use common::front::Front;
 use common::h3::Answer;
 use common::metrics::Metrics;
 use common::raw::{End, Raw, control, head};
+use common::routes::{Route, routes};
 use common::scene::{Caller, Scene, guard};
 use common::{Gateway, Sim};
 use http::HeaderMap;
@@ -232,8 +233,8 @@ async fn described(over: &Caller, key: &str) -> Vec<(String, String)> {
     let mails = make("GET", "/gmail/messages", Value::Null).await;
     let files = make("GET", "/drive/files", Value::Null).await;
     let events = make("GET", "/calendar/events", Value::Null).await;
-    let name_in = |path: &str| {
-        let name = match path.split('/').nth(1).unwrap_or_default() {
+    let name_in = |template: &str| {
+        let name = match template.split('/').nth(1).unwrap_or_default() {
             "tasks" => &task["id"],
             "sessions" => &task["session"],
             "workflows" => return "daily".to_owned(),
@@ -245,19 +246,9 @@ async fn described(over: &Caller, key: &str) -> Vec<(String, String)> {
         };
         name.as_str().unwrap_or("nonsense").to_owned()
     };
-    let description = over.send("GET", "/openapi.json", &[], "").await.value();
-    let mut routes = Vec::new();
-    for (path, operations) in description["paths"].as_object().expect("paths") {
-        let Some(below) = path.strip_prefix("/api/v1") else { continue };
-        let parts = path.split(['{', '}']).enumerate();
-        let path: String = parts
-            .map(|(number, part)| if number % 2 == 0 { part.to_owned() } else { name_in(below) })
-            .collect();
-        let methods = operations.as_object().expect("operations").keys().map(|method| method.to_uppercase());
-        let methods = methods.filter(|method| ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&&**method));
-        routes.extend(methods.map(|method| (method, path.clone())));
-    }
-    assert!(routes.len() > 40, "{}", routes.len());
+    let path_of = |route: &Route| format!("/api/v1{}", route.path(|| name_in(&route.template)));
+    let all = routes(over).await;
+    let mut routes: Vec<_> = all.into_iter().map(|route| (route.method.clone(), path_of(&route))).collect();
     // What takes something away comes last, so that there is something to read before.
     routes.sort_by_key(|(method, _)| method != "GET");
     routes

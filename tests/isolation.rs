@@ -17,6 +17,7 @@ use axum::{Json, Router};
 use common::Sim;
 use common::asker::{Asker, text};
 use common::lot::Lot;
+use common::routes::{Route, routes};
 use common::scene::{Caller, Scene};
 use serde_json::{Value, json};
 
@@ -216,10 +217,7 @@ impl Party {
             names[lot.index(names.len())].to_owned()
         };
         let Route { method, template } = route;
-        let mut path = String::new();
-        for (number, part) in template.split(['{', '}']).enumerate() {
-            path.push_str(&if number % 2 == 0 { part.to_owned() } else { name(lot) });
-        }
+        let mut path = route.path(|| name(lot));
         if method == "GET" {
             let name = name(lot);
             path.push_str(&match lot.below(4) {
@@ -261,28 +259,6 @@ impl Party {
     }
 }
 
-/// A route of the description, below `/api/v1`.
-struct Route {
-    method: String,
-    template: String,
-}
-
-async fn routes(asker: &Asker) -> Vec<Route> {
-    let description = asker.caller.send("GET", "/openapi.json", &[], "").await.value();
-    let mut routes = Vec::new();
-    for (path, operations) in description["paths"].as_object().expect("paths") {
-        let Some(path) = path.strip_prefix("/api/v1") else { continue };
-        for method in operations.as_object().expect("operations").keys() {
-            let method = method.to_uppercase();
-            if ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&&*method) {
-                routes.push(Route { method, template: path.to_owned() });
-            }
-        }
-    }
-    assert!(routes.len() > 40, "{}", routes.len());
-    routes
-}
-
 #[tokio::test]
 async fn no_sequence_of_requests_shows_one_user_what_another_has() {
     let settings = [
@@ -298,7 +274,7 @@ async fn no_sequence_of_requests_shows_one_user_what_another_has() {
     let mut bob = Party::of(&scene, "bob", MARKS[1]).await;
     ada.plant(&scene.sim).await;
     bob.plant(&scene.sim).await;
-    let routes = routes(&ada.asker).await;
+    let routes = routes(&ada.asker.caller).await;
     let mut statuses = BTreeMap::<u16, usize>::new();
     // Each route at least twice, then by lot; once by Bob, then by Ada.
     for _ in 0..2 {

@@ -41,6 +41,10 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 /// Largest batch in bytes that the log takes, joined or not: four of the largest values.
 pub const BATCH_BYTES_MAX: usize = 4 * VALUE_BYTES_MAX;
 
+/// Largest batch in bytes that is looked through for what begins and ends in it, or a turn in which very much came for one
+/// shard would look through all of it for each end. Beyond it both changes are written, which is right as well.
+const LOOKED_THROUGH_BYTES_MAX: usize = 64 << 10;
+
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(BODY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= u32::MAX as usize);
@@ -138,7 +142,8 @@ impl Batch {
     }
 
     /// Sets `key`, which has no value in the shard and never had one. When [`Self::delete_new`] removes it in a batch that is
-    /// joined to this one, neither change is written: what begins and ends between two writes need not be told of to the disk.
+    /// joined to this one, neither change is written, unless the batch is long: what begins and ends between two writes need
+    /// not be told of to the disk.
     ///
     /// # Panics
     /// As [`Self::put`].
@@ -198,8 +203,12 @@ impl Batch {
         Ok(())
     }
 
-    /// Takes a key out of both batches that this one sets anew and the other removes, when they say nothing else of it.
+    /// Takes a key out of both batches that this one sets anew and the other removes, when they say nothing else of it and
+    /// are not too long to tell.
     fn leave_out(&mut self, later: &mut Self, key: &Key) {
+        if self.bytes.len().max(later.bytes.len()) > LOOKED_THROUGH_BYTES_MAX {
+            return;
+        }
         let Some(place) = self.fresh.iter().position(|fresh| fresh == key) else { return };
         if let (Some(put), Some(delete)) = (self.only_change_of(key), later.only_change_of(key)) {
             self.fresh.swap_remove(place);
@@ -437,6 +446,8 @@ mod tests {
         assert_eq!(ended(batch.put(&key(1), b"changed since")), delete);
         assert_eq!(ended(Batch::new(shard(3)).put(&key(1), b"without a word of its being new")), delete);
         assert_eq!(ended(Batch::new(shard(3)).put_new(&key(2), b"begun in an earlier write")), delete);
+        let long = vec![0; LOOKED_THROUGH_BYTES_MAX];
+        assert_eq!(ended(Batch::new(shard(3)).put_new(&key(1), b"x").put(&key(2), &long)), delete);
     }
 
     #[test]

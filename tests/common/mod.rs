@@ -14,6 +14,7 @@ pub mod node;
 pub mod python;
 pub mod raw;
 pub mod receiver;
+pub mod routes;
 pub mod scene;
 
 use std::io::{BufRead, BufReader, Read as _};
