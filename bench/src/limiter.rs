@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
+use sluice_net::Network;
 use sluice_protocols::ids::{KeyId, UserId};
-use sluice_shard::limit::{
-    Addresses, Allowance, Class, LimitConfig, Limiter, Limits, Neighbourhood, RatePair, Who,
-};
+use sluice_shard::limit::{Addresses, Allowance, Class, LimitConfig, Limiter, Limits, RatePair, Who};
 
 use crate::cpu::resident_bytes;
 
@@ -195,10 +194,10 @@ fn shared_buckets(rates: RatePair) -> Arc<Limits> {
     Arc::new(Limits::new(LimitConfig { address: rates, ..LimitConfig::default() }))
 }
 
-fn neighbour(number: u64) -> Neighbourhood {
+fn neighbour(number: u64) -> Network {
     #[allow(clippy::cast_possible_truncation, reason = "any address will do")]
     let address = IpAddr::from((number as u32).to_be_bytes());
-    Neighbourhood::of(address)
+    Network::of(address)
 }
 
 /// Many addresses, one thread.

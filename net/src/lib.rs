@@ -14,12 +14,14 @@ pub mod entrance;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingress;
+mod network;
 pub mod quic;
 pub mod service;
 pub mod tcp;
 pub mod tls;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Gone};
+pub use network::Network;
 pub use quic::listen::{ListenConfig, ListenError, Listeners};
 pub use quic::steering::CoreCount;
 pub use service::{Admit, Answer, Request, Responder, Service};

@@ -21,9 +21,10 @@ use sluice_core::udp::{ReceiveMeta, SendMeta};
 use sluice_protocols::h3::ErrorCode;
 
 use super::listen::ListenerId;
-use super::networks::{Network, Networks};
+use super::networks::Networks;
 use super::outlet::Outlet;
 use super::steering::LONG_HEADER;
+use crate::Network;
 use crate::tls::handshake::HandshakeFacts;
 
 /// Datagrams in one train: at 1,452 bytes each within the 64 KiB of a UDP

@@ -40,8 +40,9 @@ use tokio_rustls::TlsAcceptor;
 pub use listen::{BindError, bind};
 pub use stats::{Count, Cut, Protocol, ProtocolStats, Refused, TcpStats};
 
+use crate::Network;
 use crate::entrance::Entrance;
-use crate::quic::networks::{Network, Networks};
+use crate::quic::networks::Networks;
 
 /// How large the head of a request may be, in bytes, before the connection ends without a word from the service.
 /// Up to four times what a core takes, so that heads too large by a usual measure get the core's own answer.

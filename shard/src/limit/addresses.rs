@@ -12,8 +12,9 @@
 //! comes that has no row.
 
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use sluice_net::Network;
 
 use super::gcra::Short;
 use super::{Pair, RatePair, Window};
@@ -22,26 +23,6 @@ use super::{Pair, RatePair, Window};
 const WAYS: usize = 8;
 /// Sets in which the row of an address may be.
 const CHOICES: usize = 2;
-
-/// Whom a limit by address is for: an IPv4 address, or the 64 bits of an IPv6 network, since a single client has all
-/// addresses of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Neighbourhood(u64);
-
-impl Neighbourhood {
-    /// That of an address.
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            // Multicast, which is nobody's address, leaves room for those of the other kind.
-            IpAddr::V4(address) => Self((0xffff_ffff << 32) | u64::from(address.to_bits())),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments().map(u64::from);
-                // `::/64`, where `::1` is, would look like an empty row.
-                Self(((a << 48) | (b << 32) | (c << 16) | d).max(1))
-            }
-        }
-    }
-}
 
 struct Row {
     owner: AtomicU64,
@@ -95,7 +76,7 @@ impl Addresses {
     ///
     /// # Errors
     /// Which of them is short, and until when.
-    pub fn take(&self, who: Neighbourhood, now_ns: u64) -> Result<Taken, (Window, Short)> {
+    pub fn take(&self, who: Network, now_ns: u64) -> Result<Taken, (Window, Short)> {
         if self.rates.is_none() {
             return Ok(Taken::Untracked);
         }
@@ -131,7 +112,7 @@ impl Addresses {
     ///
     /// # Errors
     /// As those of [`Self::take`].
-    pub fn check(&self, who: Neighbourhood, now_ns: u64) -> Result<(), (Window, Short)> {
+    pub fn check(&self, who: Network, now_ns: u64) -> Result<(), (Window, Short)> {
         if self.rates.is_none() {
             return Ok(());
         }
@@ -139,11 +120,11 @@ impl Addresses {
         self.rates.take([row.full_at[0].load(Relaxed), row.full_at[1].load(Relaxed)], now_ns, 1).map(drop)
     }
 
-    fn find(&self, who: Neighbourhood) -> Option<&Row> {
+    fn find(&self, who: Network) -> Option<&Row> {
         self.sets_of(who).into_iter().find_map(|set| self.find_in(set, who))
     }
 
-    fn row(&self, who: Neighbourhood, now_ns: u64) -> Option<&Row> {
+    fn row(&self, who: Network, now_ns: u64) -> Option<&Row> {
         if let Some(found) = self.find(who) {
             return Some(found);
         }
@@ -152,14 +133,14 @@ impl Addresses {
         let order = if rooms[1] > rooms[0] { [sets[1], sets[0]] } else { sets };
         order.into_iter().flat_map(|set| self.open_in(set, now_ns)).find_map(|(row, owner)| {
             // Both buckets of the row are full, so its states are those of a newcomer as they are.
-            row.owner.compare_exchange(owner, who.0, Relaxed, Relaxed).ok()?;
+            row.owner.compare_exchange(owner, who.to_bits(), Relaxed, Relaxed).ok()?;
             self.used.fetch_add(usize::from(owner == 0), Relaxed);
             Some(row)
         })
     }
 
-    fn sets_of(&self, who: Neighbourhood) -> [usize; CHOICES] {
-        let hash = self.hasher.hash_one(who.0);
+    fn sets_of(&self, who: Network) -> [usize; CHOICES] {
+        let hash = self.hasher.hash_one(who.to_bits());
         #[allow(clippy::cast_possible_truncation, reason = "either half of the hash picks a set by itself")]
         let (low, high) = (hash as u32 as usize, (hash >> 32) as usize);
         [low & (self.sets - 1), high & (self.sets - 1)]
@@ -169,8 +150,8 @@ impl Addresses {
         &self.rows[set * WAYS..(set + 1) * WAYS]
     }
 
-    fn find_in(&self, set: usize, who: Neighbourhood) -> Option<&Row> {
-        self.set(set).iter().find(|row| row.owner.load(Relaxed) == who.0)
+    fn find_in(&self, set: usize, who: Network) -> Option<&Row> {
+        self.set(set).iter().find(|row| row.owner.load(Relaxed) == who.to_bits())
     }
 
     /// Rows of a set that may be given out, with whom they belong to now.
@@ -199,18 +180,8 @@ mod tests {
 
     use super::*;
 
-    fn who(text: &str) -> Neighbourhood {
-        Neighbourhood::of(text.parse().unwrap())
-    }
-
-    #[test]
-    fn an_address_is_itself_and_a_network_of_64_bits_is_one() {
-        assert_ne!(who("192.0.2.1"), who("192.0.2.2"));
-        assert_eq!(who("192.0.2.1"), who("::ffff:192.0.2.1"));
-        assert_eq!(who("2001:db8:1:2:3::4"), who("2001:db8:1:2:ffff::1"));
-        assert_ne!(who("2001:db8:1:2::1"), who("2001:db8:1:3::1"));
-        assert_eq!(who("::1"), who("::2"));
-        assert_ne!(who("::1").0, 0);
+    fn who(text: &str) -> Network {
+        Network::of(text.parse().unwrap())
     }
 
     #[test]
@@ -242,9 +213,8 @@ mod tests {
     #[test]
     fn addresses_without_a_row_are_let_in_uncounted_and_rows_come_free_by_themselves() {
         let addresses = Addresses::new(16, RatePair::new(1, 0));
-        let outcomes: Vec<_> = (0..64u8)
-            .map(|last| addresses.take(Neighbourhood::of([192, 0, 2, last].into()), 0).unwrap())
-            .collect();
+        let outcomes: Vec<_> =
+            (0..64u8).map(|last| addresses.take(Network::of([192, 0, 2, last].into()), 0).unwrap()).collect();
         let untracked = outcomes.iter().filter(|taken| **taken == Taken::Untracked).count();
         assert!((48..64).contains(&untracked) && addresses.used() == 64 - untracked, "{untracked}");
         let later = addresses.take(who("198.51.100.1"), 60_000_000_000).unwrap();

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_net::Network;
 use sluice_protocols::ids::{KeyId, UserId};
 use sluice_protocols::problem::{Problem, ProblemKind};
 
-use super::addresses::{Addresses, Neighbourhood, Taken};
+use super::addresses::{Addresses, Taken};
 use super::fields::{LimitFields, seconds, state_text};
 use super::gcra::Short;
 use super::keep::Unsaved;
@@ -325,12 +326,12 @@ impl Limiter {
     pub(crate) fn may_look_at(&self, address: IpAddr, class: Class, now_ns: u64) -> Result<(), Refused> {
         let addresses = self.limits.unauthorized();
         addresses
-            .check(Neighbourhood::of(address), now_ns)
+            .check(Network::of(address), now_ns)
             .map_err(|error| self.refuse_address(addresses, LimitKind::Unauthorized, class, error))
     }
 
     fn take_from(&self, addresses: &Addresses, address: IpAddr, now_ns: u64) -> Result<(), (Window, Short)> {
-        if addresses.take(Neighbourhood::of(address), now_ns)? == Taken::Untracked {
+        if addresses.take(Network::of(address), now_ns)? == Taken::Untracked {
             self.stats.untracked_addresses.add(u64::from(!addresses.rates().is_none()));
         }
         Ok(())

@@ -28,7 +28,7 @@ mod table;
 
 use std::time::Instant;
 
-pub use addresses::{Addresses, Neighbourhood, Taken};
+pub use addresses::{Addresses, Taken};
 pub use allowance::Allowance;
 pub(crate) use fields::LimitFields;
 pub use gcra::{COUNT_MAX, Rate, Short};
